@@ -1,0 +1,74 @@
+# Everything runs in .venv, which each target makes itself: Python >= 3.11, pip and make are all it takes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+SOURCES := jaxprune tests experiments
+
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help install demo test parity floors notebooks check format format-check lint types doctest golden clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+# One stamp for each set of packages: installed again only when pyproject.toml or constraints.txt changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "jaxprune needs Python 3.11 or later; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-parity: $(VENV)/installed
+	$(INSTALL) torch==2.13.0
+	@touch $@
+
+install: $(VENV)/installed ## make .venv with jaxprune and its test packages
+
+demo: $(VENV)/installed ## prune the embedded model with four methods; a table and a plot
+	$(BIN)/jaxprune demo
+
+test: $(VENV)/installed ## all tests but those against torch
+	$(BIN)/python -m pytest tests --ignore=tests/parity
+
+parity: $(VENV)/installed-parity ## logits against transformers on torch (CPU)
+	$(BIN)/python -m pytest tests/parity
+
+floors: ## the tests on the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-floors
+	$(PYTHON) .ci/floors.py > $(VENV)-floors/floors.txt
+	$(VENV)-floors/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-floors/floors.txt -e '.[test]'
+	$(VENV)-floors/bin/python -m pytest tests --ignore=tests/parity
+
+notebooks: $(VENV)/installed ## execute every notebook at tiny size
+	JAXPRUNE_TINY=1 $(BIN)/python experiments/run_notebook.py $(NOTEBOOKS)
+
+check: format-check lint types test ## what a change must pass
+
+format: $(VENV)/installed-dev ## rewrite the sources in the one format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --select I --fix $(SOURCES)
+
+format-check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: $(VENV)/installed-dev ## ruff
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/installed-dev ## pyright
+	$(BIN)/pyright
+
+doctest: $(VENV)/installed ## the examples in docstrings
+	$(BIN)/python -m pytest --doctest-modules jaxprune
+
+golden: $(VENV)/installed-parity ## make the golden files again, from transformers on torch
+	$(BIN)/python experiments/make_golden.py
+
+clean: ## remove what the targets above have made, but not build/models
+	rm -rf $(VENV) $(VENV)-floors .pytest_cache .ruff_cache .hypothesis dist build/demo

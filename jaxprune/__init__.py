@@ -1,0 +1,1 @@
+"""Structured pruning of Transformer checkpoints in JAX."""

@@ -1,0 +1,51 @@
+"""Time a pruned model against the dense one: in turns, in one run, compilation apart."""
+
+import argparse
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError, SettingsError
+from ..report.bench import SHAPES, bench
+from ..report.tables import bench_table
+from . import flags
+from .outcome import Outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    parser.add_argument(
+        "--dense", metavar="PATH_OR_HUB_ID", help="what to compare with (default: what it was cut from)"
+    )
+    parser.add_argument(
+        "--shapes", nargs="+", default=[f"{r}x{n}" for r, n in SHAPES], metavar="ROWSxLENGTH", help="(32x128 1x32)"
+    )
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns to take the median of (20)")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import load
+
+    shapes = [shape(text) for text in arguments.shapes]
+    pruned = load(arguments.model, revision=arguments.revision)
+    name = arguments.dense or dense_source(pruned.provenance.record)
+    dense = load(name)
+    rows = [bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats) for r, n in shapes]
+    data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
+    return Outcome(data, (bench_table(rows), *(row["verdict"] for row in rows)))
+
+
+def shape(text: str) -> tuple[int, int]:
+    """(rows, length) from 32x128."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise SettingsError(f"--shapes {text}: expected ROWSxLENGTH, such as 32x128.")
+    return int(match[1]), int(match[2])
+
+
+def dense_source(record: dict) -> str:
+    """The folder a pruned model was cut from, as its record says. Raises `CheckpointError` where it is not there."""
+    source = record.get("source")
+    path = source.get("path") if isinstance(source, dict) else source
+    if not path or not Path(path).exists():
+        raise CheckpointError(f"the dense model ({path or 'not recorded'}) is not at hand; name it with --dense.")
+    return str(path)

@@ -1,0 +1,82 @@
+"""Compare methods at several budgets: a table, CSV, JSON and a plot."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import OutputError
+from ..report.compare import Comparison, compare
+from ..report.files import write_csv, write_json
+from ..report.methods import METHODS, Method, method
+from ..report.plots import comparison_plot
+from ..report.progress import progress
+from ..report.tables import comparison_table
+from . import flags
+from .outcome import Outcome
+
+FILES = ("compare.csv", "compare.json", "compare.png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_task(parser)
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), metavar="NAME[:PRESET]", help="such as kprune kprune:published"
+    )
+    flags.add_budget(parser, several=True)
+    flags.add_calibration(parser)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run for each (0)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=f"gets {', '.join(FILES)}")
+    parser.add_argument("--overwrite", action="store_true", help="replace those files")
+    flags.add_limit(parser)
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import load
+    from ..data import tasks
+
+    budgets = flags.budgets(arguments)
+    methods = named_methods(arguments.methods)
+    check_files(arguments.out, arguments.overwrite)
+    task = tasks.load(arguments.task, arguments.data)
+    model = load(arguments.model, revision=arguments.revision)
+    for budget in budgets:
+        budget.allowed(model.architecture, budget.length or task.max_length)
+    with progress("compare", arguments.quiet) as on_step:
+        comparison = compare(
+            model,
+            task,
+            methods,
+            budgets,
+            count=arguments.calibration_samples,
+            seeds=arguments.seeds,
+            limit=arguments.limit,
+            on_step=on_step,
+        )
+    files = write_comparison(comparison, arguments.out)
+    data = {"model": arguments.model, **comparison.as_json(), "files": files}
+    return Outcome(data, (comparison_table(comparison), *(f"wrote {file}" for file in files)))
+
+
+def named_methods(names: list[str]) -> dict[str, Method]:
+    """Methods by the name given: `kprune`, or `kprune:published` for a preset."""
+    found = {}
+    for name in names:
+        base, _, preset = name.partition(":")
+        found[name] = method(base, preset or None)
+    return found
+
+
+def check_files(folder: Path, overwrite: bool) -> None:
+    """Raises `OutputError` where a file of ours is there already, or where the folder is none."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder; choose another --out.")
+    there = [name for name in FILES if (folder / name).exists()]
+    if there and not overwrite:
+        raise OutputError(f"{folder} has {', '.join(there)} already; choose another --out, or pass --overwrite.")
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    csv, json, png = (folder / name for name in FILES)
+    rows = [{"task": comparison.task, **asdict(result)} for result in comparison.results]
+    return [write_csv(csv, rows), write_json(json, comparison.as_json()), comparison_plot(comparison, png)]

@@ -1,0 +1,37 @@
+"""Score a checkpoint, dense or pruned, on a task."""
+
+import argparse
+
+from ..report.tables import facts_table
+from . import flags
+from .outcome import Outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_task(parser)
+    parser.add_argument(
+        "--split", default="validation", choices=("validation", "train"), help="which texts (validation)"
+    )
+    flags.add_limit(parser)
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import load
+    from ..data import tasks
+    from ..data.evaluate import evaluate
+
+    task = tasks.load(arguments.task, arguments.data)
+    model = load(arguments.model, revision=arguments.revision)
+    evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit)
+    warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
+    data = {"model": arguments.model, "task": task.name, **evaluation.as_json(), "warnings": warnings}
+    facts = {
+        evaluation.metric: f"{evaluation.score:.4f}",
+        **{name: f"{value:.4f}" for name, value in evaluation.metrics.items() if name != evaluation.metric},
+        "examples": evaluation.examples,
+        "tokens per second": f"{evaluation.tokens_per_second:.0f}",
+        "seconds": evaluation.seconds,
+        "compile seconds": evaluation.compile_seconds,
+    }
+    return Outcome(data, (facts_table(f"{arguments.model} on {task.name}", facts),))

@@ -1,0 +1,152 @@
+"""Flags that several commands share, and flags made from the fields of settings dataclasses."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import DataError, OutputError
+from ..prune.budget import Budget
+
+# `seed` is the command's own: it draws the calibration texts and seeds the method.
+OWN = frozenset({"seed"})
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_ID", help="the checkpoint")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
+
+
+def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--task",
+        required=required,
+        metavar="NAME",
+        help="a GLUE task (sst2, mrpc, …), squad, squad2, or text-classification for a folder of your own",
+    )
+    parser.add_argument("--data", metavar="FOLDER", help="local files of the task (default: the hub, through datasets)")
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, metavar="N", help="score the first N texts only")
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
+
+
+def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
+    """`--remove` and the other fields of `Budget`."""
+    help_text = Budget.__dataclass_fields__["remove"].metadata["help"]
+    parser.add_argument("--remove", type=float, required=True, nargs="+" if several else None, help=help_text)
+    others = [field for field in dataclasses.fields(Budget) if field.name != "remove"]
+    for field in others:
+        _add_field(parser, field, typing.get_type_hints(Budget)[field.name], str(field.metadata.get("help", "")))
+
+
+def budgets(arguments: argparse.Namespace) -> list[Budget]:
+    """One budget for every value of `--remove`. Raises `BudgetError`."""
+    values = arguments.remove if isinstance(arguments.remove, list) else [arguments.remove]
+    given = _given(arguments, [field.name for field in dataclasses.fields(Budget) if field.name != "remove"])
+    return [Budget(remove=value, **given) for value in dict.fromkeys(values)]
+
+
+def add_settings(parser: argparse.ArgumentParser, classes: Mapping[str, type]) -> None:
+    """A flag for every field of the settings classes; methods that share a field share the flag.
+
+    A flag's help says which methods have it and their defaults. Flags not given leave no trace, so that defaults and
+    presets stay where they are defined: in the classes.
+    """
+    group = parser.add_argument_group("settings of the method")
+    fields: dict[str, list[tuple[str, dataclasses.Field[Any], Any]]] = {}
+    for name, cls in classes.items():
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            fields.setdefault(field.name, []).append((name, field, hints[field.name]))
+    for name, users in fields.items():
+        if name in OWN:
+            continue
+        _, field, hint = users[0]
+        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users)
+        _add_field(group, field, hint, f"{field.metadata.get('help', '')} ({defaults})")
+
+
+def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str, Any]:
+    """The settings given on the command line, by field name."""
+    names = dict.fromkeys(field.name for cls in classes for field in dataclasses.fields(cls))
+    return _given(arguments, [name for name in names if name not in OWN])
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else "required"
+
+
+def _add_field(parser: Any, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:
+    options: dict[str, Any] = {"help": help_text.replace("%", "%%"), "default": argparse.SUPPRESS}
+    kind = typing.get_origin(hint)
+    if kind in (typing.Union, types.UnionType):  # X | None
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+        kind = typing.get_origin(hint)
+    if hint is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif kind is Literal:
+        choices = typing.get_args(hint)
+        options |= {"choices": choices, "type": type(choices[0])}
+    elif kind is tuple:
+        options |= {"nargs": "+", "type": typing.get_args(hint)[0], "action": _Tuple}
+    elif hint in (int, float, str):
+        options |= {"type": hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}
+    else:
+        raise TypeError(f"field {field.name} has type {hint}, which no flag can carry")
+    parser.add_argument(flag(field.name), **options)
+
+
+class _Tuple(argparse.Action):
+    """Stores several values as a tuple, as frozen settings hold them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values or ()))
+
+
+# --- checks before the first heavy step
+
+
+def check_folder(path: str, name: str) -> None:
+    """Raises `DataError` where a folder given by a flag is not one."""
+    if not Path(path).is_dir():
+        raise DataError(f"{name} {path} is not a folder; check the path.")
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raises `OutputError` for a folder that saving would refuse: found out before the work, not after it."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder} is not a folder; choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise OutputError(f"{folder} exists; choose another --out, or pass --overwrite.")
+        if not (folder / "jaxprune.json").is_file():
+            raise OutputError(f"{folder} was not written by jaxprune and is not replaced; choose another --out.")
+    parent = folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not _writable(parent):
+        raise OutputError(f"{parent} cannot be written; choose another --out.")
+
+
+def _writable(folder: Path) -> bool:
+    import os
+
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -1,0 +1,63 @@
+"""Show what a folder holds: sizes of every layer, and the record of how it was pruned."""
+
+import argparse
+
+from ..prune.cost import flops, parameters, whole_flops, whole_parameters
+from ..report.tables import facts_table, layers_table, percent, si
+from . import flags
+from .outcome import Outcome
+
+SHOWN = (
+    "method",
+    "settings",
+    "budget",
+    "scores",
+    "masked_vs_cut",
+    "seconds",
+    "dense_forwards",
+    "calibration",
+    "reused",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens at which FLOPs are counted (128)")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import load
+
+    model = load(arguments.model, revision=arguments.revision)
+    architecture, record, length = model.architecture, model.provenance.record, arguments.length
+    data = {
+        "model": arguments.model,
+        "family": architecture.family,
+        "hidden": architecture.hidden,
+        "head_width": architecture.head_width,
+        "vocab": architecture.vocab,
+        "head": architecture.head,
+        "labels": architecture.labels,
+        "layers": [
+            {"groups": size.groups, "heads": size.heads, "neurons": size.neurons} for size in architecture.layers
+        ],
+        "length": length,
+        "flops": whole_flops(architecture, length),
+        "prunable_flops": flops(architecture, length),
+        "parameters": whole_parameters(architecture),
+        "prunable_parameters": parameters(architecture),
+        "bytes": 4 * whole_parameters(architecture),
+        "record": record or None,
+        "warnings": [*model.provenance.warnings, *record.get("warnings", [])],
+    }
+    facts = {
+        "family": f"{architecture.family}, hidden {architecture.hidden}, head width {architecture.head_width}",
+        "head": f"{architecture.head}{', ' if architecture.labels else ''}{', '.join(architecture.labels[:8])}",
+        f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
+        "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
+        "bytes (float32)": si(data["bytes"], "B"),
+        "removed": ", ".join(f"{percent(value)} of {name}" for name, value in record.get("removed", {}).items())
+        or None,
+        **{name.replace("_", " "): record.get(name) for name in SHOWN},
+    }
+    return Outcome(data, (facts_table(arguments.model, facts), layers_table(architecture, length)))

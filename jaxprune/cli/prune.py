@@ -1,0 +1,129 @@
+"""Prune a checkpoint: measure, search, cut, save a smaller folder."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..model import Model
+from ..prune.budget import Budget
+from ..report.methods import METHODS, Method, method, settings_class
+from ..report.progress import progress
+from ..report.tables import facts_table, layers_table, percent
+from . import flags
+from .outcome import Outcome
+
+# What a run says of itself, in this order; more is in the folder's jaxprune.json.
+RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
+RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "calibration", "reused")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_task(parser)
+    parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
+    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+    flags.add_budget(parser, several=True)
+    flags.add_calibration(parser)
+    parser.add_argument("--seed", type=int, default=0, help="draws the calibration texts and seeds the method (0)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
+    parser.add_argument(
+        "--evaluate", action=argparse.BooleanOptionalAction, default=True, help="score before and after"
+    )
+    flags.add_limit(parser)
+    flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import load, save
+    from ..data import tasks
+    from ..data.evaluate import evaluate
+
+    budgets = flags.budgets(arguments)
+    chosen = _method(arguments)
+    folders = _folders(arguments.out, budgets)
+    for folder in folders:
+        flags.check_output(folder, arguments.overwrite)
+    task = tasks.load(arguments.task, arguments.data)
+    model = load(arguments.model, revision=arguments.revision)
+    for budget in budgets:
+        budget.allowed(model.architecture, budget.length or task.max_length)
+    calibration = task.calibration(arguments.calibration_samples, seed=arguments.seed)
+
+    dense = evaluate(model, task, limit=arguments.limit) if arguments.evaluate else None
+    with progress(arguments.method, arguments.quiet) as on_step:
+        results = chosen.run(model, calibration, budgets, arguments.seed, on_step)
+    runs, show = [], []
+    for folder, pruned in zip(folders, results, strict=True):
+        after = evaluate(pruned, task, limit=arguments.limit) if arguments.evaluate else None
+        pruned = _with_scores(pruned, task.name, dense, after)
+        save(pruned, folder, overwrite=arguments.overwrite)
+        runs.append(_describe(pruned, folder, dense, after))
+        show += _tables(model, pruned, runs[-1])
+    shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}
+    warnings = list(dict.fromkeys(warning for entry in runs for warning in entry["warnings"]))
+    if len(runs) == 1:
+        return Outcome({**shared, **runs[0]}, tuple(show))
+    together = {"out": arguments.out, "dense_score": runs[0].get("dense_score"), "runs": runs, "warnings": warnings}
+    return Outcome({**shared, **together}, tuple(show))
+
+
+def _method(arguments: argparse.Namespace) -> Method:
+    given = flags.settings(arguments, [settings_class(name) for name in METHODS])
+    return method(arguments.method, arguments.preset, **given)
+
+
+def _folders(out: Path, budgets: list[Budget]) -> list[Path]:
+    """`out` itself for one budget; out/remove-0.40 and so on for several."""
+    if len(budgets) == 1:
+        return [out]
+    return [
+        out / (f"remove-{b.remove:.2f}" if round(b.remove, 2) == b.remove else f"remove-{b.remove}") for b in budgets
+    ]
+
+
+def _with_scores(pruned: Model, task: str, dense: Any, after: Any) -> Model:
+    """The model with its scores, and the doubts that scoring raised, in its record."""
+    if dense is None:
+        return pruned
+    record = pruned.provenance.record
+    scores = {
+        "task": task,
+        "metric": after.metric,
+        "examples": after.examples,
+        "dense": float(dense.score),
+        "pruned": float(after.score),
+    }
+    warnings = [*record.get("warnings", []), *dense.warnings, *after.warnings]
+    return pruned.with_record(scores=scores, warnings=list(dict.fromkeys(warnings)))
+
+
+def _describe(pruned: Model, folder: Path, dense: Any, after: Any) -> dict[str, Any]:
+    record = pruned.provenance.record
+    entry: dict[str, Any] = {"out": folder, **{name: record.get(name) for name in RECORDED}}
+    entry["layers"] = [{"heads": size.heads, "neurons": size.neurons} for size in pruned.architecture.layers]
+    if dense is not None:
+        entry |= {"metric": after.metric, "examples": after.examples}
+        entry |= {"dense_score": float(dense.score), "score": float(after.score)}
+        entry |= {"dense_metrics": dense.metrics, "metrics": after.metrics}
+    return {**entry, "warnings": list(record.get("warnings", []))}
+
+
+def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
+    removed = entry["removed"] or {}
+    length = (entry["budget"] or {}).get("length") or 128
+    peak = entry["peak_bytes"]
+    score = f"{entry['score']:.4f} (dense {entry['dense_score']:.4f})" if "score" in entry else None
+    facts = {
+        "removed": ", ".join(f"{percent(value)} of {name}" for name, value in removed.items()),
+        entry.get("metric", "score"): score,
+        "masked against cut": f"{entry['masked_vs_cut']:.1e}" if entry["masked_vs_cut"] is not None else None,
+        "seconds": entry["seconds"],
+        "dense forward passes": entry["dense_forwards"],
+        "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
+        "reused": ", ".join(entry["reused"] or []) or None,
+    }
+    return [
+        facts_table(f"{entry['method']}: {entry['out']}", facts),
+        layers_table(pruned.architecture, length, model.architecture),
+    ]

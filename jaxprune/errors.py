@@ -1,0 +1,32 @@
+"""What can go wrong with what a user hands us, as values a caller can catch.
+
+Every error is a `ValueError` and its message is one line: what came, what was expected, what to do.
+"""
+
+
+class JaxpruneError(ValueError):
+    """Base of all errors that a user's input can cause."""
+
+
+class CheckpointError(JaxpruneError):
+    """A checkpoint that is missing, truncated, misshapen, unsafe or of an unknown kind."""
+
+
+class DataError(JaxpruneError):
+    """Texts or labels that are missing, malformed or do not fit the model."""
+
+
+class BudgetError(JaxpruneError):
+    """A budget outside (0, 1), or one that no cut of the model can meet."""
+
+
+class SettingsError(JaxpruneError):
+    """A setting outside its range."""
+
+
+class NumericalError(JaxpruneError):
+    """NaN or Inf in weights, activations or loss; the message names where."""
+
+
+class OutputError(JaxpruneError):
+    """An output folder that exists, or that cannot be written."""

@@ -1,0 +1,3 @@
+"""Fine-tuning: the training step, and the methods that extend it."""
+
+from .train import Train as Train, merge as merge, select as select, train as train

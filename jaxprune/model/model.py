@@ -1,0 +1,76 @@
+"""`Model`: an architecture and its parameters, as one pytree; and `Batch`, what a forward pass reads."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Int
+
+from .architecture import Architecture
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Provenance:
+    """Where a model came from and what was done to it: notes that travel with it and never change a result.
+
+    All provenances compare equal, so that two models that differ only here share one compiled program.
+    """
+
+    source: str | None = None  # the folder or hub id it was read from; tokenizer files are found there
+    record: dict[str, Any] = field(default_factory=dict)  # what `jaxprune.json` will say: plain JSON values
+    warnings: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Provenance)
+
+    def __hash__(self) -> int:
+        return hash(Provenance)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Transformer: a description (static) and a nested dict of arrays (the pytree's leaves)."""
+
+    architecture: Architecture
+    params: Params
+    provenance: Provenance = Provenance()
+
+    def replace(self, **changes: Any) -> "Model":
+        return replace(self, **changes)
+
+    def with_record(self, **entries: Any) -> "Model":
+        """The same model with `entries` added to its record."""
+        record = {**self.provenance.record, **entries}
+        return replace(self, provenance=replace(self.provenance, record=record))
+
+
+jax.tree_util.register_pytree_with_keys(
+    Model,
+    lambda model: (
+        ((jax.tree_util.GetAttrKey("params"), model.params),),
+        (model.architecture, model.provenance),
+    ),
+    lambda static, children: Model(static[0], children[0], static[1]),
+)
+
+
+class Batch(NamedTuple):
+    """Rows of equal length that hold one or more texts each.
+
+    `segments` is 0 on padding and 1, 2, … on the texts of a row; a text attends only to itself. `index` says which
+    example of the data set a slot holds (-1: none).
+    """
+
+    ids: Int[Array, "rows length"]
+    segments: Int[Array, "rows length"]
+    positions: Int[Array, "rows length"]  # within the text, from 0
+    types: Int[Array, "rows length"]
+    pool: Int[Array, "rows texts"]  # the slot of the token that stands for each text
+    index: Int[Array, "rows texts"]
+
+    @property
+    def real(self) -> Bool[Array, "rows length"]:
+        """True on tokens, False on padding."""
+        return self.segments > 0

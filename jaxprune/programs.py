@@ -1,0 +1,44 @@
+"""Compiled programs, kept by shape: so that a run can say what it compiled, how long that took and what it needs.
+
+`jax.jit` keeps its programs to itself; compiling ahead of time gives the same program with its memory analysis.
+"""
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from .memory import PeakMeter, temp_bytes
+
+_COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own cache: for the life of the process
+
+
+def _abstract(leaf: Any) -> Hashable:
+    if isinstance(leaf, jax.Array):
+        return leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding
+    shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))
+    return shape, dtype, None, None
+
+
+@dataclass
+class Programs:
+    """Runs jitted functions and keeps the books of one run. Static arguments go by keyword, arrays by position."""
+
+    meter: PeakMeter = field(default_factory=PeakMeter)
+    compile_seconds: float = 0.0
+    compiled: int = 0  # programs this run had to compile
+
+    def __call__(self, function: Any, *arrays: Any, **static: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arrays)
+        key = (function, tuple(sorted(static.items())), tree, tuple(_abstract(leaf) for leaf in leaves))
+        if key not in _COMPILED:
+            began = time.perf_counter()
+            program = function.lower(*arrays, **static).compile()
+            self.compile_seconds += time.perf_counter() - began
+            self.compiled += 1
+            _COMPILED[key] = (program, temp_bytes(program))
+        program, temp = _COMPILED[key]
+        self.meter.temp = max(self.meter.temp, temp)
+        return program(*arrays)

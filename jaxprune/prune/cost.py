@@ -1,0 +1,100 @@
+"""What a unit costs, in exact integers: floating-point operations at a stated length, or parameters.
+
+A *unit* is what pruning removes whole: an attention head (with grouped queries, a key-value group and its queries) or
+a neuron of a feed-forward sublayer. Its cost does not depend on which others stay, so the cost of a model is a sum.
+1 multiply-accumulate = 2 FLOPs. Only matrix products of the layers count: embeddings, norms, activations, biases and
+the task head are not what pruning changes; `whole_parameters` and `whole_flops` report them beside.
+"""
+
+import math
+from typing import Any, Literal
+
+from ..errors import BudgetError
+from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+
+Cost = Literal["flops", "params"]
+COSTS: tuple[Cost, ...] = ("flops", "params")
+
+
+def unit_flops(architecture: Architecture, size: LayerSizes, length: int) -> tuple[int, int]:
+    """FLOPs of one head unit and of one neuron of a layer, for one text of `length` tokens.
+
+    Head: q and o for each of its queries, k and v once (a query head of its own has one of each), then scores and mix
+    over all pairs of tokens. Neuron: up and down, and the gate where there is one. Texts attend to all pairs: a causal
+    mask saves nothing, since a dense product computes both halves.
+    """
+    hidden, width = architecture.hidden, architecture.head_width
+    projections = length * (2 * size.queries + 2) * hidden * width
+    pairs = 2 * size.queries * length**2 * width
+    matrices = 3 if architecture.gated else 2
+    return 2 * (projections + pairs), 2 * matrices * length * hidden
+
+
+def unit_parameters(architecture: Architecture, size: LayerSizes) -> tuple[int, int]:
+    """Weights and biases that leave with one head unit and with one neuron; output biases stay."""
+    hidden, width = architecture.hidden, architecture.head_width
+    head = (2 * size.queries + 2) * hidden * width
+    if architecture.attention_bias:
+        head += (size.queries + 2) * width
+    inputs = 2 if architecture.gated else 1
+    neuron = (inputs + 1) * hidden
+    if architecture.feed_forward_bias:
+        neuron += inputs
+    return head, neuron
+
+
+def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[tuple[int, int]]:
+    """The cost of one head unit and of one neuron, for every layer. `length` is needed for FLOPs only."""
+    if cost == "params":
+        return [unit_parameters(architecture, size) for size in architecture.layers]
+    if cost != "flops":
+        raise BudgetError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}.")
+    if length is None or length < 1:
+        raise BudgetError(f"FLOPs need a text length in tokens, at least 1, got {length}; pass length=….")
+    return [unit_flops(architecture, size, length) for size in architecture.layers]
+
+
+def total_cost(architecture: Architecture, cost: Cost, length: int | None = None) -> int:
+    """The sum over all units: what a budget is a fraction of."""
+    units = unit_costs(architecture, cost, length)
+    return sum(
+        size.groups * head + size.neurons * neuron
+        for size, (head, neuron) in zip(architecture.layers, units, strict=True)
+    )
+
+
+def flops(architecture: Architecture, length: int) -> int:
+    """FLOPs of all layers' matrix products, for one text of `length` tokens."""
+    return total_cost(architecture, "flops", length)
+
+
+def parameters(architecture: Architecture) -> int:
+    """Weights and biases that belong to units; `whole_parameters` counts every array."""
+    return total_cost(architecture, "params")
+
+
+def whole_parameters(architecture: Architecture) -> int:
+    """Every number in the model's arrays: embeddings, norms and head too. Times 4: bytes in float32."""
+    return _size(parameter_shapes(architecture))
+
+
+def whole_flops(architecture: Architecture, length: int) -> int:
+    """`flops` and the matrix products of pooler and task head, for one text of `length` tokens.
+
+    Question answering projects every token, classification one a text. Embeddings are look-ups: no products.
+    """
+    tree = parameter_shapes(architecture)
+    tokens = length if architecture.head == "question_answering" else 1
+    outside = sum(math.prod(tree[name]["kernel"]) for name in ("pooler", "head") if name in tree)
+    return flops(architecture, length) + 2 * tokens * outside
+
+
+def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str, float]:
+    """The fractions of the prunable cost that `pruned` no longer has: {"flops": …, "params": …}."""
+    return {cost: 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length) for cost in COSTS}
+
+
+def _size(tree: Any) -> int:
+    if isinstance(tree, tuple):
+        return math.prod(tree)
+    return sum(_size(child) for child in (tree.values() if isinstance(tree, dict) else tree))

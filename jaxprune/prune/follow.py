@@ -1,0 +1,251 @@
+"""Bottom up, sublayer by sublayer: fit what is kept so that the pruned stream follows the dense stream.
+
+Two residual streams run side by side over the calibration texts, the dense model's and the pruned model's. At every
+sublayer the kept units are fitted to the dense model's targets on the *pruned* stream's inputs, so that each sublayer
+also repairs what the ones below it lost (K-prune, section 3.3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..model.architecture import Architecture
+from ..model.model import Batch, Model, Params
+from ..model.transformer import (
+    ATTENTION,
+    HALVES,
+    attention_mask,
+    norm,
+    project_out,
+    residual,
+    sublayer_features,
+)
+from ..programs import Programs
+from .cut import Mask, put_units, take_units
+from .measure import OUTPUT, advance, outer_params, output_kernel, start, unit_width
+from .refit import Normal, Refit, accumulate, empty_normal, solve
+
+INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How kept weights are fitted."""
+
+    enabled: bool = field(default=True, metadata={"help": "fit output weights at all; off: plain cutting"})
+    ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
+    pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
+    intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
+    inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream first"})
+    input_ridge: float = field(default=1e-2, metadata={"help": "ridge of the input fit, towards the old weights"})
+
+
+PUBLISHED_FIT = Fit(ridge=1e-6, pull=0.0, intercept=False, inputs=False)
+
+
+class Streams(NamedTuple):
+    """Both residual streams before the next sublayer, one array a batch."""
+
+    dense: list[Array]
+    pruned: list[Array]
+
+
+take_units_jit = partial(jax.jit, static_argnames="half")(
+    lambda p, units, *, half: take_units(half, p, units)  # one program per padded width, not per layer
+)
+
+
+def entry(p: Params, x: Array, architecture: Architecture) -> Array:
+    """What the input projections of a half read."""
+    return norm(p["norm"], x, architecture) if architecture.norm_position == "pre" else x
+
+
+def input_matrix(p: Params, half: str) -> tuple[Float[Array, "hidden n"], Float[Array, " n"]]:
+    """All input projections of a half side by side, and their biases (zeros where there are none)."""
+    kernels = [p[name]["kernel"] for name in INPUTS[half] if name in p]
+    biases = [p[name].get("bias", jnp.zeros(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p]
+    flat = [kernel.reshape(kernel.shape[0], -1) for kernel in kernels]
+    return jnp.concatenate(flat, axis=1), jnp.concatenate([bias.reshape(-1) for bias in biases])
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
+def observe_inputs(
+    small: Params,
+    x_dense: Array,
+    x_pruned: Array,
+    batch: Batch,
+    weight: Array,
+    normal: Normal,
+    *,
+    half: str,
+    architecture: Architecture,
+) -> Normal:
+    """Sums for fitting the input projections: the pruned stream must give what the dense stream gave."""
+    kernel, bias = input_matrix(small, half)
+    target = entry(small, x_dense, architecture) @ kernel + bias
+    return accumulate(normal, entry(small, x_pruned, architecture), target, weight)
+
+
+@partial(jax.jit, static_argnames="half")
+def fit_inputs(small: Params, normal: Normal, ridge: Array, *, half: str) -> tuple[Params, Refit]:
+    """Input projections (and biases, where the family has them) by least squares, shrunk towards the old ones."""
+    kernel, bias = input_matrix(small, half)
+    first = small[INPUTS[half][0]]
+    fit = solve(normal, jnp.ones(kernel.shape[0]), kernel, bias, ridge, 1.0, "bias" in first)
+    fitted, at = dict(small), 0
+    for name in INPUTS[half]:
+        if name not in small:
+            continue
+        shape = small[name]["kernel"].shape
+        size = int(np.prod(shape[1:]))
+        fitted[name] = {"kernel": fit.weight[:, at : at + size].reshape(shape)}
+        if "bias" in small[name]:
+            fitted[name]["bias"] = fit.bias[at : at + size].reshape(shape[1:])
+        at += size
+    return fitted, fit
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("normal", "x_dense"))
+def observe_outputs(
+    p: Params,
+    small: Params,
+    x_dense: Array,
+    x_pruned: Array,
+    batch: Batch,
+    weight: Array,
+    normal: Normal,
+    *,
+    half: str,
+    architecture: Architecture,
+) -> tuple[Normal, Array]:
+    """Sums for fitting the output projection, and the dense stream after the sublayer."""
+    mask = attention_mask(architecture, batch)
+    update = project_out(p[OUTPUT[half]], sublayer_features(half, p, x_dense, mask, architecture))
+    features = sublayer_features(half, small, x_pruned, mask, architecture)
+    features = features.reshape(*features.shape[:2], -1)
+    target = x_dense + update - x_pruned  # the input's difference included
+    return accumulate(normal, features, target, weight), residual(p, x_dense, update, architecture)
+
+
+@partial(jax.jit, static_argnames=("half", "intercept"))
+def fit_outputs(
+    small: Params, normal: Normal, present: Array, ridge: Array, pull: Array, *, half: str, intercept: bool
+) -> tuple[Params, Refit]:
+    """The output projection by least squares (`refit.solve`)."""
+    out = small[OUTPUT[half]]
+    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
+    fit = solve(normal, present, output_kernel(small, half), bias, ridge, pull, intercept and "bias" in out)
+    fitted = {"kernel": fit.weight.reshape(out["kernel"].shape)} | ({"bias": fit.bias} if "bias" in out else {})
+    return {**small, OUTPUT[half]: fitted}, fit
+
+
+@partial(jax.jit, static_argnames="half")
+def silence(small: Params, present: Array, *, half: str) -> Params:
+    """Padding units write nothing."""
+    out = small[OUTPUT[half]]
+    kernel = output_kernel(small, half) * present[:, None]
+    return {**small, OUTPUT[half]: {**out, "kernel": kernel.reshape(out["kernel"].shape)}}
+
+
+def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
+    """Kept indices, filled up with removed ones to a multiple of a `parts`-th of all units, and how many are kept.
+
+    A handful of widths means a handful of compiled programs, whatever the depth.
+    """
+    kept, gone = np.flatnonzero(mask), np.flatnonzero(~mask)
+    step = -(-len(mask) // parts)
+    width = min(len(mask), max(-(-len(kept) // step), 1) * step)
+    return np.concatenate([kept, gone[: width - len(kept)]]).astype(np.int32), len(kept)
+
+
+def begin(model: Model, batches: Sequence[Batch], programs: Programs) -> Streams:
+    """Both streams before sublayer 0."""
+    outer = outer_params(model.params)
+    streams = [programs(start, outer, batch, architecture=model.architecture) for batch in batches]
+    return Streams(list(streams), [jnp.array(x) for x in streams])  # copies: the dense stream is donated on its way
+
+
+def follow_sublayer(
+    model: Model,
+    index: int,
+    mask: Mask,
+    streams: Streams,
+    batches: Sequence[Batch],
+    weights: Sequence[Array],
+    fit: Fit,
+    programs: Programs,
+) -> tuple[Params, dict[str, Any]]:
+    """Fit the kept units of sublayer `index` and move both streams past it (in place).
+
+    `model` is the dense one, `weights` one array of token weights a batch. Returns the half's parameters in full
+    size, units that go untouched (the cut removes them), and a report of plain numbers.
+    """
+    architecture, half = model.architecture, HALVES[index % 2]
+    p = model.params["layers"][index // 2][half]
+    width = unit_width(architecture, half, index // 2)
+    units, kept = padded_units(mask, 4)
+    present = jnp.asarray(np.repeat(np.arange(len(units)) < kept, width), jnp.float32)
+    small = programs(take_units_jit, p, units, half=half)
+    report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
+    static = {"half": half, "architecture": architecture}
+    hidden = architecture.hidden
+    if fit.enabled and fit.inputs and kept and index:
+        normal = empty_normal(hidden, input_matrix_width(small, half))
+        for batch, x_dense, x_pruned, weight in zip(batches, streams.dense, streams.pruned, weights, strict=True):
+            normal = programs(observe_inputs, small, x_dense, x_pruned, batch, weight, normal, **static)
+        small, solved = programs(fit_inputs, small, normal, np.float32(fit.input_ridge), half=half)
+        report["input_residual"], report["input_residual_before"] = float(solved.residual), float(solved.before)
+    normal = empty_normal(len(units) * width, hidden)
+    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        normal, streams.dense[number] = programs(
+            observe_outputs, p, small, streams.dense[number], streams.pruned[number], batch, weight, normal, **static
+        )
+    programs.meter.sample("refit")
+    if fit.enabled:
+        scalars = np.float32(fit.ridge), np.float32(fit.pull)
+        small, solved = programs(fit_outputs, small, normal, present, *scalars, half=half, intercept=fit.intercept)
+        report |= {"rank": int(solved.rank), "features": kept * width}
+        report |= {"residual": float(solved.residual), "residual_before": float(solved.before)}
+    else:
+        small = programs(silence, small, present, half=half)
+    for number, batch in enumerate(batches):
+        streams.pruned[number] = programs(advance, small, streams.pruned[number], batch, **static)
+    return put_units(half, p, units[:kept], small), report
+
+
+def input_matrix_width(p: Params, half: str) -> int:
+    """Outputs of all input projections of a half together."""
+    return sum(int(np.prod(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p)
+
+
+def follow(
+    model: Model,
+    masks: Sequence[Mask],
+    batches: Sequence[Batch],
+    weights: Sequence[Sequence[Array]],
+    fit: Fit,
+    programs: Programs,
+    on_sublayer: Callable[[int], None] = lambda done: None,
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The dense model with the kept units of every sublayer fitted in turn; shapes stay (`cut` comes after).
+
+    `weights` are token weights, [batch][sublayer]. A report per sublayer: rank, residuals before and after.
+    """
+    streams = begin(model, batches, programs)
+    layers: list[Params] = []
+    reports = []
+    for index, mask in enumerate(masks):
+        here = [per_batch[index] for per_batch in weights]
+        fitted, report = follow_sublayer(model, index, mask, streams, batches, here, fit, programs)
+        if HALVES[index % 2] == ATTENTION:
+            layers.append({})
+        layers[-1][HALVES[index % 2]] = fitted
+        reports.append(report)
+        on_sublayer(index + 1)
+    return model.replace(params={**model.params, "layers": layers}), reports

@@ -1,0 +1,310 @@
+"""One pass forwards and backwards over the calibration texts: everything that any score needs, and nothing per token.
+
+The model runs sublayer by sublayer, so that one small program serves every layer and a batch's activations live only as
+the residual stream at the sublayer boundaries. The backward sweep recomputes each sublayer from its boundary.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..errors import NumericalError
+from ..model.architecture import Architecture
+from ..model.model import Batch, Params
+from ..model.transformer import (
+    ATTENTION,
+    HALVES,
+    apply_head,
+    attention_mask,
+    embed,
+    project_out,
+    residual,
+    sublayer,
+    sublayer_features,
+)
+from ..programs import Programs
+
+OUTPUT = {"attention": "o", "feed_forward": "down"}
+
+
+class Statistics(NamedTuple):
+    """Sums over calibration tokens for one sublayer with `units` units of `width` features each.
+
+    All in float32 at the highest matmul precision. Divide by `tokens` or `texts` for means.
+    """
+
+    gram: Float[Array, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
+    mean: Float[Array, " features"]  # Σ_t ω_t f
+    sensitivity: Float[Array, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
+    gates: Float[Array, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
+    energy: Float[Array, " features"]  # Σ_t f², every token alike
+
+
+def empty_statistics(units: int, width: int, hidden: int, with_gram: bool = True) -> Statistics:
+    features = units * width
+    gram = features if with_gram else 0
+    zeros = partial(jnp.zeros, dtype=jnp.float32)
+    return Statistics(zeros((gram, gram)), zeros(gram), zeros((hidden, hidden)), zeros(units), zeros(features))
+
+
+def output_kernel(p: Params, half: str) -> Float[Array, "features hidden"]:
+    """A sublayer's output projection as a matrix."""
+    kernel = p[OUTPUT[half]]["kernel"]
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Array, "rows texts n"]:
+    """Sum over the tokens of every packed text; padding counts nowhere."""
+    texts = jax.nn.one_hot(batch.segments - 1, batch.pool.shape[1], dtype=values.dtype)  # 0 for padding
+    return jnp.einsum("rts,rtn->rsn", texts, values, precision="highest")
+
+
+@partial(jax.jit, static_argnames="architecture")
+def start(params: Params, batch: Batch, *, architecture: Architecture) -> Array:
+    """The residual stream before sublayer 0."""
+    return embed(params, batch, architecture).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"))
+def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> Array:
+    """The residual stream after one sublayer."""
+    return sublayer(half, p, x, attention_mask(architecture, batch), architecture)[0]
+
+
+@partial(jax.jit, static_argnames="architecture")
+def finish(params: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
+    """Logits from the last residual stream."""
+    return apply_head(params, x, batch, architecture).astype(jnp.float32)
+
+
+def outer_params(params: Params) -> Params:
+    """The parameters outside the layers, so that a program over them does not depend on depth."""
+    return {name: value for name, value in params.items() if name != "layers"}
+
+
+def run(
+    params: Params, batch: Batch, architecture: Architecture, programs: Programs, first: int = 0, x: Array | None = None
+) -> list[Array]:
+    """The residual stream before sublayer `first` (handed in as `x` unless it is 0) and after every later one."""
+    streams = [programs(start, outer_params(params), batch, architecture=architecture) if x is None else x]
+    for index in range(first, 2 * len(params["layers"])):
+        half = HALVES[index % 2]
+        p = params["layers"][index // 2][half]
+        streams.append(programs(advance, p, streams[-1], batch, half=half, architecture=architecture))
+    return streams
+
+
+# --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
+
+
+def fisher_factors(
+    logits: Float[Array, "... labels"], architecture: Architecture, temperature: float, key: Array, exact_up_to: int
+) -> Float[Array, "seeds ... labels"]:
+    """Cotangents c_k with Σ_k c_k c_kᵀ = F, the Hessian at the model's own prediction of T²·KL(p ‖ ·) in the logits.
+
+    Few classes: exact, the non-zero eigenvectors of diag(p) - p pᵀ scaled by the roots of their eigenvalues (C - 1
+    of them). Many classes: one label sampled from the model, e_y - p, whose outer product is F in expectation.
+    """
+    labels = logits.shape[-1]
+    scaled = logits / temperature
+    if architecture.head == "classification" and architecture.problem == "multi_label":
+        p = jax.nn.sigmoid(scaled)
+        return jnp.sqrt(p * (1 - p)) * jnp.eye(labels)[(slice(None),) + (None,) * (logits.ndim - 1)]
+    if architecture.head == "classification" and architecture.problem == "regression":
+        return jnp.ones((1, *logits.shape))  # squared error: F = 1
+    if architecture.head == "none":
+        return jax.random.normal(key, (1, *logits.shape))  # squared change of the hidden states: F = 1
+    p = jax.nn.softmax(scaled, axis=-1)
+    if labels == 1:
+        return jnp.zeros((1, *logits.shape))
+    if labels <= exact_up_to:
+        fisher = p[..., None] * jnp.eye(labels) - p[..., :, None] * p[..., None, :]
+        values, vectors = jnp.linalg.eigh(fisher)  # ascending; the first value is 0, for the all-ones direction
+        roots = vectors[..., 1:] * jnp.sqrt(jnp.maximum(values[..., None, 1:], 0))
+        return jnp.moveaxis(roots, -1, 0)
+    sampled = jax.random.categorical(key, scaled, axis=-1)
+    return (jax.nn.one_hot(sampled, labels) - p)[None]
+
+
+@partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to"))
+def head_cotangents(
+    params: Params,
+    x: Array,
+    batch: Batch,
+    key: Array,
+    *,
+    architecture: Architecture,
+    temperature: float,
+    exact_up_to: int,
+) -> tuple[Array, Float[Array, "seeds rows length hidden"]]:
+    """Logits, and the Fisher seeds pulled back to the last residual stream."""
+    logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
+    if architecture.head == "question_answering":
+        # Start and end are two softmaxes over a text's tokens: [rows, length, 2] -> one label sampled for each.
+        seeds = span_factors(logits, batch, temperature, key)
+    else:
+        seeds = fisher_factors(logits, architecture, temperature, key, exact_up_to)
+        present = (batch.index >= 0)[..., None] if architecture.head == "classification" else batch.real[..., None]
+        seeds = jnp.where(present, seeds, 0)
+    return logits, jax.vmap(lambda seed: pull(seed)[0])(seeds)
+
+
+def span_probabilities(
+    logits: Float[Array, "rows length 2"], batch: Batch, temperature: float = 1.0
+) -> Float[Array, "rows length 2"]:
+    """Start and end probabilities: a softmax over the tokens of each text (padding 0)."""
+    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]  # [rows, query, key]
+    scaled = logits / temperature
+    spread = jnp.where(same[..., None], scaled[:, None], -jnp.inf)
+    total = jax.nn.logsumexp(jnp.where(batch.real[:, :, None, None], spread, 0.0), axis=2)
+    return jnp.where(batch.real[..., None], jnp.exp(scaled - total), 0.0)
+
+
+def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) -> Float[Array, "2 rows length 2"]:
+    """As `fisher_factors`, for question answering: one start and one end sampled per text."""
+    p = span_probabilities(logits, batch, temperature)
+    # Gumbel trick within every text: the token that holds its text's maximum is the sample.
+    noisy = logits / temperature + jax.random.gumbel(key, logits.shape)
+    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]
+    best = jnp.max(jnp.where(same[..., None], noisy[:, None], -jnp.inf), axis=2)
+    drawn = ((noisy >= best) & batch.real[..., None]).astype(jnp.float32)
+    return (drawn - p)[None] * jnp.eye(2)[:, None, None, :]
+
+
+# --- the backward sweep
+
+
+@partial(jax.jit, static_argnames=("half", "architecture", "floor"), donate_argnames="sums")
+def sweep_back(
+    p: Params,
+    x: Float[Array, "rows length hidden"],
+    batch: Batch,
+    cotangents: Float[Array, "seeds rows length hidden"],
+    sums: Statistics,
+    *,
+    half: str,
+    architecture: Architecture,
+    floor: float,
+) -> tuple[Array, Statistics, Float[Array, "rows length"]]:
+    """Pull the cotangents back over one sublayer and add to its statistics.
+
+    Token weights ω are |g|² with g the gradient at the sublayer's output, mixed with `floor` of a uniform weight and
+    scaled to mean 1 over the batch: a token whose output nothing reads (all but the first in the last layer of a
+    classifier) then hardly counts in the refit. Returns cotangents before the sublayer, statistics, weights.
+    """
+    mask = attention_mask(architecture, batch)
+    features, pull_features = jax.vjp(lambda x: sublayer_features(half, p, x, mask, architecture), x)
+    update = project_out(p[OUTPUT[half]], features)
+    _, pull_residual = jax.vjp(lambda x, update: residual(p, x, update, architecture), x, update)
+    kernel = output_kernel(p, half)
+    flat = features.reshape(*features.shape[:2], -1)
+    units, width = sums.gates.shape[0], flat.shape[-1] // max(sums.gates.shape[0], 1)
+
+    def one(cotangent):
+        g_x, g = pull_residual(cotangent)
+        g_features = jnp.einsum("rth,fh->rtf", g, kernel)
+        (g_through,) = pull_features(g_features.reshape(features.shape))
+        per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, width), axis=-1)
+        return g_x + g_through, g, jnp.sum(segment_sum(per_unit, batch) ** 2, axis=(0, 1))
+
+    before, g, gates = jax.vmap(one)(cotangents)
+    real = batch.real.astype(jnp.float32)
+    g = g * real[..., None]
+    weight = jnp.sum(g**2, axis=(0, -1))
+    weight = weight / jnp.maximum(jnp.sum(weight) / jnp.maximum(jnp.sum(real), 1), 1e-30)
+    weight = (floor + (1 - floor) * weight) * real
+    gram, mean = sums.gram, sums.mean
+    if gram.shape[0]:
+        gram = gram + jnp.einsum("rtf,rtg->fg", flat * weight[..., None], flat, precision="highest")
+        mean = mean + jnp.einsum("rtf,rt->f", flat, weight)
+    sums = Statistics(
+        gram,
+        mean,
+        sums.sensitivity + jnp.einsum("krth,krtg->hg", g, g, precision="highest"),
+        sums.gates + jnp.sum(gates, axis=0),
+        sums.energy + jnp.einsum("rtf,rt->f", flat**2, real),
+    )
+    return before, sums, weight
+
+
+class Measurement(NamedTuple):
+    """What one pass over the calibration texts leaves behind."""
+
+    statistics: list[Statistics]  # per sublayer, bottom up
+    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length]
+    logits: list[Array]  # [batch]: what the dense model says
+    tokens: int
+    texts: int
+
+
+def measure(
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    *,
+    temperature: float,
+    floor: float,
+    exact_up_to: int,
+    seed: int,
+    programs: Programs,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Measurement:
+    """Statistics of every sublayer of the dense model: about five forward passes' work, one batch in memory at a time."""
+    hidden = architecture.hidden
+    sums = []
+    for size in architecture.layers:
+        sums.append(empty_statistics(size.groups, size.queries * architecture.head_width, hidden))
+        sums.append(empty_statistics(size.neurons, 1, hidden))
+    outer = outer_params(params)
+    logits, weights, tokens, texts = [], [], 0, 0
+    for number, batch in enumerate(batches):
+        streams = run(params, batch, architecture, programs)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        said, cotangents = programs(
+            head_cotangents,
+            outer,
+            streams[-1],
+            batch,
+            key,
+            architecture=architecture,
+            temperature=temperature,
+            exact_up_to=exact_up_to,
+        )
+        logits.append(said)
+        batch_weights: list[Array] = []
+        for index in reversed(range(2 * len(architecture.layers))):
+            half = HALVES[index % 2]
+            p = params["layers"][index // 2][half]
+            cotangents, sums[index], weight = programs(
+                sweep_back,
+                p,
+                streams[index],
+                batch,
+                cotangents,
+                sums[index],
+                half=half,
+                architecture=architecture,
+                floor=floor,
+            )
+            batch_weights.append(weight)
+        weights.append(batch_weights[::-1])
+        tokens += int(jnp.sum(batch.real))
+        texts += int(jnp.sum(batch.index >= 0))
+        programs.meter.sample("measure")
+        on_batch(number + 1)
+    for index, entry in enumerate(sums):
+        if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.energy))):
+            raise NumericalError(
+                f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
+                "check the checkpoint's weights."
+            )
+    return Measurement(sums, weights, logits, tokens, texts)
+
+
+def unit_width(architecture: Architecture, half: str, layer: int) -> int:
+    """Features per unit: a key-value group's queries × head width, or 1 for a neuron."""
+    return architecture.layers[layer].queries * architecture.head_width if half == ATTENTION else 1

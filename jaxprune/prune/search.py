@@ -1,0 +1,171 @@
+"""Which units go: elimination curves inside a sublayer, and one threshold across sublayers."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Curve(NamedTuple):
+    """A sublayer's units in the order in which they should go, and what that costs."""
+
+    order: np.ndarray  # [units] of integers: first to go first
+    damage: np.ndarray  # [units + 1]: predicted damage after the first k have gone and the rest was re-fitted
+
+
+def keep_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.ndarray:
+    """The units with the highest scores whose costs fit into `allowed`; ties go by index.
+
+    One sort and one cumulative sum. Stops at the first unit that does not fit, so that a larger budget never drops a
+    unit and no kept unit scores below a removed one.
+    """
+    order = np.argsort(-scores, kind="stable")
+    fits = np.cumsum(costs[order]) <= allowed
+    mask = np.zeros(len(scores), bool)
+    mask[order[: int(np.argmin(fits)) if not fits.all() else len(order)]] = True
+    return mask
+
+
+def threshold_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.ndarray:
+    """As `keep_mask`, but units at the threshold go (the published rule): ties with it leave budget unused."""
+    mask = keep_mask(scores, costs, allowed)
+    if mask.all():
+        return mask
+    return scores > np.max(scores[~mask])
+
+
+def psd_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A with A Aᵀ = matrix, for a positive semidefinite matrix."""
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+@partial(jax.jit, static_argnames="chunk")
+def eliminate_neurons(
+    gram: Float[Array, "n n"], weight: Float[Array, "n hidden"], chunk: int
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Optimal brain surgeon over single features: remove the cheapest, re-fit the rest, repeat.
+
+    `gram` must be positive definite; `weight` are the output weights, in a metric in which squared change is damage.
+    Removing feature i and re-fitting the rest costs w_iᵀ w_i / [G⁻¹]_ii (Hassibi & Stork 1993; ZipLM, Kurtić et al.
+    2023, for structures). The next `chunk` features come from a shortlist of the 2·chunk cheapest, chosen one by one
+    with the shortlist's inverse and weights kept exact; the large matrices are updated once per chunk. Returns the
+    order of removal and each step's damage.
+    """
+    n = gram.shape[0]
+    steps = -(-n // chunk)
+    short = min(2 * chunk, n)
+    inverse = jnp.linalg.inv(gram)
+
+    def pick(state, _):
+        inverse, cross, alive = state  # of the shortlist: inverse Gram, w wᵀ, still there
+        cost = jnp.where(alive, jnp.diag(cross) / jnp.diag(inverse), jnp.inf)
+        best = jnp.argmin(cost)
+        column = inverse[:, best] / inverse[best, best]
+        # w_i -= column_i w_best, hence w wᵀ loses two rank-one terms and gains one.
+        cross = cross - jnp.outer(column, cross[best]) - jnp.outer(cross[:, best], column)
+        cross = cross + jnp.outer(column, column) * state[1][best, best]
+        inverse = inverse - jnp.outer(inverse[:, best], inverse[best]) / state[0][best, best]
+        alive = alive.at[best].set(False)
+        keep = alive[:, None] & alive[None, :]
+        inverse = jnp.where(keep, inverse, jnp.eye(short))
+        return (inverse, jnp.where(keep, cross, 0.0), alive), (best, cost[best])
+
+    def body(state, _):
+        inverse, weight, alive = state
+        cost = jnp.where(alive, jnp.sum(weight**2, axis=1) / jnp.diag(inverse), jnp.inf)
+        _, shortlist = jax.lax.top_k(-cost, short)
+        near = alive[shortlist]
+        pairs = near[:, None] & near[None, :]
+        small = jnp.where(pairs, inverse[shortlist][:, shortlist], jnp.eye(short))
+        rows = weight[shortlist] * near[:, None]
+        _, (chosen, damage) = jax.lax.scan(pick, (small, rows @ rows.T, near), None, length=chunk)
+        gone = shortlist[chosen]
+        # The last chunk may choose features that went before; they are marked and change nothing.
+        fresh = alive[gone] & jnp.isfinite(damage)
+        block = jnp.where(fresh[:, None] & fresh[None, :], inverse[gone][:, gone], jnp.eye(chunk))
+        columns = inverse[:, gone] * fresh
+        solved = jax.scipy.linalg.solve(block, columns.T, assume_a="pos")  # [chunk, n]
+        weight = weight - solved.T @ (weight[gone] * fresh[:, None])
+        inverse = inverse - columns @ solved
+        alive = alive.at[gone].set(False)
+        both = alive[:, None] & alive[None, :]
+        inverse = jnp.where(both, inverse, jnp.eye(n))
+        weight = jnp.where(alive[:, None], weight, 0.0)
+        return (inverse, weight, alive), (jnp.where(fresh, gone, -1), jnp.where(fresh, damage, 0.0))
+
+    _, (order, damage) = jax.lax.scan(body, (inverse, weight, jnp.ones(n, bool)), None, length=steps)
+    return order.reshape(-1), damage.reshape(-1)
+
+
+@partial(jax.jit, static_argnames="units")
+def eliminate_groups(
+    gram: Float[Array, "n n"], weight: Float[Array, "n hidden"], units: int
+) -> tuple[Int[Array, " units"], Float[Array, " units"]]:
+    """As `eliminate_neurons` for units of several features each (a head): damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u)."""
+    n, width = gram.shape[0], gram.shape[0] // units
+    inverse = jnp.linalg.inv(gram)
+
+    def body(state, _):
+        inverse, weight, alive = state
+        blocks = jnp.einsum("uaub->uab", inverse.reshape(units, width, units, width))
+        rows = weight.reshape(units, width, -1)
+        solved = jnp.linalg.solve(blocks, rows)
+        cost = jnp.where(alive, jnp.sum(rows * solved, axis=(1, 2)), jnp.inf)
+        best = jnp.argmin(cost)
+        columns = jax.lax.dynamic_slice_in_dim(inverse, best * width, width, axis=1)
+        shift = jnp.linalg.solve(blocks[best], columns.T)  # [width, n]
+        weight = weight - shift.T @ rows[best]
+        inverse = inverse - columns @ shift
+        alive = alive.at[best].set(False)
+        there = jnp.repeat(alive, width)
+        inverse = jnp.where(there[:, None] & there[None, :], inverse, jnp.eye(n))
+        weight = jnp.where(there[:, None], weight, 0.0)
+        return (inverse, weight, alive), (best, cost[best])
+
+    _, (order, damage) = jax.lax.scan(body, (inverse, weight, jnp.ones(units, bool)), None, length=units)
+    return order, damage
+
+
+def curve(order: Array, damage: Array) -> Curve:
+    """A curve on the host, from what an elimination returned."""
+    order_np, damage_np = np.asarray(order), np.asarray(damage, np.float64)
+    there = order_np >= 0
+    return Curve(order_np[there], np.concatenate([[0.0], np.cumsum(np.maximum(damage_np[there], 0))]))
+
+
+def slopes(damage: np.ndarray) -> np.ndarray:
+    """Damage per step along the lower convex hull of a curve: never falling, so that thresholds cut it once."""
+    hull = [0]
+    for point in range(1, len(damage)):
+        while len(hull) > 1 and (damage[hull[-1]] - damage[hull[-2]]) * (point - hull[-1]) >= (
+            damage[point] - damage[hull[-1]]
+        ) * (hull[-1] - hull[-2]):
+            hull.pop()
+        hull.append(point)
+    out = np.empty(len(damage) - 1)
+    for first, last in zip(hull[:-1], hull[1:], strict=True):
+        out[first:last] = (damage[last] - damage[first]) / (last - first)
+    return out
+
+
+def allocate(curves: Sequence[Curve], costs: Sequence[int], allowed: int) -> list[np.ndarray]:
+    """Masks for all sublayers (true keeps) that fit `allowed` at the least total damage the curves predict.
+
+    `costs` is the cost of one unit, per sublayer. Damage per cost along each curve's lower convex hull, one global
+    threshold: optimal for the hulls (Lagrangian relaxation of the knapsack).
+    """
+    scores = np.concatenate([slopes(c.damage) / cost for c, cost in zip(curves, costs, strict=True)])
+    unit_costs = np.concatenate([np.full(len(c.order), cost) for c, cost in zip(curves, costs, strict=True)])
+    keep = keep_mask(scores, unit_costs, allowed)
+    masks, at = [], 0
+    for c in curves:
+        mask = np.zeros(len(c.order), bool)
+        mask[c.order] = keep[at : at + len(c.order)]
+        masks.append(mask)
+        at += len(c.order)
+    return masks

@@ -1,0 +1,105 @@
+"""Is smaller faster? The dense and the pruned model timed in turns, in one run, compilation apart."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import SettingsError
+from ..model import Batch, Model, forward
+from ..model.architecture import Architecture
+from ..prune.cost import flops
+
+SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
+
+
+def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, repeats: int = 20, seed: int = 0) -> dict:
+    """Median seconds of a jitted forward pass of `rows` texts of `length` tokens each, of both models in turns.
+
+    Turns change their order, and the speed-up is the median of the ratios within a turn, so that a machine that slows
+    down in between does not decide. The result holds seconds and compile seconds of each model, `speedup` with its
+    lower and upper quartile, `flops_ratio` at this length, `of_flops` (the speed-up as a share of that ratio),
+    `gained` and a `verdict` in words. Raises `SettingsError` for a length that a model cannot take.
+    """
+    if min(rows, length, repeats) < 1:
+        raise SettingsError(f"rows, length and repeats must be at least 1, got {rows}, {length}, {repeats}.")
+    compiled = {
+        "dense": compile_forward(dense, rows, length, seed),
+        "pruned": compile_forward(pruned, rows, length, seed),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in compiled}
+    for _, _, run in compiled.values():
+        run()  # warm-up
+    for turn in range(repeats):
+        for name in sorted(compiled, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            compiled[name][2]()
+            seconds[name].append(time.perf_counter() - start)
+    ratios = np.array(seconds["dense"]) / np.array(seconds["pruned"])
+    low, speedup, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
+    left = flops(pruned.architecture, length)
+    ratio = flops(dense.architecture, length) / left if left else float("inf")
+    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    gained = low > 1.0 and speedup >= 1.02  # beyond the noise of this very run
+    return {
+        "rows": rows,
+        "length": length,
+        "repeats": repeats,
+        "device": jax.devices()[0].device_kind,
+        "dense_seconds": medians["dense"],
+        "pruned_seconds": medians["pruned"],
+        "dense_compile_seconds": compiled["dense"][0],
+        "pruned_compile_seconds": compiled["pruned"][0],
+        "dense_tokens_per_second": rows * length / medians["dense"],
+        "pruned_tokens_per_second": rows * length / medians["pruned"],
+        "speedup": speedup,
+        "speedup_quartiles": [low, high],
+        "flops_ratio": ratio,
+        "of_flops": speedup / ratio,  # 1: all of the saving shows
+        "gained": gained,
+        "verdict": _verdict(rows, length, speedup, ratio, gained),
+    }
+
+
+@partial(jax.jit, static_argnames="architecture")
+def _outputs(params: Any, batch: Batch, architecture: Architecture) -> jax.Array:
+    logits = forward(params, batch, architecture).logits
+    assert logits is not None  # the whole model ran
+    return logits
+
+
+def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tuple[float, Any, Callable[[], jax.Array]]:
+    """Seconds of tracing and compilation, the program, and a function that runs it once and waits."""
+    params = jax.tree.map(jnp.asarray, model.params)
+    batch = full_batch(model.architecture, rows, length, seed)
+    start = time.perf_counter()
+    program = _outputs.lower(params, batch, model.architecture).compile()
+    seconds = time.perf_counter() - start
+    return seconds, program, lambda: jax.block_until_ready(program(params, batch))
+
+
+def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:
+    """One text of random tokens a row, no padding."""
+    if architecture.positions == "learned" and length > architecture.max_positions:
+        raise SettingsError(f"length {length} is more than the model's {architecture.max_positions} positions.")
+    ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
+    return Batch(
+        ids=jnp.asarray(ids, jnp.int32),
+        segments=jnp.ones((rows, length), jnp.int32),
+        positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length)),
+        types=jnp.zeros((rows, length), jnp.int32),
+        pool=jnp.zeros((rows, 1), jnp.int32),
+        index=jnp.arange(rows, dtype=jnp.int32)[:, None],
+    )
+
+
+def _verdict(rows: int, length: int, speedup: float, ratio: float, gained: bool) -> str:
+    shape = f"{rows} x {length} tokens"
+    if not gained:
+        return f"{shape}: nothing was gained ({speedup:.2f} times the dense speed; FLOPs fell {ratio:.2f} times)."
+    share = f", {speedup / ratio:.0%} of that shows" if speedup < ratio else ""
+    return f"{shape}: {speedup:.2f} times as fast; FLOPs fell {ratio:.2f} times{share}."

@@ -1,0 +1,78 @@
+"""The pruning methods by name, as data: where each lives, and its settings."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..errors import SettingsError
+from ..model import Model
+from ..prune.budget import Budget
+
+
+class Entry(NamedTuple):
+    """Module, function and settings class of a method; imported only when asked for."""
+
+    module: str
+    function: str
+    settings: str
+
+
+METHODS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "kprune": Entry("jaxprune.prune.kprune", "kprune", "KPrune"),
+        "fisher": Entry("jaxprune.prune.baselines", "fisher", "Fisher"),
+        "magnitude": Entry("jaxprune.prune.baselines", "magnitude", "Magnitude"),
+        "random": Entry("jaxprune.prune.baselines", "random_prune", "Random"),
+    }
+)
+
+
+class Method(NamedTuple):
+    """A method with its settings, ready to run."""
+
+    name: str
+    settings: Any
+
+    def run(
+        self, model: Model, calibration: Any, budgets: Sequence[Budget], seed: int | None = None, on_step: Any = None
+    ) -> list[Model]:
+        """One pruned model per budget, from one measuring pass. `seed` replaces the settings' own, if they have one."""
+        entry = METHODS[self.name]
+        function = getattr(importlib.import_module(entry.module), entry.function)
+        settings = self.settings
+        if seed is not None and any(field.name == "seed" for field in dataclasses.fields(settings)):
+            settings = dataclasses.replace(settings, seed=seed)
+        return list(function(model, calibration, list(budgets), settings, on_step=on_step))
+
+
+def settings_class(name: str) -> type:
+    """The frozen dataclass of a method's settings. Raises `SettingsError` for an unknown method."""
+    if name not in METHODS:
+        raise SettingsError(f"method {name!r} is unknown; use one of {', '.join(METHODS)}.")
+    entry = METHODS[name]
+    return getattr(importlib.import_module(entry.module), entry.settings)
+
+
+def presets(name: str) -> dict[str, Any]:
+    """Named settings of a method, from its class's `presets`; every method has "default"."""
+    cls: Any = settings_class(name)
+    named = cls.presets() if hasattr(cls, "presets") else {}
+    return {"default": cls(), **named}
+
+
+def method(name: str, preset: str | None = None, **changes: Any) -> Method:
+    """A method from its name, a preset and changes to single settings.
+
+    Raises `SettingsError` for an unknown method, preset or setting, naming those there are.
+    """
+    known = presets(name)
+    if preset is not None and preset not in known:
+        raise SettingsError(f"{name} has no preset {preset!r}; use one of {', '.join(known)}.")
+    settings = known[preset or "default"]
+    fields = [field.name for field in dataclasses.fields(settings)]
+    for change in changes:
+        if change not in fields:
+            raise SettingsError(f"{change} is not a setting of {name}; it has: {', '.join(fields) or 'none'}.")
+    return Method(name, dataclasses.replace(settings, **changes))

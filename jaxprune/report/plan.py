@@ -1,0 +1,112 @@
+"""What a run will cost and give, before it starts: exact figures for the model, estimates for time and memory."""
+
+import time
+from typing import Any
+
+from ..memory import temp_bytes
+from ..model import Model
+from ..prune.budget import Budget
+from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
+from .bench import compile_forward
+
+BYTES = 4  # of a float32
+BATCH_TOKENS = 2048  # what data.batches aims at
+FORWARDS = 8.0  # dense forward passes over the calibration texts that K-prune stays within
+COMPILE_SECONDS = (
+    8.0  # that its programs take to compile, at most, on models of six layers; they do not grow with depth
+)
+
+
+def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
+    """Predicted FLOPs, parameters, bytes and seconds of pruning `model` with K-prune to `budget`.
+
+    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `budget.length` tokens
+    long each (128 where it says nothing). One small forward pass is run to measure tokens per second here; the rest is
+    arithmetic. `assumptions` says in words what the estimates rest on.
+    """
+    architecture = model.architecture
+    texts, tokens, assumptions = _count(model, calibration, budget)
+    length = budget.length or max(1, round(tokens / texts))
+    allowed = budget.allowed(architecture, length)
+    share = allowed / total_cost(architecture, budget.cost, length)
+    outside = whole_parameters(architecture) - parameters(architecture)
+    outside_flops = whole_flops(architecture, length) - flops(architecture, length)
+    left = {
+        "flops": allowed if budget.cost == "flops" else round(share * flops(architecture, length)),
+        "params": allowed if budget.cost == "params" else round(share * parameters(architecture)),
+    }
+    rate, compile_seconds, temp = _forward_rate(model)
+    dense_forward = tokens / rate
+    other = "params" if budget.cost == "flops" else "flops"
+    assumptions += [
+        f"{other} left: the same share as {budget.cost}; the split between heads and neurons decides.",
+        f"seconds: {FORWARDS:g} dense forward passes and {COMPILE_SECONDS:g} s of compilation, "
+        "the most that K-prune should need; evaluation and loading apart.",
+        "bytes: float32.",
+    ]
+    return {
+        "length": length,
+        "calibration": {"texts": texts, "tokens": tokens},
+        "dense": {
+            "flops": whole_flops(architecture, length),
+            "prunable_flops": flops(architecture, length),
+            "parameters": whole_parameters(architecture),
+            "prunable_parameters": parameters(architecture),
+            "bytes": BYTES * whole_parameters(architecture),
+        },
+        "pruned": {
+            "flops": left["flops"] + outside_flops,
+            "prunable_flops": left["flops"],
+            "parameters": left["params"] + outside,
+            "prunable_parameters": left["params"],
+            "bytes": BYTES * (left["params"] + outside),
+        },
+        "tokens_per_second": rate,
+        "forward_compile_seconds": compile_seconds,
+        "dense_forward_seconds": dense_forward,
+        "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
+        "peak_bytes": peak_bytes(model, texts, tokens, temp),
+        "assumptions": assumptions,
+    }
+
+
+def peak_bytes(model: Model, texts: int, tokens: int, temp: int) -> dict[str, int]:
+    """The parts of a K-prune run's memory, and their sum under "total".
+
+    Only `streams` grows with the calibration texts: two boundary activations a token, ids, soft labels.
+    """
+    a = model.architecture
+    labels = max(len(a.labels), 1)
+    units = [(size.heads * a.head_width, size.neurons) for size in a.layers]
+    parts = {
+        "parameters": 2 * BYTES * whole_parameters(a),  # the dense model, and the one that is being re-fitted
+        "statistics": BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
+        "streams": BYTES * (2 * tokens * a.hidden + 4 * tokens + texts * labels),
+        "batch": BYTES * BATCH_TOKENS * a.hidden * (2 * len(a.layers) + 1),  # boundaries of one batch, swept backwards
+        "temporaries": 2 * temp,  # of one sublayer forwards and backwards; a whole forward pass bounds one of the two
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, list[str]]:
+    if isinstance(calibration, int):
+        length = budget.length or min(128, model.architecture.max_positions)
+        return max(calibration, 1), max(calibration, 1) * length, [f"tokens: {length} a text; no texts were given."]
+    from ..data.tokenizer import Tokenizer
+
+    encoded = Tokenizer.of(model).encode(calibration.examples, calibration.max_length)
+    return len(encoded.ids), sum(len(ids) for ids in encoded.ids), []
+
+
+def _forward_rate(model: Model) -> tuple[float, float, int]:
+    """Tokens per second of a small forward pass, its compile seconds, and the temporaries of one of `BATCH_TOKENS`."""
+    length = min(128, model.architecture.max_positions)
+    rows = max(1, 512 // length)
+    compile_seconds, program, run = compile_forward(model, rows, length)
+    run()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return rows * length / min(times), compile_seconds, temp_bytes(program) * BATCH_TOKENS // (rows * length)

@@ -1,0 +1,25 @@
+"""Progress of a run on stderr: a bar on a terminal, nothing elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def progress(title: str, quiet: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A callback for `on_step` that draws one bar per phase; a phase that starts over (a second budget) reuses it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bars:
+        shown: dict[str, Any] = {}
+
+        def on_step(event: dict[str, Any]) -> None:
+            phase = str(event.get("phase", "step"))
+            if phase not in shown:
+                shown[phase] = bars.add_task(f"{title}: {phase}", total=None)
+            bars.update(shown[phase], completed=event.get("done", 0), total=event.get("of"))
+
+        yield on_step

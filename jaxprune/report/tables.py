@@ -1,0 +1,115 @@
+"""Tables for people, as rich renderables; nothing here prints."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ..model.architecture import Architecture
+from ..prune.cost import flops
+from .compare import Comparison
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def si(number: int | float, unit: str = "") -> str:
+    """Three significant digits with a prefix: 1234567 -> 1.23 M."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.3g} {prefix}{unit}"
+    return f"{number:.3g} {unit}".rstrip()
+
+
+def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    """An empty table whose first `left` columns are words and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    return table
+
+
+def layers_table(architecture: Architecture, length: int, dense: Architecture | None = None) -> Table:
+    """Heads, neurons and FLOPs of every layer; beside a `dense` model, what is left of it."""
+    table = _table(f"Layers (FLOPs at {length} tokens)", ("layer", "heads", "neurons", "FLOPs", "left"))
+    references = dense.layers if dense else architecture.layers
+    for index, (size, of) in enumerate(zip(architecture.layers, references, strict=True)):
+        here = flops(architecture.with_layers((size,)), length)
+        before = flops(architecture.with_layers((of,)), length)
+        table.add_row(
+            str(index),
+            f"{size.heads} of {of.heads}" if dense else str(size.heads),
+            f"{size.neurons} of {of.neurons}" if dense else str(size.neurons),
+            si(here),
+            percent(here / before) if dense and before else "",
+        )
+    return table
+
+
+def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Two columns: what, and how much. None is left out."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(name, value if isinstance(value, str) else _plain(value))
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Methods down, budgets across: the mean score over seeds, with its half spread where there are several."""
+    budgets = sorted({result.remove for result in comparison.results})
+    title = f"{comparison.task}: {comparison.metric}, dense {comparison.dense_score:.4f}"
+    columns = ("method", *(f"{percent(budget)} removed" for budget in budgets), "seconds", "dense forwards")
+    table = _table(title, columns)
+    for method in comparison.methods:
+        mine = [result for result in comparison.results if result.method == method]
+        cells = []
+        for budget in budgets:
+            scores = [result.score for result in mine if result.remove == budget]
+            spread = f" ± {(max(scores) - min(scores)) / 2:.4f}" if len(scores) > 1 else ""
+            cells.append(f"{sum(scores) / len(scores):.4f}{spread}" if scores else "")
+        # Budgets of one seed share a measuring pass, so their times belong together.
+        seeds = {result.seed for result in mine}
+        seconds = sum(result.seconds for result in mine) / max(len(seeds), 1)
+        forwards = [result.dense_forwards for result in mine if result.dense_forwards is not None]
+        table.add_row(method, *cells, f"{seconds:.1f}", f"{sum(forwards) / max(len(seeds), 1):.1f}" if forwards else "")
+    return table
+
+
+def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Dense against pruned, a row per shape."""
+    columns = (
+        "rows x length",
+        "dense ms",
+        "pruned ms",
+        "speed-up",
+        "FLOPs ratio",
+        "of ratio",
+        "compile s (dense, pruned)",
+    )
+    table = _table("Dense against pruned, medians", columns)
+    for row in rows:
+        low, high = row["speedup_quartiles"]
+        table.add_row(
+            f"{row['rows']} x {row['length']}",
+            f"{1e3 * row['dense_seconds']:.2f}",
+            f"{1e3 * row['pruned_seconds']:.2f}",
+            f"{row['speedup']:.2f} ({low:.2f}–{high:.2f})",
+            f"{row['flops_ratio']:.2f}",
+            percent(row["of_flops"]),
+            f"{row['dense_compile_seconds']:.1f}, {row['pruned_compile_seconds']:.1f}",
+        )
+    return table
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(entry) for entry in value)
+    return str(value)

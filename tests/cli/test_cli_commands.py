@@ -1,0 +1,79 @@
+import csv
+import json
+
+import pytest
+
+from jaxprune.cli.bench import dense_source, shape
+from jaxprune.errors import CheckpointError, SettingsError
+
+
+def task(inputs):
+    return ("--model", inputs.model, "--task", "text-classification", "--data", inputs.data)
+
+
+@pytest.fixture(scope="module")
+def small(inputs, tmp_path_factory):
+    """A folder pruned at random: enough for the commands that read one."""
+    from jaxprune.cli.main import main
+
+    out = tmp_path_factory.mktemp("pruned") / "small"
+    words = ("--method", "random", "--remove", "0.5", "--calibration-samples", "16", "--no-evaluate")
+    assert main(["prune", *task(inputs), *words, "--out", str(out)]) == 0
+    return out
+
+
+def test_compare_writes_table_json_and_plot(cli, inputs, tmp_path):
+    words = ("--methods", "magnitude", "random", "--remove", 0.3, 0.6, "--seeds", 0, 1, "--calibration-samples", 16)
+    run = cli.json("compare", *task(inputs), *words, "--out", tmp_path)
+    assert run.code == 0, run.err
+    assert len(run.data["results"]) == 2 * 2 * 2
+    with (tmp_path / "compare.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows[:2]] == ["magnitude", "magnitude"]
+    assert [float(row["score"]) for row in rows] == [result["score"] for result in run.data["results"]]
+    assert json.loads((tmp_path / "compare.json").read_text())["dense_score"] == run.data["dense_score"]
+    assert (tmp_path / "compare.png").stat().st_size > 10_000
+    again = cli("compare", *task(inputs), *words, "--out", tmp_path)
+    assert again.code == 2 and "--overwrite" in again.err
+
+
+def test_plan_with_a_task_counts_its_tokens(cli, inputs):
+    run = cli.json("plan", *task(inputs), "--remove", 0.5, "--calibration-samples", 16)
+    assert run.code == 0, run.err
+    calibration = run.data["calibration"]
+    assert calibration["texts"] == 16 and 16 * 5 <= calibration["tokens"] <= 16 * 32
+    assert run.data["pruned"]["flops"] < run.data["dense"]["flops"]
+
+
+def test_inspect_shows_sizes_and_record(cli, inputs, small):
+    dense = cli.json("inspect", "--model", inputs.model).data
+    assert dense["layers"] == [{"groups": 4, "heads": 4, "neurons": 24}] * 2
+    assert dense["record"] is None
+    pruned = cli.json("inspect", "--model", small).data
+    assert pruned["prunable_flops"] <= dense["prunable_flops"] / 2
+    assert pruned["record"]["method"] == "random"
+    assert "random" in cli("inspect", "--model", small).out
+
+
+def test_bench_finds_the_dense_model_by_itself(cli, small):
+    run = cli.json("bench", "--model", small, "--shapes", "2x16", "1x8", "--repeats", 2)
+    assert run.code == 0, run.err
+    assert [(row["rows"], row["length"]) for row in run.data["results"]] == [(2, 16), (1, 8)]
+    assert all(row["flops_ratio"] >= 2 for row in run.data["results"])
+
+
+def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
+    with pytest.raises(CheckpointError, match="name it with --dense"):
+        dense_source({"source": {"path": str(tmp_path / "gone")}})
+    assert shape("32x128") == (32, 128)
+    with pytest.raises(SettingsError, match="expected ROWSxLENGTH"):
+        shape("32")
+
+
+def test_demo_at_a_tiny_size(cli, tmp_path):
+    run = cli.json("demo", "--out", tmp_path, "--calibration-samples", 64, "--limit", 64, "--repeats", 2)
+    assert run.code == 0, run.err
+    methods = {result["method"] for result in run.data["results"]}
+    assert methods == {"kprune", "fisher", "magnitude", "random"}
+    assert len(run.data["results"]) == 12 and len(run.data["bench"]) == 2
+    assert (tmp_path / "compare.png").exists()

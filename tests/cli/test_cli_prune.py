@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASKED = ("removed", "dense_score", "score", "metric", "masked_vs_cut", "seconds", "dense_forwards", "peak_bytes")
+
+
+def task(inputs):
+    return ("--model", inputs.model, "--task", "text-classification", "--data", inputs.data)
+
+
+def test_prune_then_evaluate(cli, inputs, tmp_path):
+    """One object on stdout with what was asked; the folder scores the same when it is loaded again."""
+    out = tmp_path / "small"
+    run = cli.json("prune", *task(inputs), "--remove", 0.5, "--calibration-samples", 32, "--out", out)
+    assert run.code == 0, run.err
+    assert set(ASKED) <= set(run.data)
+    assert 0.5 <= run.data["removed"]["flops"] < 0.6
+    assert run.data["masked_vs_cut"] < 1e-5
+    assert run.data["calibration"]["count"] == 32
+    scored = cli.json("evaluate", "--model", out, "--task", "text-classification", "--data", inputs.data)
+    assert scored.data["score"] == run.data["score"]
+    assert scored.data["examples"] == run.data["examples"] == 16
+    assert scored.data["tokens_per_second"] > 0
+    manifest = json.loads((out / "jaxprune.json").read_text())
+    assert run.data["score"] in _numbers(manifest) and run.data["dense_score"] in _numbers(manifest)
+
+
+def test_several_budgets_share_one_measuring_pass(cli, inputs, tmp_path):
+    out = tmp_path / "sizes"
+    words = ("--remove", 0.3, 0.6, "--calibration-samples", 32, "--no-evaluate", "--out", out)
+    run = cli.json("prune", *task(inputs), "--method", "kprune", *words)
+    assert run.code == 0, run.err
+    assert sorted(path.name for path in out.iterdir()) == ["remove-0.30", "remove-0.60"]
+    first, second = run.data["runs"]
+    assert first["removed"]["flops"] < second["removed"]["flops"]
+    assert second["reused"]
+    assert "score" not in first and run.data["dense_score"] is None
+
+
+def test_a_person_gets_tables_and_no_json(cli, inputs, tmp_path):
+    words = ("--method", "magnitude", "--remove", 0.5, "--calibration-samples", 32, "--out", tmp_path / "small")
+    run = cli("prune", *task(inputs), *words)
+    assert run.code == 0, run.err
+    assert "of 4" in run.out and "of 24" in run.out
+    assert "{" not in run.out
+
+
+def test_an_existing_folder_is_refused_before_the_work(cli, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprune.data.tasks.load", lambda *_: pytest.fail("work began"))
+    words = ("--remove", 0.5, "--out", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    run = cli("prune", *task(inputs), *words)
+    assert (run.code, run.out) == (2, "")
+    assert run.err == f"jaxprune: error: {tmp_path} exists; choose another --out, or pass --overwrite.\n"
+    run = cli("prune", *task(inputs), *words, "--overwrite")
+    assert run.code == 2 and "was not written by jaxprune" in run.err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_replaces_a_folder_of_ours(cli, inputs, tmp_path):
+    out = tmp_path / "small"
+    words = ("--method", "random", "--calibration-samples", 32, "--no-evaluate", "--out", out)
+    assert cli("prune", *task(inputs), *words, "--remove", 0.5).code == 0
+    before = (out / "jaxprune.json").read_text()
+    assert cli("prune", *task(inputs), *words, "--remove", 0.7, "--overwrite").code == 0
+    assert (out / "jaxprune.json").read_text() != before
+
+
+def test_stdout_is_one_object_in_a_process_of_its_own(inputs, tmp_path):
+    command = [sys.executable, "-m", "jaxprune.cli.main", "prune", *task(inputs), "--json", "--method", "random"]
+    command += ["--remove", "0.5", "--calibration-samples", "16", "--out", str(tmp_path / "small")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "small")
+    assert done.stdout.count("\n") == 1
+
+
+def _numbers(tree):
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [n for child in tree for n in _numbers(child)] if isinstance(tree, list) else [tree]

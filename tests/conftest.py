@@ -1,0 +1,65 @@
+"""What all tests share: the CPU, and where real inputs lie when they are there.
+
+Strict dtype promotion is not set: optax mixes its int32 step count with floats.
+"""
+
+import os
+from contextlib import contextmanager
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no test may depend on an accelerator
+
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_enable_compilation_cache", False)  # compilations are counted in tests
+
+# No deadline: the first example of a test compiles.
+hypothesis.settings.register_profile("jaxprune", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("jaxprune")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _existing(path: Path, hint: str) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path.name} is missing: {hint}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """shared("data/glue/sst2") -> the path under ../shared; skips the test where it is missing."""
+    return lambda name: _existing(ROOT.parent / "shared" / name, f"this test reads ../shared/{name}")
+
+
+@pytest.fixture(scope="session")
+def real_model():
+    """real_model("minilm-sst2") -> the checkpoint's folder under build/models; skips the test where it is missing."""
+    return lambda name: _existing(
+        ROOT / "build" / "models" / name, "make it with ../shared/models/assemble.py --out build/models"
+    )
+
+
+@pytest.fixture
+def compilations():
+    """`with compilations() as seen:` lists the programs that XLA compiles inside the block: len(seen) counts them."""
+
+    @contextmanager
+    def listen():
+        seen: list[str] = []
+
+        def note(event: str, duration: float, **_: str | int):
+            if event == "/jax/core/compile/backend_compile_duration":
+                seen.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(note)
+        try:
+            yield seen
+        finally:
+            jax.monitoring.unregister_event_duration_listener(note)
+
+    return listen

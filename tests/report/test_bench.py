@@ -1,0 +1,48 @@
+import itertools
+
+import jax
+import pytest
+
+from jaxprune.errors import SettingsError
+from jaxprune.model import forward
+from jaxprune.report.bench import bench, full_batch
+
+
+def test_bench_reports_both_models_and_the_flops_ratio(tiny):
+    result = bench(tiny(), tiny(heads=1, neurons=16), rows=2, length=8, repeats=3)
+    assert result["flops_ratio"] == 2.0
+    assert result["of_flops"] == pytest.approx(result["speedup"] / 2)
+    low, high = result["speedup_quartiles"]
+    assert 0 < low <= result["speedup"] <= high
+    for name in ("dense", "pruned"):
+        assert result[f"{name}_seconds"] > 0
+        assert result[f"{name}_tokens_per_second"] == pytest.approx(16 / result[f"{name}_seconds"])
+
+
+def test_bench_says_when_nothing_was_gained(monkeypatch, tiny):
+    # A clock that gives every forward pass the same time.
+    ticks = itertools.count(0.0)
+    monkeypatch.setattr("jaxprune.report.bench.time.perf_counter", lambda: next(ticks))
+    result = bench(tiny(), tiny(heads=1), rows=1, length=8, repeats=4)
+    assert not result["gained"]
+    assert "nothing was gained" in result["verdict"]
+
+
+def test_compilation_is_timed_apart(monkeypatch, tiny):
+    times = []
+    monkeypatch.setattr("jaxprune.report.bench.time.perf_counter", lambda: times.append(0) or float(len(times)))
+    bench(tiny(), tiny(), rows=1, length=8, repeats=5)
+    assert len(times) == 2 * (2 + 2 * 5)  # two readings around each compilation and around each of five turns
+
+
+def test_a_length_beyond_the_positions_is_refused(tiny):
+    with pytest.raises(SettingsError, match="length 64 is more than the model's 32 positions"):
+        bench(tiny(), tiny(), rows=1, length=64)
+
+
+def test_full_batch_has_no_padding(tiny):
+    model = tiny()
+    batch = full_batch(model.architecture, 3, 8)
+    assert bool(batch.real.all())
+    logits = jax.eval_shape(lambda params: forward(params, batch, model.architecture).logits, model.params)
+    assert logits.shape == (3, 1, 2)
