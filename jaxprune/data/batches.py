@@ -1,0 +1,145 @@
+"""Texts to batches of one shape, several short texts a row, and results back to texts.
+
+A text attends only to itself (segment ids), so that packing never changes a result; it only leaves less padding.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..model import Architecture, Batch
+from .tokenizer import Encoded as Encoded
+
+BATCH_TOKENS = 2048  # slots a batch aims at: enough to keep a CPU's matrix units busy, little to hold
+ROW_LENGTH = 128  # slots a row where all texts are that short: one shape for most data sets
+STEP = 16  # longer rows are a multiple of this
+
+
+def pack(
+    encoded: Encoded,
+    architecture: Architecture,
+    *,
+    length: int | None = None,
+    rows: int | None = None,
+    group: int | None = None,
+) -> list[Batch]:
+    """Batches of numpy arrays, all of one shape, that hold every text once.
+
+    `length` is the slots of a row: by default 128, or the longest text rounded up to a multiple of 16. `rows` is the
+    rows of a batch: by default about 2048 slots, spread evenly over the batches. With `group`, each consecutive
+    `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does not fit.
+    """
+    lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
+    length = _row_length(lengths, length)
+    _check(encoded, lengths, length, architecture)
+    texts = np.arange(len(lengths))
+    parts = [texts] if group is None else [texts[at : at + group] for at in range(0, len(texts), group)]
+    filled = [_fill(part, lengths, length) for part in parts]  # [part][row] -> texts
+    if group is None:
+        filled = _spread(filled[0], max(1, BATCH_TOKENS // length) if rows is None else rows, even=rows is None)
+    most = max(len(part) for part in filled)
+    if rows is not None and most > rows:
+        raise DataError(f"a group of {group} texts needs {most} rows of {length} tokens, got rows={rows}; raise it.")
+    shape = (most if rows is None else rows, length, max(len(row) for part in filled for row in part))
+    return [_batch(part, encoded, architecture, shape) for part in filled]
+
+
+def unpack(batches: Iterable[Batch]) -> Encoded:
+    """The texts of packed batches, in the order of their index."""
+    batches = list(batches)
+    return Encoded(unpack_tokens([b.ids for b in batches], batches), unpack_tokens([b.types for b in batches], batches))
+
+
+def unpack_logits(values: Sequence[Any], batches: Sequence[Batch]) -> np.ndarray:
+    """One entry a text, [texts, ...], from one array a batch, [rows, texts of a row, ...]."""
+    present = [np.asarray(batch.index) >= 0 for batch in batches]
+    index = np.concatenate([np.asarray(batch.index)[real] for batch, real in zip(batches, present, strict=True)])
+    found = np.concatenate([np.asarray(value)[real] for value, real in zip(values, present, strict=True)])
+    ordered = np.empty_like(found)
+    ordered[index] = found
+    return ordered
+
+
+def unpack_tokens(values: Sequence[Any], batches: Sequence[Batch]) -> list[np.ndarray]:
+    """One array a text, [tokens, ...], from one array a batch, [rows, length, ...]."""
+    found: dict[int, np.ndarray] = {}
+    for value, batch in zip(values, batches, strict=True):
+        value, segments, index = np.asarray(value), np.asarray(batch.segments), np.asarray(batch.index)
+        for row, place in zip(*np.nonzero(index >= 0), strict=True):
+            found[int(index[row, place])] = value[row][segments[row] == place + 1]
+    return [found[text] for text in sorted(found)]
+
+
+def _row_length(lengths: np.ndarray, length: int | None) -> int:
+    if length is not None:
+        return length
+    longest = int(lengths.max(initial=0))
+    return ROW_LENGTH if longest <= ROW_LENGTH else -(-longest // STEP) * STEP
+
+
+def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Architecture) -> None:
+    if not len(lengths):
+        raise DataError("there are no texts to batch; give at least one.")
+    if lengths.min() < 1:
+        raise DataError(f"text {int(lengths.argmin())} has no tokens; drop it.")
+    longest, text = int(lengths.max()), int(lengths.argmax())
+    if longest > length:
+        raise DataError(f"text {text} has {longest} tokens, a row {length}; raise length or truncate.")
+    if architecture.positions == "learned" and longest > architecture.max_positions:
+        raise DataError(
+            f"text {text} has {longest} tokens, the model {architecture.max_positions} positions; truncate."
+        )
+    for text, ids in enumerate(encoded.ids):
+        if ids.min() < 0 or ids.max() >= architecture.vocab:
+            raise DataError(
+                f"text {text} has token ids {ids.min()} to {ids.max()}, the model's embedding {architecture.vocab} "
+                "rows; use the tokenizer that belongs to it."
+            )
+
+
+def _fill(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:
+    """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing)."""
+    # Without a limit the shortest texts would all share a few rows, and every row pays for the fullest one's slots.
+    limit = max(1, int(np.ceil(2 * length / lengths[texts].mean())))
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(length + 1)]  # room left -> rows, oldest last
+    for text in texts[np.lexsort((texts, -lengths[texts]))]:
+        need = int(lengths[text])
+        room = next((room for room in range(need, length + 1) if by_room[room]), None)
+        if room is None:
+            row, room = len(rows), length
+            rows.append([])
+        else:
+            row = by_room[room].pop()
+        rows[row].append(int(text))
+        if len(rows[row]) < limit:
+            by_room[room - need].append(row)
+    return rows
+
+
+def _spread(rows: list[list[int]], most: int, even: bool) -> list[list[list[int]]]:
+    """Rows to batches of at most `most` rows, of equal size where `even`."""
+    size = -(-len(rows) // -(-len(rows) // most)) if even else most
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+
+def _batch(rows: list[list[int]], encoded: Encoded, architecture: Architecture, shape: tuple[int, int, int]) -> Batch:
+    count, length, places = shape
+    ids = np.full((count, length), architecture.pad_id, np.int32)
+    segments, positions, types = (np.zeros((count, length), np.int32) for _ in range(3))
+    pool, index = np.zeros((count, places), np.int32), np.full((count, places), -1, np.int32)
+    for row, texts in enumerate(rows):
+        start = 0
+        for place, text in enumerate(texts):
+            stop = start + len(encoded.ids[text])
+            ids[row, start:stop] = encoded.ids[text]
+            segments[row, start:stop] = place + 1
+            positions[row, start:stop] = np.arange(stop - start)
+            # A model with one type (RoBERTa) or none reads every token as type 0, as transformers does.
+            if architecture.token_types > 1:
+                types[row, start:stop] = encoded.types[text]
+            pool[row, place], index[row, place] = start, text
+            start = stop
+    return Batch(ids, segments, positions, types, pool, index)  # type: ignore[arg-type]

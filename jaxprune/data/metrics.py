@@ -1,0 +1,110 @@
+"""Scores of predictions, as fractions: numpy only, in float64.
+
+Where a score is not defined (a constant prediction has no correlation) it is 0, as in the GLUE scripts' libraries for
+the Matthews coefficient, so that a collapsed model scores badly instead of NaN.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Metrics = dict[str, float]
+
+
+def accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The share of equal entries; for [examples, labels], of examples with every label right."""
+    equal = np.asarray(predicted) == np.asarray(true)
+    return float(np.mean(equal.reshape(len(equal), -1).all(axis=1)))
+
+
+def f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """F1 of class 1; for [examples, labels] of 0 and 1, over all entries together (micro). 0 where nothing is right."""
+    predicted, true = np.asarray(predicted) == 1, np.asarray(true) == 1
+    total = int(predicted.sum()) + int(true.sum())
+    return float(2 * np.sum(predicted & true) / total) if total else 0.0
+
+
+def f1_macro(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The mean over labels of F1, for [examples, labels] of 0 and 1."""
+    return float(np.mean([f1(*columns) for columns in zip(np.transpose(predicted), np.transpose(true), strict=True)]))
+
+
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Matthews correlation of two classes: the correlation of the two columns of 0 and 1."""
+    return pearson(np.asarray(predicted) == 1, np.asarray(true) == 1)
+
+
+def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
+    x, y = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt(np.sum(x**2) * np.sum(y**2))
+    return float(np.sum(x * y) / norm) if norm > 0 else 0.0
+
+
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The correlation of ranks; equal values share the mean of their ranks."""
+    return pearson(_ranks(predicted), _ranks(true))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+# --- SQuAD: the official evaluation scripts' definitions (evaluate-v1.1.py, evaluate-v2.0.py), as fractions
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalized_answer(text: str) -> str:
+    """Lower case, without punctuation, articles and extra blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(predicted: str, answers: Sequence[str]) -> float:
+    """1 where the prediction equals one of the answers once both are normalised; no answers: where it is empty."""
+    return _best(lambda answer: float(normalized_answer(predicted) == normalized_answer(answer)), answers)
+
+
+def answer_f1(predicted: str, answers: Sequence[str]) -> float:
+    """The best F1 over the answers, of the words shared; no answers: 1 where the prediction is empty."""
+    return _best(lambda answer: _word_f1(normalized_answer(predicted).split(), normalized_answer(answer).split()), answers)
+
+
+def _best(score: Callable[[str], float], answers: Sequence[str]) -> float:
+    # As the script for 2.0 does: answers that normalise to nothing do not count, and none left means "no answer".
+    return max(map(score, [answer for answer in answers if normalized_answer(answer)] or [""]))
+
+
+def _word_f1(predicted: list[str], true: list[str]) -> float:
+    if not predicted or not true:
+        return float(predicted == true)
+    shared = sum((collections.Counter(predicted) & collections.Counter(true)).values())
+    return 2 * shared / (len(predicted) + len(true))
+
+
+def squad_scores(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> Metrics:
+    """F1 and exact match over all questions, and apart over those with and without an answer where there are both."""
+    exact = np.array([exact_match(*pair) for pair in zip(predicted, answers, strict=True)])
+    words = np.array([answer_f1(*pair) for pair in zip(predicted, answers, strict=True)])
+    answerable = np.array([bool(answer) for answer in answers])
+    scores = {"f1": float(words.mean()), "exact_match": float(exact.mean())}
+    if answerable.all():
+        return scores
+    for name, rows in (("has_answer", answerable), ("no_answer", ~answerable)):
+        if rows.any():
+            scores |= {f"{name}_f1": float(words[rows].mean()), f"{name}_exact_match": float(exact[rows].mean())}
+    return scores
+
+
+# --- by the metric a task names
+
+BESIDE: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "accuracy": {"accuracy": accuracy},
+    "accuracy_f1": {"accuracy": accuracy, "f1": f1},
+}

@@ -1,0 +1,76 @@
+"""JSON-lines files, read so that every complaint names the file and the line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+
+
+class Row(NamedTuple):
+    """One JSON object of a data file, and where it stands."""
+
+    where: str  # "PATH line N"
+    values: dict[str, Any]
+
+    def fail(self, problem: str) -> DataError:
+        return DataError(f"{self.where}: {problem}")
+
+    def get(self, field: str) -> Any:
+        if field not in self.values:
+            found = ", ".join(self.values) or "nothing"
+            raise self.fail(f'field "{field}" is missing (found: {found}); add it.')
+        return self.values[field]
+
+    def text(self, field: str, blank: bool = False) -> str:
+        """A string field; a blank one only where the data set is known to have them."""
+        value = self.get(field)
+        if not isinstance(value, str):
+            raise self.fail(f'field "{field}" must be a string, got {shown(value)}.')
+        if not blank and not value.strip():
+            raise self.fail(f'field "{field}" is blank; give it a text or drop the line.')
+        return value
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, one line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def decode(path: Path) -> str:
+    """The whole text of a file. Raises DataError where it cannot be read or is not UTF-8, naming the line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert it.") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The objects of a JSON-lines file, blank lines skipped. Raises DataError, also where there are none."""
+    rows = list(_rows(path))
+    if not rows:
+        raise DataError(f"{path} is empty; it needs one JSON object a line.")
+    return rows
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+    for number, line in enumerate(decode(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")
+        yield Row(where, values)

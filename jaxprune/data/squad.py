@@ -1,0 +1,114 @@
+"""SQuAD 1.1 and 2.0, from local files or from the hub."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from ..errors import DataError
+from .glue import from_hub
+from .rows import Row, decode, read_rows, shown
+from .task import Answers, Example, Task
+
+HUB = {1: "rajpurkar/squad", 2: "rajpurkar/squad_v2"}
+# Names a split's file may have, the first found is taken: ours, the official ones, then excerpts.
+FILES = {
+    "train": ("train.jsonl", "train.json", "train-v{official}.json", "squad_v{version}_train*.json*"),
+    "validation": ("validation.jsonl", "dev.json", "dev-v{official}.json", "squad_v{version}_validation*.json*"),
+}
+MAX_LENGTH = 384  # tokens of a window
+
+
+def squad(path: str | Path | None = None, version: Literal[1, 2] = 1) -> Task:
+    """Extractive question answering; version 2 has questions without an answer.
+
+    `path` is a folder with train.jsonl and validation.jsonl (one question a line: id, question, context, answers) or
+    with the official nested files (train-v1.1.json, dev-v1.1.json, …), or one such file, which is then scored. None:
+    from the hub. Scores are fractions, not percentages.
+    """
+    if version not in HUB:
+        raise DataError(f"SQuAD has versions 1 and 2, got {version}.")
+    if path is None:
+        source, splits = HUB[version], from_hub(HUB[version])
+    else:
+        source = str(path)
+        splits = {split: _rows(file) for split, file in _files(Path(path), version).items()}
+    if "validation" not in splits:
+        raise DataError(f"{source} has no validation.jsonl (nor dev-v{_official(version)}.json) to score on; add it.")
+    examples = {split: tuple(_example(row, version) for row in rows) for split, rows in splits.items()}
+    return Task(
+        name="squad" if version == 1 else "squad2",
+        kind="question_answering",
+        labels=(),
+        metric="f1",
+        train=examples.get("train", ()),
+        validation=examples["validation"],
+        source=source,
+        max_length=MAX_LENGTH,
+    )
+
+
+def _official(version: int) -> str:
+    return "1.1" if version == 1 else "2.0"
+
+
+def _files(path: Path, version: int) -> dict[str, Path]:
+    if path.is_file():
+        return {"validation": path}
+    found: dict[str, Path] = {}
+    for split, patterns in FILES.items():
+        for pattern in patterns:
+            names = sorted(path.glob(pattern.format(version=version, official=_official(version))))
+            if names:
+                found[split] = names[0]
+                break
+    return found
+
+
+def _rows(file: Path) -> list[Row]:
+    """One row a question, from JSON lines or from the official nesting of articles, paragraphs and questions."""
+    if file.suffix == ".jsonl":
+        return read_rows(file)
+    try:
+        articles = json.loads(decode(file))["data"]
+        rows = [
+            Row(f"{file} question {entry.get('id')}", {**entry, "context": paragraph["context"]})
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for entry in paragraph["qas"]
+        ]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} line {error.lineno}: not JSON ({error.msg}); copy the file anew.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} is not nested as SQuAD is (data, paragraphs, qas): {error}; write one question a line instead."
+        ) from error
+    if not rows:
+        raise DataError(f"{file} has no questions; copy the file anew.")
+    return rows
+
+
+def _example(row: Row, version: int) -> Example:
+    # SQuAD itself has a few questions of blanks only.
+    question, context = row.text("question", blank=True), row.text("context")
+    texts, starts = _answers(row)
+    if version == 1 and not texts:
+        raise row.fail("question without an answer; SQuAD 1.1 has none: use squad2.")
+    for text, start in zip(texts, starts, strict=True):
+        if context[start : start + len(text)] != text:
+            raise row.fail(f"answer {shown(text)} is not in the context at character {start}; correct answer_start.")
+    return Example(question, context, Answers(str(row.get("id")), texts, starts))
+
+
+def _answers(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Both layouts in use: {"text": [...], "answer_start": [...]} and [{"text": …, "answer_start": …}, …]."""
+    given = row.get("answers")
+    try:
+        if isinstance(given, dict):
+            pairs = list(zip(given["text"], given["answer_start"], strict=True))
+        else:
+            pairs = [(entry["text"], entry["answer_start"]) for entry in given]
+        if not all(isinstance(text, str) and isinstance(start, int) and start >= 0 for text, start in pairs):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise row.fail(f'answers must have "text" and "answer_start", as many of each; got {shown(given)}.') from error
+    return tuple(text for text, _ in pairs), tuple(start for _, start in pairs)

@@ -1,0 +1,137 @@
+"""What a task is: examples, labels, a metric; and the calibration texts drawn from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+
+Kind = Literal["single_label", "multi_label", "regression", "question_answering"]
+FEW = 64  # calibration texts below which we warn
+
+
+class Answers(NamedTuple):
+    """The right answers to a question, as texts and as first characters in the context; none: not answerable."""
+
+    id: str
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
+class Example(NamedTuple):
+    """A text, or a pair of texts, and its label.
+
+    A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
+    text is the question and the pair its context.
+    """
+
+    text: str
+    pair: str | None
+    label: int | float | tuple[int, ...] | Answers | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Texts that a method measures a model on; their labels are not used."""
+
+    examples: tuple[Example, ...]  # in the order drawn
+    source: str
+    seed: int | None = None  # None: not drawn, given
+    max_length: int = 128  # tokens
+    kind: Kind | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.examples:
+            raise DataError("there are no calibration texts; give at least one, better 512.")
+
+    @property
+    def count(self) -> int:
+        return len(self.examples)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the texts in their order."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(json.dumps([example.text, example.pair], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @staticmethod
+    def of_texts(
+        texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int = 128, source: str = "given texts"
+    ) -> "Calibration":
+        """Calibrate on any texts; `pairs` are their second texts where the model reads pairs."""
+        if isinstance(texts, str):
+            raise DataError("texts must be a sequence of strings, got one string; pass [text].")
+        if pairs is not None and len(pairs) != len(texts):
+            raise DataError(f"{len(texts)} texts and {len(pairs)} second texts; there must be as many.")
+        others = [None] * len(texts) if pairs is None else pairs
+        examples = tuple(Example(text, pair, None) for text, pair in zip(texts, others, strict=True))
+        for number, example in enumerate(examples):
+            if not isinstance(example.text, str) or not example.text.strip():
+                raise DataError(f"calibration text {number} is {example.text!r}; give a text that is not blank.")
+        return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled texts and how to score predictions on them."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]  # names of the classes; empty where there are none
+    metric: str  # name of the primary metric
+    train: tuple[Example, ...]  # may be empty
+    validation: tuple[Example, ...]
+    source: str
+    max_length: int = 128  # tokens of a text, special tokens included
+    others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """The examples of a split. Raises DataError where there is none, or none of that name."""
+        splits = {"train": self.train, "validation": self.validation, **self.others}
+        if not splits.get(name):
+            found = ", ".join(key for key, examples in splits.items() if examples)
+            raise DataError(f'{self.name} from {self.source} has no examples in split "{name}"; it has {found}.')
+        return splits[name]
+
+    def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
+        """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.
+
+        Doubts (few texts, texts that are evaluation texts too) are the result's `warnings`.
+        """
+        if count < 1:
+            raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+        if not self.train:
+            raise DataError(
+                f"{self.name} from {self.source} has no training texts to calibrate on; add train.jsonl there, "
+                "or pass Calibration.of_texts(texts)."
+            )
+        if count > len(self.train):
+            raise DataError(f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; lower it.")
+        rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
+        examples = tuple(self.train[row] for row in rows)
+        warnings = _few(count) + _overlap(examples, self.validation)
+        return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+
+
+def _few(count: int) -> tuple[str, ...]:
+    if count >= FEW:
+        return ()
+    return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
+
+
+def _overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+    def key(example: Example) -> Any:
+        return tuple(" ".join(text.casefold().split()) for text in (example.text, example.pair or ""))
+
+    known = {key(example) for example in scored}
+    shared = sum(key(example) in known for example in examples)
+    if not shared:
+        return ()
+    return (f"{shared} of {len(examples)} calibration texts are evaluation texts too: the score will flatter.",)

@@ -1,0 +1,26 @@
+"""Tasks by name: GLUE, SQuAD, or a folder of labelled texts of your own (public as `jaxprune.tasks`)."""
+
+from pathlib import Path
+
+from ..errors import DataError
+from .folder import folder as folder
+from .glue import GLUE, glue as glue
+from .squad import squad as squad
+from .task import Answers as Answers, Calibration as Calibration, Example as Example, Task as Task
+
+NAMES = (*GLUE, "squad", "squad2", "text-classification")
+
+
+def load(name: str, data: str | Path | None = None) -> Task:
+    """The task called `name`, from the files under `data`, or from the hub where that is None."""
+    if data is not None and not Path(data).exists():
+        raise DataError(f"{data} does not exist; name a folder with the files of {name}, or none to use the hub.")
+    if name in GLUE:
+        return glue(name, data)
+    if name in ("squad", "squad2"):
+        return squad(data, version=2 if name == "squad2" else 1)
+    if name == "text-classification":
+        if data is None:
+            raise DataError("text-classification needs --data FOLDER with train.jsonl and validation.jsonl.")
+        return folder(data)
+    raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

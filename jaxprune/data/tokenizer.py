@@ -1,0 +1,188 @@
+"""Texts to token ids, with the tokenizer files that lie beside a checkpoint."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import CheckpointError, DataError
+from ..model import Model
+
+# What transformers can build a fast tokenizer from, and the class to use where no configuration names one.
+VOCABULARIES = {"vocab.txt": "BertTokenizer", "vocab.json": "RobertaTokenizer", "tokenizer.model": "LlamaTokenizer"}
+
+
+class TextPair(Protocol):
+    """Anything with a text and a second text or None, such as an `Example`."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def pair(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for ids in self.ids)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping stretches of contexts, each with its question before it: what a question answerer reads."""
+
+    encoded: Encoded
+    question: np.ndarray  # [windows]: which question a window belongs to
+    spans: list[np.ndarray]  # per window [tokens, 2]: characters (first, past the last) in the context; -1 elsewhere
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A fast tokenizer and the longest text, in tokens, that its model can read (None: not known)."""
+
+    backend: Any  # tokenizers.Tokenizer
+    longest: int | None = None
+
+    @staticmethod
+    def of(source: Model | str | Path) -> "Tokenizer":
+        """The tokenizer in a folder, or in the folder a model was loaded from.
+
+        Raises CheckpointError where there are no usable tokenizer files, DataError where the tokenizer has ids that
+        the model's embedding lacks.
+        """
+        if not isinstance(source, Model):
+            return Tokenizer(_read(Path(source)))
+        if source.provenance.source is None:
+            raise CheckpointError("the model has no source folder, so no tokenizer: load it with jp.load(folder).")
+        folder, a = Path(source.provenance.source), source.architecture
+        backend = _read(folder)
+        largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        if largest >= a.vocab:
+            raise DataError(
+                f"the tokenizer in {folder} has token id {largest}, the model's embedding {a.vocab} rows; "
+                "use the tokenizer files that belong to this checkpoint."
+            )
+        return Tokenizer(backend, a.max_positions if a.positions == "learned" else None)
+
+    def encode(self, examples: Sequence[TextPair], max_length: int) -> Encoded:
+        """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
+
+        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read.
+        """
+        paired = any(example.pair is not None for example in examples)
+        self.backend.enable_truncation(self._room(max_length, paired), strategy="longest_first")
+        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+        return _encoded(self.backend.encode_batch(inputs))
+
+    def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
+        """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
+
+        A question is cut at 64 tokens, or at half of `max_length` if that is less.
+        """
+        max_length = self._room(max_length, pair=True)
+        self.backend.no_truncation()
+        most = min(64, max_length // 2)
+        asked = self.backend.encode_batch(list(questions), add_special_tokens=False)
+        # Cut by character, so that the question's own tokens stay the same.
+        cut = [
+            text if len(tokens) <= most else text[: tokens.offsets[most - 1][1]]
+            for text, tokens in zip(questions, asked, strict=True)
+        ]
+        longest = max((min(len(tokens), most) for tokens in asked), default=0)
+        free = max_length - longest - self.backend.num_special_tokens_to_add(True)
+        if free < 1:
+            raise DataError(f"max_length {max_length} leaves no room for a context beside its question; raise it.")
+        self.backend.enable_truncation(max_length, stride=min(overlap, free // 2), strategy="only_second")
+        all_windows, question, spans = [], [], []
+        for number, first in enumerate(self.backend.encode_batch(list(zip(cut, contexts, strict=True)))):
+            for window in (first, *first.overflowing):
+                inside = np.array([sequence == 1 for sequence in window.sequence_ids])
+                all_windows.append(window)
+                question.append(number)
+                spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
+        return Windows(_encoded(all_windows), np.array(question, np.int32), spans)
+
+    def _room(self, max_length: int, pair: bool) -> int:
+        room = max_length if self.longest is None else min(max_length, self.longest)
+        special = self.backend.num_special_tokens_to_add(pair)
+        if room <= special:
+            raise DataError(f"max_length {room} leaves no room beside {special} special tokens; raise it.")
+        return room
+
+
+def _encoded(encodings: Sequence[Any]) -> Encoded:
+    return Encoded(
+        [np.array(encoding.ids, np.int32) for encoding in encodings],
+        [np.array(encoding.type_ids, np.int32) for encoding in encodings],
+    )
+
+
+def _read(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a folder, without the truncation and padding its file may ask for."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        from tokenizers import Tokenizer as Fast
+
+        try:
+            backend = Fast.from_file(str(file))
+        except Exception as error:  # the package raises bare Exceptions
+            raise CheckpointError(f"{file} is not a tokenizer: {_line(error)}; copy it anew.") from error
+    else:
+        backend = _through_transformers(folder)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _through_transformers(folder: Path) -> Any:
+    """A fast tokenizer made from older files, such as vocab.txt alone. Imports transformers: seconds."""
+    found = [name for name in VOCABULARIES if (folder / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{folder} has no tokenizer files; put the checkpoint's tokenizer.json there (or its vocab.txt)."
+        )
+    import transformers
+
+    # Our folders have no config.json, and old checkpoints no tokenizer_config.json: then the files say which class.
+    named = _names_class(folder / "tokenizer_config.json", "tokenizer_class")
+    named = named or _names_class(folder / "config.json", "model_type")
+    loader = transformers.AutoTokenizer if named else getattr(transformers, VOCABULARIES[found[0]])
+    try:
+        tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(
+            f"the tokenizer files in {folder} do not load: {_line(error)}; put the checkpoint's tokenizer.json there."
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(
+            f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); put its tokenizer.json there."
+        )
+    return backend
+
+
+def _names_class(file: Path, key: str) -> bool:
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get(key))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text: our messages are one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
