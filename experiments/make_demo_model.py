@@ -10,7 +10,6 @@ settings below were chosen. The last line on stdout is a JSON object with the sc
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,16 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxprune.checkpoint import load
-from jaxprune.data.batches import pack
 from jaxprune.data.evaluate import predict
 from jaxprune.data.tasks import Example
-from jaxprune.data.tokenizer import Encoded, Tokenizer
-from jaxprune.finetune.train import Train, train
-from jaxprune.model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from jaxprune.data.tokenizer import Tokenizer
+from jaxprune.finetune import Train, shuffled, train
+from jaxprune.model import Architecture, LayerSizes, Model, Params, parameter_shapes
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNKNOWN, FIRST_WORD = 1, len(SPECIAL)
 VOCABULARY, LENGTH, LAYERS, HIDDEN, HEADS, NEURONS = 3000, 128, 4, 128, 8, 512
-ROWS, TEXTS = 8, 24  # shape of a training batch: rows of LENGTH tokens, at most TEXTS texts a row
+ROWS = 8  # of 128 tokens, some eight texts each, in a training batch
 WORD_DROPOUT = 0.15  # share of tokens that read [UNK] while training; new ones in every epoch
 SETTINGS = Train(epochs=15, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1)
 
@@ -82,28 +80,10 @@ def initial(architecture: Architecture, seed: int) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def epochs_of(encoded: Encoded, architecture: Architecture, seed: int) -> Callable[[int], list[Batch]]:
-    """Batches of an epoch: texts in a new order, some of their tokens dropped, packed; always of one shape."""
-
-    def batches(epoch: int) -> list[Batch]:
-        random = np.random.RandomState([seed, epoch])
-        order = random.permutation(len(encoded.ids))
-        ids = []
-        for text in order:
-            real = encoded.ids[text]
-            drop = (real >= FIRST_WORD) & (random.random_sample(len(real)) < WORD_DROPOUT)
-            ids.append(np.where(drop, UNKNOWN, real))
-        packed = pack(Encoded(ids, [encoded.types[text] for text in order]), architecture, length=LENGTH, rows=ROWS)
-        return [with_texts(batch, order) for batch in packed]
-
-    return batches
-
-
-def with_texts(batch: Batch, order: np.ndarray) -> Batch:
-    """The same batch with room for TEXTS texts a row, naming examples as they were before `order` mixed them."""
-    index = np.where(batch.index >= 0, order[batch.index], -1)
-    room = ((0, 0), (0, TEXTS - index.shape[1]))
-    return batch._replace(pool=np.pad(batch.pool, room), index=np.pad(index, room, constant_values=-1))
+def drop_words(ids: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """The text with a share of its tokens unreadable, so that no single word can be learned by heart."""
+    drop = (ids >= FIRST_WORD) & (random.random_sample(len(ids)) < WORD_DROPOUT)
+    return np.where(drop, UNKNOWN, ids)
 
 
 def tensors(params: Params) -> dict[str, np.ndarray]:
@@ -159,6 +139,18 @@ def config(architecture: Architecture) -> dict[str, Any]:
     }
 
 
+def write_slices(
+    folder: Path, training: list[Example], scored: list[Example], labels: tuple[str, ...], seed: int
+) -> None:
+    """2,000 texts to calibrate on and 1,000 to score on, drawn at random; none is in both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {row.text for row in scored}
+    apart = [row for row in training if row.text not in texts]  # six texts of Banking77 are in both of its files
+    for name, rows, count in (("train.jsonl", apart, 2000), ("validation.jsonl", scored, 1000)):
+        write_rows(folder / name, [rows[i] for i in np.random.RandomState(seed).permutation(len(rows))[:count]])
+    (folder / "labels.json").write_text(json.dumps(labels, indent=0) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -190,7 +182,7 @@ def main() -> None:
 
     model = train(
         Model(architecture, initial(architecture, args.seed)),
-        epochs_of(encoded, architecture, args.seed),
+        shuffled(encoded, architecture, seed=args.seed, rows=ROWS, change=drop_words),
         np.array([row.label for row in training], np.int32),
         SETTINGS,
         on_step=report,
@@ -198,15 +190,11 @@ def main() -> None:
     save_file(tensors(model.params), folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config(architecture), indent=1) + "\n")
 
-    reread = load(folder)  # the score is that of the float16 file
-    logits = predict(reread, Tokenizer.of(folder).encode(scored, LENGTH))
+    reread = load(str(folder))  # the score is that of the float16 file
+    logits = predict(reread, Tokenizer.of(reread).encode(scored, LENGTH))
     accuracy = float(np.mean(logits.argmax(1) == np.array([row.label for row in scored])))
 
-    slices.mkdir(parents=True, exist_ok=True)
-    pick = np.random.RandomState(args.seed).permutation
-    write_rows(slices / "train.jsonl", [training[i] for i in pick(len(training))[:2000]])
-    write_rows(slices / "validation.jsonl", [scored[i] for i in pick(len(scored))[:1000]])
-    (slices / "labels.json").write_text(json.dumps(labels, indent=0) + "\n", encoding="utf-8")
+    write_slices(slices, training, scored, labels, args.seed)
     print(json.dumps({"accuracy": accuracy, "examples": len(scored), "seed": args.seed}))
 
 

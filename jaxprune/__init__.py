@@ -1,1 +1,73 @@
-"""Structured pruning of Transformer checkpoints in JAX."""
+"""Structured pruning of Transformer checkpoints in JAX.
+
+    import jaxprune as jp
+
+    model = jp.load("path-or-hub-id")
+    task = jp.tasks.glue("sst2", "path-or-None-for-hub")
+    pruned = jp.kprune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
+    jp.save(pruned, "small")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import load as load, save as save
+    from .data import tasks as tasks
+    from .data.evaluate import evaluate as evaluate
+    from .data.task import Calibration as Calibration, Example as Example, Task as Task
+    from .model import Model as Model, logits as logits
+    from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
+    from .prune.baselines import (
+        Fisher as Fisher,
+        Magnitude as Magnitude,
+        Random as Random,
+        fisher as fisher,
+        magnitude as magnitude,
+        random_prune as random_prune,
+    )
+    from .prune.budget import Budget as Budget
+    from .prune.kprune import KPrune as KPrune, kprune as kprune
+    from .report.bench import bench as bench
+    from .report.plan import plan as plan
+
+__version__ = "0.1.0"
+
+# Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
+_HOMES = {
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "tasks": "data",
+    "evaluate": "data.evaluate",
+    "Calibration": "data.task",
+    "Example": "data.task",
+    "Task": "data.task",
+    "Model": "model",
+    "logits": "model",
+    "from_nnx": "model.nnx",
+    "to_nnx": "model.nnx",
+    "Fisher": "prune.baselines",
+    "Magnitude": "prune.baselines",
+    "Random": "prune.baselines",
+    "fisher": "prune.baselines",
+    "magnitude": "prune.baselines",
+    "random_prune": "prune.baselines",
+    "Budget": "prune.budget",
+    "KPrune": "prune.kprune",
+    "kprune": "prune.kprune",
+    "bench": "report.bench",
+    "plan": "report.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f".{_HOMES[name]}", __name__)
+    if name == "tasks":
+        return importlib.import_module(".data.tasks", __name__)
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

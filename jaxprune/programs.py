@@ -17,7 +17,7 @@ _COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own c
 
 def _abstract(leaf: Any) -> Hashable:
     if isinstance(leaf, jax.Array):
-        return leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), leaf.sharding
     shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))
     return shape, dtype, None, None
 

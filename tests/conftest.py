@@ -44,6 +44,19 @@ def real_model():
     )
 
 
+_LISTENING: list[list[str]] = []
+
+
+def _note(event: str, duration_secs: float, **_: str | int) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        for seen in _LISTENING:
+            seen.append(event)
+
+
+# One listener for good: the oldest JAX we support cannot take a listener back.
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
 @pytest.fixture
 def compilations():
     """`with compilations() as seen:` lists the programs that XLA compiles inside the block: len(seen) counts them."""
@@ -51,15 +64,10 @@ def compilations():
     @contextmanager
     def listen():
         seen: list[str] = []
-
-        def note(event: str, duration: float, **_: str | int):
-            if event == "/jax/core/compile/backend_compile_duration":
-                seen.append(event)
-
-        jax.monitoring.register_event_duration_secs_listener(note)
+        _LISTENING.append(seen)
         try:
             yield seen
         finally:
-            jax.monitoring.unregister_event_duration_listener(note)
+            _LISTENING[:] = [other for other in _LISTENING if other is not seen]
 
     return listen

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="+", default=list(METHODS), metavar="NAME[:PRESET]", help="such as kprune kprune:published"
     )
     flags.add_budget(parser, several=True)
-    flags.add_calibration(parser)
+    parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run for each (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=f"gets {', '.join(FILES)}")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")

@@ -10,9 +10,7 @@ from .outcome import Outcome
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser)
-    parser.add_argument(
-        "--split", default="validation", choices=("validation", "train"), help="which texts (validation)"
-    )
+    parser.add_argument("--split", default="validation", metavar="NAME", help="validation (default), train or test")
     flags.add_limit(parser)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DataError, OutputError
+import numpy as np
+
+from ..errors import DataError
 from ..prune.budget import Budget
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
@@ -36,6 +38,42 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
+    parser.add_argument(
+        "--calibration-texts",
+        metavar="FILE",
+        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text",
+    )
+
+
+def calibration(arguments: argparse.Namespace, task: Any) -> Any:
+    """The calibration texts that the flags ask for. Raises `DataError`."""
+    count, seed, file = arguments.calibration_samples, arguments.seed, arguments.calibration_texts
+    if file is None:
+        return task.calibration(count, seed=seed)
+    from ..data.tasks import Calibration
+
+    if count < 1:
+        raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+    lines = read_lines(file)
+    if count < len(lines):  # the rule by which tasks draw theirs
+        lines = [lines[row] for row in np.random.RandomState(seed).choice(len(lines), count, replace=False)]
+    texts, tabs, pairs = zip(*(line.partition("\t") for line in lines), strict=True)
+    if any(tabs) and not all(tabs):
+        raise DataError(f"{file}: some lines hold two texts (a tab between them) and some one; make them alike.")
+    return Calibration.of_texts(texts, pairs if all(tabs) else None, max_length=task.max_length, source=file)
+
+
+def read_lines(file: str) -> list[str]:
+    """The lines of a UTF-8 file that are not blank. Raises `DataError`."""
+    try:
+        lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); check --calibration-texts.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it.") from error
+    if not lines:
+        raise DataError(f"{file} holds no texts; write one a line.")
+    return lines
 
 
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -119,34 +157,3 @@ class _Tuple(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values or ()))
-
-
-# --- checks before the first heavy step
-
-
-def check_folder(path: str, name: str) -> None:
-    """Raises `DataError` where a folder given by a flag is not one."""
-    if not Path(path).is_dir():
-        raise DataError(f"{name} {path} is not a folder; check the path.")
-
-
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Raises `OutputError` for a folder that saving would refuse: found out before the work, not after it."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(f"{folder} is not a folder; choose another --out.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise OutputError(f"{folder} exists; choose another --out, or pass --overwrite.")
-        if not (folder / "jaxprune.json").is_file():
-            raise OutputError(f"{folder} was not written by jaxprune and is not replaced; choose another --out.")
-    parent = folder.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not _writable(parent):
-        raise OutputError(f"{parent} cannot be written; choose another --out.")
-
-
-def _writable(folder: Path) -> bool:
-    import os
-
-    return os.access(folder, os.W_OK | os.X_OK)

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task = tasks.load(arguments.task, arguments.data) if arguments.task else None
     model = load(arguments.model, revision=arguments.revision)
     count = arguments.calibration_samples
-    result = plan(model, task.calibration(count, seed=arguments.seed) if task else count, budget)
+    result = plan(model, flags.calibration(arguments, task) if task else count, budget)
     dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]
     facts = {
         "calibration": f"{calibration['texts']} texts, {calibration['tokens']} tokens",

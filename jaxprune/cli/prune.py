@@ -1,6 +1,7 @@
 """Prune a checkpoint: measure, search, cut, save a smaller folder."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load, save
+    from ..checkpoint import check_output, load, save
     from ..data import tasks
     from ..data.evaluate import evaluate
 
@@ -43,12 +44,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
-        flags.check_output(folder, arguments.overwrite)
+        check_output(folder, arguments.overwrite)
     task = tasks.load(arguments.task, arguments.data)
     model = load(arguments.model, revision=arguments.revision)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
-    calibration = task.calibration(arguments.calibration_samples, seed=arguments.seed)
+    calibration = flags.calibration(arguments, task)
 
     dense = evaluate(model, task, limit=arguments.limit) if arguments.evaluate else None
     with progress(arguments.method, arguments.quiet) as on_step:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
         after = evaluate(pruned, task, limit=arguments.limit) if arguments.evaluate else None
-        pruned = _with_scores(pruned, task.name, dense, after)
+        pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite)
         runs.append(_describe(pruned, folder, dense, after))
         show += _tables(model, pruned, runs[-1])
@@ -82,11 +83,11 @@ def _folders(out: Path, budgets: list[Budget]) -> list[Path]:
     ]
 
 
-def _with_scores(pruned: Model, task: str, dense: Any, after: Any) -> Model:
-    """The model with its scores, and the doubts that scoring raised, in its record."""
+def _with_scores(pruned: Model, task: str, dense: Any, after: Any, doubts: Sequence[str]) -> Model:
+    """The model with its scores in its record, and every doubt: of loading, calibration, pruning, scoring."""
+    warnings = [*pruned.provenance.warnings, *pruned.provenance.record.get("warnings", []), *doubts]
     if dense is None:
-        return pruned
-    record = pruned.provenance.record
+        return pruned.with_record(warnings=list(dict.fromkeys(warnings)))
     scores = {
         "task": task,
         "metric": after.metric,
@@ -94,7 +95,7 @@ def _with_scores(pruned: Model, task: str, dense: Any, after: Any) -> Model:
         "dense": float(dense.score),
         "pruned": float(after.score),
     }
-    warnings = [*record.get("warnings", []), *dense.warnings, *after.warnings]
+    warnings += [*dense.warnings, *after.warnings]
     return pruned.with_record(scores=scores, warnings=list(dict.fromkeys(warnings)))
 
 

@@ -13,7 +13,7 @@ from ..model import Architecture, Batch
 from .tokenizer import Encoded as Encoded
 
 BATCH_TOKENS = 2048  # slots a batch aims at: enough to keep a CPU's matrix units busy, little to hold
-ROW_LENGTH = 128  # slots a row where all texts are that short: one shape for most data sets
+ROW_LENGTHS = (64, 128)  # slots a row where all texts are that short: few shapes, and attention costs length²
 STEP = 16  # longer rows are a multiple of this
 
 
@@ -27,8 +27,8 @@ def pack(
 ) -> list[Batch]:
     """Batches of numpy arrays, all of one shape, that hold every text once.
 
-    `length` is the slots of a row: by default 128, or the longest text rounded up to a multiple of 16. `rows` is the
-    rows of a batch: by default about 2048 slots, spread evenly over the batches. With `group`, each consecutive
+    `length` is the slots of a row: by default 64 or 128, or the longest text rounded up to a multiple of 16. `rows` is
+    the rows of a batch: by default about 2048 slots, spread evenly over the batches. With `group`, each consecutive
     `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does not fit.
     """
     lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
@@ -76,7 +76,7 @@ def _row_length(lengths: np.ndarray, length: int | None) -> int:
     if length is not None:
         return length
     longest = int(lengths.max(initial=0))
-    return ROW_LENGTH if longest <= ROW_LENGTH else -(-longest // STEP) * STEP
+    return next((short for short in ROW_LENGTHS if longest <= short), -(-longest // STEP) * STEP)
 
 
 def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Architecture) -> None:
@@ -91,12 +91,12 @@ def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Arc
         raise DataError(
             f"text {text} has {longest} tokens, the model {architecture.max_positions} positions; truncate."
         )
-    for text, ids in enumerate(encoded.ids):
-        if ids.min() < 0 or ids.max() >= architecture.vocab:
-            raise DataError(
-                f"text {text} has token ids {ids.min()} to {ids.max()}, the model's embedding {architecture.vocab} "
-                "rows; use the tokenizer that belongs to it."
-            )
+    ids = np.concatenate(encoded.ids)
+    if ids.min() < 0 or ids.max() >= architecture.vocab:
+        raise DataError(
+            f"token ids run from {ids.min()} to {ids.max()}, the model's embedding has {architecture.vocab} rows; "
+            "use the tokenizer that belongs to it."
+        )
 
 
 def _fill(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:

@@ -11,7 +11,11 @@ from .rows import Row, decode, read_rows, shown
 from .task import Example, Kind, Task
 
 Label = int | float | tuple[int, ...]
-METRICS: Mapping[Kind, str] = {"single_label": "accuracy", "multi_label": "f1", "regression": "pearson"}
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+}
 
 
 def folder(path: str | Path) -> Task:
@@ -33,7 +37,8 @@ def folder(path: str | Path) -> Task:
         name="text-classification",
         kind=kind,
         labels=labels,
-        metric=METRICS[kind],
+        metric=METRICS[kind][0],
+        beside=METRICS[kind][1:],
         train=train,
         validation=scored,
         source=str(path),

@@ -19,6 +19,7 @@ class Glue(NamedTuple):
     fields: tuple[str, ...]  # names of the one or two texts
     labels: tuple[str, ...]  # in the numbering of the data; one name for a regression
     metric: str = "accuracy"
+    beside: tuple[str, ...] = ()  # further metrics
     validation: tuple[str, ...] = ("validation",)  # names of the split that is scored; the first found is taken
     others: tuple[str, ...] = ("test",)
     blank: bool = False  # the data set has blank texts
@@ -30,9 +31,9 @@ GLUE = MappingProxyType(
     {
         "cola": Glue(("sentence",), ("unacceptable", "acceptable"), "matthews"),
         "sst2": Glue(("sentence",), ("negative", "positive")),
-        "mrpc": Glue(PAIR, ("not_equivalent", "equivalent")),
-        "stsb": Glue(PAIR, ("similarity",), "pearson"),
-        "qqp": Glue(("question1", "question2"), ("not_duplicate", "duplicate"), blank=True),
+        "mrpc": Glue(PAIR, ("not_equivalent", "equivalent"), beside=("f1",)),
+        "stsb": Glue(PAIR, ("similarity",), "pearson", beside=("spearman",)),
+        "qqp": Glue(("question1", "question2"), ("not_duplicate", "duplicate"), beside=("f1",), blank=True),
         "mnli": Glue(
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
@@ -64,6 +65,7 @@ def glue(name: str, path: str | Path | None = None) -> Task:
         kind="regression" if name == "stsb" else "single_label",
         labels=row.labels,
         metric=row.metric,
+        beside=row.beside,
         train=_examples(row, splits.get("train", [])),
         validation=_examples(row, splits[scored]),
         source=source,

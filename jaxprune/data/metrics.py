@@ -8,6 +8,7 @@ import collections
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -73,7 +74,9 @@ def exact_match(predicted: str, answers: Sequence[str]) -> float:
 
 def answer_f1(predicted: str, answers: Sequence[str]) -> float:
     """The best F1 over the answers, of the words shared; no answers: 1 where the prediction is empty."""
-    return _best(lambda answer: _word_f1(normalized_answer(predicted).split(), normalized_answer(answer).split()), answers)
+    return _best(
+        lambda answer: _word_f1(normalized_answer(predicted).split(), normalized_answer(answer).split()), answers
+    )
 
 
 def _best(score: Callable[[str], float], answers: Sequence[str]) -> float:
@@ -102,9 +105,15 @@ def squad_scores(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> 
     return scores
 
 
-# --- by the metric a task names
+# --- by name, as tasks ask for them
 
-BESIDE: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] = {
-    "accuracy": {"accuracy": accuracy},
-    "accuracy_f1": {"accuracy": accuracy, "f1": f1},
-}
+METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
+    {
+        "accuracy": accuracy,
+        "f1": f1,
+        "f1_macro": f1_macro,
+        "matthews": matthews,
+        "pearson": pearson,
+        "spearman": spearman,
+    }
+)

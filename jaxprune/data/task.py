@@ -90,6 +90,7 @@ class Task:
     validation: tuple[Example, ...]
     source: str
     max_length: int = 128  # tokens of a text, special tokens included
+    beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
 
     def split(self, name: str) -> tuple[Example, ...]:
@@ -113,7 +114,9 @@ class Task:
                 "or pass Calibration.of_texts(texts)."
             )
         if count > len(self.train):
-            raise DataError(f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; lower it.")
+            raise DataError(
+                f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
+            )
         rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
         examples = tuple(self.train[row] for row in rows)
         warnings = _few(count) + _overlap(examples, self.validation)

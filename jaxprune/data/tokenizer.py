@@ -4,25 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, DataError
 from ..model import Model
+from .task import Example
 
 # What transformers can build a fast tokenizer from, and the class to use where no configuration names one.
 VOCABULARIES = {"vocab.txt": "BertTokenizer", "vocab.json": "RobertaTokenizer", "tokenizer.model": "LlamaTokenizer"}
-
-
-class TextPair(Protocol):
-    """Anything with a text and a second text or None, such as an `Example`."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def pair(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class Tokenizer:
             )
         return Tokenizer(backend, a.max_positions if a.positions == "learned" else None)
 
-    def encode(self, examples: Sequence[TextPair], max_length: int) -> Encoded:
+    def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
 
         Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read.

@@ -8,7 +8,7 @@ also repairs what the ones below it lost (K-prune, section 3.3).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from ..model.transformer import (
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
 from .measure import OUTPUT, advance, outer_params, output_kernel, start, unit_width
-from .refit import Normal, Refit, accumulate, empty_normal, solve
+from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 
 INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}
 
@@ -38,7 +38,9 @@ INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}
 class Fit:
     """How kept weights are fitted."""
 
-    enabled: bool = field(default=True, metadata={"help": "fit output weights at all; off: plain cutting"})
+    kind: Literal["none", "scales", "weights"] = field(
+        default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"}
+    )
     ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
     pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
@@ -145,6 +147,17 @@ def fit_outputs(
     return {**small, OUTPUT[half]: fitted}, fit
 
 
+@partial(jax.jit, static_argnames=("half", "width"))
+def fit_scales(
+    small: Params, normal: Normal, present: Array, ridge: Array, *, half: str, width: int
+) -> tuple[Params, Refit]:
+    """One scale per unit of `width` features, by least squares (`refit.solve_scales`)."""
+    out = small[OUTPUT[half]]
+    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
+    fit = solve_scales(normal, present, output_kernel(small, half), bias, ridge, width)
+    return {**small, OUTPUT[half]: {**out, "kernel": fit.weight.reshape(out["kernel"].shape)}}, fit
+
+
 @partial(jax.jit, static_argnames="half")
 def silence(small: Params, present: Array, *, half: str) -> Params:
     """Padding units write nothing."""
@@ -195,7 +208,7 @@ def follow_sublayer(
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
     hidden = architecture.hidden
-    if fit.enabled and fit.inputs and kept and index:
+    if fit.kind == "weights" and fit.inputs and kept and index:
         normal = empty_normal(hidden, input_matrix_width(small, half))
         for batch, x_dense, x_pruned, weight in zip(batches, streams.dense, streams.pruned, weights, strict=True):
             normal = programs(observe_inputs, small, x_dense, x_pruned, batch, weight, normal, **static)
@@ -207,9 +220,12 @@ def follow_sublayer(
             observe_outputs, p, small, streams.dense[number], streams.pruned[number], batch, weight, normal, **static
         )
     programs.meter.sample("refit")
-    if fit.enabled:
-        scalars = np.float32(fit.ridge), np.float32(fit.pull)
-        small, solved = programs(fit_outputs, small, normal, present, *scalars, half=half, intercept=fit.intercept)
+    if fit.kind != "none":
+        if fit.kind == "weights":
+            scalars = np.float32(fit.ridge), np.float32(fit.pull)
+            small, solved = programs(fit_outputs, small, normal, present, *scalars, half=half, intercept=fit.intercept)
+        else:
+            small, solved = programs(fit_scales, small, normal, present, np.float32(fit.ridge), half=half, width=width)
         report |= {"rank": int(solved.rank), "features": kept * width}
         report |= {"residual": float(solved.residual), "residual_before": float(solved.before)}
     else:

@@ -41,14 +41,15 @@ class Statistics(NamedTuple):
     mean: Float[Array, " features"]  # Σ_t ω_t f
     sensitivity: Float[Array, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
     gates: Float[Array, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
-    energy: Float[Array, " features"]  # Σ_t f², every token alike
+    block: Float[Array, "units units"]  # the same as an outer product over units; 0 x 0 where not asked for
 
 
-def empty_statistics(units: int, width: int, hidden: int, with_gram: bool = True) -> Statistics:
-    features = units * width
-    gram = features if with_gram else 0
+def empty_statistics(units: int, width: int, hidden: int, grams: bool, blocks: bool) -> Statistics:
+    features, block = units * width if grams else 0, units if blocks else 0
     zeros = partial(jnp.zeros, dtype=jnp.float32)
-    return Statistics(zeros((gram, gram)), zeros(gram), zeros((hidden, hidden)), zeros(units), zeros(features))
+    return Statistics(
+        zeros((features, features)), zeros(features), zeros((hidden, hidden)), zeros(units), zeros((block, block))
+    )
 
 
 def output_kernel(p: Params, half: str) -> Float[Array, "features hidden"]:
@@ -209,7 +210,7 @@ def sweep_back(
         g_features = jnp.einsum("rth,fh->rtf", g, kernel)
         (g_through,) = pull_features(g_features.reshape(features.shape))
         per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, width), axis=-1)
-        return g_x + g_through, g, jnp.sum(segment_sum(per_unit, batch) ** 2, axis=(0, 1))
+        return g_x + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
 
     before, g, gates = jax.vmap(one)(cotangents)
     real = batch.real.astype(jnp.float32)
@@ -221,12 +222,15 @@ def sweep_back(
     if gram.shape[0]:
         gram = gram + jnp.einsum("rtf,rtg->fg", flat * weight[..., None], flat, precision="highest")
         mean = mean + jnp.einsum("rtf,rt->f", flat, weight)
+    block = sums.block
+    if block.shape[0]:
+        block = block + jnp.einsum("krsu,krsv->uv", gates, gates, precision="highest")
     sums = Statistics(
         gram,
         mean,
         sums.sensitivity + jnp.einsum("krth,krtg->hg", g, g, precision="highest"),
-        sums.gates + jnp.sum(gates, axis=0),
-        sums.energy + jnp.einsum("rtf,rt->f", flat**2, real),
+        sums.gates + jnp.sum(gates**2, axis=(0, 1, 2)),
+        block,
     )
     return before, sums, weight
 
@@ -251,14 +255,17 @@ def measure(
     exact_up_to: int,
     seed: int,
     programs: Programs,
+    grams: bool = True,
+    fisher_blocks: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
     """Statistics of every sublayer of the dense model: about five forward passes' work, one batch in memory at a time."""
     hidden = architecture.hidden
     sums = []
     for size in architecture.layers:
-        sums.append(empty_statistics(size.groups, size.queries * architecture.head_width, hidden))
-        sums.append(empty_statistics(size.neurons, 1, hidden))
+        width = size.queries * architecture.head_width
+        sums.append(empty_statistics(size.groups, width, hidden, grams, fisher_blocks))
+        sums.append(empty_statistics(size.neurons, 1, hidden, grams, fisher_blocks))
     outer = outer_params(params)
     logits, weights, tokens, texts = [], [], 0, 0
     for number, batch in enumerate(batches):
@@ -297,7 +304,7 @@ def measure(
         programs.meter.sample("measure")
         on_batch(number + 1)
     for index, entry in enumerate(sums):
-        if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.energy))):
+        if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
             raise NumericalError(
                 f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
                 "check the checkpoint's weights."

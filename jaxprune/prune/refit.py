@@ -99,6 +99,34 @@ def solve(
     )
 
 
+def solve_scales(
+    normal: Normal,
+    present: Float[Array, " n"],
+    weight: Float[Array, "n hidden"],
+    bias: Float[Array, " hidden"],
+    ridge: Float[Array, ""],
+    width: int,
+) -> Refit:
+    """One factor per unit of `width` features instead of new weights; the ridge shrinks towards 1.
+
+    The mask rescaling of Kwon et al. (NeurIPS 2022, section 4.3), by normal equations: with u the units' outputs,
+    minimise Σ ω |Σ_i s_i u_i + b - r|².
+    """
+    units = weight.shape[0] // width
+    weight = weight * present[:, None]
+    there = present[::width]
+    pairs = normal.gram * jnp.matmul(weight, weight.T, precision="highest")
+    gram = pairs.reshape(units, width, units, width).sum((1, 3))
+    reach = weight * (normal.cross - jnp.outer(normal.mean, bias))
+    right = reach.sum(1).reshape(units, width).sum(1)
+    scale = jnp.maximum(jnp.sum(jnp.diag(gram)) / jnp.maximum(jnp.sum(there), 1), 1e-30)
+    system = gram / scale + jnp.diag(ridge * there + (1 - there))
+    scales = jnp.linalg.solve(system, right / scale + ridge * there) * there
+    fitted = weight * jnp.repeat(scales, width)[:, None]
+    rank = jnp.sum(present).astype(jnp.int32)
+    return Refit(fitted, bias, rank, loss(normal, fitted, bias), loss(normal, weight, bias))
+
+
 def loss(normal: Normal, weight: Float[Array, "n hidden"], bias: Float[Array, " hidden"]) -> Float[Array, ""]:
     """Relative squared error of `weight` and `bias` on the tokens summed into `normal`."""
     quadratic = jnp.sum(weight * jnp.matmul(normal.gram, weight, precision="highest"))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..errors import NumericalError
+
 
 class Curve(NamedTuple):
     """A sublayer's units in the order in which they should go, and what that costs."""
@@ -92,6 +94,7 @@ def eliminate_neurons(
         solved = jax.scipy.linalg.solve(block, columns.T, assume_a="pos")  # [chunk, n]
         weight = weight - solved.T @ (weight[gone] * fresh[:, None])
         inverse = inverse - columns @ solved
+        inverse = (inverse + inverse.T) / 2
         alive = alive.at[gone].set(False)
         both = alive[:, None] & alive[None, :]
         inverse = jnp.where(both, inverse, jnp.eye(n))
@@ -131,10 +134,15 @@ def eliminate_groups(
     return order, damage
 
 
-def curve(order: Array, damage: Array) -> Curve:
+def curve(order: Array, damage: Array, units: int) -> Curve:
     """A curve on the host, from what an elimination returned."""
     order_np, damage_np = np.asarray(order), np.asarray(damage, np.float64)
     there = order_np >= 0
+    if there.sum() != units:
+        raise NumericalError(
+            f"the elimination ended after {int(there.sum())} of {units} units: the Gram matrix is too ill-conditioned "
+            "for float32; raise elimination_ridge or calibrate on more texts."
+        )
     return Curve(order_np[there], np.concatenate([[0.0], np.cumsum(np.maximum(damage_np[there], 0))]))
 
 

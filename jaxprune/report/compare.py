@@ -76,6 +76,7 @@ def compare(
     results, warnings = [], list(dense.warnings)
     for seed in seeds:
         calibration = task.calibration(count, seed=seed)
+        warnings += calibration.warnings
         for name, method in methods.items():
             for budget, pruned in zip(budgets, method.run(model, calibration, budgets, seed, on_step), strict=True):
                 evaluation = evaluate(pruned, task, limit=limit)

@@ -55,7 +55,7 @@ def test_an_existing_folder_is_refused_before_the_work(cli, inputs, tmp_path, mo
     (tmp_path / "notes.txt").write_text("mine")
     run = cli("prune", *task(inputs), *words)
     assert (run.code, run.out) == (2, "")
-    assert run.err == f"jaxprune: error: {tmp_path} exists; choose another --out, or pass --overwrite.\n"
+    assert run.err.startswith(f"jaxprune: error: {tmp_path} exists") and run.err.count("\n") == 1
     run = cli("prune", *task(inputs), *words, "--overwrite")
     assert run.code == 2 and "was not written by jaxprune" in run.err
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetune.losses import loss
-from jaxprune.finetune.train import Train, merge, optimizer, select, train
+from jaxprune.finetune.train import Train, everything, merge, optimizer, select, train
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, forward, parameter_shapes
 
 TINY = Architecture(
@@ -108,10 +108,17 @@ def test_smoothing_mixes_in_the_mean_over_all_classes():
 @pytest.mark.parametrize("problem", TARGETS)
 def test_training_learns_the_targets(problem):
     architecture, targets = TARGETS[problem]
-    model = model_of(architecture)
     losses = []
-    train(model, lambda epoch: [PACKED], targets, FAST, on_step=lambda event: losses.append(event["loss"]))
-    assert losses[-1] < 0.25 * losses[0]
+    train(
+        model_of(architecture),
+        lambda epoch: [PACKED],
+        targets,
+        FAST,
+        # The layers train in one case only: a program with their gradients takes seconds to compile.
+        trainable=everything if problem == "single_label" else lambda path: path.startswith(("head/", "embed/")),
+        on_step=lambda event: losses.append(event["loss"]),
+    )
+    assert losses[-1] < 0.25 * losses[0], losses[::6]
 
 
 def test_only_chosen_leaves_move_and_the_model_stays_usable():
@@ -208,7 +215,13 @@ def test_a_loss_that_is_not_finite_names_the_step():
 
 def test_a_last_step_that_overflows_is_an_error():
     with pytest.raises(NumericalError, match="step 1 of 1 left weights that are not finite"):
-        train(model_of(TINY), lambda epoch: [PACKED], CLASSES, Train(epochs=1, learning_rate=1e38, weight_decay=1e30))
+        train(
+            model_of(TINY),
+            lambda epoch: [PACKED],
+            CLASSES,
+            Train(epochs=1, learning_rate=1e38, weight_decay=1e30),
+            trainable=lambda path: path.startswith("head/"),
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,240 @@
+"""Our own folders, read back: `jaxprune.json` says what the model is, `model.safetensors` holds its numbers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import __version__
+from ..errors import CheckpointError, NumericalError, SettingsError
+from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.model import Model, Params, Provenance
+from ..report.files import plain
+
+FORMAT_VERSION = 1
+MANIFEST = "jaxprune.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+NAMED = 5  # so many tensors are named in an error; the rest are counted
+
+
+def manifest_of(model: Model) -> dict[str, Any]:
+    """What `jaxprune.json` will say of `model`, as plain JSON values: NaN and infinities become null.
+
+    The record's own "source" stays, so that a folder that was loaded, tuned and saved again still names the dense
+    model that it was cut from.
+    """
+    provenance = model.provenance
+    return plain(
+        {
+            **provenance.record,
+            "format_version": FORMAT_VERSION,
+            "architecture": asdict(model.architecture),
+            "source": provenance.record.get("source") or provenance.source,
+            "versions": {"jaxprune": __version__, "jax": jax.__version__, "numpy": np.__version__},
+            "warnings": list(dict.fromkeys([*provenance.warnings, *provenance.record.get("warnings", [])])),
+        }
+    )
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """Valid JSON with one line per entry: indices of kept units would otherwise fill thousands of lines."""
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(entry, ensure_ascii=False, allow_nan=False)}"
+        for name, entry in manifest.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The contents of a folder's `jaxprune.json`. Raises `CheckpointError` where it is not one that we can read."""
+    path = Path(folder) / MANIFEST
+    manifest = _read_json(path)
+    found = manifest.get("format_version")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise CheckpointError(f"{path} has format_version {found!r}, expected {FORMAT_VERSION}; save the model anew.")
+    if found > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {found}, this jaxprune reads up to {FORMAT_VERSION}; install a newer jaxprune."
+        )
+    if not isinstance(manifest.get("architecture"), dict):
+        raise CheckpointError(f"{path} has no architecture; save the model anew.")
+    warnings = manifest.get("warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(entry, str) for entry in warnings):
+        raise CheckpointError(f"{path} has warnings {str(warnings)[:60]!r}, expected a list of texts.")
+    return manifest
+
+
+def load_own(folder: str | Path) -> Model:
+    """The model in a folder that `save` wrote; its logits are the saved model's, to the bit.
+
+    Parameters are float32 JAX arrays that own their memory: this version saves and reads no other type. The
+    provenance names `folder` as the source, and the whole manifest is its record.
+
+    Raises `CheckpointError` for a damaged, incomplete or newer folder and `NumericalError` for NaN or Inf.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    architecture = architecture_of(manifest["architecture"], str(folder / MANIFEST))
+    params = _read_params(folder, architecture)
+    return Model(architecture, params, Provenance(str(folder), manifest, tuple(manifest.get("warnings", []))))
+
+
+# --- the architecture
+
+
+def architecture_of(entry: Mapping[str, Any], where: str = MANIFEST) -> Architecture:
+    """The architecture that `entry`, a JSON object, describes. Raises `CheckpointError` naming the field at fault."""
+    layers = entry.get("layers")
+    if not isinstance(layers, list):
+        raise CheckpointError(f"{where}: architecture.layers is {str(layers)[:60]!r}, expected a list.")
+    sizes = tuple(_checked(LayerSizes, layer, f"{where}: architecture.layers[{i}]") for i, layer in enumerate(layers))
+    try:
+        return _checked(Architecture, {**entry, "layers": sizes}, f"{where}: architecture")
+    except SettingsError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _checked(kind: type, entry: Any, where: str) -> Any:
+    """`kind(**entry)` for a frozen dataclass, once names and types are known to fit."""
+    if not isinstance(entry, Mapping):
+        raise CheckpointError(f"{where} is {str(entry)[:60]!r}, expected an object.")
+    hints = get_type_hints(kind)
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    for complaint, names in (("lacks", needed - entry.keys()), ("has unknown", entry.keys() - hints.keys())):
+        if names:
+            raise CheckpointError(f"{where} {complaint} {', '.join(sorted(names))}; save the model anew.")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise CheckpointError(f"{where}.{name} is {str(entry[name])[:60]!r}, expected {_words(hints[name])}.")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+
+
+# --- the tensors
+
+
+def named_parameters(tree: Any) -> tuple[dict[str, Any], Any]:
+    """Leaves under their dotted paths ("layers.0.attention.q.kernel"), and the structure; a shape counts as a leaf."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, tuple))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}, structure
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, where: str) -> None:
+    """Raise `CheckpointError` unless `shapes` are the tensors that `architecture` has, no fewer and no more."""
+    expected, _ = named_parameters(parameter_shapes(architecture))
+    complaints = {
+        "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in shapes],
+        "extra": [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in expected],
+        "misshapen": [
+            f"{name} is {list(shape)}, expected {list(expected[name])}"
+            for name, shape in shapes.items()
+            if name in expected and tuple(shape) != expected[name]
+        ],
+    }
+    parts = [f"{complaint}: {_listed(names)}" for complaint, names in complaints.items() if names]
+    if parts:
+        raise CheckpointError(f"the tensors of {where} do not fit its architecture; {'; '.join(parts)}.")
+
+
+def check_finite(name: str, array: np.ndarray, where: str) -> None:
+    """Raise `NumericalError` where `array` holds NaN or Inf."""
+    if not np.isfinite(array).all():
+        raise NumericalError(f"tensor {name} of {where} holds NaN or Inf; go back to a model whose numbers are finite.")
+
+
+def _read_params(folder: Path, architecture: Architecture) -> Params:
+    """Shapes are checked from the headers, before any number is read."""
+    from safetensors import SafetensorError, safe_open
+
+    owner: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in _weight_files(folder):
+        try:
+            file = safe_open(folder / name, framework="numpy")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / name} is missing or damaged ({_line(error)}); copy it anew.") from error
+        for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+            if key in owner:
+                raise CheckpointError(f"{folder} holds tensor {key} in two files; save the model anew.")
+            view = file.get_slice(key)
+            owner[key], shapes[key] = file, tuple(view.get_shape())
+            if view.get_dtype() != "F32":
+                raise CheckpointError(f"tensor {key} of {folder} is {view.get_dtype()}, expected F32; save it anew.")
+    check_shapes(shapes, architecture, str(folder))
+    names, structure = named_parameters(parameter_shapes(architecture))
+    leaves = []
+    for name in names:
+        array = owner[name].get_tensor(name)
+        check_finite(name, array, str(folder))
+        leaves.append(jnp.array(array, jnp.float32))  # a copy: jnp.asarray would share NumPy's memory
+    return structure.unflatten(leaves)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if not (folder / INDEX).exists():
+        return [WEIGHTS]
+    places = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{folder / INDEX} has no weight_map; copy it anew.")
+    files = sorted(set(places.values()))
+    for name in files:
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is no safetensors file of this folder.")
+    return files
+
+
+# --- small things
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; give a folder that jaxprune saved.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({_line(error)}); copy it anew.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected an object; copy it anew.")
+    return value
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

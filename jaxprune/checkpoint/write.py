@@ -1,0 +1,199 @@
+"""Save a model as a folder that is there whole or not at all."""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import OutputError
+from ..model.model import Model
+from .manifest import INDEX, MANIFEST, WEIGHTS, check_finite, check_shapes, manifest_of, manifest_text, named_parameters
+
+SHARD_BYTES = 5 * 2**30
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+def save(model: Model, folder: str | Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back to the bit.
+
+    Parameters are written as float32, whatever they were. There is no `config.json`: other loaders would quietly
+    build the dense model. Above `shard_bytes` the tensors are spread over several files.
+
+    Everything is written beside `folder` and renamed there at the end, so that a kill or a full disk leaves the old
+    folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN or
+    Inf, `CheckpointError` where the parameters do not fit the architecture.
+    """
+    folder = Path(folder)
+    check_output(folder, overwrite)
+    parameters, _ = named_parameters(model.params)
+    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
+    target = Path(os.path.abspath(folder))
+    part = _sibling(target, "tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        _write_tensors(part, parameters, shard_bytes)
+        _copy_tokenizer(model.provenance.source, part)
+        (part / MANIFEST).write_text(manifest_text(manifest_of(model)), encoding="utf-8")
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
+        _swap(part, target)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({_reason(error)}); what was there is unchanged.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    with contextlib.suppress(OSError):  # some network folders refuse; the model is in place already
+        _sync(target.parent)
+    return folder
+
+
+def check_output(folder: str | Path, overwrite: bool = False) -> None:
+    """Raise `OutputError` where `save` would refuse `folder`, so that it is known before the work.
+
+    A folder that is missing or empty is fine. With `overwrite` so is one that holds a model of ours and nothing else.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder} exists and is not a folder; choose another one.")
+    try:
+        present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
+    if present and not overwrite:
+        raise OutputError(f"{folder} exists and is not empty; choose another folder, or overwrite it.")
+    if present and MANIFEST not in present:
+        raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
+    foreign = [name for name in present if not _ours(name)]
+    if foreign:
+        raise OutputError(f"{folder} also holds {foreign[0]}, which jaxprune did not write; move it, then overwrite.")
+    parent = folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{parent} cannot be written; choose another folder.")
+
+
+def _ours(name: str) -> bool:
+    weights = name.startswith("model") and name.endswith(".safetensors")
+    return weights or name in (MANIFEST, INDEX, *TOKENIZER_FILES)
+
+
+def _write_tensors(folder: Path, parameters: Mapping[str, Any], shard_bytes: int) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    shards = _shards({name: 4 * math.prod(np.shape(leaf)) for name, leaf in parameters.items()}, shard_bytes)
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    names = [WEIGHTS] if len(shards) == 1 else names
+    for file, shard in zip(names, shards, strict=True):
+        tensors = {}
+        for name in shard:
+            # safetensors writes the buffer as it lies: a transposed array would be saved wrong without a word.
+            tensors[name] = np.ascontiguousarray(parameters[name], dtype=np.float32)
+            check_finite(name, tensors[name], "the model")
+        try:
+            save_file(tensors, folder / file)
+        except SafetensorError as error:  # how the package reports a full disk
+            raise OSError(" ".join(str(error).split())) from error
+    if len(shards) > 1:
+        places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(4 * math.prod(np.shape(leaf)) for leaf in parameters.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in their order, in groups of at most `limit` bytes; a larger tensor gets a group of its own."""
+    groups: list[list[str]] = [[]]
+    room = limit
+    for name, size in sizes.items():
+        if groups[-1] and size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def _copy_tokenizer(source: str | None, folder: Path) -> None:
+    """Copy what tells texts from ids; a model that was made in memory has none."""
+    if source is None:
+        return
+    for name in TOKENIZER_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, folder / name)
+
+
+# --- the disk
+
+
+def _sibling(folder: Path, purpose: str) -> Path:
+    """A new name in the same file system, so that a rename is enough."""
+    return folder.with_name(f".{folder.name}.jaxprune-{purpose}-{secrets.token_hex(4)}")
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written; a folder cannot be synced on Windows."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` is, in one step where the system has one; then delete what was there."""
+    if not folder.exists():
+        os.rename(new, folder)
+    elif not _exchange(new, folder):
+        old = _sibling(folder, "old")
+        os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names atomically; False where system or file system cannot, and then nothing has changed."""
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        libc = ctypes.CDLL(None)
+        if sys.platform == "linux":
+            here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+            return libc.renameat2(here, names[0], here, names[1], swap) == 0
+        if sys.platform == "darwin":
+            return libc.renamex_np(*names, 2) == 0  # RENAME_SWAP
+    except (AttributeError, OSError, TypeError):  # an old C library, or Windows
+        pass
+    return False
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,189 @@
+"""Predictions of a model, and its scores on a task."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..errors import DataError, NumericalError
+from ..model import Architecture, Batch, Model, Params, forward
+from ..programs import Programs
+from .batches import Encoded, pack, unpack_logits, unpack_tokens
+from .fit import Fit, fit
+from .metrics import METRICS, squad_scores
+from .spans import OVERLAP, best_answers
+from .task import Answers, Example, Task
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model on a task, and what they cost. Scores are fractions or correlations, higher is better."""
+
+    score: float  # the primary metric
+    metric: str  # its name
+    examples: int
+    metrics: dict[str, float]  # all metrics by name, the primary one first
+    seconds: float  # of the forward passes, compilation apart
+    compile_seconds: float
+    tokens: int  # real ones, special tokens included, padding not
+    tokens_per_second: float
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+class _Run(NamedTuple):
+    values: list[np.ndarray]  # one array a batch
+    batches: list[Batch]
+    seconds: float
+    compile_seconds: float
+
+
+@partial(jax.jit, static_argnames="architecture")
+def outputs(params: Params, batch: Batch, *, architecture: Architecture) -> jax.Array:
+    """Logits of one batch: [rows, texts, labels], or [rows, length, 2] for question answering."""
+    logits = forward(params, batch, architecture).logits
+    assert logits is not None  # a whole forward pass ends with the head
+    return logits
+
+
+def predict(model: Model, encoded: Encoded) -> np.ndarray:
+    """The logits of every text, float32 [texts, labels].
+
+    Raises DataError for a model without a classification head and NumericalError where a logit is not finite.
+    """
+    if model.architecture.head != "classification":
+        raise DataError(f'predict needs a classification head, the model has "{model.architecture.head}".')
+    run = _run(model, encoded)
+    return unpack_logits(run.values, run.batches)
+
+
+def predict_spans(model: Model, encoded: Encoded) -> list[np.ndarray]:
+    """The start and end logits of every token, one array a text, float32 [tokens, 2]; errors as `predict`."""
+    if model.architecture.head != "question_answering":
+        raise DataError(f'predict_spans needs a question answering head, the model has "{model.architecture.head}".')
+    run = _run(model, encoded)
+    return unpack_tokens(run.values, run.batches)
+
+
+def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int | None = None) -> Evaluation:
+    """Score `model` on the first `limit` examples of a split of `task` (all: None).
+
+    Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
+    texts are scored beside the matched ones where they are there.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
+    found = fit(model.architecture, task)
+    examples = task.split(split)[:limit]
+    tokenizer = Tokenizer.of(model)
+    score = _answer if task.kind == "question_answering" else _classify
+    metrics, chance, tokens, run = score(model, task, examples, tokenizer, found)
+    if split == "validation" and "validation_mismatched" in task.others:
+        other, _, more, extra = score(model, task, task.others["validation_mismatched"][:limit], tokenizer, found)
+        metrics |= {f"{name}_mismatched": value for name, value in other.items()}
+        tokens += more
+        run = run._replace(
+            seconds=run.seconds + extra.seconds, compile_seconds=run.compile_seconds + extra.compile_seconds
+        )
+    return Evaluation(
+        score=metrics[task.metric],
+        metric=task.metric,
+        examples=len(examples),
+        metrics=metrics,
+        seconds=run.seconds,
+        compile_seconds=run.compile_seconds,
+        tokens=tokens,
+        tokens_per_second=tokens / max(run.seconds, 1e-9),
+        warnings=found.warnings + _doubt(metrics[task.metric], chance, task.metric, len(examples)),
+    )
+
+
+def _run(model: Model, encoded: Encoded) -> _Run:
+    """One compiled program over all batches, of one shape; waits for the results, so that the time is true."""
+    programs, params = Programs(), jax.device_put(model.params)
+    batches = pack(encoded, model.architecture)
+    began = time.perf_counter()
+    pending = [programs(outputs, params, batch, architecture=model.architecture) for batch in batches]
+    values = [np.asarray(value) for value in pending]
+    seconds = time.perf_counter() - began - programs.compile_seconds
+    for number, (value, batch) in enumerate(zip(values, batches, strict=True)):
+        real = batch.index >= 0 if value.shape[:2] == batch.index.shape else batch.segments > 0
+        if not np.isfinite(value[np.asarray(real)]).all():
+            first = int(batch.index[batch.index >= 0].min())
+            raise NumericalError(
+                f"NaN or Inf in the logits of batch {number} of {len(batches)} (the one with text {first}); "
+                "check the checkpoint's weights."
+            )
+    return _Run(values, batches, seconds, programs.compile_seconds)
+
+
+# --- one scorer a kind of task: (metrics, the primary metric of a constant answer, real tokens, the run)
+
+_Scored = tuple[dict[str, float], float, int, _Run]
+
+
+def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
+    encoded = tokenizer.encode(examples, task.max_length)
+    run = _run(model, encoded)
+    logits = unpack_logits(run.values, run.batches)
+    predicted, true = classes(logits, task, found), truth(examples, task)
+    scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
+    values, counts = np.unique(true, axis=0, return_counts=True)
+    constant = np.broadcast_to(values[counts.argmax()], true.shape)
+    return scores, METRICS[task.metric](constant, true), encoded.tokens, run
+
+
+def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
+    contexts = [example.pair or "" for example in examples]
+    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
+    run = _run(model, windows.encoded)
+    logits = unpack_tokens(run.values, run.batches)
+    answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
+    nullable = task.name == "squad2"
+    predicted = best_answers(logits, windows, contexts, nullable)
+    scores = squad_scores(predicted, answers)
+    return scores, squad_scores([""] * len(answers), answers)["f1"], windows.encoded.tokens, run
+
+
+def classes(logits: np.ndarray, task: Task, found: Fit) -> np.ndarray:
+    """Predictions in the task's numbering: [texts] classes or numbers, or [texts, labels] of 0 and 1.
+
+    A text whose highest output is none of the task's classes is -1, so that it is never right.
+    """
+    if task.kind == "regression":
+        return logits[:, 0]
+    if task.kind == "multi_label":
+        return (logits[:, found.outputs] > 0).astype(np.int64)
+    number = np.full(logits.shape[1], -1)
+    number[found.outputs] = np.arange(len(found.outputs))
+    return number[logits.argmax(axis=1)]
+
+
+def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
+    """The labels as an array: [texts] classes or numbers, or [texts, labels] of 0 and 1."""
+    labels = [example.label for example in examples]
+    if task.kind != "multi_label":
+        return np.array(labels)
+    several = np.zeros((len(labels), len(task.labels)), np.int64)
+    for row, holds in enumerate(labels):
+        several[row, list(holds)] = 1  # type: ignore[arg-type]
+    return several
+
+
+def _doubt(score: float, chance: float, metric: str, count: int) -> tuple[str, ...]:
+    """A warning where a score is within two standard errors of what one and the same answer to everything gets."""
+    correlation = metric in ("matthews", "pearson", "spearman")
+    error = (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
+    if score > chance + 2 * error:
+        return ()
+    return (
+        f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): "
+        "check that the checkpoint was tuned for this task.",
+    )

@@ -1,0 +1,107 @@
+"""A model as a `flax.nnx` module and back, for those who train or serve with nnx. Importing this imports Flax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from ..errors import CheckpointError
+from .architecture import Architecture, parameter_shapes
+from .model import Batch, Model, Provenance
+from .transformer import forward, logits, plain_batch
+
+
+class Transformer(nnx.Module):
+    """A jaxprune model whose parameters are `nnx.Param`s: `module.layers[0].attention.q.kernel`.
+
+    Architecture and provenance are static, so `nnx.split`, `nnx.merge`, `nnx.jit` and `nnx.grad` work, and layers of
+    unequal size need nothing special. The forward pass has no dropout.
+    """
+
+    def __init__(self, architecture: Architecture, params: dict[str, Any], provenance: Provenance = Provenance()):
+        self.architecture = architecture
+        self.provenance = provenance
+        for name, tree in params.items():
+            setattr(self, name, _to_containers(tree))
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Array:
+        """The logits that `jaxprune.logits` gives for plainly padded token ids, [rows, length]."""
+        inputs = input_ids, attention_mask, token_type_ids
+        model = Model(self.architecture, _params_of(self), self.provenance)
+        if not any(isinstance(value, jax.core.Tracer) for value in inputs):
+            return logits(model, *inputs)
+        out = forward(model.params, _traced_batch(self.architecture, *inputs), self.architecture).logits
+        assert out is not None  # all sublayers ran
+        return out[:, 0] if self.architecture.head == "classification" else out
+
+
+def to_nnx(model: Model) -> Transformer:
+    """`model` as a module that holds copies of its parameters, so that training it leaves `model` as it is."""
+    return Transformer(model.architecture, jax.tree.map(jnp.array, model.params), model.provenance)
+
+
+def from_nnx(module: nnx.Module) -> Model:
+    """The model in a module that `to_nnx` made, with the parameters it has now; the inverse of `to_nnx`.
+
+    Raises `CheckpointError` for any other module, and where parameters were replaced by some of another shape.
+    """
+    if not isinstance(module, Transformer):
+        raise CheckpointError(f"a {type(module).__name__} is no module that to_nnx made; give one of those.")
+    params = _params_of(module)
+    shapes, expected = _named(jax.tree.map(np.shape, params)), _named(parameter_shapes(module.architecture))
+    for name in {**expected, **shapes}:
+        if shapes.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"parameter {name} has shape {shapes.get(name, 'none (missing)')}, the module's architecture says "
+                f"{expected.get(name, 'none (extra)')}; cut models, not modules."
+            )
+    return Model(module.architecture, jax.tree.map(jnp.array, params), module.provenance)
+
+
+def _to_containers(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return nnx.Dict({name: _to_containers(entry) for name, entry in tree.items()})
+    if isinstance(tree, list):
+        return nnx.List([_to_containers(entry) for entry in tree])
+    return nnx.Param(tree)
+
+
+def _from_containers(tree: Any) -> Any:
+    if isinstance(tree, nnx.Dict):
+        return {name: _from_containers(entry) for name, entry in tree.items()}
+    if isinstance(tree, nnx.List):
+        return [_from_containers(entry) for entry in tree]
+    return tree[...]
+
+
+def _params_of(module: Transformer) -> dict[str, Any]:
+    return {
+        name: _from_containers(getattr(module, name))
+        for name in parameter_shapes(module.architecture)
+        if hasattr(module, name)
+    }
+
+
+def _named(shapes: Any) -> dict[str, tuple[int, ...]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in flat}
+
+
+def _traced_batch(architecture: Architecture, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Batch:
+    """`plain_batch` for ids that are known only when a compiled program runs."""
+    # Shapes are known now: the plain batch of zeros checks them, and is right wherever the ids do not matter.
+    inputs = input_ids, attention_mask, token_type_ids
+    batch = plain_batch(architecture, *(None if x is None else np.zeros(np.shape(x), np.int32) for x in inputs))
+    ids = jnp.asarray(input_ids, jnp.int32)
+    batch = batch._replace(ids=ids, segments=jnp.ones_like(ids))
+    if architecture.positions_count == "tokens":
+        real = (ids != architecture.pad_id).astype(jnp.int32)
+        batch = batch._replace(positions=jnp.cumsum(real, axis=1) * real - 1)
+    if attention_mask is not None:
+        batch = batch._replace(segments=(jnp.asarray(attention_mask) > 0).astype(jnp.int32))
+    if token_type_ids is not None:
+        batch = batch._replace(types=jnp.asarray(token_type_ids, jnp.int32))
+    return batch

@@ -1,0 +1,237 @@
+"""Methods to compare with, on the same calibration texts, budgets, cut and record: Fisher, magnitude, random.
+
+Each has `refit`: the output weights of what stays are then fitted as K-prune does (`follow.py`), which tells apart
+what a choice of units is worth and what the refit is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ..data.task import Calibration
+from ..errors import SettingsError
+from ..model.model import Model
+from .budget import Budget
+from .cut import Mask, map_units, unit_counts
+from .follow import Fit, follow
+from .measure import HALVES, measure
+from .run import OnStep, Run, as_budgets, round_masks
+from .search import keep_mask
+
+REPAIRS = ("none", "scales", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fisher:
+    """Kwon et al., A Fast Post-Training Pruning Framework for Transformers, NeurIPS 2022.
+
+    Gates' diagonal Fisher information picks how many heads and neurons stay, a greedy rearrangement under the
+    Fisher blocks of each sublayer picks which, and one scale per unit is fitted to the dense output.
+    We use the model's own predictions where the paper uses the training labels: calibration texts have none.
+    """
+
+    rearrange: bool = field(default=True, metadata={"help": "choose units inside a sublayer by its Fisher block"})
+    repair: Literal["none", "scales", "weights"] = field(
+        default="scales", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
+    )
+    seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
+
+    def __post_init__(self):
+        check_repair(self.repair)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude:
+    """Units with the smallest weights go: the squared norm of all weights of a unit, per cost."""
+
+    repair: Literal["none", "scales", "weights"] = field(
+        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
+    )
+
+    def __post_init__(self):
+        check_repair(self.repair)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """Units drawn at random: the floor that any score must beat."""
+
+    repair: Literal["none", "scales", "weights"] = field(
+        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
+    )
+    seed: int = field(default=0, metadata={"help": "draws the units"})
+
+    def __post_init__(self):
+        check_repair(self.repair)
+
+
+def check_repair(repair: str) -> None:
+    if repair not in REPAIRS:
+        raise SettingsError(f"repair must be one of {', '.join(REPAIRS)}, got {repair!r}.")
+
+
+def fisher(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: Fisher = Fisher(),
+    *,
+    on_step: OnStep | None = None,
+) -> Any:
+    """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
+    budgets, alone = as_budgets(budget)
+    run = Run.start(model, calibration, on_step)
+    allowed = [run.allowed(entry) for entry in budgets]
+    with run.phase("measure"):
+        measured = measure(
+            run.model.params,
+            run.model.architecture,
+            run.batches,
+            temperature=1.0,
+            floor=1.0,
+            exact_up_to=4,
+            seed=settings.seed,
+            programs=run.programs,
+            grams=False,
+            fisher_blocks=settings.rearrange,
+            on_batch=lambda done: run.step("measure", done, len(run.batches)),
+        )
+    scores = [np.asarray(entry.gates, np.float64) for entry in measured.statistics]
+    blocks = [np.asarray(entry.block, np.float64) for entry in measured.statistics]
+    order = [np.argsort(entry, kind="stable") for entry in scores]
+    results = []
+    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+        with run.phase("search"):
+            masks = fisher_masks(scores, run.costs(entry), limit)
+            if settings.rearrange:
+                masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
+            masks = round_masks(masks, order, entry.round_to)
+        results.append(_repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
+    return results[0] if alone else results
+
+
+def magnitude(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: Magnitude = Magnitude(),
+    *,
+    on_step: OnStep | None = None,
+) -> Any:
+    """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
+    run = Run.start(model, calibration, on_step)
+    return _by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
+
+
+def random_prune(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: Random = Random(),
+    *,
+    on_step: OnStep | None = None,
+) -> Any:
+    """Prune units at random; see `Random`. Same interface as `kprune`."""
+    run = Run.start(model, calibration, on_step)
+    rng = np.random.default_rng(settings.seed)
+    costs_first = run.costs(as_budgets(budget)[0][0])
+    # Times the cost, which `_by_scores` divides by again: every unit is as likely to go, whatever it costs.
+    scores = [rng.random(count) * cost for count, cost in zip(unit_counts(model.architecture), costs_first, strict=True)]
+    return _by_scores(run, "random", settings, budget, scores)
+
+
+def _by_scores(
+    run: Run, method: str, settings: Any, budget: Budget | Sequence[Budget], scores: Sequence[np.ndarray]
+) -> Any:
+    """One global threshold on score per cost, then the repair."""
+    budgets, alone = as_budgets(budget)
+    limits = [run.allowed(entry) for entry in budgets]
+    order = [np.argsort(entry, kind="stable") for entry in scores]
+    results = []
+    for entry, limit in zip(budgets, limits, strict=True):
+        with run.phase("search"):
+            costs = run.costs(entry)
+            masks = round_masks(threshold(scores, costs, limit), order, entry.round_to)
+        results.append(_repaired(run, method, settings, entry, masks, ()))
+    return results[0] if alone else results
+
+
+def _repaired(
+    run: Run, method: str, settings: Any, budget: Budget, masks: list[Mask], reused: tuple[str, ...]
+) -> Model:
+    fitted, reports = run.model, []
+    if settings.repair != "none":
+        fit = Fit(kind=settings.repair) if settings.repair == "weights" else SCALES
+        weights = [[batch.real.astype(np.float32)] * len(masks) for batch in run.batches]
+        with run.phase("refit"):
+            fitted, reports = follow(
+                run.model, masks, run.batches, weights, fit, run.programs, lambda done: run.step("refit", done, len(masks))
+            )
+    return run.finish(method, settings, budget, fitted, masks, reports, reused)
+
+
+SCALES = Fit(kind="scales", ridge=1e-3, inputs=False)
+
+
+def threshold(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
+    """Masks (true keeps) of the units with the highest score per cost that fit into `allowed`."""
+    per_cost = np.concatenate([score / cost for score, cost in zip(scores, costs, strict=True)])
+    each = np.concatenate([np.full(len(score), cost) for score, cost in zip(scores, costs, strict=True)])
+    return _split(keep_mask(per_cost, each, allowed), scores)
+
+
+def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
+    """Masks that keep the most Fisher information within `allowed` (Kwon et al., section 4.1, algorithm 1).
+
+    For every number of heads kept, best heads first, the best neurons fill the rest; the best number wins. Needs heads
+    to cost the same in all layers, and neurons likewise (true of a dense model).
+    """
+    heads, neurons = np.concatenate(scores[::2]), np.concatenate(scores[1::2])
+    head_cost, neuron_cost = costs[0], costs[1]
+    head_order, neuron_order = (np.argsort(-values, kind="stable") for values in (heads, neurons))
+    head_sums = np.concatenate([[0.0], np.cumsum(heads[head_order])])
+    neuron_sums = np.concatenate([[0.0], np.cumsum(neurons[neuron_order])])
+    kept_heads = np.arange(min(len(heads), allowed // head_cost) + 1)
+    kept_neurons = np.minimum((allowed - kept_heads * head_cost) // neuron_cost, len(neurons))
+    best = int(np.argmax(head_sums[kept_heads] + neuron_sums[kept_neurons]))
+    masks = [np.zeros(len(heads), bool), np.zeros(len(neurons), bool)]
+    masks[0][head_order[: kept_heads[best]]] = True
+    masks[1][neuron_order[: kept_neurons[best]]] = True
+    by_half = [_split(masks[0], scores[::2]), _split(masks[1], scores[1::2])]
+    return [by_half[index % 2][index // 2] for index in range(len(scores))]
+
+
+def rearrange(block: np.ndarray, keep: int) -> Mask:
+    """The `keep` units to keep so that the removed ones lose little together: rᵀ F r, r the removed, F the Fisher block.
+
+    Greedy: the next to go is the one that raises the sum least (Kwon et al., section 4.2).
+    """
+    n = len(block)
+    mask, rise = np.ones(n, bool), np.diag(block).copy()
+    for _ in range(n - keep):
+        worst = int(np.argmin(np.where(mask, rise, np.inf)))
+        mask[worst] = False
+        rise += 2 * block[worst]
+    return mask
+
+
+def weight_norms(model: Model) -> list[np.ndarray]:
+    """The squared norm of all weights and biases of every unit, per sublayer."""
+    norms = []
+    for index, count in enumerate(unit_counts(model.architecture)):
+        half, total = HALVES[index % 2], np.zeros(count)
+
+        def add(axis: int, leaf: Any, total: np.ndarray = total) -> Any:
+            units = np.moveaxis(np.asarray(leaf, np.float64), axis, 0).reshape(len(total), -1)
+            total += np.sum(units**2, axis=1)
+            return leaf
+
+        map_units(half, add, model.params["layers"][index // 2][half])
+        norms.append(total)
+    return norms
+
+
+def _split(flat: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum([len(entry) for entry in like])[:-1])

@@ -1,0 +1,239 @@
+"""K-prune: which heads and neurons can go, and how the rest is re-fitted, without retraining.
+
+Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based Language Models, ICLR 2024. The preset
+"published" is the paper's own recipe (`published.py`). The default departs from it where measurement said so:
+
+1. One backward sweep over the dense model replaces one per sublayer. The gradient of the KL divergence is zero at the
+   dense model, its Hessian is not: seeds are factors of the Fisher information of the model's own prediction.
+2. A unit's score is the damage that stays *after* the refit: structured optimal brain surgeon with the features' Gram
+   matrix on one side and the output gradient's second moment on the other (`search.py`), in units of predicted KL.
+3. The refit weighs tokens by how much the prediction depends on them, fits biases, shrinks towards the old weights,
+   and fits q, k, v and up to the changed stream as well (`follow.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data.task import Calibration
+from ..errors import SettingsError
+from ..model.model import Model
+from ..model.transformer import ATTENTION, HALVES
+from ..programs import Programs
+from .budget import Budget
+from .follow import PUBLISHED_FIT, Fit, follow
+from .measure import Measurement, Statistics, measure, output_kernel
+from .published import published_masks
+from .run import OnStep, Run, as_budgets, round_masks
+from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root
+
+
+@dataclass(frozen=True, kw_only=True)
+class KPrune:
+    """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe."""
+
+    search: Literal["surgeon", "gates", "published"] = field(
+        default="surgeon", metadata={"help": "scores: damage after refit, gate Fisher alone, or the paper's"}
+    )
+    sensitivity: bool = field(default=True, metadata={"help": "weigh output directions by their gradient"})
+    token_floor: float = field(default=0.5, metadata={"help": "share of token weight that every token gets alike"})
+    elimination_ridge: float = field(default=1e-3, metadata={"help": "ridge of the scores, relative to each feature's variance"})
+    depth_ratio: float = field(default=3.0, metadata={"help": "weight of damage in the first layer over the last"})
+    refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
+    ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
+    pull: float = field(default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"})
+    intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
+    refit_inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream"})
+    input_ridge: float = field(default=1e-2, metadata={"help": "ridge of the input fit, towards the old weights"})
+    temperature: float = field(default=2.0, metadata={"help": "softmax temperature of the predictive term"})
+    exact_up_to: int = field(default=4, metadata={"help": "classes up to which the Fisher factors are exact"})
+    balance: float = field(default=2.5e-4, metadata={"help": "published only: weight of representational knowledge"})
+    head_weight: float = field(default=64.0, metadata={"help": "published only: weight of heads over neurons"})
+    seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
+
+    def __post_init__(self):
+        for name in ("elimination_ridge", "ridge", "input_ridge", "pull", "balance"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
+        for name in ("temperature", "head_weight", "depth_ratio"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        if not 0 < self.token_floor <= 1:
+            raise SettingsError(f"token_floor must lie in (0, 1], got {self.token_floor}; 1 weighs all tokens alike.")
+        if self.search not in ("surgeon", "gates", "published"):
+            raise SettingsError(f"search must be surgeon, gates or published, got {self.search!r}.")
+
+    @staticmethod
+    def presets() -> dict[str, "KPrune"]:
+        """Named settings beside the default."""
+        fit = {"ridge": PUBLISHED_FIT.ridge, "pull": PUBLISHED_FIT.pull, "intercept": PUBLISHED_FIT.intercept}
+        return {"published": KPrune(search="published", refit_inputs=False, token_floor=1.0, **fit)}
+
+    @property
+    def fit(self) -> Fit:
+        return Fit(
+            kind="weights" if self.refit else "none",
+            ridge=self.ridge,
+            pull=self.pull,
+            intercept=self.intercept,
+            inputs=self.refit_inputs,
+            input_ridge=self.input_ridge,
+        )
+
+
+BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores square
+
+
+def kprune(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: KPrune = KPrune(),
+    *,
+    on_step: OnStep | None = None,
+) -> Any:
+    """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
+
+    `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
+    measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
+    The result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises
+    `BudgetError`, `DataError`, `NumericalError`.
+    """
+    budgets, alone = as_budgets(budget)
+    if settings.search == "published":
+        results = [_published(model, calibration, entry, settings, on_step) for entry in budgets]
+    else:
+        results = _default(model, calibration, budgets, settings, on_step)
+    return results[0] if alone else results
+
+
+def _default(
+    model: Model, calibration: Calibration, budgets: list[Budget], settings: KPrune, on_step: OnStep | None
+) -> list[Model]:
+    run = Run.start(model, calibration, on_step)
+    allowed = [run.allowed(budget) for budget in budgets]
+    with run.phase("measure"):
+        measured = measure(
+            run.model.params,
+            run.model.architecture,
+            run.batches,
+            temperature=settings.temperature,
+            floor=settings.token_floor,
+            exact_up_to=settings.exact_up_to,
+            seed=settings.seed,
+            programs=run.programs,
+            on_batch=lambda done: run.step("measure", done, len(run.batches)),
+        )
+    with run.phase("search"):
+        curves = damage_curves(run.model, measured, settings, run.programs)
+    measured = measured._replace(statistics=[])  # the Gram matrices are the largest thing alive; the curves replace them
+    run.step("search", 1, 1)
+    results = []
+    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+        with run.phase("search"):
+            masks = allocate(tilted(curves, settings.depth_ratio), run.costs(entry), limit)
+            masks = round_masks(masks, [c.order for c in curves], entry.round_to)
+        with run.phase("refit"):
+            fitted, reports = follow(
+                run.model,
+                masks,
+                run.batches,
+                measured.weights,
+                settings.fit,
+                run.programs,
+                lambda done: run.step("refit", done, len(curves)),
+            )
+        reused = ("measurement", "damage curves") if number else ()
+        notes = {"predicted_kl": float(sum(c.damage[int((~m).sum())] for c, m in zip(curves, masks, strict=True)))}
+        results.append(run.finish("kprune", settings, entry, fitted, masks, reports, reused, notes))
+    return results
+
+
+def _published(
+    model: Model, calibration: Calibration, budget: Budget, settings: KPrune, on_step: OnStep | None
+) -> Model:
+    run = Run.start(model, calibration, on_step, group=BATCH_TEXTS)
+    with run.phase("search and refit"):
+        fitted, masks, reports = published_masks(
+            run.model,
+            run.batches,
+            run.costs(budget),
+            run.allowed(budget),
+            temperature=settings.temperature,
+            balance=settings.balance,
+            head_weight=settings.head_weight,
+            programs=run.programs,
+            fit=settings.fit,
+            on_sublayer=lambda done: run.step("search", done, 2 * len(model.architecture.layers)),
+        )
+    return run.finish("kprune", settings, budget, fitted, masks, reports)
+
+
+# --- scores
+
+
+def damage_curves(model: Model, measured: Measurement, settings: KPrune, programs: Programs) -> list[Curve]:
+    """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
+    curves = []
+    for index, statistics in enumerate(measured.statistics):
+        half = HALVES[index % 2]
+        units = statistics.gates.shape[0]
+        if units == 0:
+            curves.append(Curve(np.zeros(0, int), np.zeros(1)))
+            continue
+        if settings.search == "gates":
+            curves.append(gate_curve(statistics, measured.texts))
+            continue
+        kernel = output_kernel(model.params["layers"][index // 2][half], half)
+        scalars = np.float32(measured.tokens), np.float32(measured.texts), np.float32(settings.elimination_ridge)
+        gram, weight = programs(surgeon_inputs, statistics, kernel, *scalars, sensitivity=settings.sensitivity)
+        if half == ATTENTION:
+            curves.append(curve(*programs(eliminate_groups, gram, weight, units=units), units))
+        else:
+            curves.append(curve(*programs(eliminate_neurons, gram, weight, chunk=max(units // 48, 1)), units))
+    return curves
+
+
+@partial(jax.jit, static_argnames="sensitivity")
+def surgeon_inputs(
+    statistics: Statistics, kernel: jax.Array, tokens: Any, texts: Any, ridge: Any, *, sensitivity: bool
+) -> tuple[jax.Array, jax.Array]:
+    """The Gram of the features about their mean (the refit moves the bias), and output weights in root-KL units.
+
+    KL of a text ≈ ½ Σ_t (g_t · Δu_t)², tokens taken as independent: ½ (tokens / texts) tr(A ΔWᵀ G ΔW) with A the mean
+    of g gᵀ. Without `sensitivity` A is replaced by the multiple of the identity of equal trace.
+    """
+    mean = statistics.mean / tokens
+    gram = statistics.gram / tokens - jnp.outer(mean, mean)
+    # Features in units of their own spread: they differ by orders of magnitude, and the elimination downdates an
+    # inverse in float32, which loses as many digits as the diagonal spans.
+    spread = jnp.sqrt(jnp.maximum(jnp.diag(gram), 1e-12 * jnp.max(jnp.diag(gram)) + 1e-30))
+    gram = gram / spread[:, None] / spread[None, :] + ridge * jnp.eye(gram.shape[0])
+    metric = statistics.sensitivity / texts / 2
+    if not sensitivity:
+        metric = jnp.eye(metric.shape[0]) * jnp.trace(metric) / metric.shape[0]
+    return gram, spread[:, None] * (kernel @ psd_root(metric))
+
+
+def gate_curve(statistics: Statistics, texts: int) -> Curve:
+    """Units by their gates alone: ½ mean squared gradient to the gate, as if damages added up and nothing was re-fitted."""
+    scores = np.asarray(statistics.gates, np.float64) / texts / 2
+    order = np.argsort(scores, kind="stable")
+    return Curve(order, np.concatenate([[0.0], np.cumsum(scores[order])]))
+
+
+def tilted(curves: Sequence[Curve], ratio: float) -> list[Curve]:
+    """Curves with the damage of lower sublayers weighed more: by `ratio` at the bottom, 1 at the top, geometrically.
+
+    What a lower sublayer loses passes through every later one, which the prediction, made at the dense model, sees
+    only to second order.
+    """
+    last = max(len(curves) - 1, 1)
+    return [
+        Curve(entry.order, entry.damage * ratio ** (1 - index / last)) for index, entry in enumerate(curves)
+    ]

@@ -1,0 +1,218 @@
+"""What every pruning method shares: batches in, a smaller model with its record out."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data.batches import pack
+from ..data.task import Calibration
+from ..data.tokenizer import Tokenizer
+from ..errors import NumericalError
+from ..model.architecture import Architecture
+from ..model.model import Batch, Model, Params
+from ..model.transformer import Sites, forward
+from ..programs import Programs
+from .budget import Budget
+from .cost import removed, unit_costs
+from .cut import Mask, cut, gates_of, kept_units
+
+OnStep = Callable[[dict[str, Any]], None]
+
+
+@partial(jax.jit, static_argnames="architecture")
+def whole_forward(params: Params, batch: Batch, gates: Any = None, *, architecture: Architecture) -> jax.Array:
+    """Logits of a whole batch."""
+    outputs = forward(params, batch, architecture, Sites(gates=gates))
+    return outputs.hidden if outputs.logits is None else outputs.logits
+
+
+@dataclass
+class Run:
+    """One pruning run: the dense model, its calibration batches, and the books."""
+
+    model: Model
+    calibration: Calibration
+    batches: list[Batch]
+    tokens: int  # real ones
+    mean_length: int  # of the calibration texts, in tokens, rounded up
+    on_step: OnStep
+    programs: Programs = field(default_factory=Programs)
+    phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
+    warnings: list[str] = field(default_factory=list)
+    dense_forward_seconds: float = 0.0
+
+    @staticmethod
+    def start(
+        model: Model, calibration: Calibration, on_step: OnStep | None, group: int | None = None
+    ) -> "Run":
+        """Tokenise and pack the calibration texts and move them and the weights to the device.
+
+        `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
+        """
+        began = time.perf_counter()
+        encoded = Tokenizer.of(model).encode(calibration.examples, calibration.max_length)
+        batches = [jax.tree.map(jnp.asarray, batch) for batch in pack(encoded, model.architecture, group=group)]
+        model = model.replace(params=jax.tree.map(jnp.asarray, model.params))
+        check_finite(model)
+        run = Run(
+            model,
+            calibration,
+            batches,
+            encoded.tokens,
+            math.ceil(encoded.tokens / len(encoded)),
+            on_step or (lambda event: None),
+            warnings=[*model.provenance.warnings, *calibration.warnings],
+        )
+        run.phases["prepare"] = time.perf_counter() - began
+        return run
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book the seconds of a part of the run under `name`."""
+        began = time.perf_counter()
+        yield
+        self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
+        self.programs.meter.sample(name)
+
+    def step(self, phase: str, done: int, of: int) -> None:
+        self.on_step({"phase": phase, "done": done, "of": of})
+
+    def length(self, budget: Budget) -> int:
+        """The text length at which FLOPs are counted: the budget's, or the calibration's mean."""
+        return budget.length or self.mean_length
+
+    def costs(self, budget: Budget) -> list[int]:
+        """The cost of one unit of every sublayer, bottom up."""
+        pairs = unit_costs(self.model.architecture, budget.cost, self.length(budget))
+        return [cost for pair in pairs for cost in pair]
+
+    def allowed(self, budget: Budget) -> int:
+        return budget.allowed(self.model.architecture, self.length(budget))
+
+    def time_dense_forward(self) -> float:
+        """Seconds of one warm jitted forward pass of the dense model over the calibration set.
+
+        Measured on two batches (all have one shape) and scaled. Not part of the method: booked nowhere.
+        """
+        programs = Programs()  # its own books
+        params, architecture = self.model.params, self.model.architecture
+        jax.block_until_ready(programs(whole_forward, params, self.batches[0], architecture=architecture))
+        few = self.batches[:2]
+        began = time.perf_counter()
+        jax.block_until_ready([programs(whole_forward, params, batch, architecture=architecture) for batch in few])
+        return (time.perf_counter() - began) * len(self.batches) / len(few)
+
+    def finish(
+        self,
+        method: str,
+        settings: Any,
+        budget: Budget,
+        fitted: Model,
+        masks: Sequence[Mask],
+        refit: Sequence[dict[str, Any]],
+        reused: Sequence[str] = (),
+        notes: dict[str, Any] | None = None,
+    ) -> Model:
+        """Cut `fitted` (full size) to `masks` and write the record. Checks that cutting changed nothing."""
+        with self.phase("cut"):
+            small = cut(self.model.replace(params=fitted.params), masks)
+            small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
+            check_finite(small)
+            error = self._masked_versus_cut(fitted, small, masks)
+        self.step("cut", 1, 1)
+        if not self.dense_forward_seconds:
+            self.dense_forward_seconds = self.time_dense_forward()
+        seconds = sum(self.phases.values())
+        warnings = [*self.warnings, *_refit_warnings(refit)]
+        dense, length = self.model.architecture, self.length(budget)
+        record = {
+            "method": method,
+            "settings": dataclasses.asdict(settings),
+            "budget": {"remove": budget.remove, "cost": budget.cost, "length": length, "round_to": budget.round_to},
+            "removed": removed(dense, small.architecture, length),
+            "kept": kept_units(masks),
+            "masked_vs_cut": error,
+            "seconds": seconds,
+            "phases": dict(self.phases),
+            "compile_seconds": self.programs.compile_seconds,
+            "compiled_programs": self.programs.compiled,
+            "dense_forward_seconds": self.dense_forward_seconds,
+            "dense_forwards": (seconds - self.programs.compile_seconds) / self.dense_forward_seconds,
+            "peak_bytes": self.programs.meter.peak_bytes,
+            "calibration": {
+                "source": self.calibration.source,
+                "count": len(self.calibration.examples),
+                "tokens": self.tokens,
+                "seed": self.calibration.seed,
+                "hash": self.calibration.hash,
+            },
+            "refit": list(refit),
+            "reused": list(reused),
+            "warnings": list(dict.fromkeys(warnings)),
+            **(notes or {}),
+        }
+        self.phases.clear()  # a second budget books its own time
+        self.programs = Programs()
+        provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
+        return small.replace(provenance=provenance).with_record(**record)
+
+    def _masked_versus_cut(self, fitted: Model, small: Model, masks: Sequence[Mask]) -> float:
+        """Largest difference of logits, gates at 0 against units cut away, relative to the largest logit."""
+        batch = jax.tree.map(lambda leaf: leaf[:2], self.batches[0])
+        gates = gates_of(fitted.architecture, masks)
+        params = jax.tree.map(jnp.asarray, fitted.params)
+        masked = self.programs(whole_forward, params, batch, gates, architecture=fitted.architecture)
+        without = self.programs(whole_forward, small.params, batch, architecture=small.architecture)
+        real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
+        masked, without = np.asarray(masked)[real], np.asarray(without)[real]
+        error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
+        if not math.isfinite(error):
+            raise NumericalError("the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts.")
+        if error > 1e-5:
+            self.warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
+        return error
+
+
+def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
+    """A list of budgets, and whether one came alone."""
+    return ([budget], True) if isinstance(budget, Budget) else (list(budget), False)
+
+
+def check_finite(model: Model) -> None:
+    """Raise `NumericalError` naming the first parameter that holds NaN or Inf."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(model.params)[0]:
+        if not np.isfinite(np.asarray(leaf)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise NumericalError(f"parameter {name} holds NaN or Inf; the checkpoint is damaged, use another copy.")
+
+
+def round_masks(masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int) -> list[Mask]:
+    """Masks whose neurons come in multiples of `round_to`: the cheapest kept ones (first in `order`) go too."""
+    out = []
+    for index, (mask, units) in enumerate(zip(masks, order, strict=True)):
+        mask = mask.copy()
+        extra = int(mask.sum()) % round_to if index % 2 else 0
+        mask[[unit for unit in units if mask[unit]][:extra]] = False
+        out.append(mask)
+    return out
+
+
+def _refit_warnings(refit: Sequence[dict[str, Any]]) -> list[str]:
+    """One warning for all sublayers whose kept features the calibration texts do not determine."""
+    short = [entry for entry in refit if entry.get("rank", 0) < entry.get("features", 0)]
+    if not short:
+        return []
+    first = short[0]
+    return [
+        f"refit: the calibration texts leave directions undetermined in {len(short)} sublayers (sublayer "
+        f"{first['sublayer']}: rank {first['rank']} of {first['features']}); calibrate on more texts."
+    ]

@@ -1,0 +1,50 @@
+"""Calibration texts from a file of one's own."""
+
+from argparse import Namespace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxprune.cli import flags
+from jaxprune.errors import DataError
+
+TASK = SimpleNamespace(max_length=32, calibration=lambda count, seed: (count, seed))
+
+
+def draw(file, count=3, seed=0):
+    return flags.calibration(
+        Namespace(calibration_samples=count, seed=seed, calibration_texts=file and str(file)), TASK
+    )
+
+
+def test_without_a_file_the_task_draws():
+    assert draw(None, 7, 1) == (7, 1)
+
+
+def test_rows_are_drawn_as_a_task_draws_them(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("".join(f"text {number}\n\n" for number in range(10)), encoding="utf-8")
+    expected = [f"text {row}" for row in np.random.RandomState(5).choice(10, 4, replace=False)]
+    found = draw(file, 4, 5)
+    assert [example.text for example in found.examples] == expected
+    assert found.max_length == 32 and found.source == str(file)
+    assert [example.text for example in draw(file, 20).examples] == [f"text {number}" for number in range(10)]
+
+
+def test_a_tab_divides_pairs(tmp_path):
+    file = tmp_path / "pairs.txt"
+    file.write_text("a\tb\nc\td\n", encoding="utf-8")
+    assert [(example.text, example.pair) for example in draw(file).examples] == [("a", "b"), ("c", "d")]
+    file.write_text("a\tb\nc\n", encoding="utf-8")
+    with pytest.raises(DataError, match="some lines hold two texts"):
+        draw(file)
+
+
+@pytest.mark.parametrize("content, says", [(b"", "holds no texts"), (b"caf\xe9\n", "not UTF-8 \\(byte 3\\)")])
+def test_a_file_that_does_not_serve_is_named(tmp_path, content, says):
+    (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        draw(tmp_path / "texts.txt")
+    with pytest.raises(DataError, match="cannot be read"):
+        draw(tmp_path / "missing.txt")

@@ -1,0 +1,96 @@
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from jaxprune.data.task import Example
+from jaxprune.data.tokenizer import Tokenizer
+from jaxprune.errors import CheckpointError, DataError
+from jaxprune.model import Provenance
+
+CLS, SEP = 2, 3
+
+
+def words(encoded):
+    return [ids.tolist() for ids in encoded.ids]
+
+
+def test_ids_and_types_with_special_tokens(tokenizer_folder):
+    examples = [Example("The film", None, 0), Example("good", "bad plot", 0)]
+    encoded = Tokenizer.of(tokenizer_folder).encode(examples, 16)
+    assert words(encoded) == [[CLS, 4, 6, SEP], [CLS, 10, SEP, 11, 8, SEP]]
+    assert [types.tolist() for types in encoded.types] == [[0] * 4, [0, 0, 0, 1, 1, 1]]
+    assert encoded.tokens == 10 and len(encoded) == 2 and encoded.ids[0].dtype == np.int32
+
+
+def test_presets_of_the_file_do_not_cut_or_pad(tokenizer_folder):
+    encoded = Tokenizer.of(tokenizer_folder).encode([Example("film " * 20, None, 0), Example("film", None, 0)], 64)
+    assert [len(ids) for ids in encoded.ids] == [22, 3]
+
+
+def test_the_longer_text_of_a_pair_is_cut_first(tokenizer_folder):
+    encoded = Tokenizer.of(tokenizer_folder).encode([Example("good", "bad " * 20, 0)], 8)
+    assert words(encoded) == [[CLS, 10, SEP, 11, 11, 11, 11, SEP]]
+
+
+def test_no_text_is_longer_than_the_model_reads(tiny):
+    encoded = Tokenizer.of(tiny(max_positions=10)).encode([Example("film " * 20, None, 0)], 128)
+    assert len(encoded.ids[0]) == 10
+
+
+def test_length_without_room_for_a_word(tokenizer_folder):
+    with pytest.raises(DataError, match="max_length 2 leaves no room beside 2 special tokens"):
+        Tokenizer.of(tokenizer_folder).encode([Example("film", None, 0)], 2)
+
+
+def test_vocabulary_larger_than_the_embedding(tiny):
+    with pytest.raises(DataError, match="token id 25, the model's embedding 20 rows"):
+        Tokenizer.of(tiny(vocab=20))
+
+
+def test_missing_or_broken_files(tmp_path, tiny):
+    with pytest.raises(CheckpointError, match="no tokenizer files; put the checkpoint's tokenizer.json there"):
+        Tokenizer.of(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        Tokenizer.of(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="no source folder"):
+        Tokenizer.of(dataclasses.replace(tiny(), provenance=Provenance()))
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(CheckpointError, match="tokenizer.json is not a tokenizer: .*; copy it anew") as caught:
+        Tokenizer.of(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [None, {"tokenizer_class": "BertTokenizer", "do_lower_case": True}])
+def test_vocab_txt_alone(tmp_path, config):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "##s"]))
+    if config:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    encoded = Tokenizer.of(tmp_path).encode([Example("Films", "film", 0)], 16)
+    assert words(encoded) == [[2, 5, 6, 3, 5, 3]]
+    assert encoded.types[0].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_tokenizer_json_needs_no_transformers(tokenizer_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import would raise
+    assert words(Tokenizer.of(tokenizer_folder).encode([Example("film", None, 0)], 8)) == [[CLS, 6, SEP]]
+
+
+def test_windows_cover_the_context_and_know_their_characters(tokenizer_folder):
+    tokenizer = Tokenizer.of(tokenizer_folder)
+    contexts = ["  The film was good and the plot was very dull", "bad cast"]
+    windows = tokenizer.windows(["who was good", "when"], contexts, max_length=12, overlap=2)
+    assert windows.question.tolist() == [0, 0, 1]
+    first = [contexts[0][start:stop] for start, stop in windows.spans[0].tolist() if start >= 0]
+    second = [contexts[0][start:stop] for start, stop in windows.spans[1].tolist() if start >= 0]
+    assert first == ["The", "film", "was", "good", "and", "the"]
+    assert second == ["and", "the", "plot", "was", "very", "dull"]  # the first two are shared
+    assert windows.spans[0][:5].tolist() == [[-1, -1]] * 5  # [CLS] question [SEP]
+    assert all(len(ids) <= 12 for ids in windows.encoded.ids)
+
+
+def test_an_endless_question_leaves_room_for_the_context(tokenizer_folder):
+    windows = Tokenizer.of(tokenizer_folder).windows(["who " * 200], ["good film"], max_length=20, overlap=8)
+    assert windows.encoded.ids[0].tolist() == [CLS, *[24] * 10, SEP, 10, 6, SEP]
