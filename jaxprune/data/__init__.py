@@ -1,0 +1,1 @@
+"""Texts and labels in, batches and scores out."""

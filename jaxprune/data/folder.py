@@ -1,7 +1,6 @@
 """Labelled texts of your own: a folder with train.jsonl and validation.jsonl."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
     "multi_label": ("f1", "f1_macro", "accuracy"),
     "regression": ("pearson", "spearman"),
 }
+MOST_CLASSES = 100_000  # a larger class number is a mistake, such as an identifier
 
 
 def folder(path: str | Path) -> Task:
@@ -83,10 +83,8 @@ def _labels(
     rows = [row for split in splits.values() for row in split]
     kind = _kind(rows)
     if kind == "regression":
-        return kind, ("score",), _score
-    multiple = kind == "multi_label"
-    if names is None:
-        names = _collected([value for row in rows for value in (row.get("label") if multiple else [row.get("label")])])
+        return kind, ("score",), lambda row: row.number("label")
+    names = names or _collected(rows)
     index = {name: number for number, name in enumerate(names)}
 
     def one(row: Row, value: Any) -> int:
@@ -97,7 +95,7 @@ def _labels(
 
     def number(row: Row) -> Label:
         value = row.get("label")
-        if not multiple:
+        if kind == "single_label":
             return one(row, value)
         several = tuple(one(row, each) for each in value)
         if len(set(several)) < len(several):
@@ -127,17 +125,17 @@ def _kind(rows: list[Row]) -> Kind:
     return next(iter(kinds))
 
 
-def _score(row: Row) -> float:
-    value = row.get("label")
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise row.fail(f"label must be a finite number as in the other lines, got {shown(value)}.")
-    return float(value)
-
-
-def _collected(values: list[Any]) -> tuple[str, ...]:
+def _collected(rows: list[Row]) -> tuple[str, ...]:
     """Names for classes that nobody named: the names used, sorted, or the numbers up to the largest used."""
-    named = sorted({value for value in values if isinstance(value, str)})
-    if named:
-        return tuple(named)
-    numbers = [value for value in values if isinstance(value, int)]
-    return tuple(str(number) for number in range(max(numbers, default=0) + 1))
+    names: set[str] = set()
+    classes = 1
+    for row in rows:
+        label = row.get("label")
+        for value in label if isinstance(label, list) else [label]:
+            if isinstance(value, str):
+                names.add(value)
+            elif isinstance(value, int):
+                if value >= MOST_CLASSES:
+                    raise row.fail(f"label {shown(value)} is too large for a class; number the classes from 0.")
+                classes = max(classes, value + 1)
+    return tuple(sorted(names)) or tuple(str(number) for number in range(classes))

@@ -1,6 +1,5 @@
 """The nine GLUE tasks, from local JSON-lines files or from the hub."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
@@ -85,11 +84,9 @@ def _examples(row: Glue, rows: Iterable[Row]) -> tuple[Example, ...]:
 
 
 def _label(row: Glue, entry: Row) -> int | float:
-    value = entry.get("label")
     if row.metric == "pearson":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise entry.fail(f"label must be a number, got {shown(value)}.")
-        return float(value)
+        return entry.number("label")
+    value = entry.get("label")
     if value in row.labels:
         return row.labels.index(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(row.labels):

@@ -32,6 +32,13 @@ class Row(NamedTuple):
             raise self.fail(f'field "{field}" is blank; give it a text or drop the line.')
         return value
 
+    def number(self, field: str) -> float:
+        value = self.get(field)
+        # The comparison is False for NaN, and safe for integers that no float holds.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+            raise self.fail(f'field "{field}" must be a finite number, got {shown(value)}.')
+        return float(value)
+
 
 def shown(value: Any) -> str:
     """A value as a message shows it: short, one line."""
@@ -69,7 +76,7 @@ def _rows(path: Path) -> Iterator[Row]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
             raise DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}") from error
         if not isinstance(values, dict):
             raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from ..errors import DataError
 from .glue import from_hub
@@ -18,7 +17,7 @@ FILES = {
 MAX_LENGTH = 384  # tokens of a window
 
 
-def squad(path: str | Path | None = None, version: Literal[1, 2] = 1) -> Task:
+def squad(path: str | Path | None = None, version: int = 1) -> Task:
     """Extractive question answering; version 2 has questions without an answer.
 
     `path` is a folder with train.jsonl and validation.jsonl (one question a line: id, question, context, answers) or

@@ -202,7 +202,7 @@ def follow_sublayer(
     architecture, half = model.architecture, HALVES[index % 2]
     p = model.params["layers"][index // 2][half]
     width = unit_width(architecture, half, index // 2)
-    units, kept = padded_units(mask, 4)
+    units, kept = padded_units(mask, 1 if half == ATTENTION else 4)
     present = jnp.asarray(np.repeat(np.arange(len(units)) < kept, width), jnp.float32)
     small = programs(take_units_jit, p, units, half=half)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}

@@ -195,7 +195,7 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
         if half == ATTENTION:
             curves.append(curve(*programs(eliminate_groups, gram, weight, units=units), units))
         else:
-            curves.append(curve(*programs(eliminate_neurons, gram, weight, chunk=max(units // 48, 1)), units))
+            curves.append(curve(*programs(eliminate_neurons, gram, weight, chunk=max(units // 24, 1)), units))
     return curves
 
 

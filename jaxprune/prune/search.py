@@ -94,7 +94,6 @@ def eliminate_neurons(
         solved = jax.scipy.linalg.solve(block, columns.T, assume_a="pos")  # [chunk, n]
         weight = weight - solved.T @ (weight[gone] * fresh[:, None])
         inverse = inverse - columns @ solved
-        inverse = (inverse + inverse.T) / 2
         alive = alive.at[gone].set(False)
         both = alive[:, None] & alive[None, :]
         inverse = jnp.where(both, inverse, jnp.eye(n))

@@ -1,10 +1,10 @@
 """What a run will cost and give, before it starts: exact figures for the model, estimates for time and memory."""
 
+import math
 import time
 from typing import Any
 
-from ..memory import temp_bytes
-from ..model import Model
+from ..model import Architecture, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
 from .bench import compile_forward
@@ -26,7 +26,7 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
     """
     architecture = model.architecture
     texts, tokens, assumptions = _count(model, calibration, budget)
-    length = budget.length or max(1, round(tokens / texts))
+    length = budget.length or math.ceil(tokens / texts)
     allowed = budget.allowed(architecture, length)
     share = allowed / total_cost(architecture, budget.cost, length)
     outside = whole_parameters(architecture) - parameters(architecture)
@@ -35,7 +35,7 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
         "flops": allowed if budget.cost == "flops" else round(share * flops(architecture, length)),
         "params": allowed if budget.cost == "params" else round(share * parameters(architecture)),
     }
-    rate, compile_seconds, temp = _forward_rate(model)
+    rate, compile_seconds = _forward_rate(model)
     dense_forward = tokens / rate
     other = "params" if budget.cost == "flops" else "flops"
     assumptions += [
@@ -65,27 +65,33 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
         "forward_compile_seconds": compile_seconds,
         "dense_forward_seconds": dense_forward,
         "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
-        "peak_bytes": peak_bytes(model, texts, tokens, temp),
+        "peak_bytes": peak_bytes(architecture, tokens),
         "assumptions": assumptions,
     }
 
 
-def peak_bytes(model: Model, texts: int, tokens: int, temp: int) -> dict[str, int]:
-    """The parts of a K-prune run's memory, and their sum under "total".
+def peak_bytes(architecture: Architecture, tokens: int) -> dict[str, int]:
+    """The parts of a K-prune run's memory, its two phases, and under "total" the larger of them.
 
-    Only `streams` grows with the calibration texts: two boundary activations a token, ids, soft labels.
+    Only `streams` grows with the calibration texts. Temporaries are the features of the widest sublayer and what is
+    computed from them on the way back: an estimate, not a bound.
     """
-    a = model.architecture
-    labels = max(len(a.labels), 1)
-    units = [(size.heads * a.head_width, size.neurons) for size in a.layers]
+    a, width = architecture, architecture.head_width
+    units = [(size.heads * width, size.neurons) for size in a.layers]
+    length = min(128, a.max_positions)
+    features = max(max(pair) for pair in units)
+    scores = max(size.heads for size in a.layers) * length  # per token: one row of every head's attention matrix
     parts = {
-        "parameters": 2 * BYTES * whole_parameters(a),  # the dense model, and the one that is being re-fitted
+        "parameters": BYTES * whole_parameters(a),
         "statistics": BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
-        "streams": BYTES * (2 * tokens * a.hidden + 4 * tokens + texts * labels),
         "batch": BYTES * BATCH_TOKENS * a.hidden * (2 * len(a.layers) + 1),  # boundaries of one batch, swept backwards
-        "temporaries": 2 * temp,  # of one sublayer forwards and backwards; a whole forward pass bounds one of the two
+        # Two boundary activations a token, its weight in every sublayer's fit, its id, segment, position and type.
+        "streams": BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
+        "temporaries": BYTES * BATCH_TOKENS * 3 * max(features, scores),
     }
-    return {**parts, "total": sum(parts.values())}
+    measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"]
+    fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"]
+    return {**parts, "measuring": measuring, "fitting": fitting, "total": max(measuring, fitting)}
 
 
 def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, list[str]]:
@@ -95,18 +101,18 @@ def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, li
     from ..data.tokenizer import Tokenizer
 
     encoded = Tokenizer.of(model).encode(calibration.examples, calibration.max_length)
-    return len(encoded.ids), sum(len(ids) for ids in encoded.ids), []
+    return len(encoded), encoded.tokens, []
 
 
-def _forward_rate(model: Model) -> tuple[float, float, int]:
-    """Tokens per second of a small forward pass, its compile seconds, and the temporaries of one of `BATCH_TOKENS`."""
+def _forward_rate(model: Model) -> tuple[float, float]:
+    """Tokens per second of a small forward pass, and its compile seconds."""
     length = min(128, model.architecture.max_positions)
     rows = max(1, 512 // length)
-    compile_seconds, program, run = compile_forward(model, rows, length)
+    compile_seconds, _, run = compile_forward(model, rows, length)
     run()
     times = []
     for _ in range(3):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return rows * length / min(times), compile_seconds, temp_bytes(program) * BATCH_TOKENS // (rows * length)
+    return rows * length / min(times), compile_seconds

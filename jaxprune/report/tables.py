@@ -48,12 +48,12 @@ def layers_table(architecture: Architecture, length: int, dense: Architecture | 
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
-    """Two columns: what, and how much. None is left out."""
+    """Two columns: what, and how much. None and empty lists are left out."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        if value is not None:
+        if value is not None and value != []:
             table.add_row(name, value if isinstance(value, str) else _plain(value))
     return table
 

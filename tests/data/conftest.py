@@ -52,11 +52,14 @@ def build(folder: Path | None = None, seed: int = 0, **changes: Any) -> Model:
     }
     architecture = Architecture(**(settings | changes))
     random = np.random.RandomState(seed)
-    params = jax.tree.map(
-        lambda shape: random.normal(0, 0.5, shape).astype(np.float32),
-        parameter_shapes(architecture),
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
+
+    def leaf(path: Any, shape: tuple[int, ...]) -> np.ndarray:
+        # Large kernels, small biases: the outputs then depend on the text, not on the biases alone.
+        deviation, mean = {"scale": (0.1, 1), "bias": (0.1, 0)}.get(path[-1].key, (1, 0))
+        return random.normal(mean, deviation, shape).astype(np.float32)
+
+    shapes = parameter_shapes(architecture)
+    params = jax.tree_util.tree_map_with_path(leaf, shapes, is_leaf=lambda node: isinstance(node, tuple))
     return Model(architecture, params, Provenance(source=None if folder is None else str(folder)))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ TEXTS = ("a good film", "dull and long", "the plot was bad", "fine", "who", "ver
 
 
 def make_task(
-    labels, kind="single_label", names=("negative", "positive"), metric="accuracy", beside=(), **more
+    labels, kind: Any = "single_label", names=("negative", "positive"), metric="accuracy", beside=(), **more
 ) -> Task:
     examples = tuple(Example(text, None, label) for text, label in zip(TEXTS, labels, strict=False))
     return Task("made", kind, tuple(names), metric, (), examples, "here", beside=beside, **more)
@@ -59,7 +60,7 @@ def test_the_report_is_plain_json(tiny):
 
 def test_one_program_for_all_batches_and_none_the_second_time(tiny, compilations):
     model = tiny(seed=5, hidden=12)  # shapes that no other test compiles
-    encoded = Encoded([np.full(40, 7, np.int32)] * 200, [np.zeros(40, np.int32)] * 200)  # several batches
+    encoded = Encoded([np.full(40, 7, np.int32)] * 40, [np.zeros(40, np.int32)] * 40)  # several batches
     predict(model, encoded)
     with compilations() as seen:
         predict(model, encoded)
@@ -99,7 +100,7 @@ def test_nan_logits_name_the_batch(tiny):
 
 
 def test_chance_level_is_doubted(tiny):
-    model, task = tiny(), make_task([0] * 8)
+    model, task = tiny(seed=2), make_task([0] * 8)
     truth = logits_of(model, task).argmax(axis=1).tolist()
     assert 0 < sum(truth) < 8
     (doubt,) = evaluate(model, make_task([1 - label for label in truth])).warnings
@@ -123,7 +124,7 @@ def test_an_output_the_task_lacks_is_never_right(tiny):
     model = tiny(labels=("other", "negative", "positive"))
     task = make_task([0, 1] * 4)
     top = logits_of(model, task).argmax(axis=1)
-    assert 0 in top  # else this test says nothing
+    assert {0, 1} <= set(top.tolist())  # else this test says nothing
     assert evaluate(model, task).score == pytest.approx(np.mean(top - 1 == [0, 1] * 4))
 
 

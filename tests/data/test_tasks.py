@@ -112,7 +112,7 @@ def test_blank_texts_where_the_data_set_has_them(write, tmp_path):
 
 def test_numbers_of_stsb_must_be_finite(write, tmp_path):
     write("stsb/validation.jsonl", b'{"sentence1": "a", "sentence2": "b", "label": NaN}')
-    with pytest.raises(DataError, match="label must be a number, got NaN"):
+    with pytest.raises(DataError, match='"label" must be a finite number, got NaN'):
         tasks.glue("stsb", tmp_path)
 
 
@@ -194,7 +194,9 @@ def test_pairs_and_a_missing_train_file(write):
         (rows(0, None), "line 2: label must be an integer, .* got null"),
         (rows(0, [1]), "line 2: label is a list of classes here and a single one elsewhere"),
         (rows([0, 1, 1]), "line 1: label .0, 1, 1. names a class twice"),
-        (rows(0.5, "high"), "line 2: label must be a finite number"),
+        (rows(0.5, "high"), 'line 2: field "label" must be a finite number, got "high"'),
+        (rows(0.5, 10**400), 'line 2: field "label" must be a finite number, got 1000'),
+        (rows(0, 10**12), "line 2: label 1000000000000 is too large for a class"),
         ([{"text": ONE, "text_pair": "", "label": 0}], 'line 1: field "text_pair" is blank'),
         ([{"text": ONE}], 'line 1: field "label" is missing'),
     ],

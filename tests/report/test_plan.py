@@ -25,9 +25,11 @@ def test_plan_of_a_parameter_budget(tiny):
 
 
 def test_memory_grows_with_two_boundary_activations_a_token(tiny):
-    model = tiny()
-    small, large = (peak_bytes(model, 100, tokens, 0)["total"] for tokens in (1000, 2000))
-    assert large - small == 1000 * 4 * (2 * 16 + 4)  # two activations of 16, four integers
+    architecture = tiny().architecture
+    small, large = (peak_bytes(architecture, tokens) for tokens in (100_000, 101_000))
+    # Two activations of 16, weights in four sublayers' fits, four integers.
+    assert large["total"] - small["total"] == 1000 * 4 * (2 * 16 + 4 + 4)
+    assert large["measuring"] == small["measuring"]
 
 
 def test_an_impossible_budget_is_refused_before_anything_runs(tiny):

@@ -1,0 +1,131 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from jaxprune.model import Architecture, LayerSizes, Model, Sites, forward, logits, parameter_shapes
+from jaxprune.model.transformer import plain_batch
+from jaxprune.prune.cut import cut, cut_architecture, gates_of, kept_units, put_units, take_units, unit_counts
+
+BERT = Architecture(
+    family="bert",
+    vocab=20,
+    hidden=8,
+    head_width=2,
+    layers=(LayerSizes(groups=4, neurons=9), LayerSizes(groups=3, neurons=5)),
+    max_positions=16,
+    pooler="tanh",
+    head="classification",
+    labels=("a", "b"),
+)
+DECODER = dataclasses.replace(
+    BERT,
+    layers=(LayerSizes(groups=3, queries=2, neurons=6), LayerSizes(groups=2, queries=2, neurons=4)),
+    norm="rms",
+    norm_position="pre",
+    gated=True,
+    causal=True,
+    attention_bias=False,
+    feed_forward_bias=False,
+    positions="none",
+)
+FAMILIES = {"bert": BERT, "decoder": DECODER}
+families = pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+def random_model(architecture: Architecture, seed: int = 0) -> Model:
+    random = np.random.RandomState(seed)
+    return Model(
+        architecture,
+        jax.tree.map(
+            lambda shape: random.normal(0, 0.4, shape).astype(np.float32),
+            parameter_shapes(architecture),
+            is_leaf=lambda node: isinstance(node, tuple),
+        ),
+    )
+
+
+def random_masks(architecture: Architecture, seed: int) -> list[np.ndarray]:
+    random = np.random.RandomState(seed)
+    return [random.rand(count) < 0.6 for count in unit_counts(architecture)]
+
+
+@families
+@pytest.mark.parametrize("seed", range(4))
+def test_the_masked_model_and_the_cut_model_agree(architecture, seed):
+    model, masks = random_model(architecture), random_masks(architecture, seed)
+    if seed == 3:  # whole sublayers go
+        masks[0][:], masks[3][:] = False, False
+    batch = plain_batch(architecture, np.random.RandomState(seed).randint(0, 20, (2, 7)))
+    masked = forward(model.params, batch, architecture, Sites(gates=gates_of(architecture, masks))).logits
+    small = cut(model, masks)
+    assert small.architecture == cut_architecture(architecture, masks)
+    np.testing.assert_allclose(forward(small.params, batch, small.architecture).logits, masked, rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_a_cut_model_has_the_shapes_its_architecture_says_and_owns_them(architecture):
+    model, masks = random_model(architecture), random_masks(architecture, 1)
+    small = cut(model, masks)
+    shapes = jax.tree.map(np.shape, small.params)
+    assert shapes == parameter_shapes(small.architecture)
+    assert unit_counts(small.architecture) == [int(mask.sum()) for mask in masks]
+    for leaf in jax.tree.leaves(small.params["layers"]):
+        assert leaf.flags.c_contiguous
+
+
+def test_cutting_nothing_changes_nothing_and_cutting_edits_no_input():
+    model = random_model(BERT)
+    before = jax.tree.map(np.copy, model.params)
+    same = cut(model, [np.ones(count, bool) for count in unit_counts(BERT)])
+    assert same.architecture == BERT
+    jax.tree.map(np.testing.assert_array_equal, same.params, before)
+    cut(model, random_masks(BERT, 0))
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+
+
+def test_cutting_twice_is_cutting_the_units_that_are_in_both():
+    model, first = random_model(BERT), random_masks(BERT, 5)
+    second = [np.arange(int(mask.sum())) % 2 == 0 for mask in first]
+    both = []
+    for mask, again in zip(first, second, strict=True):
+        both.append(np.zeros_like(mask))
+        both[-1][np.flatnonzero(mask)[again]] = True
+    twice, once = cut(cut(model, first), second), cut(model, both)
+    jax.tree.map(np.testing.assert_array_equal, twice.params, once.params)
+    ids = np.arange(6)[None]
+    np.testing.assert_array_equal(logits(twice, ids), logits(once, ids))
+
+
+@pytest.mark.parametrize("half", ["attention", "feed_forward"])
+@families
+@given(data=st.data())
+def test_put_is_the_inverse_of_take(architecture, half, data):
+    full = random_model(architecture).params["layers"][0][half]
+    count = unit_counts(architecture)[half == "feed_forward"]
+    units = np.array(data.draw(st.lists(st.integers(0, count - 1), unique=True)), np.int64)
+    small = take_units(half, jax.tree.map(jnp.asarray, full), units)
+    jax.tree.map(np.testing.assert_array_equal, put_units(half, full, units, small), full)
+    other = take_units(half, jax.tree.map(lambda leaf: -leaf, full), units)
+    mixed = put_units(half, full, units, other)
+    jax.tree.map(np.testing.assert_array_equal, take_units(half, mixed, units), other)
+    rest = np.setdiff1d(np.arange(count), units)
+    without_units = [name for name in full if name not in ("norm",)]
+    for name in without_units:  # units that were not named keep their numbers
+        before, after = take_units(half, full, rest)[name], take_units(half, mixed, rest)[name]
+        np.testing.assert_array_equal(after["kernel"], before["kernel"])
+
+
+def test_put_ignores_padding_behind_the_units():
+    full = random_model(BERT).params["layers"][0]["feed_forward"]
+    units = np.array([1, 4])
+    small = jax.tree.map(np.array, take_units("feed_forward", full, np.array([1, 4, 0, 0])))
+    jax.tree.map(np.testing.assert_array_equal, put_units("feed_forward", full, units, small), full)
+
+
+def test_kept_units_are_listed_per_layer():
+    masks = [np.array([True, False, True]), np.array([False]), np.array([False, True]), np.array([True, True])]
+    assert kept_units(masks) == [{"heads": [0, 2], "neurons": []}, {"heads": [1], "neurons": [0, 1]}]
