@@ -1,0 +1,140 @@
+"""Pruned accuracy on GLUE without retraining: methods × budgets × seeds, one JSON line a model.
+
+    python experiments/kprune_glue.py --model build/models/minilm-sst2 --task sst2 --data ../shared/data/glue \
+        --length 25 --methods kprune fisher magnitude random --seeds 0 1 2 --out experiments/results/kprune_sst2.jsonl
+
+Every line carries the method, its settings, the budget asked and obtained, scores dense and pruned on the validation
+set, what the run cost, and the machine. Lines are appended, so that runs can be split; `--table FILE…` prints the mean
+and spread over seeds of files that exist.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+
+def variants():
+    """Methods by the name they have in the tables: (function's name, settings)."""
+    import jaxprune as jp
+
+    default = jp.KPrune()
+    from dataclasses import replace
+
+    return {
+        "kprune": ("kprune", default),
+        "kprune published": ("kprune", jp.KPrune.presets()["published"]),
+        "kprune, gate scores": ("kprune", replace(default, search="gates")),
+        "kprune, no sensitivity": ("kprune", replace(default, sensitivity=False)),
+        "kprune, all tokens alike": ("kprune", replace(default, token_floor=1.0)),
+        "kprune, no depth ratio": ("kprune", replace(default, depth_ratio=1.0)),
+        "kprune, no input fit": ("kprune", replace(default, refit_inputs=False)),
+        "kprune, no intercept": ("kprune", replace(default, intercept=False)),
+        "kprune, shrink to zero": ("kprune", replace(default, pull=0.0, ridge=1e-3)),
+        "kprune, no refit": ("kprune", replace(default, refit=False)),
+        "fisher": ("fisher", jp.Fisher()),
+        "fisher + our refit": ("fisher", jp.Fisher(repair="weights")),
+        "magnitude": ("magnitude", jp.Magnitude()),
+        "magnitude + our refit": ("magnitude", jp.Magnitude(repair="weights")),
+        "random": ("random_prune", jp.Random()),
+        "random + our refit": ("random_prune", jp.Random(repair="weights")),
+    }
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} CPU cores"
+
+
+def measure(args: argparse.Namespace) -> None:
+    import jax
+
+    import jaxprune as jp
+
+    model = jp.load(args.model)
+    task = jp.tasks.load(args.task, args.data)
+    dense = jp.evaluate(model, task)
+    print(f"dense {dense.score:.4f} on {dense.examples}", flush=True)
+    budgets = [jp.Budget(remove, cost="flops", length=args.length) for remove in args.remove]
+    table = variants()
+    for name in args.methods:
+        function, settings = table[name]
+        for seed in args.seeds:
+            calibration = task.calibration(args.samples, seed=seed)
+            for small in getattr(jp, function)(model, calibration, budgets, settings):
+                record = small.provenance.record
+                after = jp.evaluate(small, task)
+                line = {
+                    "task": args.task,
+                    "model": Path(args.model).name,
+                    "method": name,
+                    "seed": seed,
+                    "remove": record["budget"]["remove"],
+                    "length": args.length,
+                    "removed": record["removed"],
+                    "dense": dense.metrics,
+                    "metrics": after.metrics,
+                    "score": after.score,
+                    "heads": [size.heads for size in small.architecture.layers],
+                    "neurons": [size.neurons for size in small.architecture.layers],
+                    **{
+                        key: record[key]
+                        for key in (
+                            "masked_vs_cut", "seconds", "compile_seconds", "dense_forward_seconds", "dense_forwards",
+                            "peak_bytes", "phases", "reused", "warnings",
+                        )
+                    },
+                    "tokens": record["calibration"]["tokens"],
+                    "command": " ".join(["python", *sys.argv]),
+                    "versions": {"jaxprune": jp.__version__, "jax": jax.__version__, "numpy": np.__version__},
+                    "machine": machine(),
+                }  # fmt: skip
+                with args.out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{name} seed {seed} remove {record['budget']['remove']}: {after.score:.4f}", flush=True)
+
+
+def print_table(files: list[Path]) -> None:
+    """A Markdown table: mean over seeds, and the seeds, per task, method and budget."""
+    scores: dict = defaultdict(lambda: defaultdict(dict))
+    for file in files:
+        for line in map(json.loads, file.read_text().splitlines()):
+            scores[line["task"], line["method"]][line["remove"]][line["seed"]] = line["score"]
+    budgets = sorted({budget for entry in scores.values() for budget in entry})
+    print("| task | method | " + " | ".join(f"{budget:.0%} removed" for budget in budgets) + " |")
+    print("|---|---|" + "---|" * len(budgets))
+    for (task, method), entry in scores.items():
+        cells = []
+        for budget in budgets:
+            seeds = [entry[budget][seed] for seed in sorted(entry.get(budget, {}))]
+            each = " ".join(f"{score:.4f}"[1:] for score in seeds)
+            cells.append("–" if not seeds else f"{np.mean(seeds):.4f}" + (f" ({each})" if len(seeds) > 1 else ""))
+        print(f"| {task} | {method} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--task")
+    parser.add_argument("--data")
+    parser.add_argument("--length", type=int, help="tokens at which FLOPs are counted")
+    parser.add_argument("--methods", nargs="+", default=["kprune"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--remove", nargs="+", type=float, default=[0.4, 0.6, 0.8, 0.9])
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", nargs="+", type=Path)
+    args = parser.parse_args()
+    if args.table:
+        print_table(args.table)
+    else:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        measure(args)
+
+
+if __name__ == "__main__":
+    main()
