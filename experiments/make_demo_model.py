@@ -10,6 +10,7 @@ settings below were chosen. The last line on stdout is a JSON object with the sc
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from jaxprune.model import Architecture, LayerSizes, Model, Params, parameter_sh
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNKNOWN, FIRST_WORD = 1, len(SPECIAL)
-VOCABULARY, LENGTH, LAYERS, HIDDEN, HEADS, NEURONS = 3000, 128, 4, 128, 8, 512
+LENGTH, LAYERS, HIDDEN, HEADS, NEURONS = 128, 4, 128, 8, 512
+ENDINGS = 500  # pieces of words in the vocabulary, beside letters and whole words
 ROWS = 8  # of 128 tokens, some eight texts each, in a training batch
 WORD_DROPOUT = 0.15  # share of tokens that read [UNK] while training; new ones in every epoch
-SETTINGS = Train(epochs=15, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1)
+SETTINGS = Train(epochs=12, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1)
 
 
 def read_rows(path: Path) -> list[Example]:
@@ -43,20 +45,31 @@ def write_rows(path: Path, rows: list[Example]) -> None:
 
 
 def write_tokenizer(texts: list[str], folder: Path) -> int:
-    """A WordPiece vocabulary of these texts, as tokenizer.json; returns its size."""
-    from tokenizers import Tokenizer as Fast, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """A WordPiece vocabulary of these texts, as tokenizer.json; returns its size.
 
-    fast: Any = Fast(models.WordPiece(unk_token="[UNK]"))
-    fast.normalizer = normalizers.BertNormalizer(lowercase=True)
-    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    fast.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(  # type: ignore[reportCallIssue]
-        vocab_size=VOCABULARY, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
-    )
-    fast.train_from_iterator(texts, trainer)
-    ends = [(name, fast.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    Characters, every word that occurs twice, and the most frequent endings of words. (The trainer of `tokenizers`
+    breaks ties differently in every run, so that its vocabularies cannot be made again.)
+    """
+    from tokenizers import Tokenizer as Fast, decoders, models, normalizers, pre_tokenizers, processors
+
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    endings: Counter[str] = Counter()
+    for word, count in words.items():
+        endings.update({word[at:]: count for at in range(max(1, len(word) - 6), len(word) - 1)})
+    letters = sorted({letter for word in words for letter in word})
+    frequent = sorted(endings, key=lambda ending: (-endings[ending], ending))[:ENDINGS]
+    inside = [f"##{piece}" for piece in [*letters, *sorted(frequent)]]
+    whole = sorted(word for word, count in words.items() if count > 1 and len(word) > 1)
+    vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *letters, *inside, *whole])}
+
+    fast: Any = Fast(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    fast.normalizer, fast.pre_tokenizer, fast.decoder = normalizer, splitter, decoders.WordPiece()
+    fast.add_special_tokens(list(SPECIAL))
     fast.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
     )
     fast.save(str(folder / "tokenizer.json"), pretty=False)
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}

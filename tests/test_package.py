@@ -78,4 +78,6 @@ def test_demo_model_is_as_good_as_its_readme_says():
     examples = rows("validation.jsonl")
     encoded = Tokenizer.of(model).encode([Example(row["text"], None, row["label"]) for row in examples], 128)
     accuracy = np.mean(predict(model, encoded).argmax(axis=1) == [row["label"] for row in examples])
-    assert accuracy == pytest.approx(0.88, abs=0.02)
+    assert accuracy == pytest.approx(
+        0.904, abs=0.003
+    )  # float32 on other machines: a near-tie or two may fall otherwise

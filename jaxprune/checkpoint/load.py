@@ -1,153 +1,223 @@
-"""`load`: a model from a published checkpoint, or from a folder that jaxprune wrote."""
+"""`load`: a checkpoint of any family, or a folder of ours, as a `Model`."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model, Provenance
-from .families import Family, architecture_of, family_of
-from .read import read_json, read_tensors, resolve
+from .config import Task, architecture_from, choose_task, declared_task, family_of, head_fields
+from .families import FAMILIES, Family
+from .files import inside, listed, read_json
+from .hub import locate
+from .manifest import MANIFEST, check_finite, load_own, named_parameters
+from .read import Stored, read_tensors
+from .write import TOKENIZER_FILES
 
-# Endings of tensor names by what they are, per layout. Flax kernels are [in, out], torch's are [out, in].
-ENDINGS = {
-    "torch": {"kernel": "weight", "bias": "bias", "scale": "weight", "table": "weight"},
-    "flax": {"kernel": "kernel", "bias": "bias", "scale": "scale", "table": "embedding"},
-}
-OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}  # layer norms of checkpoints converted from TensorFlow
-SHOWN = 5  # so many tensors are named in an error; the rest are counted
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def load(
     source: str | Path,
     *,
     head: str | None = None,
-    labels: tuple[str, ...] | int | None = None,
+    labels: Sequence[str] | int | None = None,
     problem: str | None = None,
     seed: int = 0,
     revision: str | None = None,
 ) -> Model:
-    """A model from a folder or hub id: configuration and parameters, in float32; no torch, no pickled code.
+    """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
-    `head` (classification, question_answering, none), `labels` (names or a count) and `problem` (single_label,
-    multi_label, regression) win over the configuration. A head that the file lacks is drawn with `seed` and said so
-    in `provenance.warnings`. Raises `CheckpointError` for what is missing, unknown or misshapen, `NumericalError` for
-    NaN or Inf.
+    `head` ("classification", "question_answering", "none"), `labels` (names, or how many) and `problem`
+    ("single_label", "multi_label", "regression") default to what the checkpoint says. Where the file's head is for
+    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance. Parameters are
+    float32 JAX arrays, whatever the file has.
+
+    Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
+    `SettingsError` for a request that has no meaning.
     """
-    folder = resolve(source, revision)
-    if (folder / "jaxprune.json").exists():
-        from .manifest import load_own
-
-        return load_own(folder)
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} holds no object; fetch it again.")
-    names = tuple(f"LABEL_{index}" for index in range(labels)) if isinstance(labels, int) else labels
-    architecture = architecture_of(config, head, names, problem)
-    tensors, layout = read_tensors(folder)
-    params, warnings = parameters_from(tensors, layout, architecture, family_of(config), seed)
-    return Model(architecture, params, Provenance(source=str(folder), warnings=tuple(warnings)))
-
-
-def tensor_name(family: Family, path: tuple[Any, ...], layout: str) -> str:
-    """The checkpoint's name for one of our parameters, given as its path in the parameter tree."""
-    endings = ENDINGS[layout]
-    if path[0] == "layers":
-        return f"{family.prefix}{family.layer['.'.join(path[2:4])].format(path[1])}.{endings[path[-1]]}"
-    if path[0] == "embed":
-        kind = path[2] if len(path) > 2 else "table"
-        return f"{family.prefix}{family.outer['.'.join(path[:2])]}.{endings[kind]}"
-    if path[0] in ("pooler", "head") and path[0] in family.classifier:
-        return f"{family.classifier[path[0]]}.{endings[path[-1]]}"
-    raise CheckpointError(f"{family.model_type} has no tensor for {'.'.join(map(str, path))}.")
+    if not 0 <= seed < 2**32:  # what NumPy's generator takes
+        raise SettingsError(f"seed is {seed}, expected an integer from 0 to {2**32 - 1}.")
+    folder = locate(source, revision)
+    for name in TOKENIZER_FILES:  # they are copied when the model is saved
+        inside(folder, name)
+    if (folder / MANIFEST).exists():
+        return _with_task(load_own(folder), head, labels, problem, seed)
+    where = str(folder / "config.json")
+    config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
+    family = family_of(config, where)
+    tensors = _tensors(folder, family)
+    declared = _task_of_head(family, config, tensors, where) or declared_task(family, config, where)
+    task = choose_task(declared, head, labels, problem, where)
+    architecture = architecture_from(family, config, task, where)
+    found = _parameters(folder, tensors, family, architecture, task, declared)
+    params, warnings = _complete(architecture, found, seed, str(source))
+    return Model(architecture, params, Provenance(str(folder), {}, warnings))
 
 
-def parameters_from(
-    tensors: dict[str, np.ndarray], layout: str, architecture: Architecture, family: Family, seed: int = 0
-) -> tuple[dict[str, Any], list[str]]:
-    """Our parameter tree from a checkpoint's tensors, and warnings about a head that had to be drawn.
+def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
+    """Our parameter ("layers.0.attention.q.kernel") -> the checkpoint's tensor, without the encoder's prefix."""
+    modules = dict(family.modules)
+    if architecture.head != "none":
+        head = family.heads[architecture.head]
+        modules |= {"head": head.output} | ({"pooler": head.pooler} if head.pooler else {})
+    names = {}
+    for ours in _shapes(architecture):
+        module, _, leaf = ours.rpartition(".")
+        number = module.split(".")[1] if module.startswith("layers.") else ""
+        if ours in modules:  # a table is a leaf of its own
+            module, leaf = ours, "weight"
+        template = module.replace(f"layers.{number}.", "layers.{}.", 1) if number else module
+        names[ours] = f"{modules[template].format(number)}.{'bias' if leaf == 'bias' else 'weight'}"
+    return names
 
-    Raises `CheckpointError` naming tensors that are missing, unknown, or of another shape than the configuration says.
-    """
-    tensors = {_modern(name): value for name, value in tensors.items()}
-    shapes = parameter_shapes(architecture)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
-    rng = np.random.default_rng(seed)
-    used, missing, wrong, drawn, out = set(), [], [], [], []
-    for keys, shape in leaves:
-        path = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in keys)
-        name = _qa_name(path, layout) if architecture.head == "question_answering" and path[0] == "head" else None
-        name = name or tensor_name(family, path, layout)
-        found = next((candidate for candidate in _spellings(name, family) if candidate in tensors), None)
-        if found is None:
-            if path[0] in ("pooler", "head"):
-                drawn.append(name)
-                out.append(np.zeros(shape, np.float32) if path[-1] == "bias" else _normal(rng, shape))
-            else:
-                missing.append(name)
-                out.append(np.zeros(0))
+
+def _task_of_head(family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str) -> Task | None:
+    """The task of the head that the files hold, where config.json names no class or the bare encoder; else None."""
+    if config.get("architectures") not in (None, [], [f"{family.classes}Model"]):
+        return None
+    for kind, name in (("classification", "ForSequenceClassification"), ("question_answering", "ForQuestionAnswering")):
+        stored = tensors.get(f"{family.heads[kind].output}.weight")
+        if stored is not None and stored.shape:
+            counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
+            return declared_task(family, {**config, **counted, "architectures": [family.classes + name]}, where)
+    return None
+
+
+def _tensors(folder: Path, family: Family) -> dict[str, Stored]:
+    """The files' tensors, by their names without the encoder's prefix."""
+    tensors: dict[str, Stored] = {}
+    for name, stored in read_tensors(folder).items():
+        short = name.removeprefix(family.prefix)
+        if short in tensors:
+            raise CheckpointError(f"{folder} holds tensor {short} with and without {family.prefix!r}; delete one.")
+        tensors[short] = stored
+    return tensors
+
+
+def _parameters(
+    folder: Path,
+    tensors: Mapping[str, Stored],
+    family: Family,
+    architecture: Architecture,
+    task: Task,
+    declared: Task | None,
+) -> dict[str, np.ndarray]:
+    """The parameters that the files hold, in our shapes; those of a head for another task are left out."""
+    names, shapes = tensor_names(family, architecture), _shapes(architecture)
+    # New are the head and the pooler, unless the file's head is for this task; BERT's pooler comes with the encoder.
+    if declared is None or not task.keeps_weights_of(declared) or not _has(names, tensors, "head."):
+        kept = ("pooler.",) if family.pretrained_pooler and _has(names, tensors, "pooler.") else ()
+        names = {ours: name for ours, name in names.items() if not _of_head(ours) or ours.startswith(kept)}
+    expected = {name: _file_shape(ours, shapes[ours]) for ours, name in names.items()}
+    _compare(folder, expected, tensors, family)
+    found = {}
+    for ours, name in names.items():
+        array = tensors[name].read()
+        check_finite(name, array, str(folder))
+        found[ours] = array.T.reshape(shapes[ours]) if ours.endswith(".kernel") else array.reshape(shapes[ours])
+    return found
+
+
+def _compare(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Stored], family: Family
+) -> None:
+    heads = [f"{module}.*" for head in family.heads.values() for module in (head.output, head.pooler) if module]
+    ignored = (*family.ignored, *heads)
+    complaints = {
+        "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors],
+        "extra": [
+            f"{name} {list(stored.shape)}"
+            for name, stored in tensors.items()
+            if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
+        ],
+        "misshapen": [
+            f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+        "not of floats": [
+            f"{name} is {tensors[name].dtype}"
+            for name in expected
+            if name in tensors and tensors[name].dtype not in _FLOATS
+        ],
+    }
+    parts = [f"{complaint}: {listed(names)}" for complaint, names in complaints.items() if names]
+    if parts:
+        raise CheckpointError(f"the tensors of {folder} do not fit its config.json; {'; '.join(parts)}.")
+
+
+def _complete(
+    architecture: Architecture, found: Mapping[str, Any], seed: int, where: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The whole tree: what is not in `found` is drawn from N(0, 0.02²), biases 0; and what to say of it."""
+    shapes, structure = named_parameters(parameter_shapes(architecture))
+    random = np.random.RandomState(seed)
+    leaves, new = [], []
+    for name, shape in shapes.items():
+        if name in found:
+            leaves.append(jnp.array(found[name], jnp.float32))
             continue
-        used.add(found)
-        value = tensors[found]
-        expected = _file_shape(path, shape, layout)
-        if value.shape != expected:
-            wrong.append(f"{found} has shape {value.shape}, expected {expected}")
-            out.append(np.zeros(0))
-            continue
-        value = value.T if path[-1] == "kernel" and layout == "torch" else value
-        out.append(np.ascontiguousarray(value).reshape(shape))
-    unknown = [name for name in tensors if name not in used and not _ignorable(name, family)]
-    _refuse("tensors are missing", missing)
-    _refuse("tensors have the wrong shape", wrong)
-    _refuse("tensors are unknown to this family", unknown)
-    warnings = []
-    if drawn:
-        warnings.append(f"the checkpoint has no {', '.join(drawn)}: drawn at random; fine-tune before you use its scores.")
-    arrays = [jnp.array(value, jnp.float32) for value in out]  # copies: the file's memory is not ours to keep
-    return jax.block_until_ready(jax.tree_util.tree_unflatten(tree, arrays)), warnings
+        new.append(name.split(".")[0])
+        drawn = np.zeros(shape) if name.endswith(".bias") else random.normal(0.0, 0.02, shape)
+        leaves.append(jnp.array(drawn, jnp.float32))
+    warnings = ()
+    if new:
+        parts = " and ".join(dict.fromkeys(new))
+        task = architecture.head.replace("_", " ")
+        warnings = (f"{where} has no weights for the {task} {parts}: new, random ones (seed {seed}); fine-tune first.",)
+    return structure.unflatten(leaves), warnings
 
 
-def _file_shape(path: tuple[Any, ...], shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The shape in the file of a parameter that has `shape` here: matrices and vectors, units not spelled out."""
-    if path[-1] == "kernel":
-        inputs = 3 if path[-2] == "o" else 1  # leading axes that are inputs
-        matrix = (int(np.prod(shape[:inputs])), int(np.prod(shape[inputs:])))
-        return matrix if layout == "flax" else matrix[::-1]
-    return shape if path[0] == "embed" else (int(np.prod(shape)),)
-
-
-def _qa_name(path: tuple[Any, ...], layout: str) -> str:
-    return f"qa_outputs.{ENDINGS[layout][path[-1]]}"
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.normal(0.0, 0.02, shape).astype(np.float32)
-
-
-def _spellings(name: str, family: Family) -> tuple[str, ...]:
-    """A tensor's name with and without the family's prefix."""
-    bare = name.removeprefix(family.prefix)
-    return name, bare, family.prefix + bare
-
-
-def _modern(name: str) -> str:
-    for old, new in OLD_ENDINGS.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
-
-
-def _ignorable(name: str, family: Family) -> bool:
-    return name.startswith(family.ignored) or name.removeprefix(family.prefix).startswith(family.ignored)
-
-
-def _refuse(what: str, names: list[str]) -> None:
-    if names:
-        rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+def _with_task(
+    model: Model, head: str | None, labels: Sequence[str] | int | None, problem: str | None, seed: int
+) -> Model:
+    """`model` with the head that the caller asks for: its own where that fits, else a new one."""
+    a = model.architecture
+    old = Task(a.head, a.labels, a.problem)
+    where = str(model.provenance.source)
+    task = choose_task(old, head, labels, problem, where)
+    if task == old:
+        return model
+    if a.family not in FAMILIES:
         raise CheckpointError(
-            f"{what}: {'; '.join(names[:SHOWN])}{rest}. The weights do not fit config.json; fetch both from one place."
+            f"{where} is a {a.family} model, for which new heads are known for {', '.join(FAMILIES)}."
         )
+    family = FAMILIES[a.family]
+    changed = replace(a, **head_fields(family, task))
+    found, _ = named_parameters(model.params)
+    if not task.keeps_weights_of(old):
+        kept = ("pooler.",) if family.pretrained_pooler else ()
+        found = {name: leaf for name, leaf in found.items() if not _of_head(name) or name.startswith(kept)}
+    params, warnings = _complete(changed, found, seed, where)
+    notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
+    return Model(changed, params, notes)
+
+
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    return named_parameters(parameter_shapes(architecture))[0]
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith(("pooler.", "head."))
+
+
+def _has(names: Mapping[str, str], tensors: Mapping[str, Stored], prefix: str) -> bool:
+    return any(name in tensors for ours, name in names.items() if ours.startswith(prefix))
+
+
+def _file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a parameter of ours has in a file: units flattened, kernels [out, in]."""
+    if name.endswith(".bias"):
+        return (prod(shape),)
+    if not name.endswith(".kernel"):
+        return shape
+    inputs = prod(shape[:-1]) if name.endswith(".o.kernel") else shape[0]
+    return (prod(shape) // inputs, inputs)

@@ -16,13 +16,12 @@ from ..errors import CheckpointError, NumericalError, SettingsError
 from ..model.architecture import Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model, Params, Provenance
 from ..report.files import plain
+from .files import inside, listed, one_line, read_json, shards
 
 FORMAT_VERSION = 1
 MANIFEST = "jaxprune.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-NAMED = 5  # so many tensors are named in an error; the rest are counted
 
 
 def manifest_of(model: Model) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The contents of a folder's `jaxprune.json`. Raises `CheckpointError` where it is not one that we can read."""
     path = Path(folder) / MANIFEST
-    manifest = _read_json(path)
+    manifest = read_json(path, "give a folder that jaxprune saved")
     found = manifest.get("format_version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise CheckpointError(f"{path} has format_version {found!r}, expected {FORMAT_VERSION}; save the model anew.")
@@ -159,7 +158,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], architecture: Architectu
             if name in expected and tuple(shape) != expected[name]
         ],
     }
-    parts = [f"{complaint}: {_listed(names)}" for complaint, names in complaints.items() if names]
+    parts = [f"{complaint}: {listed(names)}" for complaint, names in complaints.items() if names]
     if parts:
         raise CheckpointError(f"the tensors of {where} do not fit its architecture; {'; '.join(parts)}.")
 
@@ -176,11 +175,14 @@ def _read_params(folder: Path, architecture: Architecture) -> Params:
 
     owner: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in _weight_files(folder):
+    files = shards(inside(folder, INDEX), ".safetensors") if (folder / INDEX).exists() else [WEIGHTS]
+    for name in files:
         try:
-            file = safe_open(folder / name, framework="numpy")
+            file = safe_open(inside(folder, name), framework="numpy")
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder / name} is missing or damaged ({_line(error)}); copy it anew.") from error
+            raise CheckpointError(
+                f"{folder / name} is missing or damaged ({one_line(error)}); copy it anew."
+            ) from error
         for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
             if key in owner:
                 raise CheckpointError(f"{folder} holds tensor {key} in two files; save the model anew.")
@@ -196,45 +198,3 @@ def _read_params(folder: Path, architecture: Architecture) -> Params:
         check_finite(name, array, str(folder))
         leaves.append(jnp.array(array, jnp.float32))  # a copy: jnp.asarray would share NumPy's memory
     return structure.unflatten(leaves)
-
-
-def _weight_files(folder: Path) -> list[str]:
-    if not (folder / INDEX).exists():
-        return [WEIGHTS]
-    places = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"{folder / INDEX} has no weight_map; copy it anew.")
-    files = sorted(set(places.values()))
-    for name in files:
-        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is no safetensors file of this folder.")
-    return files
-
-
-# --- small things
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not JSON")
-
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; give a folder that jaxprune saved.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({_line(error)}); copy it anew.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected an object; copy it anew.")
-    return value
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

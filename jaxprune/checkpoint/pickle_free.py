@@ -1,97 +1,130 @@
-"""`pytorch_model.bin` without torch and without running what is pickled in it."""
+"""Tensors from a `pytorch_model.bin` without executing what is pickled in it, and without torch.
 
+The file is a zip: a pickle that says how tensors lie in storages, and one plain entry of bytes a storage. Of the pickle
+only a handful of names are allowed; each stands for a function of ours.
+"""
+
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
+from .files import one_line
 
-STORAGES = {
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "DoubleStorage": np.float64,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
 
 
-class _Storage(NamedTuple):
-    name: str
+class _Kind(NamedTuple):
+    """Stands for torch.FloatStorage and its like: a type that cannot be called."""
 
-
-def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
-    """What torch calls `_rebuild_tensor_v2`: a strided view of a flat storage, copied."""
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if shape else offset
-    if min((offset, *shape, *strides), default=0) < 0 or (0 not in shape and last >= len(storage)):
-        raise CheckpointError(f"a tensor of shape {shape} reaches beyond its storage of {len(storage)} numbers.")
-    item = storage.itemsize
-    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * item for stride in strides])
-    return np.array(view)
-
-
-def _parameter(tensor: np.ndarray, *_: Any) -> np.ndarray:
-    return tensor
-
-
-# Every name a file of tensors needs; anything else may be code.
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    **{("torch", name): _Storage(name) for name in STORAGES},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str, path: Path):
-        super().__init__(file)
-        self.archive, self.root, self.path = archive, root, path
-        self.storages: dict[str, np.ndarray] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise CheckpointError(
-                f"{self.path} pickles {module}.{name}, which is not a tensor; nothing was executed. "
-                "Convert the checkpoint to safetensors where you trust it."
-            )
-        return ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        if not (isinstance(pid, tuple) and len(pid) >= 3 and pid[0] == "storage" and isinstance(pid[1], _Storage)):
-            raise CheckpointError(f"{self.path} refers to an object of an unknown kind; convert it to safetensors.")
-        key = str(pid[2])
-        if key not in self.storages:
-            data = self.archive.read(f"{self.root}/data/{key}")
-            self.storages[key] = np.frombuffer(data, STORAGES[pid[1].name])
-        return self.storages[key]
+    dtype: str
 
 
 def read_bin(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a `torch.save` file. Nothing in it is executed; a name off the allow list is an error."""
+    """The state dict in a file that `torch.save` wrote, as NumPy arrays that share the file's storages.
+
+    Raises `CheckpointError` for damaged files, for anything that is not a dict of tensors, and for a pickle that asks
+    for any function other than those that rebuild tensors: it is refused before anything runs.
+    """
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is damaged, or a pickle from before PyTorch 1.6, which is not read; save it anew as safetensors."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            if len(pickles) != 1:
-                raise CheckpointError(f"{path} is a zip without a data.pkl; it is not a torch checkpoint.")
-            root = pickles[0].rsplit("/", 1)[0]
-            with archive.open(pickles[0]) as file:
-                tensors = _Unpickler(file, archive, root, path).load()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path} is truncated or in torch's format from before 1.6; convert it to safetensors."
-        ) from error
-    except (pickle.UnpicklingError, KeyError, EOFError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be read as a file of tensors ({error}); convert it to safetensors.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, np.ndarray) for value in tensors.values()):
-        raise CheckpointError(f"{path} holds something other than tensors by name; save the model's state_dict.")
-    return dict(tensors)
+            state = _read(archive)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except Exception as error:  # whatever damaged bytes make zipfile, pickle or NumPy raise
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}); copy it anew.") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a dict of tensors.")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise CheckpointError(f"{path}: {str(name)[:60]} is a {type(value).__name__}, expected a tensor.")
+    return state
+
+
+def _read(archive: zipfile.ZipFile) -> Any:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError("has no pickle of tensors; save it anew as safetensors.")
+    root = pickles[0].removesuffix("data.pkl")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise CheckpointError("is compressed, which torch.save never does; it was not read.")
+    order = f"{root}byteorder"
+    if order in entries and archive.read(order) != b"little":
+        raise CheckpointError("holds big-endian numbers; save it anew as safetensors.")
+    with archive.open(pickles[0]) as file:
+        return _Unpickler(file, archive, root).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+        super().__init__(file, encoding="utf-8")
+        self.archive, self.root = archive, root
+        self.storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return _Kind(_STORAGES[name])
+        allowed = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        }
+        if (module, name) not in allowed:
+            raise CheckpointError(
+                f"asks to run {module}.{name}, which no file of tensors needs; nothing was run. Do not trust this file."
+            )
+        return allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        _, kind, key, _, count = pid
+        if key not in self.storages:
+            data = self.archive.read(f"{self.root}data/{key}")
+            self.storages[key] = np.frombuffer(data, _dtype(kind.dtype), count)
+        return self.storages[key]
+
+
+def _dtype(name: str) -> np.dtype:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> np.ndarray:
+    if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(shape) != len(stride):
+        raise ValueError("a tensor without a storage")
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *shape, *stride)):
+        raise ValueError("a tensor with a shape that is none")
+    # A stride of 0 could blow a few bytes up to any size.
+    if math.prod(shape) > storage.size:
+        raise ValueError("a tensor larger than its storage")
+    size = storage.itemsize
+    # The constructor checks that every element lies inside the buffer; as bytes, because bfloat16 is no buffer type.
+    data = storage.view(np.uint8).data
+    return np.ndarray(tuple(shape), storage.dtype, data, offset * size, tuple(number * size for number in stride))
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data

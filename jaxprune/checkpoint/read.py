@@ -1,136 +1,144 @@
-"""Tensors by name from a folder, whatever format they are in: safetensors, Flax msgpack, or torch's `.bin`."""
+"""Tensors in every file format that checkpoints come in, under one naming: that of PyTorch files, [out, in].
+
+No code of a file is ever executed. Shapes and types are read first; numbers come one tensor at a time.
+"""
 
 import hashlib
-import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, NumericalError
+from ..errors import CheckpointError
+from .files import inside, one_line, shards
 from .pickle_free import read_bin
 
-# In this order: the first that is there is read.
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-FLAX = ("flax_model.msgpack",)
-BIN = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-HUB_PATTERNS = ("*.json", "*.safetensors", "*.msgpack", "pytorch_model*.bin", "*.txt")
+
+class Stored(NamedTuple):
+    """A tensor in a file: what it looks like, and how to get its numbers (as float32 where they are floats)."""
+
+    shape: tuple[int, ...]
+    dtype: str  # NumPy's name: "float32", "bfloat16", "int64", …
+    read: Callable[[], np.ndarray]
 
 
-def resolve(source: str | Path, revision: str | None = None) -> Path:
-    """The folder a checkpoint lies in: a local folder, or a hub id's snapshot (from the cache when offline)."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    name = str(source)
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"{name} is neither a folder nor a hub id such as org/name; check the path.")
-    from huggingface_hub import snapshot_download  # late: only hub ids need it
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_PATTERNS)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from error
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's contents, with errors that name the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; a checkpoint folder needs it.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+# In this order: the first that a folder has is read. The second name of each is the index of a sharded one.
+FORMATS: tuple[tuple[str, str, str], ...] = (
+    (".safetensors", "model.safetensors", "model.safetensors.index.json"),
+    (".msgpack", "flax_model.msgpack", "flax_model.msgpack.index.json"),
+    (".bin", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+# Flax's names of a leaf, and those that files converted from TensorFlow have for a norm's.
+_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "gamma": "weight", "beta": "bias"}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, the best format first found; for an index, its shards."""
-    for name in (*SAFETENSORS, *FLAX, *BIN):
-        path = folder / name
-        if not path.exists():
-            continue
-        if not name.endswith(".index.json"):
-            return [path]
-        index = read_json(path)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{path} has no weight_map; fetch it again.")
-        files = sorted(set(shards.values()))
-        for file in files:
-            if Path(file).name != file:
-                raise CheckpointError(f"{path} names {file!r}; shards must lie in the folder itself.")
-            if not (folder / file).exists():
-                raise CheckpointError(f"{folder / file} is missing, but {path.name} names it; fetch it again.")
-        return [folder / file for file in files]
-    raise CheckpointError(
-        f"{folder} has no weights; expected one of {', '.join((*SAFETENSORS, *FLAX, *BIN))}."
-    )
+    """The files that hold a folder's tensors. Raises `CheckpointError` where there are none, or not inside it."""
+    for suffix, single, index in FORMATS:
+        if (folder / single).exists():
+            return [inside(folder, single)]
+        if (folder / index).exists():
+            return [inside(folder, name) for name in shards(inside(folder, index), suffix)]
+    expected = ", ".join(single for _, single, _ in FORMATS)
+    raise CheckpointError(f"{folder} has no weights: none of {expected}; give a checkpoint's folder.")
 
 
-def read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """All tensors of a checkpoint folder, floats as float32, and their layout: "torch" or "flax".
+def read_tensors(folder: str | Path) -> dict[str, Stored]:
+    """Every tensor of a folder's checkpoint, by name. Raises `CheckpointError` for damaged or unsafe files.
 
-    Raises `CheckpointError` for files that are missing, truncated, garbage or unsafe, `NumericalError` for NaN or Inf.
+    Names end in "weight" or "bias" and a dense layer's weight is [out, in], whatever the format.
     """
-    files = weight_files(folder)
-    flax = files[0].name in FLAX
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        if flax:
-            tensors |= _read_msgpack(file)
-        elif file.suffix == ".bin":
-            tensors |= read_bin(file)
-        else:
-            tensors |= _read_safetensors(file)
-    out = {}
-    for name, value in tensors.items():
-        if value.dtype.kind in "fV" or value.dtype.name in ("bfloat16", "float8_e4m3fn"):
-            value = np.asarray(value, np.float32)
-            if not np.isfinite(value).all():
-                raise NumericalError(f"{name} in {folder} holds NaN or Inf; the checkpoint is damaged, use another copy.")
-        out[name] = value
-    return out, "flax" if flax else "torch"
+    tensors: dict[str, Stored] = {}
+    for path in weight_files(Path(folder)):
+        for name, stored in _read_file(path):
+            if name in tensors:
+                raise CheckpointError(f"{folder} holds tensor {name} twice; copy the checkpoint anew.")
+            tensors[name] = stored
+    return tensors
 
 
-def source_hash(folder: Path) -> str:
-    """SHA-256 over the weight files, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in weight_files(folder):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def source_hash(folder: str | Path) -> str:
+    """SHA-256 of a folder's weights: of the one file, or of the lines "digest  name" where there are several."""
+    digests = []
+    for path in weight_files(Path(folder)):
+        with path.open("rb") as file:
+            digests.append((hashlib.file_digest(file, "sha256").hexdigest(), path.name))
+    if len(digests) == 1:
+        return digests[0][0]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _read_file(path: Path) -> Iterator[tuple[str, Stored]]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(40)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); copy it anew.") from error
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder.")
+    readers = {".safetensors": _read_safetensors, ".msgpack": _read_msgpack, ".bin": _read_bin}
+    return readers[path.suffix](path)
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again.") from error
+        file = safe_open(path, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}); copy it anew.") from error
+    for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+        view = file.get_slice(name)
+        dtype = str(view.get_dtype())
+        dtype = _FLOATS.get(dtype, dtype.lower())
+        stored = Stored(tuple(view.get_shape()), dtype, lambda name=name: _float32(file.get_tensor(name)))
+        yield _torch_name(name), stored
 
 
-def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
-    from flax.serialization import msgpack_restore  # late: takes a second to import
+def _read_msgpack(path: Path) -> Iterator[tuple[str, Stored]]:
+    from flax.serialization import msgpack_restore
 
     try:
         tree = msgpack_restore(path.read_bytes())
-    except Exception as error:  # msgpack raises several kinds of its own
-        raise CheckpointError(f"{path} is not a whole Flax msgpack file ({error}); fetch it again.") from error
+    except Exception as error:  # msgpack has no common base for what damaged bytes raise
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}); copy it anew.") from error
+    if isinstance(tree, dict) and set(tree) == {"params"}:
+        tree = tree["params"]
     if not isinstance(tree, dict):
-        raise CheckpointError(f"{path} holds no tree of parameters; expected a Flax model's.")
-    flat: dict[str, np.ndarray] = {}
+        raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a tree of tensors; copy it anew.")
+    for name, array in _leaves(tree, path):
+        if name.endswith(".kernel"):
+            array = array.T  # Flax has [in, out]
+        yield _torch_name(name), _stored(array)
 
-    def walk(prefix: str, node: Any) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(f"{prefix}{key}.", value)
-            else:
-                flat[f"{prefix}{key}"] = np.asarray(value)
 
-    walk("", tree.get("params", tree))
-    return flat
+def _read_bin(path: Path) -> Iterator[tuple[str, Stored]]:
+    for name, array in read_bin(path).items():
+        yield _torch_name(name), _stored(array)
+
+
+def _leaves(tree: dict[Any, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    for key, entry in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, dict):
+            yield from _leaves(entry, path, f"{name}.")
+        elif isinstance(entry, (np.ndarray, np.generic)):
+            yield name, np.asarray(entry)
+        else:
+            raise CheckpointError(f"{path}: {name} is a {type(entry).__name__}, expected a tensor; copy it anew.")
+
+
+def _stored(array: np.ndarray) -> Stored:
+    return Stored(array.shape, array.dtype.name, lambda: _float32(array))
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float32, copy=False) if floating else array
+
+
+def _torch_name(name: str) -> str:
+    head, dot, leaf = name.rpartition(".")
+    return head + dot + _LEAVES.get(leaf, leaf)

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import CheckpointError, OutputError
 from ..model.model import Model
+from .files import inside
 from .manifest import INDEX, MANIFEST, WEIGHTS, check_finite, check_shapes, manifest_of, manifest_text, named_parameters
+from .read import source_hash
 
 SHARD_BYTES = 5 * 2**30
 TOKENIZER_FILES = (
@@ -52,7 +54,7 @@ def save(model: Model, folder: str | Path, *, overwrite: bool = False, shard_byt
         part.mkdir()
         _write_tensors(part, parameters, shard_bytes)
         _copy_tokenizer(model.provenance.source, part)
-        (part / MANIFEST).write_text(manifest_text(manifest_of(model)), encoding="utf-8")
+        (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
         for file in part.iterdir():
             _sync(file)
         _sync(part)
@@ -135,13 +137,26 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return groups
 
 
+def _hash_of(model: Model) -> dict[str, str]:
+    """The hash of the weights that the model was read from; one that was read from a folder of ours brings it along."""
+    source = model.provenance.source
+    if source is None or "source_hash" in model.provenance.record or (Path(source) / MANIFEST).exists():
+        return {}
+    try:
+        return {"source_hash": source_hash(source)}
+    except (CheckpointError, OSError):  # moved or deleted since: then there is nothing to say
+        return {}
+
+
 def _copy_tokenizer(source: str | None, folder: Path) -> None:
-    """Copy what tells texts from ids; a model that was made in memory has none."""
+    """Copy what tells texts from ids. A model made in memory has none; a link that leads elsewhere is not followed."""
     if source is None:
         return
     for name in TOKENIZER_FILES:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, folder / name)
+        with contextlib.suppress(CheckpointError):
+            path = inside(Path(source), name)
+            if path.is_file():
+                shutil.copyfile(path, folder / name)
 
 
 # --- the disk

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..errors import CheckpointError
@@ -31,7 +32,7 @@ class Transformer(nnx.Module):
         """The logits that `jaxprune.logits` gives for plainly padded token ids, [rows, length]."""
         inputs = input_ids, attention_mask, token_type_ids
         model = Model(self.architecture, _params_of(self), self.provenance)
-        if not any(isinstance(value, jax.core.Tracer) for value in inputs):
+        if not any(isinstance(value, Tracer) for value in inputs):
             return logits(model, *inputs)
         out = forward(model.params, _traced_batch(self.architecture, *inputs), self.architecture).logits
         assert out is not None  # all sublayers ran

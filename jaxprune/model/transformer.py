@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ..errors import DataError
 from .architecture import Architecture
@@ -303,11 +303,11 @@ def forward(
 
 def plain_batch(
     architecture: Architecture,
-    input_ids: Int[Array, "rows length"],
-    attention_mask: Array | None = None,
-    token_type_ids: Array | None = None,
+    input_ids: Any,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
 ) -> Batch:
-    """One text a row, padded left or right, as tokenizers give them; positions as transformers counts them."""
+    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as transformers counts."""
     ids = jnp.asarray(np.asarray(input_ids), jnp.int32)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")

@@ -11,7 +11,7 @@ from ..model.architecture import Architecture, LayerSizes
 from ..model.model import Model, Params
 from ..model.transformer import ATTENTION, HALVES
 
-Mask = Bool[np.ndarray, " units"]
+Mask = Bool[np.ndarray, " _"]  # one flag a unit; lists mix lengths, so the axis has no name
 
 # Where the unit axis of each array lies, per half; arrays that are not named here (norms, output biases) stay whole.
 # An attention unit is a key-value group together with its query heads.

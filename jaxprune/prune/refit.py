@@ -56,8 +56,8 @@ def solve(
     present: Float[Array, " n"],
     old_weight: Float[Array, "n hidden"],
     old_bias: Float[Array, " hidden"],
-    ridge: float,
-    pull: float,
+    ridge: Float[Array, ""] | float,
+    pull: Float[Array, ""] | float,
     intercept: bool,
 ) -> Refit:
     """Weights that minimise Σ ω |f W + b - r|² + ridge · mean(diag G) · |W - pull · W_old|².
@@ -104,7 +104,7 @@ def solve_scales(
     present: Float[Array, " n"],
     weight: Float[Array, "n hidden"],
     bias: Float[Array, " hidden"],
-    ridge: Float[Array, ""],
+    ridge: Float[Array, ""] | float,
     width: int,
 ) -> Refit:
     """One factor per unit of `width` features instead of new weights; the ridge shrinks towards 1.

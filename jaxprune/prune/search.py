@@ -49,14 +49,14 @@ def psd_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 @partial(jax.jit, static_argnames="chunk")
 def eliminate_neurons(
     gram: Float[Array, "n n"], weight: Float[Array, "n hidden"], chunk: int
-) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+) -> tuple[Int[Array, " steps"], Float[Array, " steps"]]:
     """Optimal brain surgeon over single features: remove the cheapest, re-fit the rest, repeat.
 
     `gram` must be positive definite; `weight` are the output weights, in a metric in which squared change is damage.
     Removing feature i and re-fitting the rest costs w_iᵀ w_i / [G⁻¹]_ii (Hassibi & Stork 1993; ZipLM, Kurtić et al.
     2023, for structures). The next `chunk` features come from a shortlist of the 2·chunk cheapest, chosen one by one
     with the shortlist's inverse and weights kept exact; the large matrices are updated once per chunk. Returns the
-    order of removal and each step's damage.
+    order of removal and each step's damage; steps beyond the last feature (n is no multiple of `chunk`) are marked -1.
     """
     n = gram.shape[0]
     steps = -(-n // chunk)
@@ -171,8 +171,10 @@ def allocate(curves: Sequence[Curve], costs: Sequence[int], allowed: int) -> lis
     keep = keep_mask(scores, unit_costs, allowed)
     masks, at = [], 0
     for c in curves:
-        mask = np.zeros(len(c.order), bool)
-        mask[c.order] = keep[at : at + len(c.order)]
+        # Steps of one hull segment tie, so count how many go rather than read off which: the first of the order do.
+        gone = int(np.sum(~keep[at : at + len(c.order)]))
+        mask = np.ones(len(c.order), bool)
+        mask[c.order[:gone]] = False
         masks.append(mask)
         at += len(c.order)
     return masks

@@ -77,6 +77,8 @@ def write_model(folder: Path) -> None:
         "vocab_size": len(vocabulary),
         "type_vocab_size": 2,
         "pad_token_id": 0,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
         "id2label": dict(enumerate(LABELS)),
         "label2id": {name: index for index, name in enumerate(LABELS)},
     }

@@ -17,7 +17,8 @@ def small(inputs, tmp_path_factory):
     from jaxprune.cli.main import main
 
     out = tmp_path_factory.mktemp("pruned") / "small"
-    words = ("--method", "random", "--remove", "0.5", "--calibration-samples", "16", "--no-evaluate")
+    words = ("--method", "random", "--remove", "0.5", "--cost", "params", "--calibration-samples", "16")
+    words += ("--no-evaluate",)
     assert main(["prune", *task(inputs), *words, "--out", str(out)]) == 0
     return out
 
@@ -50,7 +51,7 @@ def test_inspect_shows_sizes_and_record(cli, inputs, small):
     assert dense["layers"] == [{"groups": 4, "heads": 4, "neurons": 24}] * 2
     assert dense["record"] is None
     pruned = cli.json("inspect", "--model", small).data
-    assert pruned["prunable_flops"] <= dense["prunable_flops"] / 2
+    assert pruned["prunable_parameters"] <= dense["prunable_parameters"] / 2
     assert pruned["record"]["method"] == "random"
     assert "random" in cli("inspect", "--model", small).out
 
@@ -59,7 +60,7 @@ def test_bench_finds_the_dense_model_by_itself(cli, small):
     run = cli.json("bench", "--model", small, "--shapes", "2x16", "1x8", "--repeats", 2)
     assert run.code == 0, run.err
     assert [(row["rows"], row["length"]) for row in run.data["results"]] == [(2, 16), (1, 8)]
-    assert all(row["flops_ratio"] >= 2 for row in run.data["results"])
+    assert all(row["flops_ratio"] > 1 for row in run.data["results"])
 
 
 def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
@@ -70,10 +71,12 @@ def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
         shape("32")
 
 
-def test_demo_at_a_tiny_size(cli, tmp_path):
+def test_demo_at_a_tiny_size(cli, tmp_path, monkeypatch):
+    # `make demo` runs it whole; most of its time goes into compiling programs for every method and budget.
+    monkeypatch.setattr("jaxprune.cli.demo.REMOVE", (0.6,))
+    monkeypatch.setattr("jaxprune.cli.demo.METHODS", ("kprune", "random"))
     run = cli.json("demo", "--out", tmp_path, "--calibration-samples", 64, "--limit", 64, "--repeats", 2)
     assert run.code == 0, run.err
-    methods = {result["method"] for result in run.data["results"]}
-    assert methods == {"kprune", "fisher", "magnitude", "random"}
-    assert len(run.data["results"]) == 12 and len(run.data["bench"]) == 2
+    assert [result["method"] for result in run.data["results"]] == ["kprune", "random"]
+    assert [row["rows"] for row in run.data["bench"]] == [32, 1]
     assert (tmp_path / "compare.png").exists()

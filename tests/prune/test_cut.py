@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -48,6 +47,11 @@ def random_model(architecture: Architecture, seed: int = 0) -> Model:
     )
 
 
+@jax.jit
+def run(model: Model, batch, gates=None):
+    return forward(model.params, batch, model.architecture, Sites(gates=gates)).logits
+
+
 def random_masks(architecture: Architecture, seed: int) -> list[np.ndarray]:
     random = np.random.RandomState(seed)
     return [random.rand(count) < 0.6 for count in unit_counts(architecture)]
@@ -60,10 +64,10 @@ def test_the_masked_model_and_the_cut_model_agree(architecture, seed):
     if seed == 3:  # whole sublayers go
         masks[0][:], masks[3][:] = False, False
     batch = plain_batch(architecture, np.random.RandomState(seed).randint(0, 20, (2, 7)))
-    masked = forward(model.params, batch, architecture, Sites(gates=gates_of(architecture, masks))).logits
+    masked = run(model, batch, gates_of(architecture, masks))
     small = cut(model, masks)
     assert small.architecture == cut_architecture(architecture, masks)
-    np.testing.assert_allclose(forward(small.params, batch, small.architecture).logits, masked, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(small, batch), masked, rtol=1e-5, atol=1e-5)
 
 
 @families
@@ -107,16 +111,21 @@ def test_put_is_the_inverse_of_take(architecture, half, data):
     full = random_model(architecture).params["layers"][0][half]
     count = unit_counts(architecture)[half == "feed_forward"]
     units = np.array(data.draw(st.lists(st.integers(0, count - 1), unique=True)), np.int64)
-    small = take_units(half, jax.tree.map(jnp.asarray, full), units)
+    small = take_units(half, full, units)
     jax.tree.map(np.testing.assert_array_equal, put_units(half, full, units, small), full)
     other = take_units(half, jax.tree.map(lambda leaf: -leaf, full), units)
     mixed = put_units(half, full, units, other)
     jax.tree.map(np.testing.assert_array_equal, take_units(half, mixed, units), other)
     rest = np.setdiff1d(np.arange(count), units)
-    without_units = [name for name in full if name not in ("norm",)]
-    for name in without_units:  # units that were not named keep their numbers
+    for name in full.keys() - {"norm"}:  # units that were not named keep their numbers
         before, after = take_units(half, full, rest)[name], take_units(half, mixed, rest)[name]
         np.testing.assert_array_equal(after["kernel"], before["kernel"])
+
+
+def test_units_are_taken_inside_a_compiled_program():
+    full, units = random_model(BERT).params["layers"][0]["attention"], np.array([3, 0])
+    traced = jax.jit(lambda p, units: take_units("attention", p, units))(full, units)
+    jax.tree.map(np.testing.assert_array_equal, traced, take_units("attention", full, units))
 
 
 def test_put_ignores_padding_behind_the_units():

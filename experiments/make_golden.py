@@ -1,0 +1,50 @@
+"""Make tests/golden: tiny random checkpoints of every family and head, and the logits of transformers on torch.
+
+    python experiments/make_golden.py
+
+Each folder holds config.json and model.safetensors as transformers wrote them, and expected.npz: for every case the
+inputs and the logits. `make test` compares with these, and so needs no torch.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.parity.reference import HEADS, cases, random_reference, reference_logits
+
+OUT = Path(__file__).resolve().parent.parent / "tests" / "golden"
+FAMILIES = ("bert", "roberta", "distilbert")
+
+
+def make(family: str, head: str, folder: Path) -> None:
+    model = random_reference(family, head, seed=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch)
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(Path(scratch) / name, folder / name)
+    arrays: dict[str, Any] = {}
+    for name, inputs in cases(family).items():
+        arrays |= {f"{name}/{key}": array for key, array in inputs.items()}
+        arrays[f"{name}/logits"] = reference_logits(model, inputs)
+    np.savez_compressed(folder / "expected.npz", **arrays)
+
+
+def main() -> None:
+    for family in FAMILIES:
+        for head in HEADS:
+            folder = OUT / f"{family}-{head}"
+            shutil.rmtree(folder, ignore_errors=True)
+            make(family, head, folder)
+    size = sum(path.stat().st_size for path in OUT.rglob("*") if path.is_file())
+    print(f"{OUT}: {size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

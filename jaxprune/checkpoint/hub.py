@@ -1,0 +1,62 @@
+"""Where a checkpoint lies: a folder, or a name on the Hugging Face hub that is brought here first."""
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .files import one_line
+from .manifest import MANIFEST
+from .write import TOKENIZER_FILES
+
+# Small files and the format we prefer; the other formats are fetched only where it is missing.
+_PATTERNS = (
+    "config.json",
+    MANIFEST,
+    *TOKENIZER_FILES,
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+)
+_OTHERS = (
+    ("flax_model*.msgpack", "flax_model.msgpack.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def locate(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint; a hub id becomes a snapshot in the hub's cache, from which it is read when offline.
+
+    Only a text can be a hub id. Raises `CheckpointError` where there is neither such a folder nor such a model.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{source} is a folder, which has no revision {revision!r}; leave the revision out.")
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source} is a file, expected a checkpoint's folder; give the folder it lies in.")
+    if isinstance(source, os.PathLike) or not _HUB_ID.fullmatch(source):
+        raise CheckpointError(f"there is no folder {source}; give a checkpoint's folder or a hub id such as org/name.")
+    return _snapshot(source, revision)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: tuple[str, ...]) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch(_PATTERNS)
+        for patterns in _OTHERS:
+            if any(folder.glob("*.safetensors")) or any(folder.glob("flax_model*.msgpack")):
+                break
+            folder = fetch((*_PATTERNS, *patterns))
+    except Exception as error:  # the hub's client raises errors of several packages, for network, login, name and disk
+        raise CheckpointError(
+            f"there is no folder {name}, and the hub does not give a model of that name ({one_line(error)}); give a "
+            "checkpoint's folder or a hub id such as org/name."
+        ) from error
+    return folder

@@ -1,0 +1,191 @@
+import json
+
+import pytest
+
+from jaxprune.checkpoint import load
+from jaxprune.checkpoint.config import architecture_from, declared_task, family_of
+from jaxprune.checkpoint.families import FAMILIES
+from jaxprune.errors import CheckpointError
+from tests.helpers import tiny
+
+BERT = tiny.config("bert")
+
+
+def refused(settings, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        tiny.architecture(settings)
+    assert "\n" not in str(caught.value)
+
+
+# --- what is read
+
+
+def test_bert():
+    a = tiny.architecture(BERT)
+    assert (a.family, a.vocab, a.hidden, a.head_width, a.token_types, a.max_positions) == ("bert", 30, 12, 4, 2, 20)
+    assert [(size.groups, size.queries, size.neurons) for size in a.layers] == [(3, 1, 10)] * 2
+    assert (a.pooler, a.head, a.labels, a.problem) == ("tanh", "classification", ("a", "b", "c"), "single_label")
+    assert (a.positions_count, a.position_offset, a.pad_id, a.norm_eps) == ("slots", 0, 0, 1e-12)
+
+
+def test_roberta_positions_lie_behind_the_padding_row():
+    a = tiny.architecture(tiny.config("roberta"))
+    assert (a.pad_id, a.position_offset, a.max_positions, a.positions_count) == (1, 2, 18, "tokens")
+    a = tiny.architecture(tiny.config("roberta", pad_token_id=4, layer_norm_eps=1e-5))
+    assert (a.pad_id, a.position_offset, a.max_positions, a.norm_eps) == (4, 5, 15, 1e-5)
+
+
+def test_distilbert_has_other_keys_and_no_token_types():
+    a = tiny.architecture(tiny.config("distilbert", activation="relu", dropout=0.3))
+    assert (a.hidden, len(a.layers), a.token_types, a.activation, a.pooler, a.dropout) == (
+        12,
+        2,
+        0,
+        "relu",
+        "relu",
+        0.3,
+    )
+
+
+@pytest.mark.parametrize(
+    "name, head",
+    [
+        ("BertForSequenceClassification", "classification"),
+        ("FlaxBertForSequenceClassification", "classification"),
+        ("BertForQuestionAnswering", "question_answering"),
+        ("BertModel", "none"),
+        ("BertForMaskedLM", "none"),
+        ("BertForPreTraining", "none"),
+    ],
+)
+def test_the_class_says_the_head(name, head):
+    task = declared_task(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here")
+    assert task is not None and task.head == head
+
+
+@pytest.mark.parametrize("name", ["BertForTokenClassification", "RobertaForSequenceClassification", "Model"])
+def test_other_classes_say_nothing(name):
+    assert declared_task(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here") is None
+
+
+def test_without_a_class_labels_say_the_head():
+    silent = {key: value for key, value in BERT.items() if key != "architectures"}
+    assert tiny.architecture(silent).head == "classification"
+    del silent["id2label"]
+    assert tiny.architecture(silent).head == "none"
+
+
+@pytest.mark.parametrize(
+    "changes, labels, problem",
+    [
+        ({"id2label": None}, ("LABEL_0", "LABEL_1"), "single_label"),
+        ({"id2label": None, "num_labels": 4}, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), "single_label"),
+        ({"id2label": {"1": "y", "0": "x"}}, ("x", "y"), "single_label"),
+        ({"id2label": {str(n): n for n in range(11)}}, tuple(map(str, range(11))), "single_label"),
+        ({"id2label": {"0": "score"}}, ("score",), "regression"),
+        ({"problem_type": "multi_label_classification"}, ("a", "b", "c"), "multi_label"),
+    ],
+)
+def test_labels_and_problem(changes, labels, problem):
+    a = tiny.architecture({**BERT, **changes})
+    assert (a.labels, a.problem) == (labels, problem)
+
+
+def test_what_transformers_writes_beside_passes():
+    tiny.architecture(
+        {
+            **BERT,
+            "_name_or_path": "x",
+            "transformers_version": "4.8.2",
+            "use_cache": True,
+            "chunk_size_feed_forward": 4,
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "pruned_heads": {},
+            "auto_map": None,
+            "some_future_key": None,
+            "another_one": {},
+        }
+    )
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", None, ["bert"], "BERT"])
+def test_an_unknown_family_lists_the_known_ones(model_type):
+    with pytest.raises(CheckpointError, match="supported are bert, roberta, distilbert; another family needs a row"):
+        family_of({"model_type": model_type}, "config.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_decoder": True},
+        {"add_cross_attention": True},
+        {"position_embedding_type": "relative_key"},
+        {"pruned_heads": {"0": [1]}},
+        {"quantization_config": {"bits": 4}},
+        {"auto_map": {"AutoModel": "code.Model"}},
+    ],
+)
+def test_settings_that_change_the_result_are_refused(changes):
+    (key,) = changes
+    refused({**BERT, **changes}, f"{key} is .* is supported, because it changes the result")
+
+
+@pytest.mark.parametrize("value", [True, 3, "on", {"rank": 4}, False])
+def test_settings_that_nobody_knows_are_refused(value):
+    refused({**BERT, "talking_heads": value}, "the setting talking_heads = .* is not known for bert")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"hidden_act": "mish"}, "activation 'mish' is not supported, only gelu"),
+        ({"hidden_act": 3}, "hidden_act is '3', expected a name"),
+        ({"hidden_size": None}, "hidden_size is 'None', expected an integer of at least 1"),
+        ({"hidden_size": "12"}, "hidden_size is '12', expected an integer"),
+        ({"hidden_size": 12.0}, "hidden_size is '12.0', expected an integer"),
+        ({"hidden_size": 13}, "3 heads do not divide the hidden size 13"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is '0', expected an integer of at least 1"),
+        ({"vocab_size": True}, "vocab_size is 'True'"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps is '-1.0', expected a number of at least 0"),
+        ({"architectures": "BertModel"}, "expected a list of class names"),
+        ({"id2label": ["a", "b"]}, "expected names for 0, 1, 2"),
+        ({"id2label": {"0": "a", "2": "b"}}, "expected names for 0, 1, 2"),
+        ({"num_labels": 2}, "num_labels is 2, but id2label names 3"),
+        ({"id2label": None, "num_labels": 0.5}, "num_labels is '0.5'"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'"),
+        ({"problem_type": "regression"}, "a regression onto 3 values"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(changes, message):
+    refused({**BERT, **changes}, message)
+
+
+def test_roberta_needs_more_positions_than_its_offset():
+    refused(tiny.config("roberta", max_position_embeddings=2), "max_position_embeddings is 2, expected more than 2")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": NaN}'])
+def test_a_malformed_file_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="config.json (is not valid JSON|holds a)"):
+        load(tmp_path)
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing; give a checkpoint's folder"):
+        load(tmp_path)
+
+
+def test_every_row_of_the_table_is_consistent():
+    for name, family in FAMILIES.items():
+        assert family.model_type == name and set(family.heads) == {"classification", "question_answering"}
+        settings = json.loads(json.dumps(tiny.config(name)))
+        task = declared_task(family, settings, "here")
+        assert task is not None
+        assert architecture_from(family, settings, task, "here").family == name
+        assert set(family.defaults) <= set(family.keys.values())

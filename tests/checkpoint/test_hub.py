@@ -1,0 +1,120 @@
+"""Hub ids, from a cache that was filled by hand: no test reaches the network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxprune.checkpoint import load
+from jaxprune.checkpoint.hub import locate
+from jaxprune.errors import CheckpointError
+from tests.helpers import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+# huggingface_hub reads its environment when it is imported, so each case is a process of its own.
+SCRIPT = """
+import json, sys
+import numpy as np
+import jaxprune as jp
+try:
+    model = jp.load(sys.argv[1], revision=sys.argv[2] or None)
+    ids = np.arange(10).reshape(2, 5) + 3
+    print(json.dumps({"source": model.provenance.source, "logits": np.asarray(jp.logits(model, ids)).tolist()}))
+except jp.errors.CheckpointError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def fill_cache(cache: Path, name: str, form: str) -> Path:
+    """A repository in the hub's cache, as the client lays it out: a snapshot of links to blobs."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    config = tiny.config("bert")
+    source = tiny.write(cache / "scratch", config, tiny.tensors(config), form)
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "blobs").mkdir()
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(source.iterdir())):
+        blob = repository / "blobs" / f"{number:064}"
+        file.rename(blob)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+    source.rmdir()
+    return snapshot
+
+
+def run(cache: Path, name: str, revision: str = "") -> dict:
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name, revision], env=environment, capture_output=True, text=True, cwd=cache
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "sharded bin"])
+def test_a_hub_id_is_read_from_a_prefilled_cache(tmp_path, form):
+    snapshot = fill_cache(tmp_path, "someone/tiny-bert", form)
+    found = run(tmp_path, "someone/tiny-bert")
+    assert Path(found["source"]) == snapshot
+    from jaxprune.model import logits
+
+    expected = logits(tiny.random_model(tiny.config("bert")), np.arange(10).reshape(2, 5) + 3)
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-6)
+    assert "error" not in run(tmp_path, "someone/tiny-bert", COMMIT)
+    missing = run(tmp_path, "someone/tiny-bert", "no-such-branch")
+    assert "the hub does not give" in missing["error"]
+
+
+def test_a_name_that_is_neither_folder_nor_cached(tmp_path):
+    error = run(tmp_path, "nowhere/at-all")["error"]
+    assert error.startswith("there is no folder nowhere/at-all, and the hub does not give") and "\n" not in error
+
+
+def test_snapshots_do_not_reach_beyond_their_repository(tmp_path):
+    snapshot = fill_cache(tmp_path, "someone/tiny-bert", "safetensors")
+    (tmp_path / "private").write_text("secret")
+    (snapshot / "vocab.txt").symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointError, match="vocab.txt is a link to a place outside its folder"):
+        load(snapshot)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all", "./nowhere", "/nowhere", "~/nowhere", "a b", "../x", "x/"])
+def test_paths_are_never_taken_for_hub_ids(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        locate(name)
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        locate(Path("nowhere/really"))
+
+
+def test_a_file_and_a_revision_of_a_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_text("x")
+    with pytest.raises(CheckpointError, match="is a file, expected a checkpoint's folder"):
+        locate(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is a folder, which has no revision 'main'"):
+        locate(tmp_path, "main")
+
+
+def test_formats_are_fetched_only_as_far_as_needed(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append(allow_patterns)
+        if "pytorch_model*.bin" in allow_patterns:
+            (tmp_path / "pytorch_model.bin").write_text("x")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert locate("some/name") == tmp_path
+    assert len(asked) == 3 and not any("*.bin" in pattern for pattern in asked[0])
+    asked.clear()
+    (tmp_path / "model.safetensors").write_text("x")
+    locate("some/name")
+    assert len(asked) == 1

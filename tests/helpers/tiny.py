@@ -1,0 +1,155 @@
+"""Tiny random models and checkpoints of every family, for any test; no torch, no download.
+
+config = tiny.config("bert", head="classification")
+folder = tiny.write(tmp_path / "model", config, tiny.tensors(config), form="msgpack")
+"""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxprune.checkpoint.config import architecture_from, choose_task, declared_task
+from jaxprune.checkpoint.families import FAMILIES
+from jaxprune.checkpoint.load import tensor_names
+from jaxprune.model import Architecture, Model, parameter_shapes
+
+FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin")
+CLASSES = {"classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering", "none": "Model"}
+_SIZES = {"vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "neurons": 10, "positions": 20, "token_types": 2}
+
+
+def config(family: str, head: str = "classification", **changes: Any) -> dict[str, Any]:
+    """What config.json says of a model of two layers, three heads and ten neurons; three labels."""
+    row = FAMILIES[family]
+    sizes = {key: _SIZES[name] for name, key in row.keys.items() if name in _SIZES}
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head == "classification" else {}
+    return {"model_type": family, "architectures": [row.classes + CLASSES[head]], **sizes, **labels, **changes}
+
+
+def architecture(settings: dict[str, Any]) -> Architecture:
+    """The architecture that a config.json describes."""
+    family = FAMILIES[settings["model_type"]]
+    task = choose_task(declared_task(family, settings, "tiny"), None, None, None, "tiny")
+    return architecture_from(family, settings, task, "tiny")
+
+
+def random_model(settings: dict[str, Any], seed: int = 0) -> Model:
+    """A model of that architecture, all parameters from N(0, 0.4²)."""
+    random = np.random.RandomState(seed)
+    draw = lambda shape: jnp.array(random.normal(0, 0.4, shape), jnp.float32)  # noqa: E731
+    shapes = parameter_shapes(architecture(settings))
+    return Model(architecture(settings), jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple)))
+
+
+def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dict[str, np.ndarray]:
+    """The parameters of `random_model` under their names in a PyTorch file, dense weights [out, in]."""
+    model = random_model(settings, seed)
+    family = FAMILIES[settings["model_type"]]
+    flat, _ = jax.tree_util.tree_flatten_with_path(model.params)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in flat}
+    out = {}
+    for ours, name in tensor_names(family, model.architecture).items():
+        leaf = leaves[ours]
+        if ours.endswith(".kernel"):
+            outputs = leaf.shape[-1] if ours.endswith(".o.kernel") else None
+            leaf = (leaf.reshape(-1, outputs) if outputs else leaf.reshape(leaf.shape[0], -1)).T
+        elif ours.endswith(".bias"):
+            leaf = leaf.reshape(-1)
+        encoder = not ours.startswith(("head.", "pooler.")) or (ours.startswith("pooler.") and family.pretrained_pooler)
+        out[(family.prefix if encoder and prefix else "") + name] = np.array(leaf, order="C")
+    return out
+
+
+def write(folder: Path, settings: dict[str, Any], named: dict[str, np.ndarray], form: str = "safetensors") -> Path:
+    """A checkpoint's folder in one of `FORMS`."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    if form == "safetensors":
+        save_file(dict(named), folder / "model.safetensors")
+    elif form == "msgpack":
+        from flax.serialization import msgpack_serialize
+
+        (folder / "flax_model.msgpack").write_bytes(msgpack_serialize(flax_tree(named)))
+    elif form == "bin":
+        write_bin(folder / "pytorch_model.bin", named)
+    else:
+        stem, suffix = ("model", "safetensors") if form == "sharded" else ("pytorch_model", "bin")
+        names = sorted(named)
+        places = {name: f"{stem}-0000{1 + 2 * at // len(names)}-of-00002.{suffix}" for at, name in enumerate(names)}
+        for file in set(places.values()):
+            part = {name: named[name] for name in names if places[name] == file}
+            save_file(part, folder / file) if suffix == "safetensors" else write_bin(folder / file, part)
+        name = "model.safetensors.index.json" if form == "sharded" else "pytorch_model.bin.index.json"
+        (folder / name).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": places}))
+    return folder
+
+
+def flax_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The tree that Flax models of transformers 4 saved: kernels [in, out], scales, embeddings."""
+    tree: dict[str, Any] = {}
+    for name, array in named.items():
+        *modules, leaf = name.split(".")
+        if leaf == "weight" and array.ndim == 1:
+            leaf = "scale"
+        elif leaf == "weight" and modules[-1].endswith("_embeddings"):
+            leaf = "embedding"
+        elif leaf == "weight":
+            leaf, array = "kernel", np.ascontiguousarray(array.T)
+        node = tree
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[leaf] = array
+    return tree
+
+
+# --- a .bin as torch.save writes it
+
+_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
+
+
+def write_bin(path: Path, named: dict[str, np.ndarray]) -> None:
+    """A zip with a pickle of strided views, one storage a tensor. Transposed arrays stay transposed views."""
+    items, data = [], {}
+    for number, (name, array) in enumerate(named.items()):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        storage = np.ascontiguousarray(array.T if array.flags.f_contiguous else array)
+        data[str(number)] = storage.tobytes()
+        items.append(_plain(name) + tensor(str(number), array.dtype.name, array.size, 0, array.shape, strides))
+    write_zip(path, state(b"".join(items)), data)
+
+
+def write_zip(path: Path, pickled: bytes, data: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", "little")
+        for key, content in data.items():
+            archive.writestr(f"archive/data/{key}", content)
+
+
+def state(items: bytes) -> bytes:
+    """A pickle of an OrderedDict of these (name, value) pairs."""
+    return pickle.PROTO + b"\x02" + _global("collections", "OrderedDict") + b")R(" + items + b"u."
+
+
+def tensor(key: str, dtype: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    """The opcodes for one tensor: a call of torch._utils._rebuild_tensor_v2 on a persistent storage."""
+    storage = b"(" + _plain("storage") + _global("torch", _STORAGES[dtype]) + _plain(key) + _plain("cpu")
+    storage += _plain(count) + b"tQ"
+    hooks = _global("collections", "OrderedDict") + b")R"
+    view = _plain(offset) + _plain(shape) + _plain(strides) + _plain(False)
+    return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + view + hooks + b"tR"
+
+
+def _plain(value: Any) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]  # without the opcodes that start and stop a pickle
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()

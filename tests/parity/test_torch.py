@@ -1,0 +1,123 @@
+"""Logits against transformers on torch, live; run by `make parity`."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="live parity needs torch: make parity installs it")
+
+import torch
+
+from jaxprune.checkpoint import load
+from jaxprune.model import logits
+from tests.helpers import tiny
+from tests.parity.reference import CLASSES, HEADS, cases, random_reference, reference_logits
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
+
+TOLERANCE = 2e-5  # absolute; float32, two layers
+
+
+def assert_parity(folder, reference, family):
+    model = load(folder)
+    assert model.provenance.warnings == ()
+    for name, inputs in cases(family).items():
+        ours, theirs = np.asarray(logits(model, **inputs)), reference_logits(reference, inputs)
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", CLASSES)
+def test_logits_match_transformers(tmp_path, family, head):
+    reference = random_reference(family, head, seed=1)
+    reference.save_pretrained(tmp_path)
+    assert_parity(tmp_path, reference, family)
+
+
+@pytest.mark.parametrize("form", ["sharded", "bin", "msgpack"])
+@pytest.mark.parametrize("family", CLASSES)
+def test_every_file_format_gives_the_same_logits(tmp_path, family, form):
+    reference = random_reference(family, "classification", seed=2)
+    if form == "sharded":
+        reference.save_pretrained(tmp_path, max_shard_size="4KB")
+        assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    else:
+        reference.config.architectures = [type(reference).__name__]
+        reference.config.save_pretrained(tmp_path)
+    state = reference.state_dict()
+    if form == "bin":
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    if form == "msgpack":
+        from flax.serialization import msgpack_serialize
+
+        tree = tiny.flax_tree({name: tensor.numpy() for name, tensor in state.items() if "position_ids" not in name})
+        (tmp_path / "flax_model.msgpack").write_bytes(msgpack_serialize(tree))
+    assert_parity(tmp_path, reference, family)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_half_precision_files_are_computed_in_float32(tmp_path, dtype, form):
+    reference = random_reference("bert", "classification", seed=3).to(dtype)
+    reference.save_pretrained(tmp_path)
+    if form == "bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
+    assert_parity(tmp_path, reference.float(), "bert")
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python"])
+def test_activations(tmp_path, activation):
+    reference = random_reference("bert", "classification", hidden_act=activation)
+    reference.save_pretrained(tmp_path)
+    assert_parity(tmp_path, reference, "bert")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"num_labels": 1}, "regression"),
+        ({"num_labels": 1, "problem_type": "regression"}, "regression"),
+        ({"problem_type": "multi_label_classification"}, "multi_label"),
+        ({"problem_type": "single_label_classification"}, "single_label"),
+    ],
+)
+def test_problems(tmp_path, changes, problem):
+    reference = random_reference("distilbert", "classification", **changes)
+    reference.save_pretrained(tmp_path)
+    assert load(tmp_path).architecture.problem == problem
+    assert_parity(tmp_path, reference, "distilbert")
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_a_masked_language_model_is_its_encoder(tmp_path, family):
+    import transformers
+
+    reference = random_reference(family, "none", seed=4)
+    whole = getattr(transformers, f"{CLASSES[family]}ForMaskedLM")(reference.config)
+    encoder = getattr(whole, whole.base_model_prefix)
+    encoder.load_state_dict(reference.state_dict(), strict=False)
+    whole.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(whole).__name__]
+    assert_parity(tmp_path, reference, family)
+
+
+def test_tensors_may_share_storages_and_be_views(tmp_path):
+    """Whatever strides torch.save wrote, the numbers come back."""
+    config = tiny.config("bert")
+    named = {name: torch.from_numpy(array.copy()) for name, array in tiny.tensors(config).items()}
+    whole = torch.cat([tensor.reshape(-1) for tensor in named.values()])
+    offset, views = 0, {}
+    for name, tensor in named.items():
+        views[name] = whole[offset : offset + tensor.numel()].view(tensor.shape)
+        offset += tensor.numel()
+        if tensor.ndim == 2:
+            views[name] = views[name].T.contiguous().T
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(views, folder / "pytorch_model.bin")
+    ids = np.arange(10).reshape(2, 5) + 2
+    np.testing.assert_array_equal(logits(load(folder), ids), logits(tiny.random_model(config), ids))

@@ -1,0 +1,75 @@
+"""Least squares: against NumPy, with padding, with too little data."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune.prune.refit import accumulate, empty_normal, solve, solve_scales
+
+
+def data(n=6, hidden=3, tokens=80, seed=0):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(2, tokens // 2, n)).astype(np.float32)
+    target = features @ rng.normal(size=(n, hidden)) + 0.3 + 0.1 * rng.normal(size=(2, tokens // 2, hidden))
+    weight = rng.random((2, tokens // 2)).astype(np.float32)
+    return features, target.astype(np.float32), weight
+
+
+def sums(features, target, weight):
+    return accumulate(empty_normal(features.shape[-1], target.shape[-1]), *map(jnp.asarray, (features, target, weight)))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_solution_is_weighted_least_squares(intercept):
+    features, target, weight = data()
+    old = jnp.zeros((6, 3))
+    fit = solve(sums(features, target, weight), jnp.ones(6), old, jnp.zeros(3), 0.0, 0.0, intercept)
+    design = features.reshape(-1, 6)
+    if intercept:
+        design = np.concatenate([design, np.ones((len(design), 1), np.float32)], axis=1)
+    root = np.sqrt(weight.reshape(-1, 1))
+    expected = np.linalg.lstsq(design * root, target.reshape(-1, 3) * root, rcond=None)[0]
+    np.testing.assert_allclose(fit.weight, expected[:6], atol=1e-4)
+    if intercept:
+        np.testing.assert_allclose(fit.bias, expected[6], atol=1e-4)
+    error = (design @ expected - target.reshape(-1, 3)) * root
+    np.testing.assert_allclose(fit.residual, np.sum(error**2) / np.sum((target.reshape(-1, 3) * root) ** 2), rtol=1e-3)
+    assert int(fit.rank) == 6
+
+
+def test_padding_changes_nothing():
+    features, target, weight = data()
+    padded = np.concatenate([features, np.ones((*features.shape[:2], 2), np.float32)], axis=-1)
+    present = jnp.array([1.0] * 6 + [0.0] * 2)
+    old = jnp.ones((8, 3))
+    args = (jnp.zeros(3), 1e-2, 1.0, True)
+    alone = solve(sums(features, target, weight), jnp.ones(6), old[:6], *args)
+    with_padding = solve(sums(padded, target, weight), present, old, *args)
+    np.testing.assert_allclose(with_padding.weight[:6], alone.weight, atol=1e-6)
+    np.testing.assert_array_equal(with_padding.weight[6:], 0)
+
+
+def test_too_few_tokens_are_reported_and_stay_near_the_old_weights():
+    features, target, weight = data(n=20, tokens=8)
+    old = jnp.ones((20, 3))
+    fit = solve(sums(features, target, weight), jnp.ones(20), old, jnp.zeros(3), 1e-6, 1.0, False)
+    assert int(fit.rank) < 20
+    assert np.isfinite(np.asarray(fit.weight)).all()
+    far = solve(sums(features, target, weight), jnp.ones(20), old, jnp.zeros(3), 1e4, 1.0, False)
+    np.testing.assert_allclose(far.weight, old, atol=1e-2)  # a huge ridge gives the old weights back
+
+
+def test_refit_never_fits_worse_than_the_old_weights():
+    features, target, weight = data()
+    old = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)), jnp.float32)
+    fit = solve(sums(features, target, weight), jnp.ones(6), old, jnp.zeros(3), 1e-3, 1.0, True)
+    assert float(fit.residual) < float(fit.before)
+
+
+def test_scales_recover_what_was_scaled():
+    features, _, weight = data(n=6)
+    kernel = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
+    factors = np.repeat([2.0, 0.5, 1.0], 2).astype(np.float32)  # three units of two features
+    target = features @ (kernel * factors[:, None]) + 1.0
+    fit = solve_scales(sums(features, target, weight), jnp.ones(6), jnp.asarray(kernel), jnp.ones(3), 0.0, 2)
+    np.testing.assert_allclose(fit.weight, kernel * factors[:, None], rtol=1e-3, atol=1e-4)

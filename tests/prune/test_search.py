@@ -1,0 +1,96 @@
+"""Thresholds, elimination curves and allocation."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from jaxprune.errors import NumericalError
+from jaxprune.prune.search import (
+    Curve,
+    allocate,
+    curve,
+    eliminate_groups,
+    eliminate_neurons,
+    keep_mask,
+    slopes,
+    threshold_mask,
+)
+
+units = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 9)), min_size=1, max_size=40)
+
+
+@given(units, st.integers(0, 200))
+def test_search_fits_budget_and_respects_order(pairs, budget):
+    scores, costs = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
+    mask = keep_mask(scores, costs, budget)
+    assert costs[mask].sum() <= budget
+    assert scores[mask].min(initial=np.inf) >= scores[~mask].max(initial=-np.inf)
+    assert np.all(mask <= keep_mask(scores, costs, budget + 1))  # a larger budget never drops a unit
+
+
+def test_published_threshold_drops_ties():
+    scores = np.array([3.0, 1.0, 1.0, 2.0])
+    assert keep_mask(scores, np.ones(4, int), 3).tolist() == [True, True, False, True]
+    assert threshold_mask(scores, np.ones(4, int), 3).tolist() == [True, False, False, True]
+    assert threshold_mask(scores, np.ones(4, int), 4).all()
+
+
+def problem(features: int, hidden: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(4 * features, features)) @ rng.normal(size=(features, features))
+    gram = (x.T @ x / len(x) + 0.1 * np.eye(features)).astype(np.float32)
+    return gram, rng.normal(size=(features, hidden)).astype(np.float32)
+
+
+def exact_damage(gram, weight, gone):
+    """tr(W_gᵀ [G⁻¹]_gg⁻¹ W_g): what the best refit of the others cannot repair."""
+    inverse = np.linalg.inv(gram.astype(np.float64))
+    return float(np.sum(weight[gone] * np.linalg.solve(inverse[np.ix_(gone, gone)], weight[gone])))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_elimination_curve_is_the_damage_left_by_the_best_refit(chunk):
+    gram, weight = problem(20, 5)
+    found = curve(*eliminate_neurons(jnp.asarray(gram), jnp.asarray(weight), chunk), 20)
+    assert sorted(found.order) == list(range(20))
+    for removed in (1, 7, 13, 20):
+        expected = exact_damage(gram, weight, found.order[:removed])
+        np.testing.assert_allclose(found.damage[removed], expected, rtol=2e-3)  # float32 downdates
+
+
+def test_elimination_beats_removing_by_size():
+    # Two copies of one feature: each looks large, and either can go for free.
+    gram, weight = problem(6, 3)
+    gram = np.pad(gram, (0, 1), mode="edge") + np.diag([0, 0, 0, 0, 0, 0, 1e-3]).astype(np.float32)
+    weight = np.concatenate([weight, weight[-1:] * 9])
+    order, _ = eliminate_neurons(jnp.asarray(gram), jnp.asarray(weight), 1)
+    assert int(order[0]) in (5, 6)
+
+
+def test_groups_are_eliminated_whole():
+    gram, weight = problem(12, 4, seed=1)
+    found = curve(*eliminate_groups(jnp.asarray(gram), jnp.asarray(weight), 4), 4)
+    for removed in range(1, 5):
+        gone = np.concatenate([np.arange(3 * unit, 3 * unit + 3) for unit in found.order[:removed]])
+        np.testing.assert_allclose(found.damage[removed], exact_damage(gram, weight, gone), rtol=2e-3)
+
+
+def test_an_elimination_that_broke_down_is_an_error():
+    with pytest.raises(NumericalError, match="raise elimination_ridge"):
+        curve(jnp.array([0, -1]), jnp.array([1.0, 0.0]), 2)
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=20))
+def test_slopes_never_fall_and_keep_the_end(steps):
+    damage = np.concatenate([[0.0], np.cumsum(steps)])
+    found = slopes(damage)
+    assert np.all(np.diff(found) >= -1e-9)
+    np.testing.assert_allclose(found.sum(), damage[-1], rtol=1e-9, atol=1e-9)
+
+
+def test_allocation_takes_from_where_it_hurts_least():
+    cheap = Curve(np.array([2, 0, 1]), np.array([0.0, 0.1, 0.2, 0.3]))
+    dear = Curve(np.array([1, 0]), np.array([0.0, 5.0, 10.0]))
+    masks = allocate([cheap, dear], [1, 1], 3)
+    assert masks[0].tolist() == [False, True, False] and masks[1].all()
