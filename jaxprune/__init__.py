@@ -1,11 +1,11 @@
 """Structured pruning of Transformer checkpoints in JAX.
 
-    import jaxprune as jp
+import jaxprune as jp
 
-    model = jp.load("path-or-hub-id")
-    task = jp.tasks.glue("sst2", "path-or-None-for-hub")
-    pruned = jp.kprune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
-    jp.save(pruned, "small")
+model = jp.load("path-or-hub-id")
+task = jp.tasks.glue("sst2", "path-or-None-for-hub")
+pruned = jp.kprune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
+jp.save(pruned, "small")
 """
 
 import importlib

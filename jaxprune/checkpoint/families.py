@@ -175,10 +175,11 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 # nor in a family's row is an error, for it may change the mathematics.
 HARMLESS = frozenset(
     """
-    architectures model_type transformers_version torch_dtype dtype name_or_path finetuning_task task_specific_params
-    language license tags tokenizer_class model_max_length max_seq_length do_lower_case revision
+    architectures model_type transformers_version torch_dtype dtype name name_or_path finetuning_task
+    task_specific_params language license tags tokenizer_class model_max_length max_seq_length do_lower_case revision
     n_gpu attn_implementation sentence_transformers sbert_ce_default_activation_function
     id2label label2id num_labels problem_type
+    summary_type summary_use_proj summary_activation summary_first_dropout summary_proj_to_labels xla_device
     use_cache gradient_checkpointing initializer_range initializer_factor chunk_size_feed_forward torchscript
     use_bfloat16 tf_legacy_loss output_attentions output_hidden_states output_past return_dict use_return_dict
     attention_probs_dropout_prob attention_dropout classifier_dropout qa_dropout seq_classif_dropout

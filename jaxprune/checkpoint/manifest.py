@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..model.architecture import Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model, Params, Provenance
-from ..report.files import plain
+from ..plain import plain
 from .files import inside, listed, one_line, read_json, shards
 
 FORMAT_VERSION = 1

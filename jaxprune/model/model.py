@@ -46,14 +46,16 @@ class Model:
         return replace(self, provenance=replace(self.provenance, record=record))
 
 
-jax.tree_util.register_pytree_with_keys(
-    Model,
-    lambda model: (
-        ((jax.tree_util.GetAttrKey("params"), model.params),),
-        (model.architecture, model.provenance),
-    ),
-    lambda static, children: Model(static[0], children[0], static[1]),
-)
+def _flatten(model: Model) -> tuple[Any, Any]:
+    return ((jax.tree_util.GetAttrKey("params"), model.params),), (model.architecture, model.provenance)
+
+
+def _unflatten(static: Any, children: Any) -> Model:
+    (params,) = children
+    return Model(static[0], params, static[1])
+
+
+jax.tree_util.register_pytree_with_keys(Model, _flatten, _unflatten)
 
 
 class Batch(NamedTuple):

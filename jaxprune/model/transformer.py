@@ -7,6 +7,7 @@ into the residual stream. Gates multiply features, so a gate at 0 removes a unit
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -205,7 +206,7 @@ def stack(trees: Sequence[Any]) -> Any:
 
 def unstack(tree: Any, count: int) -> list[Any]:
     """The inverse of `stack`."""
-    return [jax.tree.map(lambda leaf: leaf[index], tree) for index in range(count)]
+    return [jax.tree.map(itemgetter(index), tree) for index in range(count)]
 
 
 def _layer(p: Params, x: Array, mask: Array, architecture: Architecture, gates: Any, adapters: Any):
@@ -249,15 +250,15 @@ def encode(
     streams: list[Array] = []
     features: list[Array] = []
 
-    def body(x, entry):
+    def body(x: Array, entry: Any) -> tuple[Array, Any]:
         x, streams, features = _layer(entry[0], x, mask, architecture, entry[1], entry[2])
         return x, (streams, features) if sites.taps else None
 
     step = jax.checkpoint(body) if remat else body
     for first, last in _runs(shapes):
         if last - first == 1:
-            x, seen = step(x, per_layer[first])
-            seen = [seen]
+            x, alone = step(x, per_layer[first])
+            seen = [alone]
         else:
             x, stacked = jax.lax.scan(step, x, stack(per_layer[first:last]))
             seen = unstack(stacked, last - first) if sites.taps else []
@@ -290,8 +291,8 @@ def forward(
         streams, features = [], []
         for index in range(first, stop):
             half, p = HALVES[index % 2], params["layers"][index // 2][HALVES[index % 2]]
-            gates = sites.gates[index // 2] if sites.gates else {}
-            adapters = sites.adapters[index // 2] if sites.adapters else {}
+            gates = sites.gates[index // 2] if sites.gates is not None else {}
+            adapters = sites.adapters[index // 2] if sites.adapters is not None else {}
             streams.append(x)
             x, seen = sublayer(half, p, x, mask, architecture, gates.get(half), adapters.get(half))
             features.append(seen)
@@ -307,7 +308,7 @@ def plain_batch(
     attention_mask: Any = None,
     token_type_ids: Any = None,
 ) -> Batch:
-    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as transformers counts."""
+    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers."""
     ids = jnp.asarray(np.asarray(input_ids), jnp.int32)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")

@@ -138,7 +138,9 @@ def random_prune(
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `_by_scores` divides by again: every unit is as likely to go, whatever it costs.
-    scores = [rng.random(count) * cost for count, cost in zip(unit_counts(model.architecture), costs_first, strict=True)]
+    scores = [
+        rng.random(count) * cost for count, cost in zip(unit_counts(model.architecture), costs_first, strict=True)
+    ]
     return _by_scores(run, "random", settings, budget, scores)
 
 
@@ -167,7 +169,13 @@ def _repaired(
         weights = [[batch.real.astype(np.float32)] * len(masks) for batch in run.batches]
         with run.phase("refit"):
             fitted, reports = follow(
-                run.model, masks, run.batches, weights, fit, run.programs, lambda done: run.step("refit", done, len(masks))
+                run.model,
+                masks,
+                run.batches,
+                weights,
+                fit,
+                run.programs,
+                lambda done: run.step("refit", done, len(masks)),
             )
     return run.finish(method, settings, budget, fitted, masks, reports, reused)
 
@@ -204,7 +212,7 @@ def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: in
 
 
 def rearrange(block: np.ndarray, keep: int) -> Mask:
-    """The `keep` units to keep so that the removed ones lose little together: rᵀ F r, r the removed, F the Fisher block.
+    """The units to keep so that the removed ones lose little together: rᵀ F r, r the removed, F the Fisher block.
 
     Greedy: the next to go is the one that raises the sum least (Kwon et al., section 4.2).
     """

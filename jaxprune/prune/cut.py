@@ -31,7 +31,7 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
 
 
 def map_units(half: str, function: Any, *trees: Params) -> Params:
-    """Apply `function(axis, *leaves)` to every array of one half that has a unit axis; others come from the first tree."""
+    """Apply `function(axis, *leaves)` to every array of a half that has a unit axis; others are the first tree's."""
 
     def leaf(path: tuple[Any, ...], first: Any, *others: Any) -> Any:
         names = [entry.key for entry in path]

@@ -42,11 +42,15 @@ class KPrune:
     )
     sensitivity: bool = field(default=True, metadata={"help": "weigh output directions by their gradient"})
     token_floor: float = field(default=0.5, metadata={"help": "share of token weight that every token gets alike"})
-    elimination_ridge: float = field(default=1e-3, metadata={"help": "ridge of the scores, relative to each feature's variance"})
+    elimination_ridge: float = field(
+        default=1e-3, metadata={"help": "ridge of the scores, relative to each feature's variance"}
+    )
     depth_ratio: float = field(default=3.0, metadata={"help": "weight of damage in the first layer over the last"})
     refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
     ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
-    pull: float = field(default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"})
+    pull: float = field(
+        default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"}
+    )
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     refit_inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream"})
     input_ridge: float = field(default=1e-2, metadata={"help": "ridge of the input fit, towards the old weights"})
@@ -131,7 +135,9 @@ def _default(
         )
     with run.phase("search"):
         curves = damage_curves(run.model, measured, settings, run.programs)
-    measured = measured._replace(statistics=[])  # the Gram matrices are the largest thing alive; the curves replace them
+    measured = measured._replace(
+        statistics=[]
+    )  # the Gram matrices are the largest thing alive; the curves replace them
     run.step("search", 1, 1)
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
@@ -193,9 +199,10 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
         scalars = np.float32(measured.tokens), np.float32(measured.texts), np.float32(settings.elimination_ridge)
         gram, weight = programs(surgeon_inputs, statistics, kernel, *scalars, sensitivity=settings.sensitivity)
         if half == ATTENTION:
-            curves.append(curve(*programs(eliminate_groups, gram, weight, units=units), units))
+            order, damage = programs(eliminate_groups, gram, weight, units=units)
         else:
-            curves.append(curve(*programs(eliminate_neurons, gram, weight, chunk=max(units // 24, 1)), units))
+            order, damage = programs(eliminate_neurons, gram, weight, chunk=max(units // 24, 1))
+        curves.append(curve(order, damage, units))
     return curves
 
 
@@ -221,7 +228,7 @@ def surgeon_inputs(
 
 
 def gate_curve(statistics: Statistics, texts: int) -> Curve:
-    """Units by their gates alone: ½ mean squared gradient to the gate, as if damages added up and nothing was re-fitted."""
+    """Units by their gates alone: ½ mean squared gradient, as if damages added up and nothing was re-fitted."""
     scores = np.asarray(statistics.gates, np.float64) / texts / 2
     order = np.argsort(scores, kind="stable")
     return Curve(order, np.concatenate([[0.0], np.cumsum(scores[order])]))
@@ -234,6 +241,4 @@ def tilted(curves: Sequence[Curve], ratio: float) -> list[Curve]:
     only to second order.
     """
     last = max(len(curves) - 1, 1)
-    return [
-        Curve(entry.order, entry.damage * ratio ** (1 - index / last)) for index, entry in enumerate(curves)
-    ]
+    return [Curve(entry.order, entry.damage * ratio ** (1 - index / last)) for index, entry in enumerate(curves)]

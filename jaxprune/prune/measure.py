@@ -6,7 +6,7 @@ the residual stream at the sublayer boundaries. The backward sweep recomputes ea
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -267,7 +267,7 @@ def measure(
     fisher_blocks: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
-    """Statistics of every sublayer of the dense model: about five forward passes' work, one batch in memory at a time."""
+    """Statistics of every sublayer of the dense model: about five forward passes, one batch in memory at a time."""
     hidden = architecture.hidden
     sums = []
     for size in architecture.layers:

@@ -51,9 +51,7 @@ class Run:
     dense_forward_seconds: float = 0.0
 
     @staticmethod
-    def start(
-        model: Model, calibration: Calibration, on_step: OnStep | None, group: int | None = None
-    ) -> "Run":
+    def start(model: Model, calibration: Calibration, on_step: OnStep | None, group: int | None = None) -> "Run":
         """Tokenise and pack the calibration texts and move them and the weights to the device.
 
         `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
@@ -176,7 +174,9 @@ class Run:
         masked, without = np.asarray(masked)[real], np.asarray(without)[real]
         error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
         if not math.isfinite(error):
-            raise NumericalError("the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts.")
+            raise NumericalError(
+                "the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts."
+            )
         if error > 1e-5:
             self.warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
         return error

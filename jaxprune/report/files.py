@@ -3,32 +3,13 @@
 import contextlib
 import csv
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import OutputError
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: NumPy and JAX scalars as numbers, paths as text, NaN and infinities as null."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)
+from ..plain import plain
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

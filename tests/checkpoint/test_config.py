@@ -110,6 +110,47 @@ def test_what_transformers_writes_beside_passes():
     )
 
 
+# Keys of well-known checkpoints from several ages of transformers, beside the sizes.
+PUBLISHED = {
+    "bert": {
+        "_num_labels": 5,
+        "attention_probs_dropout_prob": 0.1,
+        "directionality": "bidi",
+        "finetuning_task": "sentiment-analysis",
+        "hidden_act": "gelu",
+        "initializer_range": 0.02,
+        "output_past": True,
+        "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12,
+        "pooler_num_fc_layers": 3,
+        "pooler_size_per_head": 128,
+        "pooler_type": "first_token_transform",
+    },
+    "roberta": {
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "gradient_checkpointing": False,
+        "language": "english",
+        "layer_norm_eps": 1e-05,
+        "name": "Roberta",
+        "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    },
+    "distilbert": {
+        "attention_dropout": 0.1,
+        "output_past": True,
+        "qa_dropout": 0.1,
+        "seq_classif_dropout": 0.2,
+        "sinusoidal_pos_embds": False,
+        "tie_weights_": True,
+    },
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_keys_of_well_known_checkpoints_pass(family):
+    assert tiny.architecture(tiny.config(family, **PUBLISHED[family])).family == family
+
+
 # --- what is refused
 
 

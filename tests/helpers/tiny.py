@@ -111,7 +111,13 @@ def flax_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
 
 # --- a .bin as torch.save writes it
 
-_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
+_STORAGES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "float64": "DoubleStorage",
+    "int64": "LongStorage",
+}
 
 
 def write_bin(path: Path, named: dict[str, np.ndarray]) -> None:
