@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="FOLDER", help="(build/demo)")
     parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N texts only")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns of timing (20)")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="turns of timing (10)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
