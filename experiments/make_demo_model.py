@@ -31,7 +31,7 @@ LENGTH, LAYERS, HIDDEN, HEADS, NEURONS = 128, 4, 128, 8, 512
 ENDINGS = 500  # pieces of words in the vocabulary, beside letters and whole words
 ROWS = 8  # of 128 tokens, some eight texts each, in a training batch
 WORD_DROPOUT = 0.15  # share of tokens that read [UNK] while training; new ones in every epoch
-SETTINGS = Train(epochs=12, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1)
+SETTINGS = Train(epochs=12, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1, dropout=0.0)
 
 
 def read_rows(path: Path) -> list[Example]:
@@ -199,7 +199,7 @@ def main() -> None:
         np.array([row.label for row in training], np.int32),
         SETTINGS,
         on_step=report,
-    )
+    ).model
     save_file(tensors(model.params), folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config(architecture), indent=1) + "\n")
 

@@ -21,6 +21,7 @@ from .manifest import MANIFEST, check_finite, load_own, named_parameters
 from .read import Stored, read_tensors
 from .write import TOKENIZER_FILES
 
+NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -172,7 +173,7 @@ def _complete(
     if new:
         parts = " and ".join(dict.fromkeys(new))
         task = architecture.head.replace("_", " ")
-        warnings = (f"{where} has no weights for the {task} {parts}: new, random ones (seed {seed}); fine-tune first.",)
+        warnings = (f"{where} has no weights for the {task} {parts}: {NEW_WEIGHTS} (seed {seed}); fine-tune first.",)
     return structure.unflatten(leaves), warnings
 
 

@@ -1,11 +1,21 @@
-"""The loss of every task head, for batches that hold several texts in a row."""
+"""The loss of every task head, for batches that hold several texts in a row; and of a student beside its teacher."""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..model import Architecture, Batch, Params, forward
+from ..model import Architecture, Batch, Params, Sites, forward
+
+
+class Distillation(NamedTuple):
+    """What a student is to share with its teacher: a static setting of the loss."""
+
+    weight: float = 0.0  # of the teacher's predictions against the labels, in [0, 1]
+    temperature: float = 2.0  # of both softmaxes
+    hidden: float = 0.0  # weight of the hidden states' term, added to the rest
 
 
 def classification_loss(
@@ -24,6 +34,12 @@ def classification_loss(
     return (logits[..., 0] - targets) ** 2
 
 
+def own_tokens(batch: Batch) -> Bool[Array, "rows texts length"]:
+    """True where a token belongs to a text."""
+    segment = jnp.take_along_axis(batch.segments, batch.pool, axis=1)  # [rows, texts]
+    return batch.segments[:, None, :] == segment[..., None]
+
+
 def span_loss(
     logits: Float[Array, "rows length 2"], targets: Int[Array, "rows texts 2"], batch: Batch
 ) -> Float[Array, "rows texts"]:
@@ -31,8 +47,7 @@ def span_loss(
 
     `targets` are token positions within the text, counted from 0; a position the text does not have costs nothing.
     """
-    segment = jnp.take_along_axis(batch.segments, batch.pool, axis=1)  # [rows, texts]
-    own: Bool[Array, "rows texts length"] = batch.segments[:, None, :] == segment[..., None]
+    own = own_tokens(batch)
     losses = []
     for side in range(2):
         scores = jnp.where(own, logits[:, None, :, side], -jnp.inf)
@@ -42,13 +57,90 @@ def span_loss(
     return (losses[0] + losses[1]) / 2
 
 
-def loss(params: Params, batch: Batch, targets: Array, architecture: Architecture, smoothing: float) -> Array:
-    """The mean loss over the texts of a batch; slots without a text count nothing."""
-    logits = forward(params, batch, architecture).logits
-    assert logits is not None  # a whole forward pass ends with the head
+def prediction_gap(
+    student: Array, teacher: Array, batch: Batch, architecture: Architecture, temperature: float
+) -> Float[Array, "rows texts"]:
+    """How far a student's prediction is from its teacher's, per text: T²·KL(teacher ‖ student) at temperature T.
+
+    The factor T² keeps the gradient's size whatever T is (Hinton, Vinyals, Dean 2015). Multi-label: the mean over
+    labels of each label's own KL. Answer spans: the mean of start and end. Regression: the squared difference.
+    """
     if architecture.head == "question_answering":
-        each = span_loss(logits, targets, batch)
+        own = own_tokens(batch)[..., None]
+        student, teacher = (jnp.where(own, x[:, None] / temperature, -jnp.inf) for x in (student, teacher))
+        p, q = jax.nn.log_softmax(teacher, axis=2), jax.nn.log_softmax(student, axis=2)
+        terms = jnp.where(own, jnp.exp(p) * (jnp.where(own, p, 0.0) - jnp.where(own, q, 0.0)), 0.0)
+        return temperature**2 * jnp.sum(terms, axis=(2, 3)) / 2
+    if architecture.problem == "regression":
+        return (student[..., 0] - teacher[..., 0]) ** 2
+    student, teacher = student / temperature, teacher / temperature
+    if architecture.problem == "multi_label":
+        p = jax.nn.sigmoid(teacher)
+        cross = optax.losses.sigmoid_binary_cross_entropy
+        return temperature**2 * jnp.mean(cross(student, p) - cross(teacher, p), axis=-1)
+    p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
+    return temperature**2 * jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+
+def stream_gap(
+    student: Float[Array, "rows length hidden"], teacher: Float[Array, "rows length hidden"], batch: Batch
+) -> Float[Array, "rows texts"]:
+    """The squared difference of two residual streams over the teacher's own energy, per text."""
+    teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    own = own_tokens(batch).astype(jnp.float32)
+    gap = jnp.einsum("rst,rt->rs", own, jnp.sum((student.astype(jnp.float32) - teacher) ** 2, axis=-1))
+    return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
+
+
+def text_losses(
+    params: Params,
+    batch: Batch,
+    targets: Array,
+    architecture: Architecture,
+    *,
+    sites: Sites = Sites(),
+    smoothing: float = 0.0,
+    dtype: Any = jnp.float32,
+    teacher: tuple[Architecture, Params] | None = None,
+    distillation: Distillation = Distillation(),
+    remat: bool = False,
+) -> Float[Array, "rows texts"]:
+    """The loss of every text: (1 - w)·task + w·T²·KL(teacher ‖ student) + h·mean over layers of the streams' gap.
+
+    Hidden states are compared at every layer boundary, so student and teacher need the same depth and hidden width;
+    heads and neurons may differ. Without a teacher: the task's loss. Slots without a text hold numbers of no meaning.
+    """
+    taps = teacher is not None and distillation.hidden > 0
+    out = forward(params, batch, architecture, sites._replace(taps=taps), dtype=dtype, remat=remat)
+    assert out.logits is not None  # a whole forward pass ends with the head
+    if architecture.head == "question_answering":
+        each = span_loss(out.logits, targets, batch)
     else:
-        each = classification_loss(logits, targets, architecture, smoothing)
-    real = batch.index >= 0
-    return jnp.sum(jnp.where(real, each, 0.0)) / jnp.maximum(jnp.sum(real.astype(jnp.float32)), 1.0)
+        each = classification_loss(out.logits, targets, architecture, smoothing)
+    if teacher is None:
+        return each
+    guide = forward(teacher[1], batch, teacher[0], Sites(taps=taps), dtype=dtype)
+    assert guide.logits is not None
+    gap = prediction_gap(out.logits, guide.logits, batch, architecture, distillation.temperature)
+    each = (1 - distillation.weight) * each + distillation.weight * gap
+    if taps:
+        ends = zip((*out.streams[2::2], out.hidden), (*guide.streams[2::2], guide.hidden), strict=True)
+        gaps = [stream_gap(ours, theirs, batch) for ours, theirs in ends]
+        each = each + distillation.hidden * sum(gaps) / len(gaps)
+    return each
+
+
+def summed_loss(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, ""]:
+    """The sum over the texts of a batch; slots without a text count nothing."""
+    return jnp.sum(jnp.where(batch.index >= 0, each, 0.0))
+
+
+def text_count(batch: Batch) -> Float[Array, ""]:
+    """The texts of a batch, at least 1, so that an empty one can be divided by it."""
+    return jnp.maximum(jnp.sum((batch.index >= 0).astype(jnp.float32)), 1.0)
+
+
+def loss(params: Params, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0) -> Array:
+    """The mean loss over the texts of a batch, without noise."""
+    each = text_losses(params, batch, targets, architecture, smoothing=smoothing)
+    return summed_loss(each, batch) / text_count(batch)

@@ -1,13 +1,14 @@
-"""Training: one jitted optax step on chosen leaves of a model.
+"""Training: one jitted optax step on chosen leaves of a model, and the loop around it.
 
 A leaf that does not train has no gradient and no moments: it is a constant of the step, not a masked-out update.
-There is no dropout: the forward pass takes no random key.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..errors import DataError, NumericalError, SettingsError
-from ..model import Architecture, Batch, Model, Params
-from .losses import loss
+from ..model import Architecture, Batch, Dropout, Model, Params, Sites
+from ..programs import Programs
+from .lora import Adapters, sites_of
+from .losses import Distillation, summed_loss, text_count, text_losses
+from .state import Saved, Store
 
 Trainable = Callable[[str], bool]  # a leaf's path, such as "layers/0/attention/q/kernel" -> does it train?
+FULL_RATE, ADAPTER_RATE = 5e-5, 5e-4  # learning rates where none is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,35 +33,114 @@ class Train:
     """How to train: AdamW on a learning rate that rises linearly, then falls linearly to zero."""
 
     epochs: int = field(default=3, metadata={"help": "passes over the training texts"})
-    learning_rate: float = field(default=5e-5, metadata={"help": "highest learning rate"})
+    batch_size: int = field(default=32, metadata={"help": "texts a step, on average: they are packed into rows"})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": f"highest learning rate; {FULL_RATE:g} without, {ADAPTER_RATE:g} with adapters"}
+    )
     warmup: float = field(default=0.06, metadata={"help": "share of the steps over which the rate rises, in [0, 1)"})
     weight_decay: float = field(default=0.01, metadata={"help": "decoupled decay; not on norms and biases"})
     clip: float = field(default=1.0, metadata={"help": "largest norm of the whole gradient"})
+    dropout: float | None = field(default=None, metadata={"help": "dropout rate in [0, 1); the checkpoint's own"})
     smoothing: float = field(default=0.0, metadata={"help": "label smoothing of single-label classes, in [0, 1)"})
+    accumulate: int = field(default=1, metadata={"help": "parts a batch is computed in: less memory, same step"})
+    remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
+    )
+    distill: float = field(default=0.0, metadata={"help": "weight of the teacher's predictions against the labels"})
+    temperature: float = field(default=2.0, metadata={"help": "softmax temperature of distillation"})
+    distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
+    keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
+    holdout: int = field(default=0, metadata={"help": "training texts set aside to find the best epoch; 0: validation"})
+    save_minutes: float = field(default=10.0, metadata={"help": "minutes between saved states within an epoch"})
+    seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise SettingsError(f"epochs must be at least 1, got {self.epochs}.")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip", "temperature", "save_minutes"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("warmup", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in ("warmup", "smoothing", "dropout"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if self.weight_decay < 0:
-            raise SettingsError(f"weight_decay must not be negative, got {self.weight_decay}.")
+        if not 0 <= self.distill <= 1:
+            raise SettingsError(f"distill must lie in [0, 1], got {self.distill}.")
+        for name in ("weight_decay", "distill_hidden", "holdout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+        if not 0 <= self.seed < 2**32:  # what NumPy's generator takes
+            raise SettingsError(f"seed must lie in 0 … {2**32 - 1}, got {self.seed}.")
+
+    @property
+    def distillation(self) -> Distillation:
+        return Distillation(self.distill, self.temperature, self.distill_hidden)
+
+    @property
+    def distills(self) -> bool:
+        return self.distill > 0 or self.distill_hidden > 0
+
+    def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
+        """The same settings with a number in place of every None."""
+        known = ADAPTER_RATE if adapted else FULL_RATE
+        return replace(
+            self,
+            learning_rate=known if self.learning_rate is None else self.learning_rate,
+            dropout=architecture.dropout if self.dropout is None else self.dropout,
+        )
+
+    def of_program(self) -> "Train":
+        """The settings that a compiled step depends on: runs that differ in the others share one program."""
+        return replace(self, epochs=1, batch_size=1, keep="last", holdout=0, save_minutes=1.0, seed=0)
 
 
 class State(NamedTuple):
     """What one step changes."""
 
-    params: Any  # the trainable leaves; None in place of every other
+    params: Any  # {"params": …, "adapters": …}: the trainable leaves; None in place of every other
     moments: Any  # optax's state, for the same leaves
+
+
+class Frozen(NamedTuple):
+    """What no step changes."""
+
+    params: Params  # the other leaves; None in place of the trainable ones
+    scaling: Any  # of the adapters
+    teacher: Params | None
+
+
+class Clock(NamedTuple):
+    """Where in the run a step is; all its randomness follows from it."""
+
+    step: Array
+    steps: Array
+    key: Array
+
+
+class Trained(NamedTuple):
+    """What training gives back."""
+
+    model: Model  # with the trained leaves; adapters are not merged
+    adapters: Adapters | None
+    epochs: tuple[dict[str, Any], ...]  # a record an epoch: loss, score, seconds
+    kept: int  # the epoch, from 0, whose weights these are
+    compile_seconds: float
+    temp_bytes: int  # of the compiled step, beside its arguments and results
+    peak_bytes: int  # most bytes that lived at an epoch's end, and the temporaries
 
 
 def everything(path: str) -> bool:
     """Train every leaf."""
     return True
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """A leaf's path as `Trainable` reads it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def select(params: Params, trainable: Trainable) -> tuple[Params, Params]:
@@ -65,9 +149,7 @@ def select(params: Params, trainable: Trainable) -> tuple[Params, Params]:
     >>> select({"head": {"bias": 1.0}, "embed": {"token": 2.0}}, lambda path: path.startswith("head/"))
     ({'embed': {'token': None}, 'head': {'bias': 1.0}}, {'embed': {'token': 2.0}, 'head': {'bias': None}})
     """
-    chosen = jax.tree_util.tree_map_with_path(
-        lambda path, _: trainable(jax.tree_util.keystr(path, simple=True, separator="/")), params
-    )
+    chosen = jax.tree_util.tree_map_with_path(lambda path, _: trainable(path_of(path)), params)
     return (
         jax.tree.map(lambda leaf, yes: leaf if yes else None, params, chosen),
         jax.tree.map(lambda leaf, yes: None if yes else leaf, params, chosen),
@@ -85,7 +167,8 @@ def rate(step: ArrayLike, settings: Train, steps: ArrayLike) -> Float[Array, ""]
     warmup = jnp.round(settings.warmup * steps)
     rise = (step + 1) / (warmup + 1)  # the first step already moves: a rate of zero there would waste its batch
     fall = (steps - step) / jnp.maximum(steps - warmup, 1)
-    return settings.learning_rate * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
+    highest = FULL_RATE if settings.learning_rate is None else settings.learning_rate
+    return highest * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 
 def optimizer(settings: Train, steps: ArrayLike) -> optax.GradientTransformation:
@@ -101,24 +184,51 @@ def _decays(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
 
 
-@partial(jax.jit, static_argnames=("architecture", "settings"), donate_argnums=0)
+@partial(jax.jit, static_argnames=("architecture", "settings", "teacher"), donate_argnums=0)
 def train_step(
     state: State,
-    frozen: Params,
+    frozen: Frozen,
     batch: Batch,
     targets: Array,
-    steps: Array,
+    clock: Clock,
     *,
     architecture: Architecture,
     settings: Train,
+    teacher: Architecture | None = None,
 ) -> tuple[State, Float[Array, ""]]:
-    """One step of a run of `steps`: the new state, and the loss before the step. Consumes `state`."""
+    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`."""
+    texts, key = text_count(batch), jax.random.fold_in(clock.key, clock.step)
 
-    def objective(trainable: Params) -> Array:
-        return loss(merge(trainable, frozen), batch, targets, architecture, settings.smoothing)
+    def objective(trainable: Any, part: Batch, goal: Array, key: Array) -> Array:
+        noise = Dropout(settings.dropout, key) if settings.dropout else None
+        each = text_losses(
+            merge(trainable["params"], frozen.params),
+            part,
+            goal,
+            architecture,
+            sites=Sites(adapters=sites_of(trainable["adapters"], frozen.scaling), dropout=noise),
+            smoothing=settings.smoothing,
+            dtype=jnp.dtype(settings.dtype),
+            teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
+            distillation=settings.distillation,
+            remat=settings.remat,
+        )
+        return summed_loss(each, part) / texts  # parts add up to the mean over the whole batch
 
-    value, gradient = jax.value_and_grad(objective)(state.params)
-    updates, moments = optimizer(settings, steps).update(gradient, state.moments, state.params)
+    if settings.accumulate == 1:
+        value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, key)
+    else:
+        # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
+        split = lambda leaf: jnp.moveaxis(leaf.reshape(-1, settings.accumulate, *leaf.shape[1:]), 1, 0)  # noqa: E731
+        parts = jax.tree.map(split, (batch, targets)), jax.random.split(key, settings.accumulate)
+
+        def add(total: Any, entry: Any) -> tuple[Any, None]:
+            (part, goal), key = entry
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(objective)(state.params, part, goal, key)), None
+
+        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+        (value, gradient), _ = jax.lax.scan(add, nothing, parts)
+    updates, moments = optimizer(settings, clock.steps).update(gradient, state.moments, state.params)
     return State(optax.apply_updates(state.params, updates), moments), value
 
 
@@ -129,45 +239,167 @@ def train(
     settings: Train = Train(),
     *,
     trainable: Trainable = everything,
+    adapters: Adapters | None = None,
+    teacher: Model | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    score: Callable[[Model, Adapters | None], dict[str, Any]] | None = None,
+    store: Store | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
-) -> Model:
-    """A copy of `model` whose leaves chosen by `trainable` have been trained; the others are shared with `model`.
+) -> Trained:
+    """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
 
     `batches(epoch)` gives the batches of an epoch; the first epoch's number sets the length of the schedule.
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
-    `on_step` gets {"phase": "train", "done", "of", "epoch", "loss"}.
+    `score` is called after every epoch and gives a record with a "score", by which the best epoch is kept.
+    `teacher` is what `settings.distill` and `distill_hidden` learn from. `mesh` has an axis "data", over which the rows
+    of a batch are spread; their number must be a multiple of its size. `store` logs, keeps states to resume from and
+    turns an interruption into one that loses nothing. `on_step` gets {"phase": "train", "done", "of", "epoch",
+    "loss", "score"}.
+
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
-    _check(model, targets)
+    settings = settings.resolved(model.architecture, adapters is not None)
+    _check(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
-    if not jax.tree.leaves(chosen):
+    weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
+    variables = {"params": chosen, "adapters": weights}
+    if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
-    chosen = jax.tree.map(jnp.array, chosen)  # copies: the step consumes its state, and the caller keeps the model
     first = batches(0)
-    steps, done = settings.epochs * len(first), 0
-    state = State(chosen, optimizer(settings, steps).init(chosen))
-    for epoch in range(settings.epochs):
-        for batch in first if epoch == 0 else batches(epoch):
-            goal = targets[np.maximum(np.asarray(batch.index), 0)]
-            state, value = train_step(
-                state, frozen, batch, goal, np.int32(steps), architecture=model.architecture, settings=settings
-            )
-            done += 1
-            if not np.isfinite(value):
+    steps = np.int32(settings.epochs * len(first))
+    # Copies: the step consumes its state, and the caller keeps the model.
+    variables = jax.tree.map(jnp.array, variables)
+    state = State(variables, optimizer(settings, steps).init(variables))
+    saved = Saved(state, None, 0, ())
+    if store is not None:
+        saved = store.restore(saved, _fingerprint(model, settings, variables, first, targets, teacher))
+    place = _placement(mesh, len(first[0].ids), settings.accumulate)
+    state, constants = place(
+        (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
+    )
+    key = place(jax.random.key(settings.seed), False)
+    step = partial(
+        Programs(), train_step, architecture=model.architecture, settings=settings.of_program(),
+        teacher=teacher.architecture if teacher and settings.distills else None,
+    )  # fmt: skip
+    books: Programs = step.func  # type: ignore[assignment]
+    best, done, records = saved.best, saved.done, list(saved.records)
+    with store.interruptible() if store else nullcontext() as interruption:
+        for epoch in range(done // len(first), settings.epochs):
+            began, compiled, losses = time.perf_counter(), books.compile_seconds, []
+            todo = first if epoch == 0 else batches(epoch)
+            for batch in todo[done - epoch * len(first) :]:
+                goal = targets[np.maximum(np.asarray(batch.index), 0)]
+                clock = Clock(np.int32(done), steps, key)  # type: ignore[arg-type]
+                state, value = step(state, constants, *place((batch, goal), True), clock)
+                losses.append(float(value))
+                done += 1
+                if not np.isfinite(losses[-1]):
+                    raise NumericalError(
+                        f"the loss is {losses[-1]} at step {done} of {steps} (epoch {epoch}); lower the learning rate, "
+                        f"now {settings.learning_rate}, or check the texts and the weights" + _remains(store)
+                    )
+                if store:
+                    store.log(step=done, epoch=epoch, loss=losses[-1])
+                if on_step:
+                    last = {"score": records[-1]["score"]} if records and "score" in records[-1] else {}
+                    event = {"done": done, "of": int(steps), "epoch": epoch, "loss": losses[-1]}
+                    on_step({"phase": "train", **event, **last})
+                stopped = interruption is not None and interruption()
+                if store and done < (epoch + 1) * len(first) and (stopped or store.due(settings.save_minutes)):
+                    store.save(Saved(state, best, done, tuple(records)))
+                if stopped and done < (epoch + 1) * len(first):
+                    raise KeyboardInterrupt
+            # The loss is that before each step, so it says nothing about the last one.
+            if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params)):
                 raise NumericalError(
-                    f"the loss is {float(value)} at step {done} of {steps} (epoch {epoch}); lower the learning rate, "
-                    f"now {settings.learning_rate}, or check the texts and the weights."
+                    f"step {done} of {steps} left weights that are not finite; lower the learning rate"
+                    + _remains(store)
                 )
-            if on_step:
-                on_step({"phase": "train", "done": done, "of": steps, "epoch": epoch, "loss": float(value)})
-    # The loss is that before each step, so it says nothing about the last one.
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params)):
-        raise NumericalError(f"step {steps} of {steps} left weights that are not finite; lower the learning rate.")
-    return model.replace(params=merge(state.params, frozen))
+            books.meter.sample("epoch")
+            seconds = time.perf_counter() - began - (books.compile_seconds - compiled)
+            record = {"epoch": epoch, "loss": float(np.mean(losses)) if losses else None, "steps": len(losses)}
+            record |= {"seconds": seconds}
+            if score is not None:
+                record |= score(*_assembled(model, state.params, frozen, adapters))
+            records.append(record)
+            if settings.keep == "best" and score is not None:
+                if record["score"] == max(entry["score"] for entry in records):
+                    # Host copies; np.asarray would be a view, which keeps the next step from reusing its input.
+                    best = jax.tree.map(np.array, state.params)
+            if store:
+                store.log(**record)
+                store.save(Saved(state, best, done, tuple(records)))
+            if interruption is not None and interruption() and epoch + 1 < settings.epochs:
+                raise KeyboardInterrupt
+    kept = len(records) - 1
+    if best is not None:
+        kept = max(range(len(records)), key=lambda number: (records[number]["score"], number))
+    result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
+    peak, temp = books.meter.peak_bytes, books.meter.temp
+    return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
 
 
-def _check(model: Model, targets: np.ndarray) -> None:
-    """Targets that cannot belong to the model's head are refused before the first step."""
+def _assembled(
+    model: Model, variables: Any, frozen: Params, adapters: Adapters | None
+) -> tuple[Model, Adapters | None]:
+    """The model and adapters with these trainable leaves, on the default device."""
+    variables = jax.tree.map(jnp.array, jax.device_get(variables))
+    result = model.replace(params=merge(variables["params"], frozen))
+    return result, None if adapters is None else Adapters(variables["adapters"], adapters.scaling)
+
+
+def _remains(store: Store | None) -> str:
+    if store is None or store.last is None:
+        return "."
+    return f"; the last good state, of step {store.last}, is in {store.folder}."
+
+
+def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callable[[Any, bool], Any]:
+    """A function that puts a tree where it belongs: `(tree, by_rows)`."""
+    if mesh is not None and "data" not in mesh.shape:
+        raise SettingsError(f'the mesh needs an axis "data", it has {tuple(mesh.shape)}; name one so.')
+    devices = 1 if mesh is None else mesh.shape["data"]
+    if rows % (devices * parts):
+        raise SettingsError(
+            f"a batch of {rows} rows does not divide into {parts} parts on {devices} devices; "
+            f"pack it into a multiple of {devices * parts}."
+        )
+    if mesh is None:
+        return lambda tree, by_rows: jax.tree.map(jnp.asarray, tree)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)
+
+
+def _fingerprint(
+    model: Model, settings: Train, variables: Any, first: Sequence[Batch], targets: np.ndarray, teacher: Model | None
+) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    import hashlib
+    from dataclasses import asdict
+
+    def digest(*arrays: Any) -> str:
+        sha = hashlib.sha256()
+        for array in arrays:
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()[:16]
+
+    # Vectors (biases, norms) tell two checkpoints apart as well as all weights do, in no time.
+    vectors = [leaf for leaf in jax.tree.leaves((model.params, teacher and teacher.params)) if np.ndim(leaf) == 1]
+    shapes = {path_of(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    return {
+        **{f"setting {name}": value for name, value in asdict(settings).items() if name != "save_minutes"},
+        "architecture": digest(np.frombuffer(repr(model.architecture).encode(), np.uint8)),
+        "weights": digest(*vectors),
+        "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
+        "texts": digest(*(batch.ids for batch in first)),
+        "labels": digest(targets),
+    }
+
+
+def _check(model: Model, targets: np.ndarray, settings: Train, teacher: Model | None) -> None:
+    """Targets and teachers that cannot belong to the model are refused before the first step."""
     a = model.architecture
     if a.head == "none":
         raise DataError("the model has no task head, so there is no loss; load it with one (`labels=`).")
@@ -180,3 +412,18 @@ def _check(model: Model, targets: np.ndarray) -> None:
         bad = np.flatnonzero((targets < 0) | (targets >= width))
         if bad.size:
             raise DataError(f"label {targets[bad[0]]} of example {bad[0]} is not one of the model's {width} classes.")
+    if not settings.distills:
+        return
+    if teacher is None:
+        raise SettingsError("distillation needs a teacher, a tuned model with the same head; pass teacher=….")
+    t = teacher.architecture
+    if (t.head, t.problem, t.labels) != (a.head, a.problem, a.labels):
+        raise SettingsError(
+            f"the teacher's head ({t.head}, {t.problem}, labels {', '.join(t.labels) or 'none'}) is not the model's "
+            f"({a.head}, {a.problem}, labels {', '.join(a.labels) or 'none'}); take a teacher tuned for this task."
+        )
+    if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
+        raise SettingsError(
+            f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "
+            f"({len(a.layers)} of {a.hidden}) cannot be compared; set distill_hidden to 0."
+        )

@@ -1,0 +1,249 @@
+"""Fine-tune a model, dense or pruned, on a task: all of it, some leaves, or low-rank adapters."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..checkpoint.load import NEW_WEIGHTS
+from ..checkpoint.manifest import check_finite, named_parameters
+from ..data.batches import pack
+from ..data.evaluate import evaluate, truth
+from ..data.fit import fit
+from ..data.task import Answers, Example, Task
+from ..data.tokenizer import Encoded, Tokenizer
+from ..errors import DataError, SettingsError
+from ..model import Architecture, Model
+from .epochs import shuffled
+from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of
+from .memory import training_bytes
+from .peft import check_adapter_output, write_peft
+from .state import Store
+from .train import Train, Trainable, Trained, everything, path_of, select, train
+
+OVERLAP = 64  # tokens that windows of a long context share
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned model and how it came about."""
+
+    model: Model  # merged: plain parameters, with the record
+    base: Model  # before merging
+    adapters: Adapters | None
+    trained: Trained
+
+
+def finetune(
+    model: Model,
+    task: Task,
+    settings: Train = Train(),
+    *,
+    lora: Lora | None = None,
+    trainable: Trainable | Sequence[str] = everything,
+    teacher: Model | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    adapter_out: str | Path | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Model:
+    """A copy of `model`, dense or pruned, trained on the training texts of `task`.
+
+    All leaves train; or those that `trainable` chooses, a function of a leaf's path or patterns such as
+    "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
+    a PEFT folder). `out` is a folder for the log and for states: a run that was killed goes on with `resume=True`, to
+    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+
+    Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
+    is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
+    `SettingsError`, `NumericalError`, `OutputError`.
+    """
+    if adapter_out is not None:
+        if lora is None:
+            raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")
+        check_adapter_output(adapter_out)
+    adapters = None
+    if lora is not None:
+        if trainable is not everything:
+            raise SettingsError("with lora, name the other leaves that train in Lora(train=…), not in trainable.")
+        adapters = adapters_of(plan_of(lora, model.architecture), model.architecture, settings.seed)
+        trainable = patterns_of(lora, model.architecture)
+    tuned = tune(
+        model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
+        store=None if out is None else Store(out, resume),
+    )  # fmt: skip
+    if adapter_out is not None and tuned.adapters is not None:
+        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, trainable))
+    notes = tuned.model.provenance.record["training"]
+    notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
+    return tuned.model.with_record(training=notes)
+
+
+def tune(
+    model: Model,
+    task: Task,
+    settings: Train,
+    *,
+    trainable: Trainable | Sequence[str] = everything,
+    adapters: Adapters | None = None,
+    teacher: Model | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    store: Store | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Tuned:
+    """What `finetune` does, with its parts handed back: for methods that extend it."""
+    chosen = chooser(model, trainable)
+    task = set_aside(task, settings)
+    texts = prepare(model, task)
+    rows = rows_for(texts.encoded, model.architecture, settings, mesh)
+    for path, leaf in named_parameters(model.params)[0].items():
+        check_finite(path, np.asarray(leaf), "the model")
+
+    def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
+        found = evaluate(merged(current, current_adapters), task, split="holdout" if settings.holdout else "validation")
+        return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
+
+    trained = train(
+        model, shuffled(texts.encoded, model.architecture, seed=settings.seed, rows=rows), texts.targets, settings,
+        trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh, score=score, store=store, on_step=on_step,
+    )  # fmt: skip
+    weights = [] if trained.adapters is None else trained.adapters.weights
+    parts = select(model.params, chosen)[0], weights
+    length = len(shuffled(texts.encoded, model.architecture, rows=rows)(0)[0].ids[0])
+    seconds = [record["seconds"] for record in trained.epochs]
+    notes = {
+        "settings": asdict(settings.resolved(model.architecture, adapters is not None)),
+        "task": task.name,
+        "source": task.source,
+        "texts": len(texts.encoded),
+        "tokens": texts.encoded.tokens,
+        "batch": {"rows": rows, "length": length},
+        "trainable_parameters": count(parts),
+        "parameters": count(model.params),
+        "epochs": list(trained.epochs),
+        "kept_epoch": trained.kept,
+        "scored_on": "holdout" if settings.holdout else "validation",
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "compile_seconds": trained.compile_seconds,
+        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes),
+        "peak_bytes": trained.peak_bytes,
+    }
+    result = merged(trained.model, trained.adapters)
+    warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
+    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
+    return Tuned(
+        result.replace(provenance=provenance).with_record(training=notes),
+        trained.model.replace(provenance=provenance),
+        trained.adapters,
+        trained,
+    )
+
+
+def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:
+    """A function of a leaf's path, from one or from patterns. Raises `SettingsError` for one that matches nothing."""
+    if callable(trainable):
+        return trainable
+    patterns = tuple(trainable)
+    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise SettingsError(
+                f"pattern {pattern!r} matches no leaf of the model; they are such as {paths[0]}, {paths[len(paths) // 2]}."
+            )
+    return lambda path: any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def trained_paths(model: Model, trainable: Trainable | Sequence[str]) -> list[str]:
+    """Paths of the leaves that `trainable` chooses."""
+    chosen = chooser(model, trainable)
+    return [
+        path
+        for path in (path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params))
+        if chosen(path)
+    ]
+
+
+def set_aside(task: Task, settings: Train) -> Task:
+    """The task with `settings.holdout` training texts as a split "holdout" of their own."""
+    if not settings.holdout:
+        return task
+    train_texts = task.split("train")
+    if settings.holdout >= len(train_texts):
+        raise SettingsError(
+            f"holdout {settings.holdout} leaves nothing of {len(train_texts)} training texts; set aside fewer."
+        )
+    order = np.random.RandomState(settings.seed).permutation(len(train_texts))
+    held, rest = order[: settings.holdout], np.sort(order[settings.holdout :])
+    return replace(
+        task,
+        train=tuple(train_texts[i] for i in rest),
+        others={**task.others, "holdout": tuple(train_texts[i] for i in held)},
+    )
+
+
+class Texts(NamedTuple):
+    """Training texts as the loop reads them."""
+
+    encoded: Encoded
+    targets: np.ndarray  # in the numbering of the model's outputs; `losses` says which shape
+    warnings: tuple[str, ...]
+
+
+def prepare(model: Model, task: Task) -> Texts:
+    """Tokenise the training texts and number their labels as the model's outputs are.
+
+    Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
+    """
+    examples = task.split("train")
+    bare = [number for number, example in enumerate(examples) if example.label is None]
+    if bare:
+        raise DataError(
+            f"{task.name} from {task.source}: training text {bare[0]} has no label ({len(bare)} of {len(examples)} "
+            "have none); add labels or drop these lines."
+        )
+    found = fit(model.architecture, task)
+    tokenizer = Tokenizer.of(model)
+    if task.kind == "question_answering":
+        return _spans(tokenizer, examples, task, found.warnings)
+    encoded, labels = tokenizer.encode(examples, task.max_length), truth(examples, task)
+    warnings = found.warnings
+    if task.kind == "regression":
+        return Texts(encoded, labels.astype(np.float32), warnings)
+    if task.kind == "multi_label":
+        targets = np.zeros((len(examples), len(model.architecture.labels)), np.float32)
+        targets[:, found.outputs] = labels
+        return Texts(encoded, targets, warnings)
+    absent = [name for number, name in enumerate(task.labels) if not np.any(labels == number)]
+    if absent:
+        warnings += (f"no training text has label {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}.",)
+    return Texts(encoded, found.outputs[labels].astype(np.int32), warnings)
+
+
+def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
+    """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
+    contexts = [example.pair or "" for example in examples]
+    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
+    targets = np.zeros((len(windows.spans), 2), np.int32)
+    for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
+        label = examples[question].label
+        if not isinstance(label, Answers) or not label.texts:
+            continue
+        start, stop = label.starts[0], label.starts[0] + len(label.texts[0])
+        inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
+        if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
+            targets[number] = inside[0], inside[-1]
+    return Texts(windows.encoded, targets, warnings)
+
+
+def rows_for(encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None) -> int:
+    """Rows of a batch that hold `settings.batch_size` texts on average, in a multiple of devices times parts."""
+    packed = pack(encoded, architecture)
+    filled = sum(int(np.sum(np.any(batch.index >= 0, axis=1))) for batch in packed)
+    rows = max(1, round(filled * min(settings.batch_size, len(encoded)) / len(encoded)))
+    multiple = settings.accumulate * (mesh.shape.get("data", 1) if mesh is not None else 1)
+    return -(-rows // multiple) * multiple
