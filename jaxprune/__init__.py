@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .data import tasks as tasks
     from .data.evaluate import evaluate as evaluate
     from .data.task import Calibration as Calibration, Example as Example, Task as Task
+    from .finetune.finetune import finetune as finetune, load_adapter as load_adapter
+    from .finetune.importance import Importance as Importance
+    from .finetune.lora import Lora as Lora
+    from .finetune.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
+    from .finetune.train import Train as Train
     from .model import Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
     from .prune.baselines import (
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from .prune.budget import Budget as Budget
     from .prune.kprune import KPrune as KPrune, kprune as kprune
     from .report.bench import bench as bench
+    from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
 
 __version__ = "0.1.0"
@@ -42,6 +48,13 @@ _HOMES = {
     "Calibration": "data.task",
     "Example": "data.task",
     "Task": "data.task",
+    "finetune": "finetune.finetune",
+    "load_adapter": "finetune.finetune",
+    "Importance": "finetune.importance",
+    "Lora": "finetune.lora",
+    "PruneLora": "finetune.prune_lora",
+    "prune_lora": "finetune.prune_lora",
+    "Train": "finetune.train",
     "Model": "model",
     "logits": "model",
     "from_nnx": "model.nnx",
@@ -56,6 +69,7 @@ _HOMES = {
     "KPrune": "prune.kprune",
     "kprune": "prune.kprune",
     "bench": "report.bench",
+    "heat_map": "report.heat_map",
     "plan": "report.plan",
 }
 

@@ -31,13 +31,22 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
+RUN_FILES = ("log.jsonl", "importance.png")  # of the run that made a model, kept beside it
 
 
-def save(model: Model, folder: str | Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES) -> Path:
+def save(
+    model: Model,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    run_folder: str | Path | None = None,
+) -> Path:
     """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back to the bit.
 
     Parameters are written as float32, whatever they were. There is no `config.json`: other loaders would quietly
-    build the dense model. Above `shard_bytes` the tensors are spread over several files.
+    build the dense model. Above `shard_bytes` the tensors are spread over several files. The log and the heat map
+    in `run_folder` are copied along.
 
     Everything is written beside `folder` and renamed there at the end, so that a kill or a full disk leaves the old
     folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN or
@@ -54,6 +63,9 @@ def save(model: Model, folder: str | Path, *, overwrite: bool = False, shard_byt
         part.mkdir()
         _write_tensors(part, parameters, shard_bytes)
         _copy_tokenizer(model.provenance.source, part)
+        for name in RUN_FILES if run_folder is not None else ():
+            if (Path(run_folder) / name).is_file():
+                shutil.copyfile(Path(run_folder) / name, part / name)
         (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
         for file in part.iterdir():
             _sync(file)
@@ -97,7 +109,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
 
 def _ours(name: str) -> bool:
     weights = name.startswith("model") and name.endswith(".safetensors")
-    return weights or name in (MANIFEST, INDEX, *TOKENIZER_FILES)
+    return weights or name in (MANIFEST, INDEX, *TOKENIZER_FILES, *RUN_FILES)
 
 
 def _write_tensors(folder: Path, parameters: Mapping[str, Any], shard_bytes: int) -> None:

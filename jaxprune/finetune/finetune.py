@@ -21,7 +21,7 @@ from ..model import Architecture, Model
 from .epochs import shuffled
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of
 from .memory import training_bytes
-from .peft import check_adapter_output, write_peft
+from .peft import check_adapter_output, read_peft, write_peft
 from .state import Store
 from .train import Train, Trainable, Trained, everything, path_of, select, train
 
@@ -81,6 +81,14 @@ def finetune(
     notes = tuned.model.provenance.record["training"]
     notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
     return tuned.model.with_record(training=notes)
+
+
+def load_adapter(base: Model, folder: str | Path) -> Model:
+    """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
+
+    Raises `CheckpointError` where the adapter does not fit, naming the projection.
+    """
+    return merged(*read_peft(folder, base))
 
 
 def tune(
@@ -153,7 +161,7 @@ def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise SettingsError(
-                f"pattern {pattern!r} matches no leaf of the model; they are such as {paths[0]}, {paths[len(paths) // 2]}."
+                f"pattern {pattern!r} matches no leaf of the model; they are such as {paths[len(paths) // 2]}."
             )
     return lambda path: any(fnmatchcase(path, pattern) for pattern in patterns)
 

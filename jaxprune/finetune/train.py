@@ -311,7 +311,7 @@ def train(
                 if stopped and done < (epoch + 1) * len(first):
                     raise KeyboardInterrupt
             # The loss is that before each step, so it says nothing about the last one.
-            if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params)):
+            if not bool(_all_finite(state.params)):
                 raise NumericalError(
                     f"step {done} of {steps} left weights that are not finite; lower the learning rate"
                     + _remains(store)
@@ -338,6 +338,11 @@ def train(
     result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
     peak, temp = books.meter.peak_bytes, books.meter.temp
     return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _assembled(

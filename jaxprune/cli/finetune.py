@@ -1,0 +1,158 @@
+"""Train a checkpoint, dense or pruned, on a task: all weights, adapters, or pruning and adapters."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError, SettingsError
+from ..finetune.lora import Lora
+from ..finetune.prune_lora import PruneLora
+from ..finetune.train import Train
+from ..report.progress import progress
+from ..report.tables import facts_table, percent
+from . import flags
+from .outcome import Outcome
+
+METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
+SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_task(parser)
+    parser.add_argument("--method", default="full", choices=tuple(METHODS), help="what trains (full: every weight)")
+    parser.add_argument("--preset", metavar="NAME", help="named settings of the method: prune-lora has published")
+    parser.add_argument(
+        "--trainable", nargs="+", metavar="PATTERN", help="full: train only these leaves, such as layers/0/* head/*"
+    )
+    parser.add_argument("--teacher", metavar="PATH", help="a tuned model to distil from (--distill, --distill-hidden)")
+    parser.add_argument("--seed", type=int, default=0, help="orders texts, draws dropout, adapters and a new head (0)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the merged model goes")
+    parser.add_argument("--adapter-out", type=Path, metavar="FOLDER", help="the adapter too, as a PEFT folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
+    )
+    flags.add_settings(parser, SETTINGS)
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import check_output, load, save
+    from ..data import tasks
+    from ..finetune.finetune import finetune
+    from ..finetune.prune_lora import prune_lora
+    from ..report.heat_map import heat_map
+
+    training, method = _settings(arguments)
+    out, work = arguments.out, arguments.out.with_name(f"{arguments.out.name}.run")
+    check_output(out, arguments.overwrite)
+    if work.exists() and not arguments.resume:
+        raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    task = tasks.load(arguments.task, arguments.data)
+    task.split("train")
+    model = load_for(task, arguments.model, arguments.revision, arguments.seed)
+    shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
+    if arguments.teacher is not None:
+        shared["teacher"] = load(arguments.teacher)
+    with progress(arguments.method, arguments.quiet) as on_step:
+        shared["on_step"] = on_step
+        if isinstance(method, PruneLora):
+            tuned = prune_lora(model, task, method, training, **shared)
+            heat_map(tuned, work / "importance.png")
+        elif isinstance(method, Lora):
+            tuned = finetune(model, task, training, lora=method, **shared)
+        elif arguments.trainable:
+            tuned = finetune(model, task, training, trainable=arguments.trainable, **shared)
+        else:
+            tuned = finetune(model, task, training, **shared)
+    save(tuned, out, overwrite=arguments.overwrite, run_folder=work)
+    remove(work)
+    return _outcome(arguments, model, tuned)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
+    """Training's settings and the method's, as the flags say. Raises `SettingsError` for a flag of another method."""
+    given = flags.settings(arguments, SETTINGS.values())
+    cls = METHODS[arguments.method]
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in (Train, cls) if kind is not None]
+    for name in given:
+        if not any(name in group for group in names):
+            raise SettingsError(f"{flags.flag(name)} is not a setting of {arguments.method}; leave it out.")
+    of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
+    training = Train(seed=arguments.seed, **of(Train))
+    if arguments.trainable and cls is not None:
+        raise SettingsError(f"--trainable is for the method full; for {arguments.method} name the leaves in --train.")
+    if arguments.adapter_out is not None and cls is None:
+        raise SettingsError("--adapter-out needs adapters; choose --method lora or prune-lora.")
+    presets: dict[str, Any] = {} if cls is None else {"default": cls()} | (cls.presets() if cls is PruneLora else {})
+    if arguments.preset is not None and arguments.preset not in presets:
+        known = f"use one of {', '.join(presets)}" if presets else "leave it out"
+        raise SettingsError(f"{arguments.method} has no preset {arguments.preset!r}; {known}.")
+    if cls is None:
+        return training, None
+    return training, dataclasses.replace(presets[arguments.preset or "default"], **of(cls))
+
+
+def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
+    """The checkpoint with a head for `task`: its own where that fits, else a new one drawn with `seed`."""
+    from ..checkpoint import load
+    from ..data.fit import fit
+    from ..errors import DataError
+
+    model = load(source, revision=revision, seed=seed)
+    try:
+        fit(model.architecture, task)
+    except DataError:
+        if task.kind == "question_answering":
+            return load(source, revision=revision, seed=seed, head="question_answering")
+        return load(source, revision=revision, seed=seed, head="classification", labels=task.labels, problem=task.kind)
+    return model
+
+
+def remove(work: Path) -> None:
+    from ..finetune.state import Store
+
+    Store(work, resume=True).remove()
+
+
+def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
+    record = tuned.provenance.record
+    training = record["training"]
+    kept = training["epochs"][training["kept_epoch"]]
+    data = {
+        "model": arguments.model,
+        "task": training["task"],
+        "method": arguments.method,
+        "seed": arguments.seed,
+        "out": arguments.out,
+        "adapter_out": arguments.adapter_out,
+        **{name: kept[name] for name in ("score", "metric", "metrics")},
+        **{name: value for name, value in training.items() if name not in ("task", "method")},
+        "layers": [{"heads": size.heads, "neurons": size.neurons} for size in tuned.architecture.layers],
+        **{name: record[name] for name in ("removed", "masked_vs_cut", "ranks", "phases") if name in record},
+        "warnings": list(dict.fromkeys([*tuned.provenance.warnings, *record.get("warnings", [])])),
+    }
+    mega = 2**20
+    facts = {
+        training["metric"]
+        if "metric" in training
+        else kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        "epoch kept": f"{training['kept_epoch'] + 1} of {len(training['epochs'])}",
+        "parameters": f"{training['parameters']:,} (before {_count(model):,})",
+        "trainable": f"{training['trainable_parameters']:,}",
+        "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params"))
+        if arguments.method == "prune-lora"
+        else None,
+        "seconds an epoch": training["seconds_per_epoch"],
+        "compile seconds": training["compile_seconds"],
+        "training memory": f"{training['bytes']['measured'] / mega:.0f} MiB, of it moments "
+        f"{training['bytes']['moments'] / mega:.0f} MiB",
+    }
+    return Outcome(data, (facts_table(f"{arguments.method}: {arguments.out}", facts),))
+
+
+def _count(model: Any) -> int:
+    from ..prune.cost import whole_parameters
+
+    return whole_parameters(model.architecture)

@@ -1,0 +1,334 @@
+"""Prune-LoRA: prune the heads that a task does not need, then train adapters whose ranks follow importance.
+
+Wang, Yang, Sun: Task-oriented Memory-efficient Pruning-Adapter, arXiv 2303.14704. The preset "published" is the
+paper's recipe: importance at gates with the head as it came, k heads pruned, the B most important blocks at a high
+rank and the others at a low one. Where paper and released code differ we follow the paper: the code measures on 3
+examples (we take `samples`) and freezes the random task head (ours trains). Beyond it: importance after a short warm-up
+of the head, neurons too, ranks in proportion to importance under a parameter budget, any other score, and any start,
+such as a model that K-prune has cut.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data.batches import pack
+from ..data.task import Task
+from ..errors import NumericalError, SettingsError
+from ..model import Architecture, Model
+from ..programs import Programs
+from ..prune.baselines import weight_norms
+from ..prune.cost import removed, whole_parameters
+from ..prune.cut import Mask, cut, gates_of, kept_units, unit_counts
+from ..prune.run import check_finite, whole_forward
+from .epochs import shuffled
+from .finetune import prepare, rows_for, set_aside, trained_paths, tune
+from .importance import Importance, check_importance, gate_importance, least, normalised
+from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
+from .peft import check_adapter_output, write_peft
+from .state import Store
+from .train import Train, train
+
+HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneLora:
+    """Settings of Prune-LoRA. `PruneLora.presets()["published"]` is the paper's recipe."""
+
+    remove_heads: float = field(default=0.3, metadata={"help": "share of the heads to remove, in [0, 1]"})
+    remove_neurons: float = field(default=0.0, metadata={"help": "share of the neurons to remove, in [0, 1]"})
+    score: Literal["gates", "fisher", "magnitude", "random"] = field(
+        default="gates", metadata={"help": "importance: mean |gradient| of gates, its square, weight norms, or chance"}
+    )
+    samples: int = field(default=256, metadata={"help": "training texts that importance is measured on"})
+    head_steps: int = field(default=50, metadata={"help": "steps that train the task head alone before measuring"})
+    high_blocks: int = field(default=4, metadata={"help": "blocks that get the high rank: the most important ones"})
+    high_rank: int = field(default=8, metadata={"help": "rank of adapters in these blocks"})
+    low_rank: int = field(default=4, metadata={"help": "rank in the other blocks"})
+    rank_budget: int | None = field(
+        default=None, metadata={"help": "parameters of all adapters: ranks in proportion to importance instead"}
+    )
+    alpha: float = field(default=16.0, metadata={"help": "the update is scaled by alpha / rank"})
+    rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank) instead (rsLoRA)"})
+    projections: tuple[str, ...] = field(
+        default=("q", "k", "v"), metadata={"help": "which of q, k, v, o, up, gate, down"}
+    )
+    train: tuple[str, ...] = field(
+        default=("*norm/*", "head/*"), metadata={"help": "patterns of the other leaves that train"}
+    )
+
+    def __post_init__(self):
+        for name in ("remove_heads", "remove_neurons"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name} must lie in [0, 1], got {getattr(self, name)}. To remove 30 % pass 0.3.")
+        for name, least_allowed in (("samples", 1), ("head_steps", 0), ("high_blocks", 0)):
+            if getattr(self, name) < least_allowed:
+                raise SettingsError(f"{name} must be at least {least_allowed}, got {getattr(self, name)}.")
+        for name in ("high_rank", "low_rank", "rank_budget"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.score not in ("gates", "fisher", "magnitude", "random"):
+            raise SettingsError(f"score must be gates, fisher, magnitude or random, got {self.score!r}.")
+        self.lora  # noqa: B018 - checks projections and alpha
+
+    @property
+    def lora(self) -> Lora:
+        """The same adapters as settings of LoRA, ranks apart."""
+        return Lora(
+            rank=self.low_rank, alpha=self.alpha, projections=self.projections, rslora=self.rslora, train=self.train
+        )
+
+    @staticmethod
+    def presets() -> dict[str, "PruneLora"]:
+        """Named settings beside the default. 30 % of BERT-base's 144 heads are the paper's 43."""
+        return {"published": PruneLora(head_steps=0)}
+
+
+def prune_lora(
+    model: Model,
+    task: Task,
+    settings: PruneLora = PruneLora(),
+    training: Train = Train(),
+    *,
+    importance: Importance | None = None,
+    teacher: Model | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    adapter_out: str | Path | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Model:
+    """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
+
+    `importance` replaces the measurement: any numbers, higher is needed more; they are normalised like ours. The other
+    arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
+    training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
+    """
+    if adapter_out is not None:
+        check_adapter_output(adapter_out)
+    store = None if out is None else Store(out, resume)
+    tell = on_step or (lambda event: None)
+    phases: dict[str, float] = {}
+    began = time.perf_counter()
+    check_finite(model)
+    _check_room(model.architecture, settings)
+    few = _some_texts(set_aside(task, training), settings.samples, training.seed)
+    if settings.head_steps and importance is None and settings.score in ("gates", "fisher"):
+        model = warm_head(model, set_aside(task, training), settings, training, on_step)
+    phases["head warm-up"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    texts = prepare(model, few)
+    batches = pack(texts.encoded, model.architecture)
+    if importance is None:
+        progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
+        importance = measured(model, batches, texts.targets, settings, training.seed, progress)
+    check_importance(importance, model.architecture)
+    heads, neurons = normalised(importance.heads), normalised(importance.neurons)
+    phases["importance"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    masks = choose(heads, neurons, model.architecture, settings)
+    small = cut(model, masks)
+    small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
+    error = masked_versus_cut(model, small, masks, batches[0])
+    plan = rank_plan(heads, small.architecture, settings)
+    adapters = adapters_of(plan, small.architecture, training.seed)
+    phases["cut"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    patterns = patterns_of(settings.lora, model.architecture)
+    tuned = tune(
+        small, task, training, trainable=patterns, adapters=adapters, teacher=teacher, mesh=mesh, store=store,
+        on_step=on_step,
+    )  # fmt: skip
+    phases["training"] = time.perf_counter() - began
+    if adapter_out is not None and tuned.adapters is not None:
+        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, patterns))
+    length = ceil(texts.encoded.tokens / len(texts.encoded))
+    before = model.provenance.record
+    warnings = [*tuned.model.provenance.warnings]
+    if error > 1e-5:
+        warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
+    return tuned.model.replace(
+        provenance=replace(tuned.model.provenance, warnings=tuple(dict.fromkeys(warnings)))
+    ).with_record(
+        method="prune-lora",
+        settings=asdict(settings),
+        started_from={name: before[name] for name in ("method", "settings", "budget", "removed") if name in before},
+        removed=removed(model.architecture, small.architecture, length) | {"length": length},
+        parameters={"before": whole_parameters(model.architecture), "after": whole_parameters(small.architecture)},
+        kept=_composed(before.get("kept"), kept_units(masks), model.architecture),
+        importance={"heads": [entry.tolist() for entry in heads], "neurons": [len(entry) for entry in neurons]},
+        pruned_heads=[np.flatnonzero(~mask).tolist() for mask in masks[::2]],
+        ranks={name: size.rank for name, size in plan.items()},
+        masked_vs_cut=error,
+        seconds=sum(phases.values()),
+        phases=phases,
+        calibration={"source": few.source, "count": len(texts.encoded), "tokens": texts.encoded.tokens},
+        warnings=warnings,
+        training={**tuned.model.provenance.record["training"], "method": "prune-lora"},
+    )
+
+
+def warm_head(
+    model: Model, task: Task, settings: PruneLora, training: Train, on_step: Callable[[dict[str, Any]], None] | None
+) -> Model:
+    """The model with its task head trained for `head_steps` steps: gradients through a random head say little."""
+    texts = _some_texts(task, settings.head_steps * training.batch_size, training.seed)
+    ready = prepare(model, texts)
+    warm = replace(
+        training, epochs=ceil(settings.head_steps * training.batch_size / len(ready.encoded)), learning_rate=HEAD_RATE,
+        distill=0.0, distill_hidden=0.0, accumulate=1, dropout=0.0,
+    )  # fmt: skip
+    rows = rows_for(ready.encoded, model.architecture, warm, None)
+    patterns = [name for name in patterns_of(settings.lora, model.architecture) if not name.startswith("*norm")]
+    chosen = trained_paths(model, [name for name in patterns if name.startswith(("head", "pooler"))] or ["head/*"])
+    batches = shuffled(ready.encoded, model.architecture, seed=training.seed, rows=rows)
+    renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
+    return train(model, batches, ready.targets, warm, trainable=set(chosen).__contains__, on_step=renamed).model
+
+
+def measured(
+    model: Model,
+    batches: Sequence[Any],
+    targets: np.ndarray,
+    settings: PruneLora,
+    seed: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Importance:
+    """The importance that `settings.score` names."""
+    counts = unit_counts(model.architecture)
+    if settings.score == "magnitude":
+        norms = weight_norms(model)
+        return Importance(norms[::2], norms[1::2])
+    if settings.score == "random":
+        random = np.random.RandomState(seed)
+        return Importance([random.rand(n) for n in counts[::2]], [random.rand(n) for n in counts[1::2]])
+    return gate_importance(
+        model, batches, targets, neurons=settings.remove_neurons > 0, squared=settings.score == "fisher",
+        on_batch=on_batch,
+    )  # fmt: skip
+
+
+def choose(
+    heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray], architecture: Architecture, settings: PruneLora
+) -> list[Mask]:
+    """Masks per sublayer, true keeps: without the least important heads, and neurons, of all layers together."""
+    counts = unit_counts(architecture)
+    gone_heads = round(settings.remove_heads * sum(counts[::2]))
+    gone_neurons = round(settings.remove_neurons * sum(counts[1::2]))
+    if gone_neurons and not sum(len(entry) for entry in neurons):
+        raise SettingsError("remove_neurons needs the importance of neurons; give it, or set remove_neurons to 0.")
+    stay = [np.ones(count, bool) for count in counts[1::2]]
+    pairs = zip(least(heads, gone_heads), least(neurons, gone_neurons) if gone_neurons else stay, strict=True)
+    return [mask for pair in pairs for mask in pair]
+
+
+def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings: PruneLora) -> dict[str, Size]:
+    """The adapter of every projection that still has units, from the importance of all heads before pruning.
+
+    A block counts with the sum over its heads. Raises `SettingsError` where a rank exceeds a projection's width; under
+    a `rank_budget`, ranks stop at the width.
+    """
+    blocks = np.array([float(np.sum(entry)) for entry in heads])
+    shapes = projection_shapes(architecture)
+    names = [
+        path
+        for path, (inputs, outputs) in shapes.items()
+        if path.rpartition("/")[2] in settings.projections and min(inputs, prod(outputs))
+    ]
+    of_block = [[name for name in names if name.startswith(f"layers/{index}/")] for index in range(len(blocks))]
+    if settings.rank_budget is None:
+        high = set(np.argsort(-blocks, kind="stable")[: settings.high_blocks].tolist())
+        ranks = [settings.high_rank if index in high else settings.low_rank for index in range(len(blocks))]
+    else:
+        costs = [sum(shapes[name][0] + prod(shapes[name][1]) for name in group) for group in of_block]
+        widest = [min([min(shapes[n][0], prod(shapes[n][1])) for n in group], default=0) for group in of_block]
+        ranks = proportional_ranks(blocks, costs, widest, settings.rank_budget)
+    return {
+        name: Size(ranks[index], settings.alpha, settings.rslora)
+        for index, group in enumerate(of_block)
+        for name in group
+    }
+
+
+def proportional_ranks(blocks: np.ndarray, costs: Sequence[int], widest: Sequence[int], budget: int) -> list[int]:
+    """Ranks in proportion to importance whose adapters have at most `budget` parameters, at least 1 a block.
+
+    Highest averages (D'Hondt): one rank at a time goes to the block with the most importance per rank it would have,
+    as long as one that fits is left. `costs` are parameters of one rank; a block that costs nothing gets no adapter.
+
+    >>> proportional_ranks(np.array([3.0, 1.0]), [10, 10], [8, 8], 85)
+    [6, 2]
+    """
+    ranks = [1 if cost else 0 for cost in costs]
+    left = budget - sum(costs)
+    if left < 0:
+        raise SettingsError(f"rank_budget {budget} is less than rank 1 everywhere takes, {sum(costs)}; raise it.")
+    while True:
+        fits = [i for i, cost in enumerate(costs) if cost and cost <= left and ranks[i] < widest[i]]
+        if not fits:
+            return ranks
+        chosen = max(fits, key=lambda i: (blocks[i] / (ranks[i] + 1), -i))
+        ranks[chosen] += 1
+        left -= costs[chosen]
+
+
+def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Any) -> float:
+    """Largest difference of logits, gates at 0 against units cut away, relative to the largest logit."""
+    programs = Programs()
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)
+    params = jax.tree.map(jnp.asarray, model.params)
+    gates = gates_of(model.architecture, masks)
+    masked = programs(whole_forward, params, batch, gates, architecture=model.architecture)
+    without = programs(whole_forward, small.params, batch, architecture=small.architecture)
+    real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
+    masked, without = np.asarray(masked)[real], np.asarray(without)[real]
+    error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
+    if not np.isfinite(error):
+        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
+    return error
+
+
+def _some_texts(task: Task, count: int, seed: int) -> Task:
+    """The task with `count` of its training texts, or all where there are fewer."""
+    examples = task.split("train")
+    if count >= len(examples):
+        return task
+    rows = np.random.RandomState(seed).choice(len(examples), count, replace=False)
+    return replace(task, train=tuple(examples[row] for row in rows))
+
+
+def _check_room(architecture: Architecture, settings: PruneLora) -> None:
+    """What the settings ask of an unpruned projection is checked before anything is measured."""
+    highest = settings.low_rank if settings.rank_budget else max(settings.high_rank, settings.low_rank)
+    for name, (inputs, outputs) in projection_shapes(architecture).items():
+        if name.rpartition("/")[2] in settings.projections and 0 < min(inputs, prod(outputs)) < highest:
+            raise SettingsError(f"rank {highest} is above the width of {name}, {min(inputs, prod(outputs))}; lower it.")
+    unknown = [
+        name
+        for name in settings.projections
+        if not any(p.endswith(f"/{name}") for p in projection_shapes(architecture))
+    ]
+    if unknown:
+        raise SettingsError(f"the model has no projection {unknown[0]}; it has {', '.join(HALF_OF)} where gated.")
+
+
+def _composed(earlier: Any, kept: list[dict[str, list[int]]], architecture: Architecture) -> list[dict[str, list[int]]]:
+    """Kept units by their numbers in the model that an earlier cut started from, where its record says them."""
+    sizes = [{"heads": size.groups, "neurons": size.neurons} for size in architecture.layers]
+    if not isinstance(earlier, list) or [{k: len(v) for k, v in layer.items()} for layer in earlier] != sizes:
+        return kept
+    return [
+        {name: [before[name][unit] for unit in units] for name, units in layer.items()}
+        for before, layer in zip(earlier, kept, strict=True)
+    ]
