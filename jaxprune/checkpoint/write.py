@@ -63,9 +63,10 @@ def save(
         part.mkdir()
         _write_tensors(part, parameters, shard_bytes)
         _copy_tokenizer(model.provenance.source, part)
-        for name in RUN_FILES if run_folder is not None else ():
-            if (Path(run_folder) / name).is_file():
-                shutil.copyfile(Path(run_folder) / name, part / name)
+        if run_folder is not None:
+            for file in (Path(run_folder) / name for name in RUN_FILES):
+                if file.is_file():
+                    shutil.copyfile(file, part / file.name)
         (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
         for file in part.iterdir():
             _sync(file)

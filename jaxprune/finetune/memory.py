@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..model import Architecture, Batch, Model
@@ -81,8 +82,8 @@ def compiled_step(
     moments = jax.eval_shape(optimizer(settings, 100).init, variables)
     whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jax.random.key(0)))
     return train_step.lower(
         State(variables, moments), Frozen(frozen, scaling, None), batch, whole(rows, 1),
-        Clock(whole(), whole(), key), architecture=model.architecture, settings=settings.of_program(),
+        clock, architecture=model.architecture, settings=settings.of_program(),
     ).compile()  # fmt: skip

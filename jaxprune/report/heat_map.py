@@ -31,8 +31,8 @@ def heat_map(model: Model, path: str | Path) -> Path:
     gone = [(head, layer) for layer, heads in enumerate(record.get("pruned_heads", [])) for head in heads]
     if gone:
         axes.plot(*zip(*gone, strict=True), "x", color="#D55E00", markersize=7, markeredgewidth=1.8)
-    axes.set_xticks(range(widest), range(1, widest + 1))
-    axes.set_yticks(range(len(importance)), range(1, len(importance) + 1))
+    axes.set_xticks(range(widest))
+    axes.set_yticks(range(len(importance)))
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     task = record.get("training", {}).get("task", "")

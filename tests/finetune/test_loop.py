@@ -1,0 +1,389 @@
+"""The loop: noise, parts, resuming, best epochs, devices. A run that was killed ends as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.errors import DataError, NumericalError, OutputError, SettingsError
+from jaxprune.finetune import shuffled, train
+from jaxprune.finetune.finetune import prepare, rows_for, tune
+from jaxprune.finetune.losses import Distillation, prediction_gap, text_losses
+from jaxprune.finetune.state import STATES, Store
+from jaxprune.model import Dropout, Sites, forward
+from jaxprune.model.transformer import drop
+
+# One object for many tests: one compilation. Three steps an epoch.
+SETTINGS = jp.Train(epochs=3, batch_size=16, learning_rate=3e-3, seed=5)
+
+
+def losses_of(run):
+    """run(on_step) -> the losses it told, by step."""
+    told = {}
+    run(lambda event: told.update({event["done"]: event["loss"]}))
+    return told
+
+
+@pytest.fixture
+def ready(model, task):
+    """Batches, targets of the task, packed for the model."""
+
+    texts = prepare(model, task)
+    rows = rows_for(texts.encoded, model.architecture, SETTINGS, None)
+    return shuffled(texts.encoded, model.architecture, seed=5, rows=rows), texts.targets
+
+
+# --- dropout
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    x = jnp.ones((50, 40, 33))
+    y = np.asarray(drop(x, Dropout(0.3, jax.random.key(0)), 0))
+    assert set(np.round(np.unique(y), 4)) == {0.0, np.float32(round(1 / 0.7, 4))}
+    np.testing.assert_allclose(np.mean(y == 0), 0.3, atol=0.008)  # 66,000 draws: a standard error of 0.0018
+    assert np.any(y != np.asarray(drop(x, Dropout(0.3, jax.random.key(0)), 1)))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_attention_written_out_for_dropout_is_the_same_attention(model, ready, remat):
+    batch = jax.tree.map(jnp.asarray, ready[0](0)[0])
+    run = jax.jit(lambda sites: forward(model.params, batch, model.architecture, sites, remat=remat).logits)
+    plain = run(Sites())
+    noiseless = jax.jit(  # a rate below 1 in 65,536 is none, but takes the same path
+        lambda key: forward(model.params, batch, model.architecture, Sites(dropout=Dropout(1e-9, key))).logits
+    )(jax.random.key(0))
+    np.testing.assert_allclose(noiseless, plain, atol=1e-5)
+
+
+def test_noise_follows_the_seed(model, ready):
+    batch = jax.tree.map(jnp.asarray, ready[0](0)[0])
+    noisy = jax.jit(
+        lambda key: forward(model.params, batch, model.architecture, Sites(dropout=Dropout(0.5, key))).logits
+    )
+    first, again, other = (np.asarray(noisy(jax.random.key(seed))) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+# --- the step
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(model, ready):
+    batches, targets = ready
+    still = replace(SETTINGS, epochs=1, dropout=0.0)
+    parts = replace(still, accumulate=len(batches(0)[0].ids))
+    told = [
+        list(losses_of(lambda tell, s=settings: train(model, batches, targets, s, on_step=tell)).values())
+        for settings in (still, parts)
+    ]
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-5)  # float32 sums in another order
+
+
+def test_bfloat16_is_close_and_weights_stay_float32(model, task):
+    runs = [
+        jp.finetune(model, task, replace(SETTINGS, epochs=1, dropout=0.0, dtype=d)) for d in ("float32", "bfloat16")
+    ]
+    assert {leaf.dtype for leaf in jax.tree.leaves(runs[1].params)} == {jnp.dtype("float32")}
+    ours, theirs = (run.provenance.record["training"]["epochs"][0]["loss"] for run in runs)
+    assert 0 < abs(ours - theirs) < 0.02
+
+
+# --- distillation
+
+
+def test_teacher_terms_are_textbook(model, ready):
+    batch = jax.tree.map(jnp.asarray, ready[0](0)[0])
+    random = np.random.RandomState(0)
+    shape = (*batch.index.shape, 2)
+    student, teacher = (jnp.asarray(random.normal(0, 2, shape), jnp.float32) for _ in range(2))
+    p, q = (np.exp(np.asarray(x) / 3) for x in (teacher, student))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    expected = 9 * np.sum(p * np.log(p / q), axis=-1)
+    np.testing.assert_allclose(prediction_gap(student, teacher, batch, model.architecture, 3.0), expected, rtol=1e-4)
+    goal = jnp.asarray(ready[1][np.maximum(batch.index, 0)])
+    each = text_losses(
+        model.params, batch, goal, model.architecture,
+        teacher=(model.architecture, model.params), distillation=Distillation(1.0, 2.0, 1.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(each, 0.0, atol=1e-6)  # a student that is its own teacher has nothing to learn
+
+
+@pytest.mark.parametrize(
+    "problem, labels", [("regression", ("x",)), ("multi_label", ("a", "b")), ("question_answering", ())]
+)
+def test_a_gap_is_zero_only_where_predictions_agree(model, ready, problem, labels):
+    batch = jax.tree.map(jnp.asarray, ready[0](0)[0])
+    head = "question_answering" if problem == "question_answering" else "classification"
+    kind = {"problem": problem} if head == "classification" else {}
+    architecture = replace(model.architecture, head=head, labels=labels, **kind)
+    shape = (*batch.ids.shape, 2) if head == "question_answering" else (*batch.index.shape, len(labels))
+    random = np.random.RandomState(1)
+    student, teacher = (jnp.asarray(random.normal(0, 2, shape), jnp.float32) for _ in range(2))
+    real = np.asarray(batch.index >= 0)
+    np.testing.assert_allclose(prediction_gap(student, student, batch, architecture, 2.0), 0, atol=1e-6)
+    assert np.all(np.asarray(prediction_gap(student, teacher, batch, architecture, 2.0))[real] > 1e-3)
+    slope = jax.grad(lambda s: jnp.sum(prediction_gap(s, teacher, batch, architecture, 2.0)))(student)
+    assert np.isfinite(slope).all()
+
+
+def test_a_student_comes_closer_to_its_teacher(model, task):
+    teacher = jp.finetune(model, task, SETTINGS)
+    learn = replace(SETTINGS, dropout=0.0, distill=1.0, distill_hidden=1.0)
+    losses = losses_of(lambda f: jp.finetune(model, task, learn, teacher=teacher, on_step=f))
+    assert losses[9] < 0.5 * losses[1]
+
+
+def test_teachers_that_do_not_fit_are_refused(model, task):
+    learn = replace(SETTINGS, distill=0.5)
+    with pytest.raises(SettingsError, match="needs a teacher"):
+        jp.finetune(model, task, learn)
+    other = model.replace(architecture=replace(model.architecture, labels=("a", "b")))
+    with pytest.raises(SettingsError, match="labels a, b"):
+        jp.finetune(model, task, learn, teacher=other)
+    deeper = model.architecture.with_layers(model.architecture.layers * 2)
+    with pytest.raises(SettingsError, match="4 layers of width 12"):
+        jp.finetune(model, task, replace(learn, distill_hidden=1.0), teacher=model.replace(architecture=deeper))
+
+
+# --- what is kept
+
+
+def test_the_best_epoch_is_the_result(model, ready):
+    batches, targets = ready
+    seen = []
+
+    def score(current, adapters):
+        seen.append(current)
+        return {"score": [0.5, 0.9, 0.1][len(seen) - 1]}
+
+    best = train(model, batches, targets, SETTINGS, score=score)
+    assert best.kept == 1
+    jax.tree.map(np.testing.assert_array_equal, best.model.params, seen[1].params)
+    seen.clear()
+    last = train(model, batches, targets, replace(SETTINGS, keep="last"), score=score)
+    assert last.kept == 2
+    jax.tree.map(np.testing.assert_array_equal, last.model.params, seen[2].params)
+
+
+def test_epochs_can_be_judged_on_texts_set_aside(model, task):
+    tuned = jp.finetune(model, task, replace(SETTINGS, holdout=16))
+    notes = tuned.provenance.record["training"]
+    assert (notes["scored_on"], notes["texts"]) == ("holdout", 32)
+    with pytest.raises(SettingsError, match="holdout 48 leaves nothing of 48"):
+        jp.finetune(model, task, replace(SETTINGS, holdout=48))
+
+
+def test_training_learns_and_says_what_it_cost(model, task, folder, tmp_path):
+    settings = replace(SETTINGS, epochs=12, learning_rate=1e-2, dropout=0.0)
+    tuned = jp.finetune(model, task, settings, out=tmp_path / "run")
+    assert jp.evaluate(tuned, task).score > 0.9 > jp.evaluate(model, task).score
+    notes = tuned.provenance.record["training"]
+    assert notes["epochs"][notes["kept_epoch"]]["score"] == jp.evaluate(tuned, task).score
+    assert notes["bytes"]["moments"] == 8 * notes["trainable_parameters"] == 8 * notes["parameters"]
+    jp.save(tuned, tmp_path / "tuned", run_folder=tmp_path / "run")
+    again = jp.load(tmp_path / "tuned")
+    assert again.provenance.record["training"]["task"] == task.name
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 37))
+    jp.save(again, tmp_path / "tuned", overwrite=True)  # the log is ours, so it may be replaced
+
+
+# --- interruptions
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing may catch it."""
+
+
+@pytest.fixture(scope="module")
+def straight(folder, task, tmp_path_factory):
+    """The losses and the result of a run that nothing disturbs."""
+    told = {}
+    tuned = jp.finetune(
+        jp.load(folder), task, SETTINGS, out=tmp_path_factory.mktemp("straight") / "run",
+        on_step=lambda event: told.update({event["done"]: event["loss"]}),
+    )  # fmt: skip
+    return told, tuned
+
+
+@pytest.mark.parametrize("kind, step, first", [("kill", 5, 4), ("ctrl-c", 5, 6), ("ctrl-c", 6, 7), ("sigterm", 2, 3)])
+def test_a_run_that_was_stopped_goes_on_to_the_last_bit(model, task, straight, tmp_path, kind, step, first):
+    """A kill loses what came after the last state, of epoch 0; Ctrl-C and SIGTERM lose nothing."""
+
+    def stop(event):
+        if event["done"] == step:
+            if kind == "kill":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGINT if kind == "ctrl-c" else signal.SIGTERM)
+
+    with pytest.raises(Killed if kind == "kill" else KeyboardInterrupt):
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run", on_step=stop)
+    told = {}
+    tuned = jp.finetune(
+        model, task, SETTINGS, out=tmp_path / "run", resume=True,
+        on_step=lambda event: told.update({event["done"]: event["loss"]}),
+    )  # fmt: skip
+    losses, result = straight
+    assert told == {number: losses[number] for number in range(first, 10)}
+    jax.tree.map(np.testing.assert_array_equal, tuned.params, result.params)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["loss"] for line in lines if "step" in line} == losses
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 10))
+    assert [line["epoch"] for line in lines if "score" in line] == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_resumes_without_training(model, task, straight, tmp_path):
+    jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
+    again = jp.finetune(
+        model, task, SETTINGS, out=tmp_path / "run", resume=True, on_step=lambda e: pytest.fail("trained")
+    )
+    jax.tree.map(np.testing.assert_array_equal, again.params, straight[1].params)
+
+
+def test_an_earlier_run_is_not_overwritten_or_mixed(model, task, tmp_path):
+    jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
+    with pytest.raises(OutputError, match="holds an earlier run"):
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
+    with pytest.raises(SettingsError, match="setting learning_rate was 0.003, is 0.1"):
+        jp.finetune(model, task, replace(SETTINGS, learning_rate=0.1), out=tmp_path / "run", resume=True)
+    other = model.replace(params=jax.tree.map(lambda leaf: leaf + 1, model.params))
+    with pytest.raises(SettingsError, match="other weights"):
+        jp.finetune(other, task, SETTINGS, out=tmp_path / "run", resume=True)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_older_state(model, task, straight, tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    save, states = ocp.CheckpointManager.save, []
+
+    def full(self, step, **rest):
+        states.append(step)
+        if step == 6:
+            raise OSError(28, "No space left on device")
+        return save(self, step, **rest)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OutputError, match="cannot be written .No space left on device") as error:
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
+    assert "\n" not in str(error.value) and states == [3, 6]
+    monkeypatch.undo()
+    told = losses_of(lambda f: jp.finetune(model, task, SETTINGS, out=tmp_path / "run", resume=True, on_step=f))
+    assert told == {number: straight[0][number] for number in range(4, 10)}
+
+
+def test_a_damaged_state_is_one_line(model, task, tmp_path):
+    jp.finetune(model, task, replace(SETTINGS, epochs=1), out=tmp_path / "run")
+    for file in (tmp_path / "run" / STATES).rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read|holds") as error:
+        jp.finetune(model, task, replace(SETTINGS, epochs=1), out=tmp_path / "run", resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_state(model, ready, tmp_path):
+    batches, targets = ready
+
+    def broken(epoch):
+        poisoned = batches(epoch)
+        return poisoned if epoch == 0 else [b._replace(positions=b.positions + 10**6) for b in poisoned]
+
+    nan = model.replace(params={**model.params, "embed": {**model.params["embed"]}})
+    # Positions out of range read NaN rows: gathers fill with NaN where JAX is told so, so poison the table itself.
+    table = np.array(nan.params["embed"]["position"])
+    table[-1] = np.nan
+    nan.params["embed"]["position"] = jnp.asarray(table)
+
+    with pytest.raises(NumericalError, match="loss is nan at step 4 of 9 .epoch 1.*last good state, of step 3, is in"):
+        train(
+            nan, broken, targets, replace(SETTINGS, keep="last"), store=Store(tmp_path / "run"),
+            trainable=lambda path: path.startswith("head/"),
+        )  # fmt: skip
+
+
+# --- labels
+
+
+def test_texts_without_labels_are_named(model, task):
+    bare = replace(task, train=(*task.train[:3], task.train[3]._replace(label=None), *task.train[4:]))
+    with pytest.raises(DataError, match=r"training text 3 has no label \(1 of 48 have none\)"):
+        jp.finetune(model, bare, SETTINGS)
+    with pytest.raises(DataError, match='no examples in split "train"'):
+        jp.finetune(model, replace(task, train=()), SETTINGS)
+
+
+def test_a_class_without_texts_is_a_warning(model, task):
+    ones = replace(task, train=tuple(e for e in task.train if e.label == 1))
+    tuned = jp.finetune(model, ones, replace(SETTINGS, epochs=1))
+    assert any("no training text has label no" in warning for warning in tuned.provenance.warnings)
+
+
+def test_patterns_choose_leaves_and_must_match(model, task):
+    tuned = tune(model, task, replace(SETTINGS, epochs=1), trainable=["layers/1/*/norm/*", "head/*"])
+    assert tuned.trained.epochs[0]["steps"] == 3
+    assert (
+        tuned.model.params["layers"][0]["attention"]["q"]["kernel"]
+        is model.params["layers"][0]["attention"]["q"]["kernel"]
+    )
+    assert np.any(tuned.model.params["head"]["kernel"] != model.params["head"]["kernel"])
+    with pytest.raises(SettingsError, match="'layer/\\*' matches no leaf"):
+        jp.finetune(model, task, SETTINGS, trainable=["layer/*"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"accumulate": 0}, {"dropout": 1.0}, {"distill": 1.5}, {"temperature": 0.0}, {"seed": -1}],
+)
+def test_settings_outside_their_range_are_refused(wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(SettingsError, match=f"{name} must .*{value}"):
+        jp.Train(**wrong)
+
+
+# --- devices
+
+SPREAD = """
+import sys, json, jax
+import jaxprune as jp
+from jaxprune.finetune import shuffled, train
+from jaxprune.finetune.finetune import prepare
+model, task = jp.load(sys.argv[1]), jp.tasks.folder(sys.argv[2])
+texts = prepare(model, task)
+batches = shuffled(texts.encoded, model.architecture, length=16, rows=8)
+for devices in (1, 4):
+    mesh, losses = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices]), []
+    train(
+        model, batches, texts.targets, jp.Train(epochs=1, learning_rate=3e-3, accumulate=2), mesh=mesh,
+        on_step=lambda event: losses.append(event["loss"]),
+    )
+    print(json.dumps(losses))
+"""
+
+
+def test_one_and_four_devices_give_the_same_losses(folder, task):
+    """With dropout: its draws do not depend on how rows are spread."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SPREAD, str(folder), task.source],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, four = map(json.loads, done.stdout.splitlines())
+    assert len(one) == 3
+    np.testing.assert_allclose(one, four, rtol=1e-5)
+
+
+def test_a_mesh_without_a_data_axis_is_refused(model, task):
+    mesh = jax.make_mesh((1,), ("model",))
+    with pytest.raises(SettingsError, match='needs an axis "data"'):
+        jp.finetune(model, task, SETTINGS, mesh=mesh)
