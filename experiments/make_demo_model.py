@@ -22,7 +22,8 @@ from jaxprune.checkpoint import load
 from jaxprune.data.evaluate import predict
 from jaxprune.data.tasks import Example
 from jaxprune.data.tokenizer import Tokenizer
-from jaxprune.finetune import Train, shuffled, train
+from jaxprune.finetuning.epochs import shuffled
+from jaxprune.finetuning.train import Train, train
 from jaxprune.model import Architecture, LayerSizes, Model, Params, parameter_shapes
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .data import tasks as tasks
     from .data.evaluate import evaluate as evaluate
     from .data.task import Calibration as Calibration, Example as Example, Task as Task
-    from .finetune.finetune import finetune as finetune, load_adapter as load_adapter
-    from .finetune.importance import Importance as Importance
-    from .finetune.lora import Lora as Lora
-    from .finetune.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
-    from .finetune.train import Train as Train
+    from .finetuning.finetune import finetune as finetune, load_adapter as load_adapter
+    from .finetuning.importance import Importance as Importance
+    from .finetuning.lora import Lora as Lora
+    from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
+    from .finetuning.train import Train as Train
     from .model import Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
     from .prune.baselines import (
@@ -48,13 +48,13 @@ _HOMES = {
     "Calibration": "data.task",
     "Example": "data.task",
     "Task": "data.task",
-    "finetune": "finetune.finetune",
-    "load_adapter": "finetune.finetune",
-    "Importance": "finetune.importance",
-    "Lora": "finetune.lora",
-    "PruneLora": "finetune.prune_lora",
-    "prune_lora": "finetune.prune_lora",
-    "Train": "finetune.train",
+    "finetune": "finetuning.finetune",
+    "load_adapter": "finetuning.finetune",
+    "Importance": "finetuning.importance",
+    "Lora": "finetuning.lora",
+    "PruneLora": "finetuning.prune_lora",
+    "prune_lora": "finetuning.prune_lora",
+    "Train": "finetuning.train",
     "Model": "model",
     "logits": "model",
     "from_nnx": "model.nnx",

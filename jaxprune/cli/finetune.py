@@ -1,14 +1,16 @@
 """Train a checkpoint, dense or pruned, on a task: all weights, adapters, or pruning and adapters."""
 
 import argparse
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, SettingsError
-from ..finetune.lora import Lora
-from ..finetune.prune_lora import PruneLora
-from ..finetune.train import Train
+from ..finetuning.lora import Lora
+from ..finetuning.prune_lora import PruneLora
+from ..finetuning.train import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags
@@ -40,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, load, save
     from ..data import tasks
-    from ..finetune.finetune import finetune
-    from ..finetune.prune_lora import prune_lora
+    from ..finetuning.finetune import finetune
+    from ..finetuning.prune_lora import prune_lora
     from ..report.heat_map import heat_map
 
     training, method = _settings(arguments)
@@ -55,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     if arguments.teacher is not None:
         shared["teacher"] = load(arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step:
+    with progress(arguments.method, arguments.quiet) as on_step, _hint():
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
@@ -69,6 +71,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     save(tuned, out, overwrite=arguments.overwrite, run_folder=work)
     remove(work)
     return _outcome(arguments, model, tuned)
+
+
+@contextlib.contextmanager
+def _hint() -> Iterator[None]:
+    """Tell how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop} Go on with --resume." if stop.args else "interrupted.") from stop
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
@@ -111,7 +122,7 @@ def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
 
 
 def remove(work: Path) -> None:
-    from ..finetune.state import Store
+    from ..finetuning.state import Store
 
     Store(work, resume=True).remove()
 

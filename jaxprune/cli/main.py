@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except JaxpruneError as error:
         return _fail(_line(error), as_json, 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted.", as_json, 130)
+    except KeyboardInterrupt as stop:
+        return _fail(_line(stop) or "interrupted.", as_json, 130)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}.", as_json, 2)

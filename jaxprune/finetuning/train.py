@@ -95,7 +95,9 @@ class Train:
 
     def of_program(self) -> "Train":
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
-        return replace(self, epochs=1, batch_size=1, keep="last", holdout=0, save_minutes=1.0, seed=0)
+        return replace(
+            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=1.0, seed=0
+        )
 
 
 class State(NamedTuple):
@@ -118,6 +120,7 @@ class Clock(NamedTuple):
 
     step: Array
     steps: Array
+    highest: Array  # learning rate
     key: Array
 
 
@@ -161,21 +164,22 @@ def merge(trainable: Params, frozen: Params) -> Params:
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
-def rate(step: ArrayLike, settings: Train, steps: ArrayLike) -> Float[Array, ""]:
-    """The learning rate of step 0, 1, …, steps - 1: up to its highest in the warm-up, then down towards zero."""
+def rate(step: ArrayLike, settings: Train, steps: ArrayLike, highest: ArrayLike) -> Float[Array, ""]:
+    """The learning rate of step 0, 1, …, steps - 1: up to `highest` in the warm-up, then down towards zero."""
     step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
     warmup = jnp.round(settings.warmup * steps)
     rise = (step + 1) / (warmup + 1)  # the first step already moves: a rate of zero there would waste its batch
     fall = (steps - step) / jnp.maximum(steps - warmup, 1)
-    highest = FULL_RATE if settings.learning_rate is None else settings.learning_rate
     return highest * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 
-def optimizer(settings: Train, steps: ArrayLike) -> optax.GradientTransformation:
-    """AdamW with clipping, for a run of `steps` steps."""
+def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.GradientTransformation:
+    """AdamW with clipping, for a run of `steps` steps at learning rates up to `highest`."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
-        optax.adamw(lambda step: rate(step, settings, steps), weight_decay=settings.weight_decay, mask=_decays),
+        optax.adamw(
+            lambda step: rate(step, settings, steps, highest), weight_decay=settings.weight_decay, mask=_decays
+        ),
     )
 
 
@@ -228,7 +232,7 @@ def train_step(
 
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         (value, gradient), _ = jax.lax.scan(add, nothing, parts)
-    updates, moments = optimizer(settings, clock.steps).update(gradient, state.moments, state.params)
+    updates, moments = optimizer(settings, clock.steps, clock.highest).update(gradient, state.moments, state.params)
     return State(optax.apply_updates(state.params, updates), moments), value
 
 
@@ -269,7 +273,8 @@ def train(
     steps = np.int32(settings.epochs * len(first))
     # Copies: the step consumes its state, and the caller keeps the model.
     variables = jax.tree.map(jnp.array, variables)
-    state = State(variables, optimizer(settings, steps).init(variables))
+    highest = np.float32(settings.learning_rate)
+    state = State(variables, optimizer(settings, steps, highest).init(variables))
     saved = Saved(state, None, 0, ())
     if store is not None:
         saved = store.restore(saved, _fingerprint(model, settings, variables, first, targets, teacher))
@@ -290,7 +295,7 @@ def train(
             todo = first if epoch == 0 else batches(epoch)
             for batch in todo[done - epoch * len(first) :]:
                 goal = targets[np.maximum(np.asarray(batch.index), 0)]
-                clock = Clock(np.int32(done), steps, key)  # type: ignore[arg-type]
+                clock = Clock(np.int32(done), steps, highest, key)  # type: ignore[arg-type]
                 state, value = step(state, constants, *place((batch, goal), True), clock)
                 losses.append(float(value))
                 done += 1
@@ -309,7 +314,7 @@ def train(
                 if store and done < (epoch + 1) * len(first) and (stopped or store.due(settings.save_minutes)):
                     store.save(Saved(state, best, done, tuple(records)))
                 if stopped and done < (epoch + 1) * len(first):
-                    raise KeyboardInterrupt
+                    raise _interrupted(store, done, steps)
             # The loss is that before each step, so it says nothing about the last one.
             if not bool(_all_finite(state.params)):
                 raise NumericalError(
@@ -331,7 +336,7 @@ def train(
                 store.log(**record)
                 store.save(Saved(state, best, done, tuple(records)))
             if interruption is not None and interruption() and epoch + 1 < settings.epochs:
-                raise KeyboardInterrupt
+                raise _interrupted(store, done, steps)
     kept = len(records) - 1
     if best is not None:
         kept = max(range(len(records)), key=lambda number: (records[number]["score"], number))
@@ -354,6 +359,11 @@ def _assembled(
     return result, None if adapters is None else Adapters(variables["adapters"], adapters.scaling)
 
 
+def _interrupted(store: Store | None, done: int, steps: int) -> KeyboardInterrupt:
+    place = store.folder if store else "memory"
+    return KeyboardInterrupt(f"interrupted after step {done} of {steps}; nothing is lost: {place} holds the state.")
+
+
 def _remains(store: Store | None) -> str:
     if store is None or store.last is None:
         return "."
@@ -372,6 +382,8 @@ def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callabl
         )
     if mesh is None:
         return lambda tree, by_rows: jax.tree.map(jnp.asarray, tree)
+    # Meshes of jax.make_mesh ask for shardings to be spelled out in the program; ours leaves them to the compiler.
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)

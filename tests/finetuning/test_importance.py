@@ -11,9 +11,9 @@ from hypothesis import given, strategies as st
 import jaxprune as jp
 from jaxprune.data.batches import pack
 from jaxprune.errors import NumericalError, SettingsError
-from jaxprune.finetune.finetune import prepare
-from jaxprune.finetune.importance import check_importance, gate_importance, gate_sums, least, normalised
-from jaxprune.finetune.losses import loss
+from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.importance import check_importance, gate_importance, gate_sums, least, normalised
+from jaxprune.finetuning.losses import loss
 from jaxprune.model import Sites, forward
 
 

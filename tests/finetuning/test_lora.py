@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, OutputError, SettingsError
-from jaxprune.finetune.lora import Adapters, Size, adapters_of, count, each_adapter, merged, plan_of, sites_of
-from jaxprune.finetune.peft import read_peft, write_peft
+from jaxprune.finetuning.lora import Adapters, Size, adapters_of, count, each_adapter, merged, plan_of, sites_of
+from jaxprune.finetuning.peft import read_peft, write_peft
 from jaxprune.model import Sites, forward
 from jaxprune.model.transformer import plain_batch
 from jaxprune.prune.cut import cut
@@ -73,7 +73,10 @@ def test_scale_is_alpha_over_rank_or_its_root():
 def test_patterns_set_single_ranks_and_the_last_match_holds():
     a = tiny.random_model(tiny.config("bert")).architecture
     lora = jp.Lora(
-        rank=2, projections=("q", "v"), rank_pattern=("layers/1/*=5", "*/v=3"), alpha_pattern=("layers/0/attention/q=7",)
+        rank=2,
+        projections=("q", "v"),
+        rank_pattern=("layers/1/*=5", "*/v=3"),
+        alpha_pattern=("layers/0/attention/q=7",),
     )
     assert plan_of(lora, a) == {
         "layers/0/attention/q": Size(2, 7.0), "layers/0/attention/v": Size(3, 16.0),
@@ -103,8 +106,8 @@ def test_settings_that_fit_no_model_are_refused(wrong, says):
 
 def test_only_adapters_norms_and_head_train(model, task, tmp_path):
     tuned = jp.finetune(
-        model, task, jp.Train(epochs=1, batch_size=16, learning_rate=1e-2), lora=jp.Lora(rank=2, projections=("q", "v")),
-        adapter_out=tmp_path / "adapter",
+        model, task, jp.Train(epochs=1, batch_size=16, learning_rate=1e-2),
+        lora=jp.Lora(rank=2, projections=("q", "v")), adapter_out=tmp_path / "adapter",
     )  # fmt: skip
     moved = {
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -186,7 +189,9 @@ def test_an_adapter_of_another_cut_names_the_projection(adapted, tmp_path):
     with pytest.raises(CheckpointError, match=r"projection layers/0/attention/o .* is \[2, 4\], expected \[2, 12\]"):
         jp.load_adapter(tiny.random_model(tiny.config("bert")), tmp_path / "adapter")
     shallow = model.architecture.with_layers(model.architecture.layers[:1])
-    with pytest.raises(CheckpointError, match="adapts bert.encoder.layer.1.output.dense, which the model does not have"):
+    with pytest.raises(
+        CheckpointError, match="adapts bert.encoder.layer.1.output.dense, which the model does not have"
+    ):
         jp.load_adapter(
             replace(model, architecture=shallow, params={**model.params, "layers": model.params["layers"][:1]}),
             tmp_path / "adapter",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from jaxprune.errors import DataError, NumericalError, SettingsError
-from jaxprune.finetune.losses import loss
-from jaxprune.finetune.train import Train, everything, merge, optimizer, select, train
+from jaxprune.finetuning.losses import loss
+from jaxprune.finetuning.train import Train, everything, merge, optimizer, select, train
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, forward, parameter_shapes
 
 TINY = Architecture(
@@ -147,7 +147,7 @@ def test_only_chosen_leaves_move_and_the_model_stays_usable():
 def test_moments_exist_for_chosen_leaves_only():
     model = model_of(TINY)
     chosen, _ = select(model.params, lambda path: path.startswith("head/"))
-    moments = optimizer(Train(), 10).init(chosen)
+    moments = optimizer(Train(), 10, 1e-3).init(chosen)
     sizes = sorted(leaf.size for leaf in jax.tree.leaves(moments) if leaf.ndim)
     assert sizes == [3, 3, 48, 48]  # two moments of head/bias [3] and head/kernel [16, 3]
 
@@ -165,7 +165,7 @@ def test_merge_undoes_select(chosen):
 def test_rate_rises_falls_to_zero_and_spares_norms_and_biases():
     params = {"kernel": np.full(3, 2.0, np.float32), "bias": np.full(3, 2.0, np.float32)}
     still = jax.tree.map(np.zeros_like, params)  # without a gradient only the decay moves a weight: rate * decay * 2
-    steps, rule = 10, optimizer(Train(learning_rate=0.5, warmup=0.4, weight_decay=0.1), 10)
+    steps, rule = 10, optimizer(Train(warmup=0.4, weight_decay=0.1), 10, 0.5)
     state, rates = rule.init(params), []
     for _ in range(steps + 1):
         updates, state = rule.update(still, state, params)
@@ -179,7 +179,7 @@ def test_rate_rises_falls_to_zero_and_spares_norms_and_biases():
 
 def test_gradient_is_clipped_to_its_norm():
     params = {"kernel": np.zeros(4, np.float32)}
-    rule = optimizer(Train(clip=1.0, weight_decay=0.0), 10)
+    rule = optimizer(Train(clip=1.0, weight_decay=0.0), 10, 1e-3)
     state = rule.init(params)
     for scale in (10.0, 1000.0):
         _, after = rule.update({"kernel": np.full(4, scale, np.float32)}, state, params)

@@ -79,10 +79,10 @@ def compiled_step(
     chosen, frozen = select(params, trainable)
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))
     variables = {"params": chosen, "adapters": weights}
-    moments = jax.eval_shape(optimizer(settings, 100).init, variables)
+    moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)
     whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
-    clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jax.random.key(0)))
+    clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jnp.float32(0), jax.random.key(0)))
     return train_step.lower(
         State(variables, moments), Frozen(frozen, scaling, None), batch, whole(rows, 1),
         clock, architecture=model.architecture, settings=settings.of_program(),

@@ -15,15 +15,21 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError, NumericalError, OutputError, SettingsError
-from jaxprune.finetune import shuffled, train
-from jaxprune.finetune.finetune import prepare, rows_for, tune
-from jaxprune.finetune.losses import Distillation, prediction_gap, text_losses
-from jaxprune.finetune.state import STATES, Store
+from jaxprune.finetuning.epochs import shuffled
+from jaxprune.finetuning.finetune import prepare, rows_for, tune
+from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
+from jaxprune.finetuning.state import STATES, Store
+from jaxprune.finetuning.train import path_of, train
 from jaxprune.model import Dropout, Sites, forward
 from jaxprune.model.transformer import drop
 
 # One object for many tests: one compilation. Three steps an epoch.
 SETTINGS = jp.Train(epochs=3, batch_size=16, learning_rate=3e-3, seed=5)
+
+
+def few(path: str) -> bool:
+    """Leaves whose training compiles quickly."""
+    return path.startswith(("head/", "layers/1/feed_forward/down/"))
 
 
 def losses_of(run):
@@ -56,10 +62,15 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
 @pytest.mark.parametrize("remat", [False, True])
 def test_attention_written_out_for_dropout_is_the_same_attention(model, ready, remat):
     batch = jax.tree.map(jnp.asarray, ready[0](0)[0])
-    run = jax.jit(lambda sites: forward(model.params, batch, model.architecture, sites, remat=remat).logits)
-    plain = run(Sites())
-    noiseless = jax.jit(  # a rate below 1 in 65,536 is none, but takes the same path
-        lambda key: forward(model.params, batch, model.architecture, Sites(dropout=Dropout(1e-9, key))).logits
+    run = jax.jit(
+        lambda dropout: forward(model.params, batch, model.architecture, Sites(dropout=dropout), remat=remat).logits
+    )
+    plain = run(None)
+    # A rate below 1 in 65,536 drops nothing, but takes the way that other rates take.
+    noiseless = jax.jit(
+        lambda key: (
+            forward(model.params, batch, model.architecture, Sites(dropout=Dropout(1e-9, key)), remat=remat).logits
+        )
     )(jax.random.key(0))
     np.testing.assert_allclose(noiseless, plain, atol=1e-5)
 
@@ -82,18 +93,19 @@ def test_parts_of_a_batch_add_up_to_the_whole(model, ready):
     still = replace(SETTINGS, epochs=1, dropout=0.0)
     parts = replace(still, accumulate=len(batches(0)[0].ids))
     told = [
-        list(losses_of(lambda tell, s=settings: train(model, batches, targets, s, on_step=tell)).values())
+        list(
+            losses_of(lambda tell, s=settings: train(model, batches, targets, s, trainable=few, on_step=tell)).values()
+        )
         for settings in (still, parts)
     ]
     np.testing.assert_allclose(told[0], told[1], rtol=1e-5)  # float32 sums in another order
 
 
-def test_bfloat16_is_close_and_weights_stay_float32(model, task):
-    runs = [
-        jp.finetune(model, task, replace(SETTINGS, epochs=1, dropout=0.0, dtype=d)) for d in ("float32", "bfloat16")
-    ]
-    assert {leaf.dtype for leaf in jax.tree.leaves(runs[1].params)} == {jnp.dtype("float32")}
-    ours, theirs = (run.provenance.record["training"]["epochs"][0]["loss"] for run in runs)
+def test_bfloat16_is_close_and_weights_stay_float32(model, ready):
+    still = replace(SETTINGS, epochs=1, dropout=0.0)
+    runs = [train(model, *ready, replace(still, dtype=dtype), trainable=few) for dtype in ("float32", "bfloat16")]
+    assert {leaf.dtype for leaf in jax.tree.leaves(runs[1].model.params)} == {jnp.dtype("float32")}
+    ours, theirs = (run.epochs[0]["loss"] for run in runs)
     assert 0 < abs(ours - theirs) < 0.02
 
 
@@ -108,7 +120,9 @@ def test_teacher_terms_are_textbook(model, ready):
     p, q = (np.exp(np.asarray(x) / 3) for x in (teacher, student))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     expected = 9 * np.sum(p * np.log(p / q), axis=-1)
-    np.testing.assert_allclose(prediction_gap(student, teacher, batch, model.architecture, 3.0), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        prediction_gap(student, teacher, batch, model.architecture, 3.0), expected, rtol=1e-4, atol=1e-5
+    )
     goal = jnp.asarray(ready[1][np.maximum(batch.index, 0)])
     each = text_losses(
         model.params, batch, goal, model.architecture,
@@ -135,11 +149,13 @@ def test_a_gap_is_zero_only_where_predictions_agree(model, ready, problem, label
     assert np.isfinite(slope).all()
 
 
-def test_a_student_comes_closer_to_its_teacher(model, task):
-    teacher = jp.finetune(model, task, SETTINGS)
-    learn = replace(SETTINGS, dropout=0.0, distill=1.0, distill_hidden=1.0)
-    losses = losses_of(lambda f: jp.finetune(model, task, learn, teacher=teacher, on_step=f))
-    assert losses[9] < 0.5 * losses[1]
+def test_a_student_comes_closer_to_its_teacher(model, ready):
+    random = np.random.RandomState(0)
+    shift = lambda path, leaf: leaf + few(path) * random.normal(0, 0.3, leaf.shape).astype(np.float32)  # noqa: E731
+    teacher = model.replace(params=jax.tree_util.tree_map_with_path(lambda p, x: shift(path_of(p), x), model.params))
+    learn = replace(SETTINGS, epochs=8, learning_rate=3e-2, dropout=0.0, distill=1.0, distill_hidden=1.0)
+    losses = losses_of(lambda tell: train(model, *ready, learn, trainable=few, teacher=teacher, on_step=tell))
+    assert losses[24] < 0.3 * losses[1]
 
 
 def test_teachers_that_do_not_fit_are_refused(model, task):
@@ -183,7 +199,7 @@ def test_epochs_can_be_judged_on_texts_set_aside(model, task):
 
 
 def test_training_learns_and_says_what_it_cost(model, task, folder, tmp_path):
-    settings = replace(SETTINGS, epochs=12, learning_rate=1e-2, dropout=0.0)
+    settings = replace(SETTINGS, epochs=12, learning_rate=2e-2)
     tuned = jp.finetune(model, task, settings, out=tmp_path / "run")
     assert jp.evaluate(tuned, task).score > 0.9 > jp.evaluate(model, task).score
     notes = tuned.provenance.record["training"]
@@ -294,21 +310,15 @@ def test_a_damaged_state_is_one_line(model, task, tmp_path):
 def test_a_loss_that_is_not_finite_names_step_and_state(model, ready, tmp_path):
     batches, targets = ready
 
-    def broken(epoch):
-        poisoned = batches(epoch)
-        return poisoned if epoch == 0 else [b._replace(positions=b.positions + 10**6) for b in poisoned]
+    def broken(epoch):  # the second epoch reads a position whose embedding is NaN
+        return [b if epoch == 0 else b._replace(positions=np.full_like(b.positions, 19)) for b in batches(epoch)]
 
-    nan = model.replace(params={**model.params, "embed": {**model.params["embed"]}})
-    # Positions out of range read NaN rows: gathers fill with NaN where JAX is told so, so poison the table itself.
-    table = np.array(nan.params["embed"]["position"])
-    table[-1] = np.nan
-    nan.params["embed"]["position"] = jnp.asarray(table)
-
+    table = np.array(model.params["embed"]["position"])
+    table[19] = np.nan
+    nan = model.replace(params={**model.params, "embed": {**model.params["embed"], "position": jnp.asarray(table)}})
+    settings = replace(SETTINGS, dropout=0.0)
     with pytest.raises(NumericalError, match="loss is nan at step 4 of 9 .epoch 1.*last good state, of step 3, is in"):
-        train(
-            nan, broken, targets, replace(SETTINGS, keep="last"), store=Store(tmp_path / "run"),
-            trainable=lambda path: path.startswith("head/"),
-        )  # fmt: skip
+        train(nan, broken, targets, settings, store=Store(tmp_path / "run"), trainable=few)
 
 
 # --- labels
@@ -329,7 +339,8 @@ def test_a_class_without_texts_is_a_warning(model, task):
 
 
 def test_patterns_choose_leaves_and_must_match(model, task):
-    tuned = tune(model, task, replace(SETTINGS, epochs=1), trainable=["layers/1/*/norm/*", "head/*"])
+    settings = replace(SETTINGS, epochs=1, dropout=0.0)
+    tuned = tune(model, task, settings, trainable=["layers/1/feed_forward/down/*", "head/*"])
     assert tuned.trained.epochs[0]["steps"] == 3
     assert (
         tuned.model.params["layers"][0]["attention"]["q"]["kernel"]
@@ -355,8 +366,8 @@ def test_settings_outside_their_range_are_refused(wrong):
 SPREAD = """
 import sys, json, jax
 import jaxprune as jp
-from jaxprune.finetune import shuffled, train
-from jaxprune.finetune.finetune import prepare
+from jaxprune.finetuning.epochs import shuffled
+from jaxprune.finetuning.finetune import prepare
 model, task = jp.load(sys.argv[1]), jp.tasks.folder(sys.argv[2])
 texts = prepare(model, task)
 batches = shuffled(texts.encoded, model.architecture, length=16, rows=8)

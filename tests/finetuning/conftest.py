@@ -42,13 +42,13 @@ def model(folder) -> jp.Model:
 
 @pytest.fixture(scope="session")
 def task(tmp_path_factory) -> jp.Task:
-    """Texts that are "yes" where the word good comes before the word bad: 48 to train on, 24 to score."""
+    """Texts that are "yes" where they say good and "no" where they say bad: 48 to train on, 24 to score."""
     random, path = np.random.RandomState(0), tmp_path_factory.mktemp("data")
     for split, count in (("train", 48), ("validation", 24)):
         lines = []
         for number in range(count):
             words = [*random.choice(["film", "book", "plot", "cast"], 4)]
-            words[1], words[3] = ("good", "bad") if number % 2 else ("bad", "good")
+            words[random.randint(4)] = "good" if number % 2 else "bad"
             lines.append(json.dumps({"text": " ".join(words), "label": ("no", "yes")[number % 2]}))
         (path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return jp.tasks.folder(path)

@@ -5,7 +5,7 @@ import pytest
 
 from jaxprune.data.batches import unpack
 from jaxprune.data.tokenizer import Encoded
-from jaxprune.finetune import shuffled
+from jaxprune.finetuning.epochs import shuffled
 from jaxprune.model import Architecture, LayerSizes
 
 ARCHITECTURE = Architecture(

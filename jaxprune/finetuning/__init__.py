@@ -1,0 +1,1 @@
+"""Fine-tuning: the training step, and the methods that extend it."""

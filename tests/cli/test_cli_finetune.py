@@ -1,0 +1,121 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--epochs", 1, "--batch-size", 32)
+
+
+def words(inputs, method, out, *more):
+    data = ("--task", "text-classification", "--data", inputs.data)
+    return ("finetune", "--method", method, "--model", inputs.model, *data, "--out", out, *more)
+
+
+@pytest.mark.parametrize(
+    "method, more",
+    [
+        ("full", ()),
+        ("lora", ("--rank", 2)),
+        (
+            "prune-lora",
+            ("--preset", "published", "--high-rank", 4, "--low-rank", 2, "--high-blocks", 1, "--samples", 16),
+        ),
+    ],
+)
+def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, more):
+    out, adapter = tmp_path / "tuned", tmp_path / "adapter"
+    also = () if method == "full" else ("--adapter-out", adapter)
+    run = cli.json(*words(inputs, method, out, *QUICK, *also, *more))
+    assert run.code == 0, run.err
+    asked = {"score", "metric", "trainable_parameters", "parameters", "seconds_per_epoch", "bytes", "seed", "warnings"}
+    assert asked <= run.data.keys()
+    assert adapter.exists() == (method != "full")
+    assert (out / "importance.png").exists() == (method == "prune-lora")
+    assert (run.data["trainable_parameters"] == run.data["parameters"]) == (method == "full")
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("tuned", "adapter")] == []
+    scored = cli.json("evaluate", "--model", out, "--task", "text-classification", "--data", inputs.data)
+    assert scored.data["score"] == run.data["score"]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == [1, 2]
+    if method == "prune-lora":
+        assert sum(layer["heads"] for layer in run.data["layers"]) == 6
+    again = cli(*words(inputs, method, out, *QUICK, *more))
+    assert again.code == 2 and "exists and is not empty" in again.err
+
+
+@pytest.mark.parametrize(
+    "method, more, says",
+    [
+        ("lora", ("--rank", 0), "rank must be at least 1, got 0."),
+        ("lora", ("--rank", 99), "rank of layers/0/attention/q must lie in 1 … 16, its width, got 99."),
+        ("lora", ("--rank-pattern", "layer.1=4"), "pattern 'layer.1' matches no projection"),
+        ("lora", ("--high-rank", 4), "--high-rank is not a setting of lora; leave it out."),
+        ("lora", ("--preset", "published"), "lora has no preset 'published'; use one of default."),
+        ("full", ("--trainable", "heads/*"), "pattern 'heads/*' matches no leaf of the model"),
+        ("full", ("--adapter-out", "a"), "--adapter-out needs adapters"),
+        ("full", ("--epochs", 0), "epochs must be at least 1, got 0."),
+        ("full", ("--distill", 0.5), "distillation needs a teacher"),
+        ("prune-lora", ("--remove-heads", 40), "remove_heads must lie in [0, 1], got 40.0."),
+        ("prune-lora", ("--trainable", "head/*"), "--trainable is for the method full"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(cli, inputs, tmp_path, method, more, says):
+    run = cli(*words(inputs, method, tmp_path / "out", *more))
+    assert (run.code, run.out) == (2, "")
+    assert run.err.startswith("jaxprune: error: ") and run.err.count("\n") == 1 and says in run.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_without_a_training_split_or_labels_are_refused(cli, inputs, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "validation.jsonl").write_text('{"text": "good", "label": 1}\n')
+    data = ("--task", "text-classification", "--data", tmp_path / "data")
+    run = cli("finetune", "--model", inputs.model, *data, "--out", tmp_path / "out")
+    assert run.code == 2 and 'no examples in split "train"' in run.err
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad"}\n')
+    run = cli("finetune", "--model", inputs.model, *data, "--out", tmp_path / "out")
+    assert run.code == 2 and "train.jsonl line 2" in run.err and "label" in run.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_a_fitting_head_gets_a_new_one(cli, inputs, tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        rows = [json.dumps({"text": text, "label": text}) for text in ("good", "bad", "fine") for _ in range(4)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    data = ("--task", "text-classification", "--data", tmp_path / "data")
+    run = cli.json("finetune", "--model", inputs.model, *data, "--out", tmp_path / "out", "--epochs", 1)
+    assert run.code == 0, run.err
+    manifest = json.loads((tmp_path / "out" / "jaxprune.json").read_text())
+    assert manifest["architecture"]["labels"] == ["bad", "fine", "good"]
+    assert not any("fine-tune first" in warning for warning in run.data["warnings"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_resumes(inputs, tmp_path, number):
+    """A process of its own is told to stop in the middle of its training; --resume ends as if it had not been."""
+    out = tmp_path / "tuned"
+    argv = [str(word) for word in words(inputs, "full", out, "--epochs", 40, "--batch-size", 4, "--json")]
+    command = [sys.executable, "-m", "jaxprune.cli.main", *argv]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    log = tmp_path / "tuned.run" / "log.jsonl"
+    while process.poll() is None and (not log.exists() or log.read_text().count("\n") < 20):
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "interrupted" in json.loads(stdout)["error"] and "--resume" in json.loads(stdout)["error"]
+    assert not out.exists()
+    stopped = [json.loads(line)["step"] for line in log.read_text().splitlines() if "step" in json.loads(line)]
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line).get("step") for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [step for step in steps if step] == list(range(1, 40 * len([e for e in steps if e]) // 40 + 1))
+    assert stopped == list(range(1, len(stopped) + 1))
+    assert not (tmp_path / "tuned.run").exists()
