@@ -26,7 +26,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-parity: $(VENV)/installed
-	$(INSTALL) torch==2.13.0
+	$(INSTALL) torch==2.13.0 peft==0.21.2
 	@touch $@
 
 install: $(VENV)/installed ## make .venv with jaxprune and its test packages
@@ -37,7 +37,7 @@ demo: $(VENV)/installed ## prune the embedded model with four methods; a table a
 test: $(VENV)/installed ## all tests but those against torch
 	$(BIN)/python -m pytest tests --ignore=tests/parity
 
-parity: $(VENV)/installed-parity ## logits against transformers on torch (CPU)
+parity: $(VENV)/installed-parity ## logits against transformers on torch, adapters against PEFT (CPU)
 	$(BIN)/python -m pytest tests/parity
 
 floors: ## the tests on the oldest versions that pyproject.toml allows

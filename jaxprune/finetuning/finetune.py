@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
@@ -17,9 +19,9 @@ from ..data.fit import fit
 from ..data.task import Answers, Example, Task
 from ..data.tokenizer import Encoded, Tokenizer
 from ..errors import DataError, SettingsError
-from ..model import Architecture, Model
+from ..model import Architecture, Batch, Model, Params, Sites, forward
 from .epochs import shuffled
-from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of
+from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .memory import training_bytes
 from .peft import check_adapter_output, read_peft, write_peft
 from .state import Store
@@ -142,6 +144,9 @@ def tune(
         "peak_bytes": trained.peak_bytes,
     }
     result = merged(trained.model, trained.adapters)
+    if trained.adapters is not None:
+        batch = pack(texts.encoded, model.architecture, rows=rows)[0]
+        notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
     return Tuned(
@@ -150,6 +155,22 @@ def tune(
         trained.adapters,
         trained,
     )
+
+
+@partial(jax.jit, static_argnames="architecture")
+def _logits(params: Params, weights: Any, scaling: Any, batch: Batch, *, architecture: Architecture) -> jax.Array:
+    logits = forward(params, batch, architecture, Sites(adapters=sites_of(weights, scaling))).logits
+    assert logits is not None  # a whole forward pass ends with the head
+    return logits
+
+
+def merged_versus_unmerged(base: Model, adapters: Adapters, result: Model, batch: Batch) -> float:
+    """Largest difference of logits, adapters apart against merged, relative to the largest logit."""
+    batch, static = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), {"architecture": base.architecture}
+    apart = np.asarray(_logits(base.params, adapters.weights, adapters.scaling, batch, **static))
+    whole = np.asarray(_logits(result.params, [], [], batch, **static))
+    real = np.asarray(batch.index >= 0 if apart.shape[:2] == batch.index.shape else batch.real)
+    return float(np.max(np.abs(apart - whole)[real]) / max(float(np.max(np.abs(apart[real]))), 1e-30))
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:

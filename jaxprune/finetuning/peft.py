@@ -48,22 +48,23 @@ def write_peft(folder: str | Path, base: Model, adapters: Adapters, trained: Seq
     for path, a, b, scaling in each_adapter(adapters):
         name, rank = modules[path], int(np.shape(a)[1])
         # With use_rslora off, PEFT scales by alpha / rank: this alpha gives our scaling, whichever rule made it.
-        sizes[name] = rank, scaling * rank
+        sizes[name] = rank, round(scaling * rank, 6)  # scaling is a float32
         tensors[f"{BASE}{name}.lora_A.weight"] = np.asarray(a).T
         tensors[f"{BASE}{name}.lora_B.weight"] = np.asarray(b).reshape(rank, -1).T
     parameters, _ = named_parameters(base.params)
     names = _tensors(base.architecture)
-    for path in trained:
-        ours = path.replace("/", ".")
+    saved = {_saved_module(names[path.replace("/", ".")], base.architecture) for path in trained}
+    for ours, name in names.items():
+        if _saved_module(name, base.architecture) not in saved:
+            continue
         leaf = np.asarray(parameters[ours])
         if ours.endswith(".kernel"):
             leaf = leaf.reshape(-1, leaf.shape[-1]) if ours.endswith((".o.kernel", ".down.kernel")) else leaf
             leaf = leaf.reshape(leaf.shape[0], -1).T
         elif ours.endswith(".bias"):
             leaf = leaf.reshape(-1)
-        tensors[BASE + names[ours]] = leaf
-    saved = sorted({names[path.replace("/", ".")].rpartition(".")[0] for path in trained})
-    config = _config(base, sizes, saved)
+        tensors[BASE + name] = leaf
+    config = _config(base, sizes, sorted(saved))
     part = folder.absolute().with_name(f".{folder.name}.jaxprune-tmp-{secrets.token_hex(4)}")
     try:
         part.mkdir(parents=True)
@@ -157,6 +158,13 @@ def _tensors(architecture: Architecture) -> dict[str, str]:
 
     prefix = family.prefix if architecture.head != "none" else ""
     return {ours: (prefix if encoder(ours) else "") + name for ours, name in names.items()}
+
+
+def _saved_module(name: str, architecture: Architecture) -> str:
+    """The module that PEFT keeps whole for this tensor: of a task head all of it, as PEFT itself does."""
+    module = name.rpartition(".")[0]
+    encoder = architecture.head == "none" or name.startswith(FAMILIES[architecture.family].prefix)
+    return module if encoder else module.split(".")[0]
 
 
 def _modules(architecture: Architecture) -> dict[str, str]:

@@ -29,7 +29,7 @@ from ..prune.cost import removed, whole_parameters
 from ..prune.cut import Mask, cut, gates_of, kept_units, unit_counts
 from ..prune.run import check_finite, whole_forward
 from .epochs import shuffled
-from .finetune import prepare, rows_for, set_aside, trained_paths, tune
+from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
 from .peft import check_adapter_output, write_peft
@@ -120,6 +120,7 @@ def prune_lora(
     began = time.perf_counter()
     check_finite(model)
     _check_room(model.architecture, settings)
+    chooser(model, settings.train)
     few = _some_texts(set_aside(task, training), settings.samples, training.seed)
     if settings.head_steps and importance is None and settings.score in ("gates", "fisher"):
         model = warm_head(model, set_aside(task, training), settings, training, on_step)
@@ -167,7 +168,7 @@ def prune_lora(
         removed=removed(model.architecture, small.architecture, length) | {"length": length},
         parameters={"before": whole_parameters(model.architecture), "after": whole_parameters(small.architecture)},
         kept=_composed(before.get("kept"), kept_units(masks), model.architecture),
-        importance={"heads": [entry.tolist() for entry in heads], "neurons": [len(entry) for entry in neurons]},
+        importance={"heads": [entry.tolist() for entry in heads]},
         pruned_heads=[np.flatnonzero(~mask).tolist() for mask in masks[::2]],
         ranks={name: size.rank for name, size in plan.items()},
         masked_vs_cut=error,
@@ -190,11 +191,11 @@ def warm_head(
         distill=0.0, distill_hidden=0.0, accumulate=1, dropout=0.0,
     )  # fmt: skip
     rows = rows_for(ready.encoded, model.architecture, warm, None)
-    patterns = [name for name in patterns_of(settings.lora, model.architecture) if not name.startswith("*norm")]
-    chosen = trained_paths(model, [name for name in patterns if name.startswith(("head", "pooler"))] or ["head/*"])
+    wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in ("head/*", "pooler/*")]
     batches = shuffled(ready.encoded, model.architecture, seed=training.seed, rows=rows)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
-    return train(model, batches, ready.targets, warm, trainable=set(chosen).__contains__, on_step=renamed).model
+    chosen = chooser(model, wanted or ["head/*"])
+    return train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
 
 
 def measured(

@@ -29,6 +29,8 @@ class Saved(NamedTuple):
     best: Any  # the trainable leaves of the best epoch so far; None before there is one
     done: int  # steps
     records: tuple[dict[str, Any], ...]  # of the epochs that are complete
+    losses: tuple[float, ...] = ()  # of the epoch that is not
+    seconds: float = 0.0  # that it has taken so far
 
 
 class Store:
@@ -47,13 +49,13 @@ class Store:
             raise OutputError(
                 f"{self.folder} holds an earlier run; go on with it (resume), delete it, or choose another folder."
             )
-        with _as_output_error(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, **entries: Any) -> None:
-        """Append one line to the log."""
-        with _as_output_error(self.folder), (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(entries), allow_nan=False) + "\n")
+        """Append one line to the log; the folder is made with the first one."""
+        with _as_output_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain(entries), allow_nan=False) + "\n")
 
     def due(self, minutes: float) -> bool:
         """Whether the newest state is older than this."""
@@ -64,6 +66,8 @@ class Store:
         notes = {
             "done": saved.done,
             "records": plain(saved.records),
+            "losses": list(saved.losses),
+            "seconds": saved.seconds,
             "has_best": saved.best is not None,
             "fingerprint": plain(self._fingerprint),
         }
@@ -114,7 +118,8 @@ class Store:
         best = None
         if notes["has_best"]:
             best = jax.tree.map(np.array, _unflat(arrays["best"], fresh.state.params))
-        return Saved(_unflat(arrays["state"], fresh.state), best, int(notes["done"]), tuple(notes["records"]))
+        state, losses = _unflat(arrays["state"], fresh.state), tuple(notes["losses"])
+        return Saved(state, best, int(notes["done"]), tuple(notes["records"]), losses, notes["seconds"])
 
     def remove(self) -> None:
         """Delete the run's folder, once its result is elsewhere."""

@@ -270,7 +270,7 @@ def train(
     if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
     first = batches(0)
-    steps = np.int32(settings.epochs * len(first))
+    steps = settings.epochs * len(first)
     # Copies: the step consumes its state, and the caller keeps the model.
     variables = jax.tree.map(jnp.array, variables)
     highest = np.float32(settings.learning_rate)
@@ -283,20 +283,20 @@ def train(
         (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
     )
     key = place(jax.random.key(settings.seed), False)
-    step = partial(
-        Programs(), train_step, architecture=model.architecture, settings=settings.of_program(),
-        teacher=teacher.architecture if teacher and settings.distills else None,
-    )  # fmt: skip
-    books: Programs = step.func  # type: ignore[assignment]
+    books = Programs()
+    static = {"architecture": model.architecture, "settings": settings.of_program()}
+    if teacher and settings.distills:
+        static["teacher"] = teacher.architecture
     best, done, records = saved.best, saved.done, list(saved.records)
     with store.interruptible() if store else nullcontext() as interruption:
         for epoch in range(done // len(first), settings.epochs):
-            began, compiled, losses = time.perf_counter(), books.compile_seconds, []
+            losses, spent = (list(saved.losses), saved.seconds) if epoch == len(saved.records) else ([], 0.0)
+            clocked = _Stopwatch(books, spent)
             todo = first if epoch == 0 else batches(epoch)
             for batch in todo[done - epoch * len(first) :]:
                 goal = targets[np.maximum(np.asarray(batch.index), 0)]
-                clock = Clock(np.int32(done), steps, highest, key)  # type: ignore[arg-type]
-                state, value = step(state, constants, *place((batch, goal), True), clock)
+                clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
+                state, value = books(train_step, state, constants, *place((batch, goal), True), clock, **static)
                 losses.append(float(value))
                 done += 1
                 if not np.isfinite(losses[-1]):
@@ -308,12 +308,14 @@ def train(
                     store.log(step=done, epoch=epoch, loss=losses[-1])
                 if on_step:
                     last = {"score": records[-1]["score"]} if records and "score" in records[-1] else {}
-                    event = {"done": done, "of": int(steps), "epoch": epoch, "loss": losses[-1]}
+                    event = {"done": done, "of": steps, "epoch": epoch, "loss": losses[-1]}
                     on_step({"phase": "train", **event, **last})
                 stopped = interruption is not None and interruption()
-                if store and done < (epoch + 1) * len(first) and (stopped or store.due(settings.save_minutes)):
-                    store.save(Saved(state, best, done, tuple(records)))
-                if stopped and done < (epoch + 1) * len(first):
+                if done == (epoch + 1) * len(first):
+                    break  # what is saved then holds the epoch's score as well
+                if store and (stopped or store.due(settings.save_minutes)):
+                    store.save(Saved(state, best, done, tuple(records), tuple(losses), clocked.seconds))
+                if stopped:
                     raise _interrupted(store, done, steps)
             # The loss is that before each step, so it says nothing about the last one.
             if not bool(_all_finite(state.params)):
@@ -322,9 +324,7 @@ def train(
                     + _remains(store)
                 )
             books.meter.sample("epoch")
-            seconds = time.perf_counter() - began - (books.compile_seconds - compiled)
-            record = {"epoch": epoch, "loss": float(np.mean(losses)) if losses else None, "steps": len(losses)}
-            record |= {"seconds": seconds}
+            record = {"epoch": epoch, "loss": float(np.mean(losses)), "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:
                 record |= score(*_assembled(model, state.params, frozen, adapters))
             records.append(record)
@@ -357,6 +357,17 @@ def _assembled(
     variables = jax.tree.map(jnp.array, jax.device_get(variables))
     result = model.replace(params=merge(variables["params"], frozen))
     return result, None if adapters is None else Adapters(variables["adapters"], adapters.scaling)
+
+
+class _Stopwatch:
+    """Seconds since it was made, compilation apart, on top of those `spent` before."""
+
+    def __init__(self, books: Programs, spent: float):
+        self._books, self._start = books, time.perf_counter() - books.compile_seconds - spent
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._books.compile_seconds - self._start
 
 
 def _interrupted(store: Store | None, done: int, steps: int) -> KeyboardInterrupt:

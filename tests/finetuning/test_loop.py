@@ -368,6 +368,7 @@ import sys, json, jax
 import jaxprune as jp
 from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.train import train
 model, task = jp.load(sys.argv[1]), jp.tasks.folder(sys.argv[2])
 texts = prepare(model, task)
 batches = shuffled(texts.encoded, model.architecture, length=16, rows=8)

@@ -121,6 +121,7 @@ def test_only_adapters_norms_and_head_train(model, task, tmp_path):
     }  # fmt: skip
     assert tuned.architecture == model.architecture
     notes = tuned.provenance.record["training"]
+    assert 0 < notes["merged_vs_unmerged"] < 1e-5
     assert notes["trainable_parameters"] == 2 * 2 * 2 * 24 + 5 * 24 + 26  # adapters, norms, head
     assert notes["bytes"]["moments"] == 8 * notes["trainable_parameters"]
     # The adapter's folder on the untouched base gives the merged model.

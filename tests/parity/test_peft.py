@@ -1,0 +1,111 @@
+"""Adapter folders against the PEFT library itself, live; run by `make parity`."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("peft", reason="live parity needs peft: make parity installs it")
+
+import jax
+import jax.numpy as jnp
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+import jaxprune as jp
+from jaxprune.finetuning.lora import adapters_of, merged, plan_of
+from jaxprune.finetuning.peft import write_peft
+from jaxprune.prune.cut import cut
+from tests.parity.reference import random_reference
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch, transformers and peft are not ours to fix
+
+IDS = np.arange(22).reshape(2, 11) % 20 + 3
+TOLERANCE = 2e-5  # absolute; float32, two layers
+
+
+def logits(reference) -> np.ndarray:
+    with torch.no_grad():
+        return reference.eval()(input_ids=torch.tensor(IDS)).logits.numpy()
+
+
+def trained_like(model: jp.Model, projections, **settings):
+    """Adapters and norms as after training: every number drawn anew."""
+    random = np.random.RandomState(7)
+    draw = lambda leaf: jnp.asarray(random.normal(0, 0.3, np.shape(leaf)), jnp.float32)  # noqa: E731
+    adapters = adapters_of(
+        plan_of(jp.Lora(rank=2, projections=projections, **settings), model.architecture), model.architecture
+    )
+    params = jax.tree.map(lambda leaf: leaf, model.params)
+    params["head"] = jax.tree.map(draw, params["head"])
+    for layer in params["layers"]:
+        layer["attention"] = {**layer["attention"], "norm": jax.tree.map(draw, layer["attention"]["norm"])}
+    return model.replace(params=params), adapters._replace(weights=jax.tree.map(draw, adapters.weights))
+
+
+def paths_of(model: jp.Model) -> list[str]:
+    flat = jax.tree_util.tree_leaves_with_path(model.params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    return [name for name in names if name.startswith(("head/", "pooler/")) or "attention/norm/" in name]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
+    reference = random_reference(family, "classification", seed=1)
+    reference.save_pretrained(tmp_path / "base")
+    model, adapters = trained_like(
+        jp.load(tmp_path / "base"), ("q", "k", "v", "o", "up", "down"),
+        rank_pattern=("layers/1/*=3", "*/down=1"), alpha_pattern=("layers/0/attention/q=5",), rslora=True,
+    )  # fmt: skip
+    write_peft(tmp_path / "adapter", model, adapters, paths_of(model))
+    theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter")
+    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), atol=TOLERANCE)
+
+
+def test_peft_loads_our_folder_onto_a_pruned_base(tmp_path):
+    """The torch model is cut by hand to the same heads and neurons."""
+    reference = random_reference("bert", "classification", seed=2)
+    reference.save_pretrained(tmp_path / "base")
+    dense = jp.load(tmp_path / "base")
+    sizes = dense.architecture.layers[0]
+    heads, neurons = np.arange(sizes.groups) != 1, np.arange(sizes.neurons) % 3 > 0
+    small = cut(dense, [heads, neurons, np.ones(sizes.groups, bool), neurons])
+    model, adapters = trained_like(
+        small.replace(params=jax.tree.map(jnp.asarray, small.params)), ("q", "v", "o", "down")
+    )
+    write_peft(tmp_path / "adapter", model, adapters, paths_of(model))
+
+    def shrink(linear, rows=None, columns=None):
+        weight, bias = linear.weight.data, linear.bias.data
+        if rows is not None:
+            weight, bias = weight[rows], bias[rows]
+        linear.weight.data = weight if columns is None else weight[:, columns]
+        linear.bias.data = bias
+        linear.out_features, linear.in_features = linear.weight.shape
+
+    rows = torch.tensor(np.flatnonzero(np.repeat(heads, dense.architecture.head_width)))
+    units = torch.tensor(np.flatnonzero(neurons))
+    first = reference.bert.encoder.layer[0].attention
+    for name in ("query", "key", "value"):
+        shrink(getattr(first.self, name), rows=rows)
+    shrink(first.output.dense, columns=rows)
+    for layer in reference.bert.encoder.layer:
+        shrink(layer.intermediate.dense, rows=units)
+        shrink(layer.output.dense, columns=units)
+    theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter")
+    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), atol=TOLERANCE)
+
+
+def test_we_read_a_folder_that_peft_wrote(tmp_path):
+    reference = random_reference("bert", "classification", seed=3)
+    reference.save_pretrained(tmp_path / "base")
+    config = LoraConfig(
+        r=2, lora_alpha=6, target_modules=["query", "value"], task_type="SEQ_CLS", use_rslora=True,
+        rank_pattern={"layer.1.attention.self.query": 3}, alpha_pattern={"layer.0.attention.self.value": 2},
+    )  # fmt: skip
+    adapted = get_peft_model(reference, config)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(ours, IDS), logits(adapted), atol=TOLERANCE)
