@@ -18,7 +18,7 @@ def activation_bytes(architecture: Architecture, rows: int, length: int, setting
 
     Numbers kept in a layer for a token: 10 a hidden unit (norms and dropout keep each of their steps), 4 a head and
     width (q, k, v, and what they mix), 2.5 a neuron (the activation's steps) and 1 more where the weights themselves
-    train (`full`); and 1.75 for every pair of tokens of a head (attention weights, before and after dropout, and masks).
+    train (`full`); and 1.75 for every pair of tokens of a head (attention weights before and after dropout, masks).
     Found by compiling BERT-base at 32 x 128 on CPU and varying its sizes; there it is 0.9 of what the program takes.
     With `remat`: the stream at every layer and all of one layer.
     """

@@ -41,7 +41,7 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
     scored = cli.json("evaluate", "--model", out, "--task", "text-classification", "--data", inputs.data)
     assert scored.data["score"] == run.data["score"]
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "step" in line] == [1, 2]
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, run.data["epochs"][0]["steps"] + 1))
     if method == "prune-lora":
         assert sum(layer["heads"] for layer in run.data["layers"]) == 6
     again = cli(*words(inputs, method, out, *QUICK, *more))
@@ -96,8 +96,7 @@ def test_a_checkpoint_without_a_fitting_head_gets_a_new_one(cli, inputs, tmp_pat
     assert not any("fine-tune first" in warning for warning in run.data["warnings"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_resumes(inputs, tmp_path, number):
+def test_an_interrupted_run_resumes(inputs, tmp_path):
     """A process of its own is told to stop in the middle of its training; --resume ends as if it had not been."""
     out = tmp_path / "tuned"
     argv = [str(word) for word in words(inputs, "full", out, "--epochs", 40, "--batch-size", 4, "--json")]
@@ -107,7 +106,7 @@ def test_an_interrupted_run_resumes(inputs, tmp_path, number):
     log = tmp_path / "tuned.run" / "log.jsonl"
     while process.poll() is None and (not log.exists() or log.read_text().count("\n") < 20):
         time.sleep(0.05)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert "interrupted" in json.loads(stdout)["error"] and "--resume" in json.loads(stdout)["error"]
@@ -115,7 +114,9 @@ def test_an_interrupted_run_resumes(inputs, tmp_path, number):
     stopped = [json.loads(line)["step"] for line in log.read_text().splitlines() if "step" in json.loads(line)]
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 0, done.stderr
-    steps = [json.loads(line).get("step") for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [step for step in steps if step] == list(range(1, 40 * len([e for e in steps if e]) // 40 + 1))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if "score" in line]
+    assert len(epochs) == 40
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 40 * epochs[0]["steps"] + 1))
     assert stopped == list(range(1, len(stopped) + 1))
     assert not (tmp_path / "tuned.run").exists()
