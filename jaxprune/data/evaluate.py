@@ -3,14 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..errors import DataError, NumericalError
-from ..model import Architecture, Batch, Model, Params, forward
+from ..model import Batch, Model
+from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
 from .fit import Fit, fit
@@ -43,14 +43,6 @@ class _Run(NamedTuple):
     batches: list[Batch]
     seconds: float
     compile_seconds: float
-
-
-@partial(jax.jit, static_argnames="architecture")
-def outputs(params: Params, batch: Batch, *, architecture: Architecture) -> jax.Array:
-    """Logits of one batch: [rows, texts, labels], or [rows, length, 2] for question answering."""
-    logits = forward(params, batch, architecture).logits
-    assert logits is not None  # a whole forward pass ends with the head
-    return logits
 
 
 def predict(model: Model, encoded: Encoded) -> np.ndarray:
@@ -107,10 +99,10 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
 
 def _run(model: Model, encoded: Encoded) -> _Run:
     """One compiled program over all batches, of one shape; waits for the results, so that the time is true."""
-    programs, params = Programs(), jax.device_put(model.params)
+    programs, params = Programs(), jax.device_put(scannable(model.params))
     batches = pack(encoded, model.architecture)
     began = time.perf_counter()
-    pending = [programs(outputs, params, batch, architecture=model.architecture) for batch in batches]
+    pending = [programs(whole_forward, params, batch, architecture=model.architecture) for batch in batches]
     values = [np.asarray(value) for value in pending]
     seconds = time.perf_counter() - began - programs.compile_seconds
     for number, (value, batch) in enumerate(zip(values, batches, strict=True)):

@@ -20,18 +20,21 @@ from ..model.model import Batch, Model, Params
 from ..model.transformer import (
     ATTENTION,
     HALVES,
+    INPUTS,
+    OUTPUT,
     attention_mask,
+    features_of,
     norm,
     project_out,
     residual,
+    sublayer,
     sublayer_features,
+    sublayer_inputs,
 )
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
-from .measure import OUTPUT, advance, outer_params, output_kernel, start, unit_width
+from .measure import outer_params, output_kernel, start, unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
-
-INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ PUBLISHED_FIT = Fit(ridge=1e-6, pull=0.0, intercept=False, inputs=False)
 
 
 class Streams(NamedTuple):
-    """Both residual streams before the next sublayer, one array a batch."""
+    """Both residual streams before the next sublayer, one array a batch: all that is kept for every token."""
 
     dense: list[Array]
     pruned: list[Array]
@@ -76,9 +79,15 @@ def input_matrix(p: Params, half: str) -> tuple[Float[Array, "hidden n"], Float[
     return jnp.concatenate(flat, axis=1), jnp.concatenate([bias.reshape(-1) for bias in biases])
 
 
-@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
-def observe_inputs(
-    small: Params,
+def flat(values: Sequence[Array]) -> Array:
+    """[rows, length, *units] each -> [rows, length, all of them side by side]."""
+    return jnp.concatenate([value.reshape(*value.shape[:2], -1) for value in values], axis=-1)
+
+
+@partial(jax.jit, static_argnames=("half", "architecture", "inputs"), donate_argnames=("x_dense", "normal"))
+def enter(
+    p: Params,
+    units: Array,
     x_dense: Array,
     x_pruned: Array,
     batch: Batch,
@@ -87,16 +96,28 @@ def observe_inputs(
     *,
     half: str,
     architecture: Architecture,
-) -> Normal:
-    """Sums for fitting the input projections: the pruned stream must give what the dense stream gave."""
-    kernel, bias = input_matrix(small, half)
-    target = entry(small, x_dense, architecture) @ kernel + bias
-    return accumulate(normal, entry(small, x_pruned, architecture), target, weight)
+    inputs: bool,
+) -> tuple[Array, Normal]:
+    """The dense sublayer, once: the stream plus the update (not yet normed), and sums for the fit of the inputs.
+
+    With `inputs`, the sums are those for projections of the *pruned* stream that give what the dense projections of
+    `units` gave on the dense stream.
+    """
+    dense = sublayer_inputs(half, p, x_dense, architecture)
+    features = features_of(half, dense, attention_mask(architecture, batch), architecture)
+    if inputs:
+        target = flat([value.take(units, axis=2) for value in dense])
+        normal = accumulate(normal, entry(p, x_pruned, architecture), target, weight)
+    return x_dense + project_out(p[OUTPUT[half]], features), normal
 
 
 @partial(jax.jit, static_argnames="half")
-def fit_inputs(small: Params, normal: Normal, ridge: Array, *, half: str) -> tuple[Params, Refit]:
-    """Input projections (and biases, where the family has them) by least squares, shrunk towards the old ones."""
+def fit_inputs(p: Params, units: Array, normal: Normal, ridge: Array, *, half: str) -> tuple[Params, Refit]:
+    """The half with `units` only, their input projections (and biases, where the family has them) by least squares.
+
+    The fit shrinks towards the old ones.
+    """
+    small = take_units(half, p, units)
     kernel, bias = input_matrix(small, half)
     first = small[INPUTS[half][0]]
     fit = solve(normal, jnp.ones(kernel.shape[0]), kernel, bias, ridge, 1.0, "bias" in first)
@@ -113,11 +134,10 @@ def fit_inputs(small: Params, normal: Normal, ridge: Array, *, half: str) -> tup
     return fitted, fit
 
 
-@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("normal", "x_dense"))
-def observe_outputs(
-    p: Params,
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
+def observe(
     small: Params,
-    x_dense: Array,
+    goal: Array,
     x_pruned: Array,
     batch: Batch,
     weight: Array,
@@ -125,14 +145,20 @@ def observe_outputs(
     *,
     half: str,
     architecture: Architecture,
-) -> tuple[Normal, Array]:
-    """Sums for fitting the output projection, and the dense stream after the sublayer."""
-    mask = attention_mask(architecture, batch)
-    update = project_out(p[OUTPUT[half]], sublayer_features(half, p, x_dense, mask, architecture))
-    features = sublayer_features(half, small, x_pruned, mask, architecture)
+) -> Normal:
+    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
+    features = sublayer_features(half, small, x_pruned, attention_mask(architecture, batch), architecture)
     features = features.reshape(*features.shape[:2], -1)
-    target = x_dense + update - x_pruned  # the input's difference included
-    return accumulate(normal, features, target, weight), residual(p, x_dense, update, architecture)
+    return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("goal", "x_pruned"))
+def leave(
+    small: Params, goal: Array, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
+) -> tuple[Array, Array]:
+    """Both streams after the sublayer."""
+    x_pruned, _ = sublayer(half, small, x_pruned, attention_mask(architecture, batch), architecture)
+    return residual(small, goal, jnp.zeros((), goal.dtype), architecture), x_pruned
 
 
 @partial(jax.jit, static_argnames=("half", "intercept"))
@@ -204,21 +230,23 @@ def follow_sublayer(
     width = unit_width(architecture, half, index // 2)
     units, kept = padded_units(mask, 1 if half == ATTENTION else 4)
     present = jnp.asarray(np.repeat(np.arange(len(units)) < kept, width), jnp.float32)
-    small = programs(take_units_jit, p, units, half=half)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
-    hidden = architecture.hidden
-    if fit.kind == "weights" and fit.inputs and kept and index:
-        normal = empty_normal(hidden, input_matrix_width(small, half))
-        for batch, x_dense, x_pruned, weight in zip(batches, streams.dense, streams.pruned, weights, strict=True):
-            normal = programs(observe_inputs, small, x_dense, x_pruned, batch, weight, normal, **static)
-        small, solved = programs(fit_inputs, small, normal, np.float32(fit.input_ridge), half=half)
-        report["input_residual"], report["input_residual_before"] = float(solved.residual), float(solved.before)
-    normal = empty_normal(len(units) * width, hidden)
+    inputs = fit.kind == "weights" and fit.inputs and kept > 0 and index > 0
+    normal = empty_normal(architecture.hidden, len(units) * input_width(p, half)) if inputs else empty_normal(0, 0)
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        normal, streams.dense[number] = programs(
-            observe_outputs, p, small, streams.dense[number], streams.pruned[number], batch, weight, normal, **static
+        both = streams.dense[number], streams.pruned[number]
+        streams.dense[number], normal = programs(
+            enter, p, units if inputs else units[:0], *both, batch, weight, normal, inputs=inputs, **static
         )
+    if inputs:
+        small, solved = programs(fit_inputs, p, units, normal, np.float32(fit.input_ridge), half=half)
+        report["input_residual"], report["input_residual_before"] = float(solved.residual), float(solved.before)
+    else:
+        small = programs(take_units_jit, p, units, half=half)
+    normal = empty_normal(len(units) * width, architecture.hidden)
+    for goal, x_pruned, batch, weight in zip(streams.dense, streams.pruned, batches, weights, strict=True):
+        normal = programs(observe, small, goal, x_pruned, batch, weight, normal, **static)
     programs.meter.sample("refit")
     if fit.kind != "none":
         if fit.kind == "weights":
@@ -231,13 +259,14 @@ def follow_sublayer(
     else:
         small = programs(silence, small, present, half=half)
     for number, batch in enumerate(batches):
-        streams.pruned[number] = programs(advance, small, streams.pruned[number], batch, **static)
+        both = streams.dense[number], streams.pruned[number]
+        streams.dense[number], streams.pruned[number] = programs(leave, small, *both, batch, **static)
     return put_units(half, p, units[:kept], small), report
 
 
-def input_matrix_width(p: Params, half: str) -> int:
-    """Outputs of all input projections of a half together."""
-    return sum(int(np.prod(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p)
+def input_width(p: Params, half: str) -> int:
+    """Outputs of all input projections of a half together, for one unit."""
+    return sum(int(np.prod(p[name]["kernel"].shape[2:])) for name in INPUTS[half] if name in p)
 
 
 def follow(

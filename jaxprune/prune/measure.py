@@ -18,6 +18,7 @@ from ..model.model import Batch, Params
 from ..model.transformer import (
     ATTENTION,
     HALVES,
+    OUTPUT,
     apply_head,
     attention_mask,
     embed,
@@ -27,8 +28,6 @@ from ..model.transformer import (
     sublayer_features,
 )
 from ..programs import Programs
-
-OUTPUT = {"attention": "o", "feed_forward": "down"}
 
 
 class Statistics(NamedTuple):

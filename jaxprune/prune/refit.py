@@ -31,14 +31,16 @@ def accumulate(
     weight: Float[Array, "rows length"],
 ) -> Normal:
     """Add one batch of tokens; float32 at the highest matmul precision."""
-    weighted = features * weight[..., None]
+    features, target = (value.reshape(-1, value.shape[-1]) for value in (features, target))
+    flat_weight = weight.reshape(-1)
+    weighted = (features * flat_weight[:, None]).T
     return Normal(
-        normal.gram + jnp.einsum("rtn,rtm->nm", weighted, features, precision="highest"),
-        normal.cross + jnp.einsum("rtn,rth->nh", weighted, target, precision="highest"),
-        normal.mean + jnp.sum(weighted, axis=(0, 1)),
-        normal.target + jnp.einsum("rth,rt->h", target, weight),
-        normal.energy + jnp.sum(weight[..., None] * target**2),
-        normal.count + jnp.sum(weight),
+        normal.gram + jnp.matmul(weighted, features, precision="highest"),
+        normal.cross + jnp.matmul(weighted, target, precision="highest"),
+        normal.mean + jnp.sum(weighted, axis=1),
+        normal.target + flat_weight @ target,
+        normal.energy + flat_weight @ jnp.sum(target**2, axis=1),
+        normal.count + jnp.sum(flat_weight),
     )
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,22 +16,15 @@ from ..data.batches import pack
 from ..data.task import Calibration
 from ..data.tokenizer import Tokenizer
 from ..errors import NumericalError
-from ..model.architecture import Architecture
-from ..model.model import Batch, Model, Params
-from ..model.transformer import Sites, forward
+from ..model.model import Batch, Model
+from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .budget import Budget
 from .cost import removed, unit_costs
-from .cut import Mask, cut, gates_of, kept_units
+from .cut import Mask, cut, kept_units, silenced
+from .measure import finish, outer_params, run
 
 OnStep = Callable[[dict[str, Any]], None]
-
-
-@partial(jax.jit, static_argnames="architecture")
-def whole_forward(params: Params, batch: Batch, gates: Any = None, *, architecture: Architecture) -> jax.Array:
-    """Logits of a whole batch."""
-    outputs = forward(params, batch, architecture, Sites(gates=gates))
-    return outputs.hidden if outputs.logits is None else outputs.logits
 
 
 @dataclass
@@ -102,7 +94,7 @@ class Run:
         Measured on two batches (all have one shape) and scaled. Not part of the method: booked nowhere.
         """
         programs = Programs()  # its own books
-        params, architecture = self.model.params, self.model.architecture
+        params, architecture = scannable(self.model.params), self.model.architecture
         jax.block_until_ready(programs(whole_forward, params, self.batches[0], architecture=architecture))
         few = self.batches[:2]
         began = time.perf_counter()
@@ -164,12 +156,13 @@ class Run:
         return small.replace(provenance=provenance).with_record(**record)
 
     def _masked_versus_cut(self, fitted: Model, small: Model, masks: Sequence[Mask]) -> float:
-        """Largest difference of logits, gates at 0 against units cut away, relative to the largest logit."""
-        batch = jax.tree.map(lambda leaf: leaf[:2], self.batches[0])
-        gates = gates_of(fitted.architecture, masks)
-        params = jax.tree.map(jnp.asarray, fitted.params)
-        masked = self.programs(whole_forward, params, batch, gates, architecture=fitted.architecture)
-        without = self.programs(whole_forward, small.params, batch, architecture=small.architecture)
+        """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+        batch = self.batches[0]
+        params = silenced(fitted, masks).params
+        last = run(params, batch, fitted.architecture, self.programs)[-1]
+        masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
+        batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
+        without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
         real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
         masked, without = np.asarray(masked)[real], np.asarray(without)[real]
         error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
