@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ..model.architecture import Architecture
 from ..model.model import Batch, Model, Params
@@ -33,7 +33,7 @@ from ..model.transformer import (
 )
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
-from .measure import outer_params, output_kernel, start, unit_width
+from .measure import outer_params, start, unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 
 
@@ -61,22 +61,9 @@ class Streams(NamedTuple):
     pruned: list[Array]
 
 
-take_units_jit = partial(jax.jit, static_argnames="half")(
-    lambda p, units, *, half: take_units(half, p, units)  # one program per padded width, not per layer
-)
-
-
 def entry(p: Params, x: Array, architecture: Architecture) -> Array:
     """What the input projections of a half read."""
     return norm(p["norm"], x, architecture) if architecture.norm_position == "pre" else x
-
-
-def input_matrix(p: Params, half: str) -> tuple[Float[Array, "hidden n"], Float[Array, " n"]]:
-    """All input projections of a half side by side, and their biases (zeros where there are none)."""
-    kernels = [p[name]["kernel"] for name in INPUTS[half] if name in p]
-    biases = [p[name].get("bias", jnp.zeros(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p]
-    flat = [kernel.reshape(kernel.shape[0], -1) for kernel in kernels]
-    return jnp.concatenate(flat, axis=1), jnp.concatenate([bias.reshape(-1) for bias in biases])
 
 
 def flat(values: Sequence[Array]) -> Array:
@@ -111,26 +98,24 @@ def enter(
     return x_dense + project_out(p[OUTPUT[half]], features), normal
 
 
-@partial(jax.jit, static_argnames="half")
-def fit_inputs(p: Params, units: Array, normal: Normal, ridge: Array, *, half: str) -> tuple[Params, Refit]:
-    """The half with `units` only, their input projections (and biases, where the family has them) by least squares.
+def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tuple[Params, Refit]:
+    """Input projections (and biases, where the family has them) by least squares, shrunk towards the old ones.
 
-    The fit shrinks towards the old ones.
+    `small` holds numpy arrays.
     """
-    small = take_units(half, p, units)
-    kernel, bias = input_matrix(small, half)
-    first = small[INPUTS[half][0]]
-    fit = solve(normal, jnp.ones(kernel.shape[0]), kernel, bias, ridge, 1.0, "bias" in first)
-    fitted, at = dict(small), 0
-    for name in INPUTS[half]:
-        if name not in small:
-            continue
-        shape = small[name]["kernel"].shape
-        size = int(np.prod(shape[1:]))
-        fitted[name] = {"kernel": fit.weight[:, at : at + size].reshape(shape)}
+    names = [name for name in INPUTS[half] if name in small]
+    kernels = [small[name]["kernel"] for name in names]
+    biases = [small[name].get("bias", np.zeros(kernel.shape[1:])) for name, kernel in zip(names, kernels, strict=True)]
+    kernel = np.concatenate([kernel.reshape(len(kernel), -1) for kernel in kernels], axis=1)
+    bias = np.concatenate([bias.reshape(-1) for bias in biases])
+    fit = solve(normal, kernel, bias, ridge, 1.0, "bias" in small[names[0]])
+    ends = np.cumsum([bias.size for bias in biases])[:-1]
+    fitted = dict(small)
+    parts = zip(names, np.split(fit.weight, ends, axis=1), np.split(fit.bias, ends), strict=True)
+    for name, weight, shift in parts:
+        fitted[name] = {"kernel": weight.reshape(small[name]["kernel"].shape)}
         if "bias" in small[name]:
-            fitted[name]["bias"] = fit.bias[at : at + size].reshape(shape[1:])
-        at += size
+            fitted[name]["bias"] = shift.reshape(small[name]["bias"].shape)
     return fitted, fit
 
 
@@ -161,35 +146,30 @@ def leave(
     return residual(small, goal, jnp.zeros((), goal.dtype), architecture), x_pruned
 
 
-@partial(jax.jit, static_argnames=("half", "intercept"))
-def fit_outputs(
-    small: Params, normal: Normal, present: Array, ridge: Array, pull: Array, *, half: str, intercept: bool
-) -> tuple[Params, Refit]:
-    """The output projection by least squares (`refit.solve`)."""
+def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: int) -> tuple[Params, Refit]:
+    """The output projection of the first `units` units by least squares, all weights or one scale a unit.
+
+    Units beyond them, which only fill up the shape, write nothing. `small` holds numpy arrays.
+    """
     out = small[OUTPUT[half]]
-    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
-    fit = solve(normal, present, output_kernel(small, half), bias, ridge, pull, intercept and "bias" in out)
-    fitted = {"kernel": fit.weight.reshape(out["kernel"].shape)} | ({"bias": fit.bias} if "bias" in out else {})
-    return {**small, OUTPUT[half]: fitted}, fit
+    shape = out["kernel"].shape
+    kernel = out["kernel"][:units].reshape(-1, shape[-1])
+    bias = out.get("bias", np.zeros(shape[-1], np.float32))
+    if fit.kind == "weights":
+        solved = solve(normal, kernel, bias, fit.ridge, fit.pull, fit.intercept and "bias" in out)
+    else:
+        solved = solve_scales(normal, kernel, bias, fit.ridge, len(kernel) // max(units, 1))
+    fitted = np.zeros(shape, np.float32)
+    fitted[:units] = solved.weight.reshape(units, *shape[1:])
+    return {**small, OUTPUT[half]: {"kernel": fitted} | ({"bias": solved.bias} if "bias" in out else {})}, solved
 
 
-@partial(jax.jit, static_argnames=("half", "width"))
-def fit_scales(
-    small: Params, normal: Normal, present: Array, ridge: Array, *, half: str, width: int
-) -> tuple[Params, Refit]:
-    """One scale per unit of `width` features, by least squares (`refit.solve_scales`)."""
+def silence(small: Params, *, half: str, units: int) -> Params:
+    """The half, all but its first `units` units writing nothing. `small` holds numpy arrays."""
     out = small[OUTPUT[half]]
-    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
-    fit = solve_scales(normal, present, output_kernel(small, half), bias, ridge, width)
-    return {**small, OUTPUT[half]: {**out, "kernel": fit.weight.reshape(out["kernel"].shape)}}, fit
-
-
-@partial(jax.jit, static_argnames="half")
-def silence(small: Params, present: Array, *, half: str) -> Params:
-    """Padding units write nothing."""
-    out = small[OUTPUT[half]]
-    kernel = output_kernel(small, half) * present[:, None]
-    return {**small, OUTPUT[half]: {**out, "kernel": kernel.reshape(out["kernel"].shape)}}
+    kernel = out["kernel"].copy()
+    kernel[units:] = 0
+    return {**small, OUTPUT[half]: {**out, "kernel": kernel}}
 
 
 def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
@@ -229,38 +209,35 @@ def follow_sublayer(
     p = model.params["layers"][index // 2][half]
     width = unit_width(architecture, half, index // 2)
     units, kept = padded_units(mask, 1 if half == ATTENTION else 4)
-    present = jnp.asarray(np.repeat(np.arange(len(units)) < kept, width), jnp.float32)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
-    inputs = fit.kind == "weights" and fit.inputs and kept > 0 and index > 0
+    small = take_units(half, jax.tree.map(np.asarray, p), units)
+    inputs = fit.kind == "weights" and fit.inputs
     normal = empty_normal(architecture.hidden, len(units) * input_width(p, half)) if inputs else empty_normal(0, 0)
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
+        observed = units if inputs else units[:0]
         streams.dense[number], normal = programs(
-            enter, p, units if inputs else units[:0], *both, batch, weight, normal, inputs=inputs, **static
+            enter, p, observed, *both, batch, weight, normal, inputs=inputs, **static
         )
-    if inputs:
-        small, solved = programs(fit_inputs, p, units, normal, np.float32(fit.input_ridge), half=half)
-        report["input_residual"], report["input_residual_before"] = float(solved.residual), float(solved.before)
-    else:
-        small = programs(take_units_jit, p, units, half=half)
+    if inputs and index:  # at the first sublayer the streams are the same
+        small, solved = fit_inputs(small, normal, fit.input_ridge, half=half)
+        report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
     normal = empty_normal(len(units) * width, architecture.hidden)
+    on_device = jax.tree.map(jnp.asarray, small)
     for goal, x_pruned, batch, weight in zip(streams.dense, streams.pruned, batches, weights, strict=True):
-        normal = programs(observe, small, goal, x_pruned, batch, weight, normal, **static)
+        normal = programs(observe, on_device, goal, x_pruned, batch, weight, normal, **static)
     programs.meter.sample("refit")
-    if fit.kind != "none":
-        if fit.kind == "weights":
-            scalars = np.float32(fit.ridge), np.float32(fit.pull)
-            small, solved = programs(fit_outputs, small, normal, present, *scalars, half=half, intercept=fit.intercept)
-        else:
-            small, solved = programs(fit_scales, small, normal, present, np.float32(fit.ridge), half=half, width=width)
-        report |= {"rank": int(solved.rank), "features": kept * width}
-        report |= {"residual": float(solved.residual), "residual_before": float(solved.before)}
+    if fit.kind == "none":
+        small = silence(small, half=half, units=kept)
     else:
-        small = programs(silence, small, present, half=half)
+        small, solved = fit_outputs(small, normal, fit, half=half, units=kept)
+        report |= {"rank": solved.rank, "features": kept * width}
+        report |= {"residual": solved.residual, "residual_before": solved.before}
+    on_device = jax.tree.map(jnp.asarray, small)
     for number, batch in enumerate(batches):
         both = streams.dense[number], streams.pruned[number]
-        streams.dense[number], streams.pruned[number] = programs(leave, small, *both, batch, **static)
+        streams.dense[number], streams.pruned[number] = programs(leave, on_device, *both, batch, **static)
     return put_units(half, p, units[:kept], small), report
 
 

@@ -159,7 +159,7 @@ class Run:
         """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
         batch = self.batches[0]
         params = silenced(fitted, masks).params
-        last = run(params, batch, fitted.architecture, self.programs)[-1]
+        last = run(params, batch, fitted.architecture, self.programs)[-1]  # by programs compiled before
         masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
         without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
