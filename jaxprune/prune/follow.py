@@ -158,7 +158,7 @@ def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: in
     if fit.kind == "weights":
         solved = solve(normal, kernel, bias, fit.ridge, fit.pull, fit.intercept and "bias" in out)
     else:
-        solved = solve_scales(normal, kernel, bias, fit.ridge, len(kernel) // max(units, 1))
+        solved = solve_scales(normal, kernel, bias, fit.ridge, units)
     fitted = np.zeros(shape, np.float32)
     fitted[:units] = solved.weight.reshape(units, *shape[1:])
     return {**small, OUTPUT[half]: {"kernel": fitted} | ({"bias": solved.bias} if "bias" in out else {})}, solved
@@ -208,7 +208,7 @@ def follow_sublayer(
     architecture, half = model.architecture, HALVES[index % 2]
     p = model.params["layers"][index // 2][half]
     width = unit_width(architecture, half, index // 2)
-    units, kept = padded_units(mask, 1 if half == ATTENTION else 4)
+    units, kept = padded_units(mask, 2 if half == ATTENTION else 4)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
     small = take_units(half, jax.tree.map(np.asarray, p), units)

@@ -135,20 +135,20 @@ def solve_scales(
     weight: Float[np.ndarray, "n hidden"],
     bias: Float[np.ndarray, " hidden"],
     ridge: float,
-    width: int,
+    units: int,
 ) -> Refit:
-    """One factor per unit of `width` features instead of new weights; the ridge shrinks towards 1.
+    """One factor for each of `units` units, of equally many features, instead of new weights; the ridge shrinks towards 1.
 
     The mask rescaling of Kwon et al. (NeurIPS 2022, section 4.3), by normal equations: with u the units' outputs,
     minimise Σ ω |Σ_i s_i u_i + b - r|².
     """
     normal = first_features(normal, len(weight))
     weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
-    units = len(weight) // width
+    width = len(weight) // max(units, 1)
     pairs = normal.gram * (weight @ weight.T)
     gram = pairs.reshape(units, width, units, width).sum((1, 3))
     reach = weight * (normal.cross - np.outer(normal.mean, bias))
-    right = reach.sum(1).reshape(units, width).sum(1)
+    right = reach.reshape(units, width * reach.shape[1]).sum(1)
     scale = max(float(np.mean(np.diag(gram))) if units else 0.0, 1e-30)
     scales = _positive_solve(gram / scale + ridge * np.eye(units), right / scale + ridge)
     fitted = weight * np.repeat(scales, width)[:, None]
@@ -158,6 +158,7 @@ def solve_scales(
 
 def loss(normal: Normal, weight: Float[np.ndarray, "n hidden"], bias: Float[np.ndarray, " hidden"]) -> float:
     """Relative squared error of `weight` and `bias` on the tokens summed into `normal`."""
-    quadratic = np.sum(weight * (normal.gram @ weight)) - 2 * np.sum(weight * normal.cross)
+    reach = np.asarray(normal.gram, np.float32) @ np.asarray(weight, np.float32)  # precise enough for a report
+    quadratic = np.sum(weight * reach) - 2 * np.sum(weight * normal.cross)
     shift = 2 * bias @ (normal.mean @ weight - normal.target) + normal.count * np.sum(bias**2)
     return max(float(quadratic + shift + normal.energy), 0.0) / max(float(normal.energy), 1e-30)

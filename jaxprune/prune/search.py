@@ -59,9 +59,7 @@ def eliminate_neurons(
     order of removal and each step's damage; steps beyond the last feature (n is no multiple of `chunk`) are marked -1.
     """
     n = gram.shape[0]
-    steps = -(-n // chunk)
     short = min(2 * chunk, n)
-    inverse = jnp.linalg.inv(gram)
 
     def pick(state, _):
         inverse, cross, alive = state  # of the shortlist: inverse Gram, w wᵀ, still there
@@ -96,12 +94,19 @@ def eliminate_neurons(
         inverse = inverse - columns @ solved
         alive = alive.at[gone].set(False)
         both = alive[:, None] & alive[None, :]
-        inverse = jnp.where(both, inverse, jnp.eye(n))
+        inverse = jnp.where(both, inverse, jnp.eye(len(alive)))
         weight = jnp.where(alive[:, None], weight, 0.0)
         return (inverse, weight, alive), (jnp.where(fresh, gone, -1), jnp.where(fresh, damage, 0.0))
 
-    _, (order, damage) = jax.lax.scan(body, (inverse, weight, jnp.ones(n, bool)), None, length=steps)
-    return order.reshape(-1), damage.reshape(-1)
+    steps = -(-n // chunk)
+    half = max(min(steps // 2, (n - short) // chunk), 0)  # after which the second half works on smaller matrices
+    state = jnp.linalg.inv(gram), weight, jnp.ones(n, bool)
+    (inverse, weight, alive), (order, damage) = jax.lax.scan(body, state, None, length=half)
+    left = jnp.argsort(~alive, stable=True)[: n - half * chunk]
+    state = inverse[left][:, left], weight[left], alive[left]
+    _, (later, more) = jax.lax.scan(body, state, None, length=steps - half)
+    later = jnp.where(later >= 0, left[later], -1)
+    return jnp.concatenate([order, later]).reshape(-1), jnp.concatenate([damage, more]).reshape(-1)
 
 
 def eliminate_groups(

@@ -83,5 +83,12 @@ def test_scales_recover_what_was_scaled():
     kernel = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
     factors = np.repeat([2.0, 0.5, 1.0], 2).astype(np.float32)  # three units of two features
     target = features @ (kernel * factors[:, None]) + 1.0
-    fit = solve_scales(sums(features, target, weight), kernel, np.ones(3), 0.0, 2)
+    fit = solve_scales(sums(features, target, weight), kernel, np.ones(3), 0.0, 3)
     np.testing.assert_allclose(fit.weight, kernel * factors[:, None], rtol=1e-3, atol=1e-4)
+
+
+def test_scales_of_a_sublayer_that_lost_everything():
+    features, target, weight = data()
+    fit = solve_scales(sums(features, target, weight), np.ones((0, 3), np.float32), np.ones(3), 1e-3, 0)
+    assert fit.weight.shape == (0, 3)
+    np.testing.assert_array_equal(fit.bias, 1)
