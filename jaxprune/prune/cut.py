@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
@@ -102,7 +101,7 @@ def silenced(model: Model, masks: Sequence[Mask]) -> Model:
             out = layer[half][OUTPUT[half]]
             kernel = np.array(out["kernel"])
             kernel[~masks[2 * index + offset]] = 0
-            halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": jnp.asarray(kernel)}}
+            halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": kernel}}
         layers.append(halves)
     return model.replace(params={**model.params, "layers": layers})
 

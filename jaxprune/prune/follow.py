@@ -23,13 +23,11 @@ from ..model.transformer import (
     INPUTS,
     OUTPUT,
     attention_mask,
-    features_of,
     norm,
     project_out,
     residual,
     sublayer,
     sublayer_features,
-    sublayer_inputs,
 )
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
@@ -66,15 +64,9 @@ def entry(p: Params, x: Array, architecture: Architecture) -> Array:
     return norm(p["norm"], x, architecture) if architecture.norm_position == "pre" else x
 
 
-def flat(values: Sequence[Array]) -> Array:
-    """[rows, length, *units] each -> [rows, length, all of them side by side]."""
-    return jnp.concatenate([value.reshape(*value.shape[:2], -1) for value in values], axis=-1)
-
-
 @partial(jax.jit, static_argnames=("half", "architecture", "inputs"), donate_argnames=("x_dense", "normal"))
 def enter(
     p: Params,
-    units: Array,
     x_dense: Array,
     x_pruned: Array,
     batch: Batch,
@@ -85,38 +77,33 @@ def enter(
     architecture: Architecture,
     inputs: bool,
 ) -> tuple[Array, Normal]:
-    """The dense sublayer, once: the stream plus the update (not yet normed), and sums for the fit of the inputs.
-
-    With `inputs`, the sums are those for projections of the *pruned* stream that give what the dense projections of
-    `units` gave on the dense stream.
-    """
-    dense = sublayer_inputs(half, p, x_dense, architecture)
-    features = features_of(half, dense, attention_mask(architecture, batch), architecture)
+    """The dense stream plus the sublayer's update (not yet normed), and with `inputs` the sums for `fit_inputs`."""
+    features = sublayer_features(half, p, x_dense, attention_mask(architecture, batch), architecture)
     if inputs:
-        target = flat([value.take(units, axis=2) for value in dense])
-        normal = accumulate(normal, entry(p, x_pruned, architecture), target, weight)
+        normal = accumulate(normal, entry(p, x_pruned, architecture), entry(p, x_dense, architecture), weight)
     return x_dense + project_out(p[OUTPUT[half]], features), normal
 
 
 def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tuple[Params, Refit]:
-    """Input projections (and biases, where the family has them) by least squares, shrunk towards the old ones.
+    """Input projections (and biases, where the family has them) that read the dense stream off the pruned one.
 
-    `small` holds numpy arrays.
+    With x on the dense stream and y on the pruned one, the least-squares fit of x W + b on y, shrunk towards W, is
+    M W for every W, where M y + m is the fit of x itself, shrunk towards y: one small system instead of one as wide as
+    all projections. `small` holds numpy arrays.
     """
-    names = [name for name in INPUTS[half] if name in small]
-    kernels = [small[name]["kernel"] for name in names]
-    biases = [small[name].get("bias", np.zeros(kernel.shape[1:])) for name, kernel in zip(names, kernels, strict=True)]
-    kernel = np.concatenate([kernel.reshape(len(kernel), -1) for kernel in kernels], axis=1)
-    bias = np.concatenate([bias.reshape(-1) for bias in biases])
-    fit = solve(normal, kernel, bias, ridge, 1.0, "bias" in small[names[0]])
-    ends = np.cumsum([bias.size for bias in biases])[:-1]
+    first = small[INPUTS[half][0]]
+    hidden = len(first["kernel"])
+    found = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
     fitted = dict(small)
-    parts = zip(names, np.split(fit.weight, ends, axis=1), np.split(fit.bias, ends), strict=True)
-    for name, weight, shift in parts:
-        fitted[name] = {"kernel": weight.reshape(small[name]["kernel"].shape)}
-        if "bias" in small[name]:
-            fitted[name]["bias"] = shift.reshape(small[name]["bias"].shape)
-    return fitted, fit
+    for name in INPUTS[half]:
+        if name in small:
+            kernel = small[name]["kernel"]
+            flat = kernel.reshape(hidden, -1)
+            fitted[name] = {"kernel": (found.weight @ flat).reshape(kernel.shape)}
+            if "bias" in small[name]:
+                bias = small[name]["bias"]
+                fitted[name]["bias"] = bias + (found.bias @ flat).reshape(bias.shape)
+    return fitted, found
 
 
 @partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
@@ -213,13 +200,10 @@ def follow_sublayer(
     static = {"half": half, "architecture": architecture}
     small = take_units(half, jax.tree.map(np.asarray, p), units)
     inputs = fit.kind == "weights" and fit.inputs
-    normal = empty_normal(architecture.hidden, len(units) * input_width(p, half)) if inputs else empty_normal(0, 0)
+    normal = empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
-        observed = units if inputs else units[:0]
-        streams.dense[number], normal = programs(
-            enter, p, observed, *both, batch, weight, normal, inputs=inputs, **static
-        )
+        streams.dense[number], normal = programs(enter, p, *both, batch, weight, normal, inputs=inputs, **static)
     if inputs and index:  # at the first sublayer the streams are the same
         small, solved = fit_inputs(small, normal, fit.input_ridge, half=half)
         report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
@@ -239,11 +223,6 @@ def follow_sublayer(
         both = streams.dense[number], streams.pruned[number]
         streams.dense[number], streams.pruned[number] = programs(leave, on_device, *both, batch, **static)
     return put_units(half, p, units[:kept], small), report
-
-
-def input_width(p: Params, half: str) -> int:
-    """Outputs of all input projections of a half together, for one unit."""
-    return sum(int(np.prod(p[name]["kernel"].shape[2:])) for name in INPUTS[half] if name in p)
 
 
 def follow(

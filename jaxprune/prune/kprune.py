@@ -43,9 +43,6 @@ class KPrune:
     elimination_ridge: float = field(
         default=1e-3, metadata={"help": "ridge of the scores, relative to each feature's variance"}
     )
-    calibrate: Literal["none", "median", "sum"] = field(
-        default="none", metadata={"help": "scale a sublayer's damage by measured over predicted damage of its gates"}
-    )
     depth_ratio: float = field(default=3.0, metadata={"help": "weight of damage in the first layer over the last"})
     refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
     ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
@@ -206,9 +203,7 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
             order, damage = programs(
                 eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1)
             )
-        found = curve(order, damage, units)
-        ratio = measured_ratio(statistics, kernel, measured.tokens, settings.calibrate)
-        curves.append(Curve(found.order, found.damage * ratio))
+        curves.append(curve(order, damage, units))
     return curves
 
 
@@ -231,22 +226,6 @@ def surgeon_inputs(
     if not sensitivity:
         metric = np.eye(len(metric), dtype=np.float32) * np.trace(metric) / len(metric)
     return gram, spread[:, None] * (kernel @ psd_root(metric))
-
-
-def measured_ratio(statistics: Statistics, kernel: np.ndarray, tokens: int, kind: str) -> float:
-    """Measured damage of single gates over what `surgeon_inputs`' formula predicts for them without a refit."""
-    if kind == "none":
-        return 1.0
-    gates, gram = np.asarray(statistics.gates, np.float64), np.asarray(statistics.gram, np.float64)
-    read = (kernel @ np.asarray(statistics.sensitivity)).reshape(len(gates), -1, kernel.shape[1])
-    width = read.shape[1]
-    rows = kernel.reshape(read.shape)
-    blocks = np.einsum("uaub->uab", gram.reshape(len(gates), width, len(gates), width))
-    predicted = np.sum(blocks * np.einsum("uah,ubh->uab", read, rows), axis=(1, 2)) / tokens
-    if kind == "sum":
-        return float(gates.sum() / predicted.sum())
-    there = predicted > 0
-    return float(np.median(gates[there] / predicted[there])) if there.any() else 1.0
 
 
 def gate_curve(statistics: Statistics, texts: int) -> Curve:

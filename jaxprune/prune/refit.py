@@ -137,7 +137,7 @@ def solve_scales(
     ridge: float,
     units: int,
 ) -> Refit:
-    """One factor for each of `units` units, of equally many features, instead of new weights; the ridge shrinks towards 1.
+    """One factor for each of `units` equal units instead of new weights; the ridge shrinks towards 1.
 
     The mask rescaling of Kwon et al. (NeurIPS 2022, section 4.3), by normal equations: with u the units' outputs,
     minimise Σ ω |Σ_i s_i u_i + b - r|².

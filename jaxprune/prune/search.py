@@ -41,9 +41,10 @@ def threshold_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.nd
 
 
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """A with A Aᵀ = matrix, for a positive semidefinite matrix."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return vectors * np.sqrt(np.maximum(values, 0))
+    """A with A Aᵀ = matrix, for a positive semidefinite matrix; a millionth of its mean diagonal is added."""
+    n = len(matrix)
+    jitter = 1e-6 * max(float(np.trace(matrix)) / max(n, 1), 1e-30)
+    return np.linalg.cholesky(np.asarray(matrix, np.float64) + jitter * np.eye(n)).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames="chunk")
