@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..errors import NumericalError
@@ -207,9 +208,8 @@ def sweep_back(
 ) -> tuple[Array, Statistics, Float[Array, "rows length"]]:
     """Pull the cotangents back over one sublayer and add to its statistics.
 
-    Token weights ω are |g|² with g the gradient at the sublayer's output, mixed with `floor` of a uniform weight and
-    scaled to mean 1 over the batch: a token whose output nothing reads (all but the first in the last layer of a
-    classifier) then hardly counts in the refit. Returns cotangents before the sublayer, statistics, weights.
+    Returns cotangents before the sublayer, statistics, and every token's energy |g|², g the gradient at the
+    sublayer's output. The Gram matrix weighs tokens by their share of the batch's energy (`token_weights`).
     """
     mask = attention_mask(architecture, batch)
     features, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, mask, architecture), trace.inputs)
@@ -232,9 +232,8 @@ def sweep_back(
     before, g, gates = jax.vmap(one)(cotangents)
     real = batch.real.astype(jnp.float32)
     g = g * real[..., None]
-    weight = jnp.sum(g**2, axis=(0, -1))
-    weight = weight / jnp.maximum(jnp.sum(weight) / jnp.maximum(jnp.sum(real), 1), 1e-30)
-    weight = (floor + (1 - floor) * weight) * real
+    energy = jnp.sum(g**2, axis=(0, -1))
+    weight = token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor)
     gram, mean = sums.gram, sums.mean
     if gram.shape[0]:
         gram = gram + second_moment((flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]))
@@ -249,14 +248,23 @@ def sweep_back(
         sums.gates + jnp.sum(gates**2, axis=(0, 1, 2)),
         block,
     )
-    return before, sums, weight
+    return before, sums, energy
+
+
+def token_weights(energy: Array, real: Array, total: ArrayLike, tokens: ArrayLike, floor: float) -> Array:
+    """Weights of mean 1 over `tokens` tokens of `total` energy: `floor` of it uniform, the rest by energy.
+
+    A token whose output nothing reads (all but the first in the last layer of a classifier) then hardly counts.
+    """
+    mean = jnp.maximum(total / jnp.maximum(tokens, 1), 1e-30)
+    return (floor + (1 - floor) * energy / mean) * real
 
 
 class Measurement(NamedTuple):
     """What one pass over the calibration texts leaves behind."""
 
     statistics: list[Statistics]  # per sublayer, bottom up
-    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length]
+    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
     logits: list[Array]  # [batch]: what the dense model says
     tokens: int
     texts: int
@@ -284,7 +292,7 @@ def measure(
         sums.append(empty_statistics(size.groups, width, hidden, grams, fisher_blocks))
         sums.append(empty_statistics(size.neurons, 1, hidden, grams, fisher_blocks))
     outer = outer_params(params)
-    logits, weights, tokens, texts = [], [], 0, 0
+    logits, energies, tokens, texts = [], [], 0, 0
     for number, batch in enumerate(batches):
         x, traces = programs(start, outer, batch, architecture=architecture), []
         for index in range(2 * len(architecture.layers)):
@@ -305,11 +313,11 @@ def measure(
             exact_up_to=exact_up_to,
         )
         logits.append(said)
-        batch_weights: list[Array] = []
+        of_batch: list[Array] = []
         for index in reversed(range(2 * len(architecture.layers))):
             half = HALVES[index % 2]
             p = params["layers"][index // 2][half]
-            cotangents, sums[index], weight = programs(
+            cotangents, sums[index], energy = programs(
                 sweep_back,
                 p,
                 traces.pop(),
@@ -320,8 +328,8 @@ def measure(
                 architecture=architecture,
                 floor=floor,
             )
-            batch_weights.append(weight)
-        weights.append(batch_weights[::-1])
+            of_batch.append(energy)
+        energies.append(of_batch[::-1])
         tokens += int(jnp.sum(batch.real))
         texts += int(jnp.sum(batch.index >= 0))
         on_batch(number + 1)
@@ -331,6 +339,14 @@ def measure(
                 f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
                 "check the checkpoint's weights."
             )
+    totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
+    weights = [
+        [
+            token_weights(energy, batch.real.astype(jnp.float32), total, tokens, floor)
+            for energy, total in zip(column, totals, strict=True)
+        ]
+        for batch, column in zip(batches, energies, strict=True)
+    ]
     return Measurement(sums, weights, logits, tokens, texts)
 
 
