@@ -30,6 +30,11 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
 
     Only a text can be a hub id. Raises `CheckpointError` where there is neither such a folder nor such a model.
     """
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise CheckpointError(
+            f"the checkpoint to load is {source!r}, expected a text or path; give a checkpoint's folder or a hub id "
+            "such as org/name."
+        )
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
