@@ -8,6 +8,8 @@ from . import flags
 from .outcome import Outcome
 
 SHOWN = (
+    "source",
+    "hub",
     "method",
     "settings",
     "budget",

@@ -87,7 +87,12 @@ def test_bench_finds_the_dense_model_by_itself(cli, small):
 
 def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
     with pytest.raises(CheckpointError, match="name it with --dense"):
-        dense_source({"source": {"path": str(tmp_path / "gone")}})
+        dense_source({"source": str(tmp_path / "gone")})
+    with pytest.raises(CheckpointError, match="not recorded"):
+        dense_source({})
+    assert dense_source({"source": str(tmp_path)}) == (str(tmp_path), None)
+    hub = {"revision": "main", "commit": "0123"}
+    assert dense_source({"source": "someone/tiny", "hub": hub}) == ("someone/tiny", "0123")
     assert shape("32x128") == (32, 128)
     with pytest.raises(SettingsError, match="expected ROWSxLENGTH"):
         shape("32")
