@@ -56,7 +56,7 @@ def save(model: Model, folder: str | Path, *, overwrite: bool = False, shard_byt
         _copy_tokenizer(model.provenance.source, part)
         (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
         for file in part.iterdir():
-            shutil.copymode(part / MANIFEST, file)  # as the umask has it: safetensors makes files that others can't read
+            shutil.copymode(part / MANIFEST, file)  # which has what the umask allows; safetensors shuts others out
             _sync(file)
         _sync(part)
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace

@@ -10,7 +10,9 @@ from .outcome import Outcome
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser)
-    parser.add_argument("--split", default="validation", metavar="NAME", help="a labelled one: validation (default), train, test")
+    parser.add_argument(
+        "--split", default="validation", metavar="NAME", help="validation (default), train, or test where it has labels"
+    )
     flags.add_limit(parser)
 
 
@@ -24,7 +26,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     model = load(arguments.model, revision=arguments.revision)
     evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit)
     warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
-    data = {"model": arguments.model, "task": task.name, "split": arguments.split, **evaluation.as_json(), "warnings": warnings}
+    asked = {"model": arguments.model, "task": task.name, "split": arguments.split}
+    data = {**asked, **evaluation.as_json(), "warnings": warnings}
     facts = {
         evaluation.metric: f"{evaluation.score:.4f}",
         **{name: f"{value:.4f}" for name, value in evaluation.metrics.items() if name != evaluation.metric},

@@ -127,7 +127,7 @@ def _check_texts(texts: Sequence[Any]) -> None:
     for number, entry in enumerate(texts):
         for text in entry if isinstance(entry, tuple) else (entry,):
             if not isinstance(text, str):
-                raise DataError(f"text {number} is of type {type(text).__name__}, expected a string; convert or drop it.")
+                raise DataError(f"text {number} is of type {type(text).__name__}, expected str; convert or drop it.")
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
