@@ -76,7 +76,7 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
     examples = task.split(split)[:limit]
     tokenizer = Tokenizer.of(model)
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, chance, tokens, run = score(model, task, examples, tokenizer, found)
+    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found)
     if split == "validation" and "validation_mismatched" in task.others:
         other, _, more, extra = score(model, task, task.others["validation_mismatched"][:limit], tokenizer, found)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
@@ -93,7 +93,7 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
-        warnings=found.warnings + _doubt(metrics[task.metric], chance, task.metric, len(examples)),
+        warnings=found.warnings + doubts,
     )
 
 
@@ -116,9 +116,9 @@ def _run(model: Model, encoded: Encoded) -> _Run:
     return _Run(values, batches, seconds, programs.compile_seconds)
 
 
-# --- one scorer a kind of task: (metrics, the primary metric of a constant answer, real tokens, the run)
+# --- one scorer a kind of task: (metrics, doubts, real tokens, the run)
 
-_Scored = tuple[dict[str, float], float, int, _Run]
+_Scored = tuple[dict[str, float], tuple[str, ...], int, _Run]
 
 
 def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
@@ -129,7 +129,15 @@ def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: 
     scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
-    return scores, METRICS[task.metric](constant, true), encoded.tokens, run
+    doubts = _doubts(
+        task.metric,
+        scores[task.metric],
+        METRICS[task.metric](constant, true),
+        len(examples),
+        one_answer=len(np.unique(predicted, axis=0)) == 1,
+        one_label=len(values) == 1,
+    )
+    return scores, doubts, encoded.tokens, run
 
 
 def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
@@ -141,7 +149,15 @@ def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: To
     nullable = task.name == "squad2"
     predicted = best_answers(logits, windows, contexts, nullable)
     scores = squad_scores(predicted, answers)
-    return scores, squad_scores([""] * len(answers), answers)["f1"], windows.encoded.tokens, run
+    doubts = _doubts(
+        task.metric,
+        scores[task.metric],
+        squad_scores([""] * len(answers), answers)[task.metric],
+        len(examples),
+        one_answer=len(set(predicted)) == 1,
+        one_label=len(set(answers)) == 1,
+    )
+    return scores, doubts, windows.encoded.tokens, run
 
 
 def classes(logits: np.ndarray, task: Task, found: Fit) -> np.ndarray:
@@ -169,13 +185,21 @@ def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
     return several
 
 
-def _doubt(score: float, chance: float, metric: str, count: int) -> tuple[str, ...]:
-    """A warning where a score is within two standard errors of what one and the same answer to everything gets."""
-    correlation = metric in ("matthews", "pearson", "spearman")
-    error = (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
-    if score > chance + 2 * error:
+def _doubts(
+    metric: str, score: float, chance: float, count: int, *, one_answer: bool, one_label: bool
+) -> tuple[str, ...]:
+    """A warning where the model answers alike to all texts, or scores as well as one answer to all would.
+
+    `chance` is what the best such answer scores; within two standard errors of it is as well. Where labels are all
+    alike (`one_label`) or so few that not even a perfect score would stand out, scores do not tell, and say nothing.
+    """
+    if one_label:
         return ()
-    return (
-        f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): "
-        "check that the checkpoint was tuned for this task.",
-    )
+    advice = "check that the checkpoint was tuned for this task."
+    if one_answer:
+        return (f"the model gives one and the same answer to all {count} examples ({metric} {score:.4f}): {advice}",)
+    correlation = metric in ("matthews", "pearson", "spearman")
+    bar = chance + 2 * (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
+    if score > bar or bar >= 1:
+        return ()
+    return (f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): {advice}",)

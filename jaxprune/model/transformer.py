@@ -300,12 +300,15 @@ def plain_batch(
     attention_mask: Any = None,
     token_type_ids: Any = None,
 ) -> Batch:
-    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers."""
-    ids = jnp.asarray(np.asarray(input_ids), jnp.int32)
+    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers.
+
+    Traceable. Raises `DataError` where shapes disagree or a text is longer than the model reads.
+    """
+    ids = _integers(input_ids)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
-    mask = jnp.ones_like(ids) if attention_mask is None else jnp.asarray(np.asarray(attention_mask), jnp.int32)
-    types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(np.asarray(token_type_ids), jnp.int32)
+    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask)
+    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids)
     for name, array in (("attention_mask", mask), ("token_type_ids", types)):
         if array.shape != ids.shape:
             raise DataError(f"{name} has shape {array.shape}, input_ids {ids.shape}; they must agree.")
@@ -328,6 +331,11 @@ def plain_batch(
         jnp.zeros((rows, 1), jnp.int32),
         jnp.arange(rows, dtype=jnp.int32)[:, None],
     )
+
+
+def _integers(values: Any) -> Array:
+    # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
+    return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))

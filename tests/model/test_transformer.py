@@ -137,6 +137,17 @@ def test_inputs_that_do_not_fit_are_named():
         logits(model, np.zeros((1, 17), np.int32))
 
 
+@pytest.mark.parametrize("architecture", [BERT, ROBERTA], ids=["bert", "roberta"])
+def test_logits_can_be_compiled_into_a_larger_program(architecture):
+    model, ids = random_model(architecture), random_ids(2, 6)
+    inputs = (ids, np.ones_like(ids), np.zeros_like(ids))
+    for count in (1, 2, 3):
+        traced = jax.jit(lambda *inputs: logits(model, *inputs))(*inputs[:count])
+        np.testing.assert_allclose(traced, logits(model, *inputs[:count]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="17 tokens do not fit the model's 16 positions"):
+        jax.jit(lambda ids: logits(model, ids))(np.zeros((1, 17), np.int32))
+
+
 # --- sites
 
 
