@@ -34,11 +34,19 @@ class Programs:
         leaves, tree = jax.tree.flatten(arrays)
         key = (function, tuple(sorted(static.items())), tree, tuple(_abstract(leaf) for leaf in leaves))
         if key not in _COMPILED:
-            began = time.perf_counter()
-            program = function.lower(*arrays, **static).compile()
-            self.compile_seconds += time.perf_counter() - began
-            self.compiled += 1
+            program = self._compile(function, arrays, static)
             _COMPILED[key] = (program, temp_bytes(program))
         program, temp = _COMPILED[key]
         self.meter.temp = max(self.meter.temp, temp)
         return program(*arrays)
+
+    def once(self, function: Any, *arrays: Any, **static: Any) -> Any:
+        """As a call, for a program that runs a single time: compiled with less effort, and not kept."""
+        return self._compile(function, arrays, static, {"xla_backend_optimization_level": 0})(*arrays)
+
+    def _compile(self, function: Any, arrays: tuple[Any, ...], static: dict[str, Any], options: Any = None) -> Any:
+        began = time.perf_counter()
+        program = function.lower(*arrays, **static).compile(options)
+        self.compile_seconds += time.perf_counter() - began
+        self.compiled += 1
+        return program

@@ -2,4 +2,4 @@
 
 from .load import load as load
 from .manifest import read_manifest as read_manifest
-from .write import check_output as check_output, save as save
+from .write import check_output as check_output, check_writable as check_writable, save as save

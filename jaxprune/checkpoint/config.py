@@ -109,6 +109,8 @@ def _check_request(head: str | None, labels: Sequence[str] | int | None, problem
         raise SettingsError(f"labels is {labels!r}, expected a count or the names of the classes.")
     if labels is not None and (labels if isinstance(labels, int) else len(labels)) < 1:
         raise SettingsError(f"labels is {labels!r}, expected at least one.")
+    if labels is not None and not isinstance(labels, int) and len(set(labels)) < len(labels):
+        raise SettingsError(f"labels is {labels!r}, which names a class twice; every class needs its own name.")
 
 
 def architecture_from(family: Family, config: Mapping[str, Any], task: Task, where: str) -> Architecture:

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from .files import one_line
@@ -25,21 +26,36 @@ _OTHERS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def locate(source: str | Path, revision: str | None = None) -> Path:
+class Located(NamedTuple):
+    """Where a checkpoint lies on this machine, and what to record of where it came from."""
+
+    folder: Path
+    record: dict[str, Any]  # of a hub model {"source": its id, "hub": {"revision": as asked, "commit": …}}; else empty
+
+
+def locate(source: str | Path, revision: str | None = None) -> Located:
     """The folder of a checkpoint; a hub id becomes a snapshot in the hub's cache, from which it is read when offline.
 
     Only a text can be a hub id. Raises `CheckpointError` where there is neither such a folder nor such a model.
     """
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise CheckpointError(
+            f"the checkpoint to load is {source!r}, expected a text or path; give a checkpoint's folder or a hub id "
+            "such as org/name."
+        )
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(f"{source} is a folder, which has no revision {revision!r}; leave the revision out.")
-        return folder
+        return Located(folder, {})
     if folder.exists():
         raise CheckpointError(f"{source} is a file, expected a checkpoint's folder; give the folder it lies in.")
     if isinstance(source, os.PathLike) or not _HUB_ID.fullmatch(source):
         raise CheckpointError(f"there is no folder {source}; give a checkpoint's folder or a hub id such as org/name.")
-    return _snapshot(source, revision)
+    folder = _snapshot(source, revision)
+    # The cache names a snapshot by its commit: models--org--name/snapshots/<commit>.
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    return Located(folder, {"source": source, "hub": {"revision": revision, "commit": commit}})
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

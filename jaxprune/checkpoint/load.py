@@ -46,7 +46,7 @@ def load(
     """
     if not 0 <= seed < 2**32:  # what NumPy's generator takes
         raise SettingsError(f"seed is {seed}, expected an integer from 0 to {2**32 - 1}.")
-    folder = locate(source, revision)
+    folder, origin = locate(source, revision)
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
@@ -60,7 +60,7 @@ def load(
     architecture = architecture_from(family, config, task, where)
     found = _parameters(folder, tensors, family, architecture, task, declared)
     params, warnings = _complete(architecture, found, seed, str(source))
-    return Model(architecture, params, Provenance(str(folder), {}, warnings))
+    return Model(architecture, params, Provenance(str(folder), origin, warnings))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:

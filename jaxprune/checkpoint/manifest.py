@@ -28,7 +28,7 @@ def manifest_of(model: Model) -> dict[str, Any]:
     """What `jaxprune.json` will say of `model`, as plain JSON values: NaN and infinities become null.
 
     The record's own "source" stays, so that a folder that was loaded, tuned and saved again still names the dense
-    model that it was cut from.
+    model that it was cut from. Of a model from the hub that is its id, with revision and commit under "hub".
     """
     provenance = model.provenance
     return plain(

@@ -69,6 +69,7 @@ def save(
                     shutil.copyfile(file, part / file.name)
         (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
         for file in part.iterdir():
+            shutil.copymode(part / MANIFEST, file)  # which has what the umask allows; safetensors shuts others out
             _sync(file)
         _sync(part)
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
@@ -101,11 +102,16 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     foreign = [name for name in present if not _ours(name)]
     if foreign:
         raise OutputError(f"{folder} also holds {foreign[0]}, which jaxprune did not write; move it, then overwrite.")
-    parent = folder.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{parent} cannot be written; choose another folder.")
+    check_writable(folder.absolute().parent)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise `OutputError` where `folder`, or where it is missing the place it would be made in, cannot be written."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written; choose another folder.")
 
 
 def _ours(name: str) -> bool:

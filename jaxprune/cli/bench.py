@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, SettingsError
 from ..report.bench import SHAPES, bench
@@ -27,8 +28,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     shapes = [shape(text) for text in arguments.shapes]
     pruned = load(arguments.model, revision=arguments.revision)
-    name = arguments.dense or dense_source(pruned.provenance.record)
-    dense = load(name)
+    name, revision = (arguments.dense, None) if arguments.dense else dense_source(pruned.provenance.record)
+    dense = load(name, revision=revision)
     rows = [bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats) for r, n in shapes]
     data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
     return Outcome(data, (bench_table(rows), *(row["verdict"] for row in rows)))
@@ -42,10 +43,14 @@ def shape(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def dense_source(record: dict) -> str:
-    """The folder a pruned model was cut from, as its record says. Raises `CheckpointError` where it is not there."""
-    source = record.get("source")
-    path = source.get("path") if isinstance(source, dict) else source
-    if not path or not Path(path).exists():
-        raise CheckpointError(f"the dense model ({path or 'not recorded'}) is not at hand; name it with --dense.")
-    return str(path)
+def dense_source(record: dict[str, Any]) -> tuple[str, str | None]:
+    """The folder, or hub id and revision, that a pruned model was cut from, as its record says.
+
+    Raises `CheckpointError` where nothing is recorded, or a folder that is not there.
+    """
+    source, hub = record.get("source"), record.get("hub")
+    if isinstance(source, str) and isinstance(hub, dict):
+        return source, hub.get("commit") or hub.get("revision")
+    if not isinstance(source, str) or not Path(source).exists():
+        raise CheckpointError(f"the dense model ({source or 'not recorded'}) is not at hand; name it with --dense.")
+    return source, None

@@ -68,12 +68,15 @@ def named_methods(names: list[str]) -> dict[str, Method]:
 
 
 def check_files(folder: Path, overwrite: bool) -> None:
-    """Raises `OutputError` where a file of ours is there already, or where the folder is none."""
+    """Raises `OutputError` where a file of ours is there already, or where the folder is none or cannot be written."""
+    from ..checkpoint import check_writable
+
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another --out.")
     there = [name for name in FILES if (folder / name).exists()]
     if there and not overwrite:
         raise OutputError(f"{folder} has {', '.join(there)} already; choose another --out, or pass --overwrite.")
+    check_writable(folder)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:

@@ -10,7 +10,9 @@ from .outcome import Outcome
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser)
-    parser.add_argument("--split", default="validation", metavar="NAME", help="validation (default), train or test")
+    parser.add_argument(
+        "--split", default="validation", metavar="NAME", help="validation (default), train, or test where it has labels"
+    )
     flags.add_limit(parser)
 
 
@@ -20,10 +22,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..data.evaluate import evaluate
 
     task = tasks.load(arguments.task, arguments.data)
+    task.split(arguments.split)  # known to be there before the model is read
     model = load(arguments.model, revision=arguments.revision)
     evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit)
     warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
-    data = {"model": arguments.model, "task": task.name, **evaluation.as_json(), "warnings": warnings}
+    asked = {"model": arguments.model, "task": task.name, "split": arguments.split}
+    data = {**asked, **evaluation.as_json(), "warnings": warnings}
     facts = {
         evaluation.metric: f"{evaluation.score:.4f}",
         **{name: f"{value:.4f}" for name, value in evaluation.metrics.items() if name != evaluation.metric},
@@ -32,4 +36,4 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "seconds": evaluation.seconds,
         "compile seconds": evaluation.compile_seconds,
     }
-    return Outcome(data, (facts_table(f"{arguments.model} on {task.name}", facts),))
+    return Outcome(data, (facts_table(f"{arguments.model} on {task.name} ({arguments.split})", facts),))

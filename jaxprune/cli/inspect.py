@@ -8,6 +8,8 @@ from . import flags
 from .outcome import Outcome
 
 SHOWN = (
+    "source",
+    "hub",
     "method",
     "settings",
     "budget",
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "prunable_parameters": parameters(architecture),
         "bytes": 4 * whole_parameters(architecture),
         "record": record or None,
-        "warnings": [*model.provenance.warnings, *record.get("warnings", [])],
+        "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
     }
     facts = {
         "family": f"{architecture.family}, hidden {architecture.hidden}, head width {architecture.head_width}",

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..model import Architecture, Batch
 from .tokenizer import Encoded as Encoded
 
-BATCH_TOKENS = 2048  # slots a batch aims at: enough to keep a CPU's matrix units busy, little to hold
+BATCH_TOKENS = 768  # slots a batch aims at: enough to keep a CPU's matrix units busy, little to hold
 ROW_LENGTHS = (64, 128)  # slots a row where all texts are that short: few shapes, and attention costs length²
 STEP = 16  # longer rows are a multiple of this
 

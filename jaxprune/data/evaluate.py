@@ -3,14 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..errors import DataError, NumericalError
-from ..model import Architecture, Batch, Model, Params, forward
+from ..model import Batch, Model
+from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
 from .fit import Fit, fit
@@ -45,14 +45,6 @@ class _Run(NamedTuple):
     compile_seconds: float
 
 
-@partial(jax.jit, static_argnames="architecture")
-def outputs(params: Params, batch: Batch, *, architecture: Architecture) -> jax.Array:
-    """Logits of one batch: [rows, texts, labels], or [rows, length, 2] for question answering."""
-    logits = forward(params, batch, architecture).logits
-    assert logits is not None  # a whole forward pass ends with the head
-    return logits
-
-
 def predict(model: Model, encoded: Encoded) -> np.ndarray:
     """The logits of every text, float32 [texts, labels].
 
@@ -84,7 +76,7 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
     examples = task.split(split)[:limit]
     tokenizer = Tokenizer.of(model)
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, chance, tokens, run = score(model, task, examples, tokenizer, found)
+    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found)
     if split == "validation" and "validation_mismatched" in task.others:
         other, _, more, extra = score(model, task, task.others["validation_mismatched"][:limit], tokenizer, found)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
@@ -101,16 +93,16 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
-        warnings=found.warnings + _doubt(metrics[task.metric], chance, task.metric, len(examples)),
+        warnings=found.warnings + doubts,
     )
 
 
 def _run(model: Model, encoded: Encoded) -> _Run:
     """One compiled program over all batches, of one shape; waits for the results, so that the time is true."""
-    programs, params = Programs(), jax.device_put(model.params)
+    programs, params = Programs(), jax.device_put(scannable(model.params))
     batches = pack(encoded, model.architecture)
     began = time.perf_counter()
-    pending = [programs(outputs, params, batch, architecture=model.architecture) for batch in batches]
+    pending = [programs(whole_forward, params, batch, architecture=model.architecture) for batch in batches]
     values = [np.asarray(value) for value in pending]
     seconds = time.perf_counter() - began - programs.compile_seconds
     for number, (value, batch) in enumerate(zip(values, batches, strict=True)):
@@ -124,9 +116,9 @@ def _run(model: Model, encoded: Encoded) -> _Run:
     return _Run(values, batches, seconds, programs.compile_seconds)
 
 
-# --- one scorer a kind of task: (metrics, the primary metric of a constant answer, real tokens, the run)
+# --- one scorer a kind of task: (metrics, doubts, real tokens, the run)
 
-_Scored = tuple[dict[str, float], float, int, _Run]
+_Scored = tuple[dict[str, float], tuple[str, ...], int, _Run]
 
 
 def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
@@ -137,7 +129,15 @@ def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: 
     scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
-    return scores, METRICS[task.metric](constant, true), encoded.tokens, run
+    doubts = _doubts(
+        task.metric,
+        scores[task.metric],
+        METRICS[task.metric](constant, true),
+        len(examples),
+        one_answer=len(np.unique(predicted, axis=0)) == 1,
+        one_label=len(values) == 1,
+    )
+    return scores, doubts, encoded.tokens, run
 
 
 def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
@@ -149,7 +149,15 @@ def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: To
     nullable = task.name == "squad2"
     predicted = best_answers(logits, windows, contexts, nullable)
     scores = squad_scores(predicted, answers)
-    return scores, squad_scores([""] * len(answers), answers)["f1"], windows.encoded.tokens, run
+    doubts = _doubts(
+        task.metric,
+        scores[task.metric],
+        squad_scores([""] * len(answers), answers)[task.metric],
+        len(examples),
+        one_answer=len(set(predicted)) == 1,
+        one_label=len(set(answers)) == 1,
+    )
+    return scores, doubts, windows.encoded.tokens, run
 
 
 def classes(logits: np.ndarray, task: Task, found: Fit) -> np.ndarray:
@@ -177,13 +185,21 @@ def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
     return several
 
 
-def _doubt(score: float, chance: float, metric: str, count: int) -> tuple[str, ...]:
-    """A warning where a score is within two standard errors of what one and the same answer to everything gets."""
-    correlation = metric in ("matthews", "pearson", "spearman")
-    error = (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
-    if score > chance + 2 * error:
+def _doubts(
+    metric: str, score: float, chance: float, count: int, *, one_answer: bool, one_label: bool
+) -> tuple[str, ...]:
+    """A warning where the model answers alike to all texts, or scores as well as one answer to all would.
+
+    `chance` is what the best such answer scores; within two standard errors of it is as well. Where labels are all
+    alike (`one_label`) or so few that not even a perfect score would stand out, scores do not tell, and say nothing.
+    """
+    if one_label:
         return ()
-    return (
-        f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): "
-        "check that the checkpoint was tuned for this task.",
-    )
+    advice = "check that the checkpoint was tuned for this task."
+    if one_answer:
+        return (f"the model gives one and the same answer to all {count} examples ({metric} {score:.4f}): {advice}",)
+    correlation = metric in ("matthews", "pearson", "spearman")
+    bar = chance + 2 * (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
+    if score > bar or bar >= 1:
+        return ()
+    return (f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): {advice}",)

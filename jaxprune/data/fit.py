@@ -38,15 +38,16 @@ def fit(architecture: Architecture, task: Task) -> Fit:
         if len(a.labels) != 1:
             raise DataError(f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1.")
         return Fit(np.arange(1))
-    return _by_name(a.labels, task) or _by_number(a.labels, task)
+    return _by_name(a.labels, task.labels) or _by_number(a.labels, task)
 
 
-def _by_name(labels: tuple[str, ...], task: Task) -> Fit | None:
-    place = {_plain(name): number for number, name in enumerate(labels)}
-    wanted = [_plain(name) for name in task.labels]
-    if len(place) < len(labels) or len(set(wanted)) < len(wanted) or not set(wanted) <= set(place):
-        return None
-    return Fit(np.array([place[name] for name in wanted]))
+def _by_name(labels: tuple[str, ...], wanted: tuple[str, ...]) -> Fit | None:
+    """The match by equal names, else by names that are equal in letters and digits; None where neither is unique."""
+    for names, sought in ((labels, wanted), (tuple(map(_plain, labels)), tuple(map(_plain, wanted)))):
+        place = {name: number for number, name in enumerate(names)}
+        if len(place) == len(names) and len(set(sought)) == len(sought) and set(sought) <= set(place):
+            return Fit(np.array([place[name] for name in sought]))
+    return None
 
 
 def _by_number(labels: tuple[str, ...], task: Task) -> Fit:
@@ -59,12 +60,19 @@ def _by_number(labels: tuple[str, ...], task: Task) -> Fit:
             "or correct the labels."
         )
     generic = all(re.fullmatch(r"(label)?\d+", _plain(name)) for name in labels)
+    outputs = np.arange(len(task.labels))
     if not named or generic:
-        return Fit(np.arange(len(task.labels)))
-    return Fit(
-        np.arange(len(task.labels)),
-        (f"the model calls its classes {', '.join(labels)}, {task.name} {', '.join(task.labels)}: matched by number.",),
-    )
+        return Fit(outputs)
+    twice = next((name for name in labels if labels.count(name) > 1), None)
+    if twice is not None:
+        warning = (
+            f"the model calls two classes {twice}, so names do not tell them apart: matched by number; check the order "
+            f"({', '.join(task.labels)})."
+        )
+    else:
+        warning = f"the model calls its classes {', '.join(labels)}, {task.name} {', '.join(task.labels)}: "
+        warning += "matched by number."
+    return Fit(outputs, (warning,))
 
 
 def _plain(name: str) -> str:

@@ -24,15 +24,20 @@ def folder(path: str | Path) -> Task:
     The labels decide the kind: integers or names are classes; lists of them, several classes at once; numbers with a
     point, a regression. Names are numbered as in labels.json (a JSON list) if that is there, else in sorted order.
     `path` is a folder with validation.jsonl (else test.jsonl) and, to calibrate on, train.jsonl; or one file, which
-    is then scored and nothing is left to calibrate on.
+    is then scored and nothing is left to calibrate on. Beside a validation.jsonl, test.jsonl may be without labels
+    (or have -1 or null in their place); it is then not scored.
     """
     path = Path(path)
     files = _files(path)
     splits = {split: read_rows(file) for split, file in files.items()}
+    hidden = ()
+    if {"validation", "test"} <= set(splits) and all(row.values.get("label") in (None, -1) for row in splits["test"]):
+        del splits["test"]
+        hidden = ("test",)
     kind, labels, number = _labels(splits, _names(path.parent if path.is_file() else path))
     examples = {split: tuple(_example(row, number) for row in rows) for split, rows in splits.items()}
     train = examples.pop("train", ())
-    scored = examples.pop("validation") if "validation" in examples else examples.pop("test")
+    scored = examples.pop("validation") if "validation" in examples else examples["test"]
     return Task(
         name="text-classification",
         kind=kind,
@@ -43,6 +48,7 @@ def folder(path: str | Path) -> Task:
         validation=scored,
         source=str(path),
         others=examples,
+        hidden=hidden,
     )
 
 

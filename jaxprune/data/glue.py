@@ -58,7 +58,8 @@ def glue(name: str, path: str | Path | None = None) -> Task:
     scored = next((split for split in row.validation if split in splits), None)
     if scored is None:
         raise DataError(f"{source} has no {row.validation[0]}.jsonl to score {name} on; add it.")
-    others = {key: _examples(row, splits[key]) for key in row.others if key in splits and not _hidden(splits[key])}
+    hidden = tuple(key for key in row.others if key in splits and _hidden(splits[key]))
+    others = {key: _examples(row, splits[key]) for key in row.others if key in splits and key not in hidden}
     return Task(
         name=name,
         kind="regression" if name == "stsb" else "single_label",
@@ -69,6 +70,7 @@ def glue(name: str, path: str | Path | None = None) -> Task:
         validation=_examples(row, splits[scored]),
         source=source,
         others=others,
+        hidden=hidden,
     )
 
 

@@ -92,13 +92,15 @@ class Task:
     max_length: int = 128  # tokens of a text, special tokens included
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
+    hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """The examples of a split. Raises DataError where there is none, or none of that name."""
+        """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
         splits = {"train": self.train, "validation": self.validation, **self.others}
         if not splits.get(name):
             found = ", ".join(key for key, examples in splits.items() if examples)
-            raise DataError(f'{self.name} from {self.source} has no examples in split "{name}"; it has {found}.')
+            problem = "no labels" if name in self.hidden else "no examples"
+            raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
         return splits[name]
 
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:

@@ -71,12 +71,13 @@ class Tokenizer:
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
 
-        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read.
+        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read. Raises DataError
+        that names the number of a text that is none.
         """
         paired = any(example.pair is not None for example in examples)
         self.backend.enable_truncation(self._room(max_length, paired), strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        return _encoded(self.backend.encode_batch(inputs))
+        return _encoded(self._encode(inputs))
 
     def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
@@ -86,7 +87,7 @@ class Tokenizer:
         max_length = self._room(max_length, pair=True)
         self.backend.no_truncation()
         most = min(64, max_length // 2)
-        asked = self.backend.encode_batch(list(questions), add_special_tokens=False)
+        asked = self._encode(list(questions), add_special_tokens=False)
         # Cut by character, so that the question's own tokens stay the same.
         cut = [
             text if len(tokens) <= most else text[: tokens.offsets[most - 1][1]]
@@ -98,7 +99,7 @@ class Tokenizer:
             raise DataError(f"max_length {max_length} leaves no room for a context beside its question; raise it.")
         self.backend.enable_truncation(max_length, stride=min(overlap, free // 2), strategy="only_second")
         all_windows, question, spans = [], [], []
-        for number, first in enumerate(self.backend.encode_batch(list(zip(cut, contexts, strict=True)))):
+        for number, first in enumerate(self._encode(list(zip(cut, contexts, strict=True)))):
             for window in (first, *first.overflowing):
                 inside = np.array([sequence == 1 for sequence in window.sequence_ids])
                 all_windows.append(window)
@@ -106,12 +107,34 @@ class Tokenizer:
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
         return Windows(_encoded(all_windows), np.array(question, np.int32), spans)
 
+    def _encode(self, texts: Sequence[str | tuple[str, str]], **options: Any) -> Sequence[Any]:
+        try:
+            return self.backend.encode_batch(texts, **options)
+        except TypeError:  # of the whole batch, without a word on which text
+            _check_texts(texts)
+            raise
+
     def _room(self, max_length: int, pair: bool) -> int:
         room = max_length if self.longest is None else min(max_length, self.longest)
         special = self.backend.num_special_tokens_to_add(pair)
         if room <= special:
             raise DataError(f"max_length {room} leaves no room beside {special} special tokens; raise it.")
         return room
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    """Raise DataError for the first text that is no string, or that holds half a character."""
+    for number, entry in enumerate(texts):
+        for text in entry if isinstance(entry, tuple) else (entry,):
+            if not isinstance(text, str):
+                raise DataError(f"text {number} is of type {type(text).__name__}, expected str; convert or drop it.")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"text {number} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: "
+                    "half of a character that was cut in two; correct or drop the text."
+                ) from error
 
 
 def _encoded(encodings: Sequence[Any]) -> Encoded:

@@ -18,7 +18,7 @@ class Provenance:
     All provenances compare equal, so that two models that differ only here share one compiled program.
     """
 
-    source: str | None = None  # the folder or hub id it was read from; tokenizer files are found there
+    source: str | None = None  # the folder it was read from (of a hub id, its snapshot): tokenizer files are there
     record: dict[str, Any] = field(default_factory=dict)  # what `jaxprune.json` will say: plain JSON values
     warnings: tuple[str, ...] = ()
 

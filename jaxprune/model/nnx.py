@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import Array
 
 from ..errors import CheckpointError
 from .architecture import Architecture, parameter_shapes
-from .model import Batch, Model, Provenance
-from .transformer import forward, logits, plain_batch
+from .model import Model, Provenance
+from .transformer import logits
 
 
 class Transformer(nnx.Module):
@@ -30,13 +29,8 @@ class Transformer(nnx.Module):
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Array:
         """The logits that `jaxprune.logits` gives for plainly padded token ids, [rows, length]."""
-        inputs = input_ids, attention_mask, token_type_ids
         model = Model(self.architecture, _params_of(self), self.provenance)
-        if not any(isinstance(value, Tracer) for value in inputs):
-            return logits(model, *inputs)
-        out = forward(model.params, _traced_batch(self.architecture, *inputs), self.architecture).logits
-        assert out is not None  # all sublayers ran
-        return out[:, 0] if self.architecture.head == "classification" else out
+        return logits(model, input_ids, attention_mask, token_type_ids)
 
 
 def to_nnx(model: Model) -> Transformer:
@@ -89,20 +83,3 @@ def _params_of(module: Transformer) -> dict[str, Any]:
 def _named(shapes: Any) -> dict[str, tuple[int, ...]]:
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
     return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in flat}
-
-
-def _traced_batch(architecture: Architecture, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Batch:
-    """`plain_batch` for ids that are known only when a compiled program runs."""
-    # Shapes are known now: the plain batch of zeros checks them, and is right wherever the ids do not matter.
-    inputs = input_ids, attention_mask, token_type_ids
-    batch = plain_batch(architecture, *(None if x is None else np.zeros(np.shape(x), np.int32) for x in inputs))
-    ids = jnp.asarray(input_ids, jnp.int32)
-    batch = batch._replace(ids=ids, segments=jnp.ones_like(ids))
-    if architecture.positions_count == "tokens":
-        real = (ids != architecture.pad_id).astype(jnp.int32)
-        batch = batch._replace(positions=jnp.cumsum(real, axis=1) * real - 1)
-    if attention_mask is not None:
-        batch = batch._replace(segments=(jnp.asarray(attention_mask) > 0).astype(jnp.int32))
-    if token_type_ids is not None:
-        batch = batch._replace(types=jnp.asarray(token_type_ids, jnp.int32))
-    return batch

@@ -5,7 +5,7 @@ half. Its *features* are the input of its output projection: what a head or a ne
 into the residual stream. Gates multiply features, so a gate at 0 removes a unit without changing a shape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from .model import Batch, Model, Params
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 HALVES = (ATTENTION, FEED_FORWARD)
+INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}  # projections that read the residual stream
+OUTPUT = {"attention": "o", "feed_forward": "down"}  # the projection that writes to it
 
 ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -123,17 +125,31 @@ def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "row
     return allowed[:, None]
 
 
-def attention_features(
-    p: Params,
-    x: Float[Array, "rows length hidden"],
+def sublayer_inputs(
+    half: str, p: Params, x: Float[Array, "rows length hidden"], architecture: Architecture, adapters: Any = None
+) -> tuple[Array, ...]:
+    """The input projections of one half, from the residual stream: q, k, v or up (and gate); units on axis 2."""
+    adapters = adapters or {}
+    if architecture.norm_position == "pre":
+        x = norm(p["norm"], x, architecture)
+    return tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
+
+
+def features_of(
+    half: str,
+    inputs: tuple[Array, ...],
     mask: Bool[Array, "rows 1 length length"],
     architecture: Architecture,
-    adapters: Any = None,
     dropout: Dropout | None = None,
-) -> Float[Array, "rows length groups queries width"]:
-    """What every head reads from the other tokens, before the output projection."""
-    adapters = adapters or {}
-    q, k, v = (dense(p[name], x, adapters.get(name)) for name in "qkv")
+) -> Array:
+    """Features from input projections: what heads read from other tokens, or what neurons say.
+
+    Attention: [rows, length, groups, queries, width]. Feed-forward: [rows, length, neurons].
+    """
+    if half == FEED_FORWARD:
+        activation = ACTIVATIONS[architecture.activation]
+        return activation(inputs[1]) * inputs[0] if architecture.gated else activation(inputs[0])
+    q, k, v = inputs
     rows, length, groups, queries, width = q.shape
     if groups == 0:
         return q
@@ -147,18 +163,6 @@ def attention_features(
     return context.reshape(rows, length, groups, queries, width)
 
 
-def feed_forward_features(
-    p: Params, x: Float[Array, "rows length hidden"], architecture: Architecture, adapters: Any = None
-) -> Float[Array, "rows length neurons"]:
-    """The activations of the neurons."""
-    adapters = adapters or {}
-    activation = ACTIVATIONS[architecture.activation]
-    up = dense(p["up"], x, adapters.get("up"))
-    if architecture.gated:
-        return activation(dense(p["gate"], x, adapters.get("gate"))) * up
-    return activation(up)
-
-
 def sublayer_features(
     half: str,
     p: Params,
@@ -169,11 +173,7 @@ def sublayer_features(
     dropout: Dropout | None = None,
 ) -> Array:
     """The features of one half, from the residual stream `x`."""
-    if architecture.norm_position == "pre":
-        x = norm(p["norm"], x, architecture)
-    if half == ATTENTION:
-        return attention_features(p, x, mask, architecture, adapters, dropout)
-    return feed_forward_features(p, x, architecture, adapters)
+    return features_of(half, sublayer_inputs(half, p, x, architecture, adapters), mask, architecture, dropout)
 
 
 def residual(p: Params, x: Array, update: Array, architecture: Architecture) -> Array:
@@ -196,7 +196,7 @@ def sublayer(
     features = sublayer_features(half, p, x, mask, architecture, adapters, dropout)
     if gate is not None:
         features = features * gate
-    out = "o" if half == ATTENTION else "down"
+    out = OUTPUT[half]
     update = project_out(p[out], features, (adapters or {}).get(out))
     return residual(p, x, drop(update, dropout, 1 + HALVES.index(half)), architecture), features
 
@@ -233,12 +233,6 @@ def apply_head(
     return dense(params["head"], drop(pooled, dropout, 1))
 
 
-def stackable(params: Params) -> bool:
-    """True when all layers have equal shapes."""
-    shapes = [jax.tree.map(jnp.shape, layer) for layer in params["layers"]]
-    return len(shapes) > 1 and all(shape == shapes[0] for shape in shapes)
-
-
 def stack(trees: Sequence[Any]) -> Any:
     """One tree with a leading [layers] axis from a list of equal trees."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -247,6 +241,21 @@ def stack(trees: Sequence[Any]) -> Any:
 def unstack(tree: Any, count: int) -> list[Any]:
     """The inverse of `stack`."""
     return [jax.tree.map(itemgetter(index), tree) for index in range(count)]
+
+
+DEEP = 16  # layers from which on a scan compiles so much faster that a second copy of the weights is worth it
+
+
+def scannable(params: Params) -> Params:
+    """The same parameters, with the layers of a deep model stacked where all are equal, for `forward` to scan.
+
+    To be called outside `jax.jit`: stacking inside a compiled program copies all weights on every call.
+    """
+    layers = params["layers"]
+    shapes = [jax.tree.map(jnp.shape, layer) for layer in layers]
+    if len(layers) < DEEP or any(shape != shapes[0] for shape in shapes):
+        return params
+    return {**params, "layers": stack(layers)}
 
 
 def _layer(
@@ -262,16 +271,6 @@ def _layer(
     return x, streams, features
 
 
-def _runs(shapes: Sequence[Any]) -> list[tuple[int, int]]:
-    """Maximal runs [first, last) of equal neighbours."""
-    runs, first = [], 0
-    for index in range(1, len(shapes) + 1):
-        if index == len(shapes) or shapes[index] != shapes[first]:
-            runs.append((first, index))
-            first = index
-    return runs
-
-
 def encode(
     params: Params,
     x: Array,
@@ -280,36 +279,32 @@ def encode(
     sites: Sites = Sites(),
     remat: bool = False,
 ) -> tuple[Array, list[Array], list[Array]]:
-    """All layers; neighbours of equal shape are scanned, so compile time grows with distinct shapes, not depth.
+    """All layers, written out one by one; scanned where they come stacked (`scannable`), sites stacked like them.
 
     Returns the last residual stream and, with `sites.taps`, the streams before and the features of every sublayer.
     `remat` recomputes each layer in the backward pass instead of keeping its activations.
     """
-    layers = params["layers"]
-    none = [None] * len(layers)
-    noise = none if sites.dropout is None else [sites.dropout.at(index).key for index in range(len(layers))]
-    per_layer = list(zip(layers, sites.gates or none, sites.adapters or none, noise, strict=True))
-    shapes = [jax.tree.map(jnp.shape, entry) for entry in per_layer]
-    streams: list[Array] = []
-    features: list[Array] = []
 
     def body(x: Array, entry: Any) -> tuple[Array, Any]:
         dropout = None if sites.dropout is None else sites.dropout._replace(key=entry[3])
         x, streams, features = _layer(entry[0], x, mask, architecture, entry[1], entry[2], dropout)
         return x, (streams, features) if sites.taps else None
 
+    layers, depth = params["layers"], len(architecture.layers)
+    noise = None if sites.dropout is None else [sites.dropout.at(index).key for index in range(depth)]
     step = jax.checkpoint(body) if remat else body
-    for first, last in _runs(shapes):
-        if last - first == 1:
-            x, alone = step(x, per_layer[first])
-            seen = [alone]
-        else:
-            x, stacked = jax.lax.scan(step, x, stack(per_layer[first:last]))
-            seen = unstack(stacked, last - first) if sites.taps else []
-        for entry in seen if sites.taps else []:
-            streams += entry[0]
-            features += entry[1]
-    return x, streams, features
+    if not isinstance(layers, Mapping):
+        none = [None] * depth
+        seen = []
+        for entry in zip(layers, sites.gates or none, sites.adapters or none, noise or none, strict=True):
+            x, out = step(x, entry)
+            seen.append(out)
+    else:
+        x, stacked = jax.lax.scan(step, x, (layers, sites.gates, sites.adapters, None if noise is None else jnp.stack(noise)))
+        seen = unstack(stacked, depth)
+    if not sites.taps:
+        return x, [], []
+    return x, [entry for streams, _ in seen for entry in streams], [entry for _, some in seen for entry in some]
 
 
 def forward(
@@ -325,7 +320,7 @@ def forward(
 
     `stream` is the residual stream to start from when a section starts after sublayer 0.
     """
-    last = 2 * len(params["layers"])
+    last = 2 * len(architecture.layers)
     first, stop = sites.section or (0, last)
     mask = attention_mask(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
@@ -354,12 +349,15 @@ def plain_batch(
     attention_mask: Any = None,
     token_type_ids: Any = None,
 ) -> Batch:
-    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers."""
-    ids = jnp.asarray(np.asarray(input_ids), jnp.int32)
+    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers.
+
+    Traceable. Raises `DataError` where shapes disagree or a text is longer than the model reads.
+    """
+    ids = _integers(input_ids)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
-    mask = jnp.ones_like(ids) if attention_mask is None else jnp.asarray(np.asarray(attention_mask), jnp.int32)
-    types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(np.asarray(token_type_ids), jnp.int32)
+    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask)
+    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids)
     for name, array in (("attention_mask", mask), ("token_type_ids", types)):
         if array.shape != ids.shape:
             raise DataError(f"{name} has shape {array.shape}, input_ids {ids.shape}; they must agree.")
@@ -384,9 +382,17 @@ def plain_batch(
     )
 
 
+def _integers(values: Any) -> Array:
+    # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
+    return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
+
+
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
-def _logits(params: Params, batch: Batch, architecture: Architecture, dtype: Any) -> Array:
-    return forward(params, batch, architecture, dtype=dtype).logits  # type: ignore[return-value]
+def whole_forward(params: Params, batch: Batch, *, architecture: Architecture, dtype: Any = jnp.float32) -> Array:
+    """Logits of one batch, compiled: [rows, texts, labels] and its like for other heads (`apply_head`)."""
+    logits = forward(params, batch, architecture, dtype=dtype).logits
+    assert logits is not None  # a whole forward pass ends with the head
+    return logits
 
 
 def logits(
@@ -403,5 +409,5 @@ def logits(
     [rows, length, hidden]. `dtype` is the compute type; logits come back in float32.
     """
     batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
-    out = _logits(model.params, batch, model.architecture, dtype)
+    out = whole_forward(model.params, batch, architecture=model.architecture, dtype=dtype)
     return out[:, 0] if model.architecture.head == "classification" else out

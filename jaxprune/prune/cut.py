@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from ..model.architecture import Architecture, LayerSizes
 from ..model.model import Model, Params
-from ..model.transformer import ATTENTION, HALVES
+from ..model.transformer import ATTENTION, HALVES, OUTPUT
 
 Mask = Bool[np.ndarray, " _"]  # one flag a unit; lists mix lengths, so the axis has no name
 
@@ -90,6 +90,20 @@ def cut(model: Model, masks: Sequence[Mask]) -> Model:
         layers.append(halves)
     params = {**model.params, "layers": layers}
     return model.replace(architecture=cut_architecture(model.architecture, masks), params=params)
+
+
+def silenced(model: Model, masks: Sequence[Mask]) -> Model:
+    """The model in full size, its removed units writing nothing: what gates at 0 do, in the weights."""
+    layers = []
+    for index, layer in enumerate(model.params["layers"]):
+        halves = {}
+        for offset, half in enumerate(HALVES):
+            out = layer[half][OUTPUT[half]]
+            kernel = np.array(out["kernel"])
+            kernel[~masks[2 * index + offset]] = 0
+            halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": kernel}}
+        layers.append(halves)
+    return model.replace(params={**model.params, "layers": layers})
 
 
 def gates_of(architecture: Architecture, masks: Sequence[Mask]) -> list[dict[str, np.ndarray]]:

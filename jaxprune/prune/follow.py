@@ -13,25 +13,26 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ..model.architecture import Architecture
 from ..model.model import Batch, Model, Params
 from ..model.transformer import (
     ATTENTION,
     HALVES,
+    INPUTS,
+    OUTPUT,
     attention_mask,
     norm,
     project_out,
     residual,
+    sublayer,
     sublayer_features,
 )
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
-from .measure import OUTPUT, advance, outer_params, output_kernel, start, unit_width
+from .measure import outer_params, start, unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
-
-INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +53,10 @@ PUBLISHED_FIT = Fit(ridge=1e-6, pull=0.0, intercept=False, inputs=False)
 
 
 class Streams(NamedTuple):
-    """Both residual streams before the next sublayer, one array a batch."""
+    """Both residual streams before the next sublayer, one array a batch: all that is kept for every token."""
 
     dense: list[Array]
     pruned: list[Array]
-
-
-take_units_jit = partial(jax.jit, static_argnames="half")(
-    lambda p, units, *, half: take_units(half, p, units)  # one program per padded width, not per layer
-)
 
 
 def entry(p: Params, x: Array, architecture: Architecture) -> Array:
@@ -68,18 +64,52 @@ def entry(p: Params, x: Array, architecture: Architecture) -> Array:
     return norm(p["norm"], x, architecture) if architecture.norm_position == "pre" else x
 
 
-def input_matrix(p: Params, half: str) -> tuple[Float[Array, "hidden n"], Float[Array, " n"]]:
-    """All input projections of a half side by side, and their biases (zeros where there are none)."""
-    kernels = [p[name]["kernel"] for name in INPUTS[half] if name in p]
-    biases = [p[name].get("bias", jnp.zeros(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p]
-    flat = [kernel.reshape(kernel.shape[0], -1) for kernel in kernels]
-    return jnp.concatenate(flat, axis=1), jnp.concatenate([bias.reshape(-1) for bias in biases])
+@partial(jax.jit, static_argnames=("half", "architecture", "inputs"), donate_argnames=("x_dense", "normal"))
+def enter(
+    p: Params,
+    x_dense: Array,
+    x_pruned: Array,
+    batch: Batch,
+    weight: Array,
+    normal: Normal,
+    *,
+    half: str,
+    architecture: Architecture,
+    inputs: bool,
+) -> tuple[Array, Normal]:
+    """The dense stream plus the sublayer's update (not yet normed), and with `inputs` the sums for `fit_inputs`."""
+    features = sublayer_features(half, p, x_dense, attention_mask(architecture, batch), architecture)
+    if inputs:
+        normal = accumulate(normal, entry(p, x_pruned, architecture), entry(p, x_dense, architecture), weight)
+    return x_dense + project_out(p[OUTPUT[half]], features), normal
+
+
+def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tuple[Params, Refit]:
+    """Input projections (and biases, where the family has them) that read the dense stream off the pruned one.
+
+    With x on the dense stream and y on the pruned one, the least-squares fit of x W + b on y, shrunk towards W, is
+    M W for every W, where M y + m is the fit of x itself, shrunk towards y: one small system instead of one as wide as
+    all projections. `small` holds numpy arrays.
+    """
+    first = small[INPUTS[half][0]]
+    hidden = len(first["kernel"])
+    found = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
+    fitted = dict(small)
+    for name in INPUTS[half]:
+        if name in small:
+            kernel = small[name]["kernel"]
+            flat = kernel.reshape(hidden, -1)
+            fitted[name] = {"kernel": (found.weight @ flat).reshape(kernel.shape)}
+            if "bias" in small[name]:
+                bias = small[name]["bias"]
+                fitted[name]["bias"] = bias + (found.bias @ flat).reshape(bias.shape)
+    return fitted, found
 
 
 @partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
-def observe_inputs(
+def observe(
     small: Params,
-    x_dense: Array,
+    goal: Array,
     x_pruned: Array,
     batch: Batch,
     weight: Array,
@@ -88,82 +118,45 @@ def observe_inputs(
     half: str,
     architecture: Architecture,
 ) -> Normal:
-    """Sums for fitting the input projections: the pruned stream must give what the dense stream gave."""
-    kernel, bias = input_matrix(small, half)
-    target = entry(small, x_dense, architecture) @ kernel + bias
-    return accumulate(normal, entry(small, x_pruned, architecture), target, weight)
-
-
-@partial(jax.jit, static_argnames="half")
-def fit_inputs(small: Params, normal: Normal, ridge: Array, *, half: str) -> tuple[Params, Refit]:
-    """Input projections (and biases, where the family has them) by least squares, shrunk towards the old ones."""
-    kernel, bias = input_matrix(small, half)
-    first = small[INPUTS[half][0]]
-    fit = solve(normal, jnp.ones(kernel.shape[0]), kernel, bias, ridge, 1.0, "bias" in first)
-    fitted, at = dict(small), 0
-    for name in INPUTS[half]:
-        if name not in small:
-            continue
-        shape = small[name]["kernel"].shape
-        size = int(np.prod(shape[1:]))
-        fitted[name] = {"kernel": fit.weight[:, at : at + size].reshape(shape)}
-        if "bias" in small[name]:
-            fitted[name]["bias"] = fit.bias[at : at + size].reshape(shape[1:])
-        at += size
-    return fitted, fit
-
-
-@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("normal", "x_dense"))
-def observe_outputs(
-    p: Params,
-    small: Params,
-    x_dense: Array,
-    x_pruned: Array,
-    batch: Batch,
-    weight: Array,
-    normal: Normal,
-    *,
-    half: str,
-    architecture: Architecture,
-) -> tuple[Normal, Array]:
-    """Sums for fitting the output projection, and the dense stream after the sublayer."""
-    mask = attention_mask(architecture, batch)
-    update = project_out(p[OUTPUT[half]], sublayer_features(half, p, x_dense, mask, architecture))
-    features = sublayer_features(half, small, x_pruned, mask, architecture)
+    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
+    features = sublayer_features(half, small, x_pruned, attention_mask(architecture, batch), architecture)
     features = features.reshape(*features.shape[:2], -1)
-    target = x_dense + update - x_pruned  # the input's difference included
-    return accumulate(normal, features, target, weight), residual(p, x_dense, update, architecture)
+    return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
 
 
-@partial(jax.jit, static_argnames=("half", "intercept"))
-def fit_outputs(
-    small: Params, normal: Normal, present: Array, ridge: Array, pull: Array, *, half: str, intercept: bool
-) -> tuple[Params, Refit]:
-    """The output projection by least squares (`refit.solve`)."""
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("goal", "x_pruned"))
+def leave(
+    small: Params, goal: Array, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
+) -> tuple[Array, Array]:
+    """Both streams after the sublayer."""
+    x_pruned, _ = sublayer(half, small, x_pruned, attention_mask(architecture, batch), architecture)
+    return residual(small, goal, jnp.zeros((), goal.dtype), architecture), x_pruned
+
+
+def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: int) -> tuple[Params, Refit]:
+    """The output projection of the first `units` units by least squares, all weights or one scale a unit.
+
+    Units beyond them, which only fill up the shape, write nothing. `small` holds numpy arrays.
+    """
     out = small[OUTPUT[half]]
-    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
-    fit = solve(normal, present, output_kernel(small, half), bias, ridge, pull, intercept and "bias" in out)
-    fitted = {"kernel": fit.weight.reshape(out["kernel"].shape)} | ({"bias": fit.bias} if "bias" in out else {})
-    return {**small, OUTPUT[half]: fitted}, fit
+    shape = out["kernel"].shape
+    kernel = out["kernel"][:units].reshape(-1, shape[-1])
+    bias = out.get("bias", np.zeros(shape[-1], np.float32))
+    if fit.kind == "weights":
+        solved = solve(normal, kernel, bias, fit.ridge, fit.pull, fit.intercept and "bias" in out)
+    else:
+        solved = solve_scales(normal, kernel, bias, fit.ridge, units)
+    fitted = np.zeros(shape, np.float32)
+    fitted[:units] = solved.weight.reshape(units, *shape[1:])
+    return {**small, OUTPUT[half]: {"kernel": fitted} | ({"bias": solved.bias} if "bias" in out else {})}, solved
 
 
-@partial(jax.jit, static_argnames=("half", "width"))
-def fit_scales(
-    small: Params, normal: Normal, present: Array, ridge: Array, *, half: str, width: int
-) -> tuple[Params, Refit]:
-    """One scale per unit of `width` features, by least squares (`refit.solve_scales`)."""
+def silence(small: Params, *, half: str, units: int) -> Params:
+    """The half, all but its first `units` units writing nothing. `small` holds numpy arrays."""
     out = small[OUTPUT[half]]
-    bias = out.get("bias", jnp.zeros(out["kernel"].shape[-1]))
-    fit = solve_scales(normal, present, output_kernel(small, half), bias, ridge, width)
-    return {**small, OUTPUT[half]: {**out, "kernel": fit.weight.reshape(out["kernel"].shape)}}, fit
-
-
-@partial(jax.jit, static_argnames="half")
-def silence(small: Params, present: Array, *, half: str) -> Params:
-    """Padding units write nothing."""
-    out = small[OUTPUT[half]]
-    kernel = output_kernel(small, half) * present[:, None]
-    return {**small, OUTPUT[half]: {**out, "kernel": kernel.reshape(out["kernel"].shape)}}
+    kernel = out["kernel"].copy()
+    kernel[units:] = 0
+    return {**small, OUTPUT[half]: {**out, "kernel": kernel}}
 
 
 def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
@@ -202,42 +195,34 @@ def follow_sublayer(
     architecture, half = model.architecture, HALVES[index % 2]
     p = model.params["layers"][index // 2][half]
     width = unit_width(architecture, half, index // 2)
-    units, kept = padded_units(mask, 1 if half == ATTENTION else 4)
-    present = jnp.asarray(np.repeat(np.arange(len(units)) < kept, width), jnp.float32)
-    small = programs(take_units_jit, p, units, half=half)
+    units, kept = padded_units(mask, 2 if half == ATTENTION else 4)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
-    hidden = architecture.hidden
-    if fit.kind == "weights" and fit.inputs and kept and index:
-        normal = empty_normal(hidden, input_matrix_width(small, half))
-        for batch, x_dense, x_pruned, weight in zip(batches, streams.dense, streams.pruned, weights, strict=True):
-            normal = programs(observe_inputs, small, x_dense, x_pruned, batch, weight, normal, **static)
-        small, solved = programs(fit_inputs, small, normal, np.float32(fit.input_ridge), half=half)
-        report["input_residual"], report["input_residual_before"] = float(solved.residual), float(solved.before)
-    normal = empty_normal(len(units) * width, hidden)
+    small = take_units(half, jax.tree.map(np.asarray, p), units)
+    inputs = fit.kind == "weights" and fit.inputs
+    normal = empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        normal, streams.dense[number] = programs(
-            observe_outputs, p, small, streams.dense[number], streams.pruned[number], batch, weight, normal, **static
-        )
+        both = streams.dense[number], streams.pruned[number]
+        streams.dense[number], normal = programs(enter, p, *both, batch, weight, normal, inputs=inputs, **static)
+    if inputs and index:  # at the first sublayer the streams are the same
+        small, solved = fit_inputs(small, normal, fit.input_ridge, half=half)
+        report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
+    normal = empty_normal(len(units) * width, architecture.hidden)
+    on_device = jax.tree.map(jnp.asarray, small)
+    for goal, x_pruned, batch, weight in zip(streams.dense, streams.pruned, batches, weights, strict=True):
+        normal = programs(observe, on_device, goal, x_pruned, batch, weight, normal, **static)
     programs.meter.sample("refit")
-    if fit.kind != "none":
-        if fit.kind == "weights":
-            scalars = np.float32(fit.ridge), np.float32(fit.pull)
-            small, solved = programs(fit_outputs, small, normal, present, *scalars, half=half, intercept=fit.intercept)
-        else:
-            small, solved = programs(fit_scales, small, normal, present, np.float32(fit.ridge), half=half, width=width)
-        report |= {"rank": int(solved.rank), "features": kept * width}
-        report |= {"residual": float(solved.residual), "residual_before": float(solved.before)}
+    if fit.kind == "none":
+        small = silence(small, half=half, units=kept)
     else:
-        small = programs(silence, small, present, half=half)
+        small, solved = fit_outputs(small, normal, fit, half=half, units=kept)
+        report |= {"rank": solved.rank, "features": kept * width}
+        report |= {"residual": solved.residual, "residual_before": solved.before}
+    on_device = jax.tree.map(jnp.asarray, small)
     for number, batch in enumerate(batches):
-        streams.pruned[number] = programs(advance, small, streams.pruned[number], batch, **static)
+        both = streams.dense[number], streams.pruned[number]
+        streams.dense[number], streams.pruned[number] = programs(leave, on_device, *both, batch, **static)
     return put_units(half, p, units[:kept], small), report
-
-
-def input_matrix_width(p: Params, half: str) -> int:
-    """Outputs of all input projections of a half together."""
-    return sum(int(np.prod(p[name]["kernel"].shape[1:])) for name in INPUTS[half] if name in p)
 
 
 def follow(

@@ -13,10 +13,8 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -195,35 +193,38 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
         if settings.search == "gates":
             curves.append(gate_curve(statistics, measured.texts))
             continue
-        kernel = output_kernel(model.params["layers"][index // 2][half], half)
-        scalars = np.float32(measured.tokens), np.float32(measured.texts), np.float32(settings.elimination_ridge)
-        gram, weight = programs(surgeon_inputs, statistics, kernel, *scalars, sensitivity=settings.sensitivity)
+        kernel = np.asarray(output_kernel(model.params["layers"][index // 2][half], half))
+        gram, weight = surgeon_inputs(
+            statistics, kernel, measured.tokens, measured.texts, settings.elimination_ridge, settings.sensitivity
+        )
         if half == ATTENTION:
-            order, damage = programs(eliminate_groups, gram, weight, units=units)
+            order, damage = eliminate_groups(gram, weight, units)
         else:
-            order, damage = programs(eliminate_neurons, gram, weight, chunk=max(units // 24, 1))
+            order, damage = programs(
+                eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1)
+            )
         curves.append(curve(order, damage, units))
     return curves
 
 
-@partial(jax.jit, static_argnames="sensitivity")
 def surgeon_inputs(
-    statistics: Statistics, kernel: jax.Array, tokens: Any, texts: Any, ridge: Any, *, sensitivity: bool
-) -> tuple[jax.Array, jax.Array]:
+    statistics: Statistics, kernel: np.ndarray, tokens: int, texts: int, ridge: float, sensitivity: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """The Gram of the features about their mean (the refit moves the bias), and output weights in root-KL units.
 
     KL of a text ≈ ½ Σ_t (g_t · Δu_t)², tokens taken as independent: ½ (tokens / texts) tr(A ΔWᵀ G ΔW) with A the mean
     of g gᵀ. Without `sensitivity` A is replaced by the multiple of the identity of equal trace.
     """
-    mean = statistics.mean / tokens
-    gram = statistics.gram / tokens - jnp.outer(mean, mean)
+    mean = np.asarray(statistics.mean) / tokens
+    gram = np.asarray(statistics.gram) / tokens - np.outer(mean, mean)
     # Features in units of their own spread: they differ by orders of magnitude, and the elimination downdates an
     # inverse in float32, which loses as many digits as the diagonal spans.
-    spread = jnp.sqrt(jnp.maximum(jnp.diag(gram), 1e-12 * jnp.max(jnp.diag(gram)) + 1e-30))
-    gram = gram / spread[:, None] / spread[None, :] + ridge * jnp.eye(gram.shape[0])
-    metric = statistics.sensitivity / texts / 2
+    spread = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.max(np.diag(gram)) + 1e-30))
+    gram = gram / spread[:, None] / spread[None, :]
+    gram[np.diag_indices_from(gram)] += ridge
+    metric = np.asarray(statistics.sensitivity) / texts / 2
     if not sensitivity:
-        metric = jnp.eye(metric.shape[0]) * jnp.trace(metric) / metric.shape[0]
+        metric = np.eye(len(metric), dtype=np.float32) * np.trace(metric) / len(metric)
     return gram, spread[:, None] * (kernel @ psd_root(metric))
 
 

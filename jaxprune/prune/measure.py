@@ -1,7 +1,7 @@
 """One pass forwards and backwards over the calibration texts: everything that any score needs, and nothing per token.
 
-The model runs sublayer by sublayer, so that one small program serves every layer and a batch's activations live only as
-the residual stream at the sublayer boundaries. The backward sweep recomputes each sublayer from its boundary.
+The model runs sublayer by sublayer, so that one small program serves every layer. On the way up a sublayer leaves its
+input projections behind, for one batch at a time; the backward sweep starts from them and computes no projection twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..errors import NumericalError
@@ -18,17 +19,16 @@ from ..model.model import Batch, Params
 from ..model.transformer import (
     ATTENTION,
     HALVES,
+    OUTPUT,
     apply_head,
     attention_mask,
     embed,
+    features_of,
     project_out,
     residual,
-    sublayer,
-    sublayer_features,
+    sublayer_inputs,
 )
 from ..programs import Programs
-
-OUTPUT = {"attention": "o", "feed_forward": "down"}
 
 
 class Statistics(NamedTuple):
@@ -75,10 +75,20 @@ def start(params: Params, batch: Batch, *, architecture: Architecture) -> Array:
     return embed(params, batch, architecture).astype(jnp.float32)
 
 
+class Trace(NamedTuple):
+    """What the way back needs of a sublayer, instead of computing it again."""
+
+    inputs: tuple[Array, ...]  # its input projections
+    around: Float[Array, "rows length hidden"]  # what its norm reads: the stream before it (pre) or after it (post)
+
+
 @partial(jax.jit, static_argnames=("half", "architecture"))
-def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> Array:
-    """The residual stream after one sublayer."""
-    return sublayer(half, p, x, attention_mask(architecture, batch), architecture)[0]
+def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> tuple[Array, Trace]:
+    """The residual stream after one sublayer, and what `sweep_back` needs."""
+    inputs = sublayer_inputs(half, p, x, architecture)
+    features = features_of(half, inputs, attention_mask(architecture, batch), architecture)
+    update = project_out(p[OUTPUT[half]], features)
+    return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
 
 
 @partial(jax.jit, static_argnames="architecture")
@@ -100,7 +110,7 @@ def run(
     for index in range(first, 2 * len(params["layers"])):
         half = HALVES[index % 2]
         p = params["layers"][index // 2][half]
-        streams.append(programs(advance, p, streams[-1], batch, half=half, architecture=architecture))
+        streams.append(programs(advance, p, streams[-1], batch, half=half, architecture=architecture)[0])
     return streams
 
 
@@ -184,10 +194,10 @@ def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) ->
 # --- the backward sweep
 
 
-@partial(jax.jit, static_argnames=("half", "architecture", "floor"), donate_argnames="sums")
+@partial(jax.jit, static_argnames=("half", "architecture", "floor"), donate_argnames=("sums", "cotangents"))
 def sweep_back(
     p: Params,
-    x: Float[Array, "rows length hidden"],
+    trace: Trace,
     batch: Batch,
     cotangents: Float[Array, "seeds rows length hidden"],
     sums: Statistics,
@@ -198,37 +208,35 @@ def sweep_back(
 ) -> tuple[Array, Statistics, Float[Array, "rows length"]]:
     """Pull the cotangents back over one sublayer and add to its statistics.
 
-    Token weights ω are |g|² with g the gradient at the sublayer's output, mixed with `floor` of a uniform weight and
-    scaled to mean 1 over the batch: a token whose output nothing reads (all but the first in the last layer of a
-    classifier) then hardly counts in the refit. Returns cotangents before the sublayer, statistics, weights.
+    Returns cotangents before the sublayer, statistics, and every token's energy |g|², g the gradient at the
+    sublayer's output. The Gram matrix weighs tokens by their share of the batch's energy (`token_weights`).
     """
     mask = attention_mask(architecture, batch)
-    features, pull_features = jax.vjp(lambda x: sublayer_features(half, p, x, mask, architecture), x)
-    update = project_out(p[OUTPUT[half]], features)
-    _, pull_residual = jax.vjp(lambda x, update: residual(p, x, update, architecture), x, update)
+    features, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, mask, architecture), trace.inputs)
+    # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
+    # as the point of both derivatives; the values computed on the way are not used, and never computed.
+    _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)
+    _, pull_norm = jax.vjp(lambda x: residual(p, x, jnp.zeros((), x.dtype), architecture), trace.around)
     kernel = output_kernel(p, half)
     flat = features.reshape(*features.shape[:2], -1)
     units, width = sums.gates.shape[0], flat.shape[-1] // max(sums.gates.shape[0], 1)
 
     def one(cotangent):
-        g_x, g = pull_residual(cotangent)
+        (g,) = pull_norm(cotangent)
         g_features = jnp.einsum("rth,fh->rtf", g, kernel)
-        (g_through,) = pull_features(g_features.reshape(features.shape))
+        (g_inputs,) = pull_features(g_features.reshape(features.shape))
+        (g_through,) = pull_inputs(g_inputs)
         per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, width), axis=-1)
-        return g_x + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
+        return g + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
 
     before, g, gates = jax.vmap(one)(cotangents)
     real = batch.real.astype(jnp.float32)
     g = g * real[..., None]
-    weight = jnp.sum(g**2, axis=(0, -1))
-    weight = weight / jnp.maximum(jnp.sum(weight) / jnp.maximum(jnp.sum(real), 1), 1e-30)
-    weight = (floor + (1 - floor) * weight) * real
+    energy = jnp.sum(g**2, axis=(0, -1))
+    weight = token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor)
     gram, mean = sums.gram, sums.mean
     if gram.shape[0]:
-        # bfloat16 products summed in float32: twice as fast where the hardware has them. The Gram matrices only order
-        # units, under a ridge far above the 1e-4 that this rounds away; the refit has its own sums, in float32.
-        narrow = (flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]).astype(jnp.bfloat16)
-        gram = gram + jnp.matmul(narrow.T, narrow, preferred_element_type=jnp.float32)
+        gram = gram + second_moment((flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]))
         mean = mean + flat.reshape(-1, flat.shape[-1]).T @ weight.reshape(-1)
     block = sums.block
     if block.shape[0]:
@@ -240,14 +248,23 @@ def sweep_back(
         sums.gates + jnp.sum(gates**2, axis=(0, 1, 2)),
         block,
     )
-    return before, sums, weight
+    return before, sums, energy
+
+
+def token_weights(energy: Array, real: Array, total: ArrayLike, tokens: ArrayLike, floor: float) -> Array:
+    """Weights of mean 1 over `tokens` tokens of `total` energy: `floor` of it uniform, the rest by energy.
+
+    A token whose output nothing reads (all but the first in the last layer of a classifier) then hardly counts.
+    """
+    mean = jnp.maximum(total / jnp.maximum(tokens, 1), 1e-30)
+    return (floor + (1 - floor) * energy / mean) * real
 
 
 class Measurement(NamedTuple):
     """What one pass over the calibration texts leaves behind."""
 
     statistics: list[Statistics]  # per sublayer, bottom up
-    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length]
+    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
     logits: list[Array]  # [batch]: what the dense model says
     tokens: int
     texts: int
@@ -275,14 +292,20 @@ def measure(
         sums.append(empty_statistics(size.groups, width, hidden, grams, fisher_blocks))
         sums.append(empty_statistics(size.neurons, 1, hidden, grams, fisher_blocks))
     outer = outer_params(params)
-    logits, weights, tokens, texts = [], [], 0, 0
+    logits, energies, tokens, texts = [], [], 0, 0
     for number, batch in enumerate(batches):
-        streams = run(params, batch, architecture, programs)
+        x, traces = programs(start, outer, batch, architecture=architecture), []
+        for index in range(2 * len(architecture.layers)):
+            half = HALVES[index % 2]
+            p = params["layers"][index // 2][half]
+            x, trace = programs(advance, p, x, batch, half=half, architecture=architecture)
+            traces.append(trace)
+        programs.meter.sample("measure")
         key = jax.random.fold_in(jax.random.key(seed), number)
         said, cotangents = programs(
             head_cotangents,
             outer,
-            streams[-1],
+            x,
             batch,
             key,
             architecture=architecture,
@@ -290,14 +313,14 @@ def measure(
             exact_up_to=exact_up_to,
         )
         logits.append(said)
-        batch_weights: list[Array] = []
+        of_batch: list[Array] = []
         for index in reversed(range(2 * len(architecture.layers))):
             half = HALVES[index % 2]
             p = params["layers"][index // 2][half]
-            cotangents, sums[index], weight = programs(
+            cotangents, sums[index], energy = programs(
                 sweep_back,
                 p,
-                streams[index],
+                traces.pop(),
                 batch,
                 cotangents,
                 sums[index],
@@ -305,11 +328,10 @@ def measure(
                 architecture=architecture,
                 floor=floor,
             )
-            batch_weights.append(weight)
-        weights.append(batch_weights[::-1])
+            of_batch.append(energy)
+        energies.append(of_batch[::-1])
         tokens += int(jnp.sum(batch.real))
         texts += int(jnp.sum(batch.index >= 0))
-        programs.meter.sample("measure")
         on_batch(number + 1)
     for index, entry in enumerate(sums):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
@@ -317,6 +339,14 @@ def measure(
                 f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
                 "check the checkpoint's weights."
             )
+    totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
+    weights = [
+        [
+            token_weights(energy, batch.real.astype(jnp.float32), total, tokens, floor)
+            for energy, total in zip(column, totals, strict=True)
+        ]
+        for batch, column in zip(batches, energies, strict=True)
+    ]
     return Measurement(sums, weights, logits, tokens, texts)
 
 

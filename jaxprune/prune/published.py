@@ -20,6 +20,7 @@ from ..model.architecture import Architecture
 from ..model.model import Batch, Model, Params
 from ..model.transformer import (
     HALVES,
+    OUTPUT,
     apply_head,
     attention_mask,
     project_out,
@@ -29,7 +30,7 @@ from ..model.transformer import (
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer
-from .measure import OUTPUT, finish, outer_params, output_kernel, run, span_probabilities
+from .measure import finish, outer_params, output_kernel, run, span_probabilities
 from .search import threshold_mask
 
 

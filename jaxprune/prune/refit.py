@@ -1,22 +1,25 @@
 """Least squares for a sublayer's output weights: the pruned stream is made to follow the dense one."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.linalg import cho_factor, cho_solve, get_lapack_funcs
+
+from ..errors import NumericalError
 
 
 class Normal(NamedTuple):
     """Weighted sums over tokens from which least-squares weights follow; f the features, r the target."""
 
-    gram: Float[Array, "n n"]  # Σ ω f fᵀ
-    cross: Float[Array, "n hidden"]  # Σ ω f rᵀ
-    mean: Float[Array, " n"]  # Σ ω f
-    target: Float[Array, " hidden"]  # Σ ω r
-    energy: Float[Array, ""]  # Σ ω |r|²
-    count: Float[Array, ""]  # Σ ω
+    gram: Float[Any, "n n"]  # Σ ω f fᵀ
+    cross: Float[Any, "n hidden"]  # Σ ω f rᵀ
+    mean: Float[Any, " n"]  # Σ ω f
+    target: Float[Any, " hidden"]  # Σ ω r
+    energy: Float[Any, ""]  # Σ ω |r|²
+    count: Float[Any, ""]  # Σ ω
 
 
 def empty_normal(n: int, hidden: int) -> Normal:
@@ -31,105 +34,131 @@ def accumulate(
     weight: Float[Array, "rows length"],
 ) -> Normal:
     """Add one batch of tokens; float32 at the highest matmul precision."""
-    weighted = features * weight[..., None]
+    features, target = (value.reshape(-1, value.shape[-1]) for value in (features, target))
+    flat_weight = weight.reshape(-1)
+    weighted = (features * flat_weight[:, None]).T
     return Normal(
-        normal.gram + jnp.einsum("rtn,rtm->nm", weighted, features, precision="highest"),
-        normal.cross + jnp.einsum("rtn,rth->nh", weighted, target, precision="highest"),
-        normal.mean + jnp.sum(weighted, axis=(0, 1)),
-        normal.target + jnp.einsum("rth,rt->h", target, weight),
-        normal.energy + jnp.sum(weight[..., None] * target**2),
-        normal.count + jnp.sum(weight),
+        normal.gram + jnp.matmul(weighted, features, precision="highest"),
+        normal.cross + jnp.matmul(weighted, target, precision="highest"),
+        normal.mean + jnp.sum(weighted, axis=1),
+        normal.target + flat_weight @ target,
+        normal.energy + flat_weight @ jnp.sum(target**2, axis=1),
+        normal.count + jnp.sum(flat_weight),
     )
 
 
 class Refit(NamedTuple):
-    weight: Float[Array, "n hidden"]
-    bias: Float[Array, " hidden"]
-    rank: Int[Array, ""]  # of the kept features; below their number: the calibration leaves a direction undetermined
-    residual: Float[Array, ""]  # Σ ω |f W + b - r|² / Σ ω |r|², dimensionless; 0 is a perfect fit
-    before: Float[Array, ""]  # the same with the old weights
+    weight: Float[np.ndarray, "n hidden"]
+    bias: Float[np.ndarray, " hidden"]
+    rank: int  # of the features; below their number: the calibration texts leave a direction undetermined
+    residual: float  # Σ ω |f W + b - r|² / Σ ω |r|², dimensionless; 0 is a perfect fit
+    before: float  # the same with the old weights
 
 
-@partial(jax.jit, static_argnames="intercept")
+UNDETERMINED = 1e-6  # a feature's variance given the others, relative to its own: about what float32 sums resolve
+
+
+def first_features(normal: Normal, count: int) -> Normal:
+    """The sums of the first `count` features only, in float64 on the host, where the solves are done.
+
+    The systems are small, differ in size from sublayer to sublayer, and are solved once: compiling a program for each
+    size takes longer than LAPACK takes for all of them.
+    """
+    gram, cross, mean, *rest = (np.asarray(leaf, np.float64) for leaf in normal)
+    return Normal(gram[:count, :count], cross[:count], mean[:count], *rest)
+
+
 def solve(
     normal: Normal,
-    present: Float[Array, " n"],
-    old_weight: Float[Array, "n hidden"],
-    old_bias: Float[Array, " hidden"],
-    ridge: Float[Array, ""] | float,
-    pull: Float[Array, ""] | float,
+    old_weight: Float[np.ndarray, "n hidden"],
+    old_bias: Float[np.ndarray, " hidden"],
+    ridge: float,
+    pull: float,
     intercept: bool,
 ) -> Refit:
-    """Weights that minimise Σ ω |f W + b - r|² + ridge · mean(diag G) · |W - pull · W_old|².
+    """Weights that minimise Σ ω |f W + b - r|² + ridge · mean(diag G) · |W - pull · W_old|², solved in float64.
 
-    `present` is 1 on kept features and 0 on padding, which gets an identity block, so that one compiled program
-    serves any number kept. `pull` 1 shrinks towards the old weights, 0 towards none. With `intercept` the bias is
-    fitted too (closed form, by centring); else it stays. Source: K-prune section 3.3 (ridge, pull, weights and
-    intercept are ours).
+    `pull` 1 shrinks towards the old weights, 0 towards none. With `intercept` the bias is fitted too (closed form, by
+    centring); else it stays. Raises `NumericalError` where features determine each other and the ridge is too small
+    to choose. Source: K-prune section 3.3 (ridge, pull, token weights and intercept are ours).
     """
-    count = jnp.maximum(normal.count, 1.0)
-    kept = jnp.maximum(jnp.sum(present), 1.0)
+    normal = first_features(normal, len(old_weight))
+    old_weight, old_bias = np.asarray(old_weight, np.float64), np.asarray(old_bias, np.float64)
+    count = np.maximum(normal.count, 1e-30)
     mean, target = normal.mean / count, normal.target / count
-    gram, cross = normal.gram / count, normal.cross / count
+    shift = target if intercept else old_bias
+    gram, cross = normal.gram / count, normal.cross / count - np.outer(mean, shift)
     if intercept:
-        gram = gram - jnp.outer(mean, mean)
-        cross = cross - jnp.outer(mean, target)
-    else:
-        cross = cross - jnp.outer(mean, old_bias)
-    both = present[:, None] * present[None, :]
-    scale = jnp.sum(jnp.diag(gram) * present) / kept
-    scale = jnp.where(scale > 0, scale, 1.0)
-    system = gram * both / scale + jnp.diag(ridge * present + (1 - present))
-    old_weight = old_weight * present[:, None]
-    right = cross * present[:, None] / scale + ridge * pull * old_weight
-    # Jacobi scaling: features differ by orders of magnitude, and float32 Cholesky keeps 1e-6 only once they do not.
-    root = jax.lax.rsqrt(jnp.maximum(jnp.diag(system), 1e-30))
-    factor = jax.scipy.linalg.cho_factor(system * root[:, None] * root[None, :], lower=True)
-    weight = jax.scipy.linalg.cho_solve(factor, right * root[:, None]) * root[:, None]
-    weight = weight * present[:, None]
+        gram = gram - np.outer(mean, mean)
+    # Jacobi scaling: features differ by orders of magnitude, and so would the pivots that tell the rank.
+    scale = np.mean(np.diag(gram)) if gram.size and np.mean(np.diag(gram)) > 0 else 1.0
+    penalty = ridge * scale
+    spread = np.sqrt(np.maximum(np.diag(gram), 1e-30))
+    alone = gram / spread[:, None] / spread[None, :]
+    system = alone + np.diag(penalty / spread**2)
+    right = (cross + penalty * pull * old_weight) / spread[:, None]
+    weight = _positive_solve(system, right) / spread[:, None]
     bias = target - mean @ weight if intercept else old_bias
-    pivots = jnp.diag(factor[0]) ** 2 / jnp.maximum(jnp.diag(system) * root**2, 1e-30)
-    loose = jnp.sum((pivots < 1e-5) * present)
     return Refit(
-        weight,
-        bias,
-        (jnp.sum(present) - loose).astype(jnp.int32),
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        _rank(alone),
         loss(normal, weight, bias),
         loss(normal, old_weight, old_bias),
     )
 
 
+def _positive_solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if not system.size:
+        return right
+    if not np.isfinite(system).all() or not np.isfinite(right).all():
+        raise NumericalError("NaN or Inf in the sums of the refit; check the checkpoint's weights.")
+    try:
+        return cho_solve(cho_factor(system, lower=True, check_finite=False), right)
+    except np.linalg.LinAlgError as error:
+        raise NumericalError(
+            f"the refit of {len(system)} features has no unique solution; raise the ridge, or calibrate on more texts."
+        ) from error
+
+
+def _rank(correlations: np.ndarray) -> int:
+    """Rank by Cholesky with pivots."""
+    if not correlations.size:
+        return 0
+    (pivoted,) = get_lapack_funcs(("pstrf",), (correlations,))
+    *_, rank, _ = pivoted(correlations, tol=UNDETERMINED)
+    return int(rank)
+
+
 def solve_scales(
     normal: Normal,
-    present: Float[Array, " n"],
-    weight: Float[Array, "n hidden"],
-    bias: Float[Array, " hidden"],
-    ridge: Float[Array, ""] | float,
-    width: int,
+    weight: Float[np.ndarray, "n hidden"],
+    bias: Float[np.ndarray, " hidden"],
+    ridge: float,
+    units: int,
 ) -> Refit:
-    """One factor per unit of `width` features instead of new weights; the ridge shrinks towards 1.
+    """One factor for each of `units` equal units instead of new weights; the ridge shrinks towards 1.
 
     The mask rescaling of Kwon et al. (NeurIPS 2022, section 4.3), by normal equations: with u the units' outputs,
     minimise Σ ω |Σ_i s_i u_i + b - r|².
     """
-    units = weight.shape[0] // width
-    weight = weight * present[:, None]
-    there = present[::width]
-    pairs = normal.gram * jnp.matmul(weight, weight.T, precision="highest")
+    normal = first_features(normal, len(weight))
+    weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    width = len(weight) // max(units, 1)
+    pairs = normal.gram * (weight @ weight.T)
     gram = pairs.reshape(units, width, units, width).sum((1, 3))
-    reach = weight * (normal.cross - jnp.outer(normal.mean, bias))
-    right = reach.sum(1).reshape(units, width).sum(1)
-    scale = jnp.maximum(jnp.sum(jnp.diag(gram)) / jnp.maximum(jnp.sum(there), 1), 1e-30)
-    system = gram / scale + jnp.diag(ridge * there + (1 - there))
-    scales = jnp.linalg.solve(system, right / scale + ridge * there) * there
-    fitted = weight * jnp.repeat(scales, width)[:, None]
-    rank = jnp.sum(present).astype(jnp.int32)
-    return Refit(fitted, bias, rank, loss(normal, fitted, bias), loss(normal, weight, bias))
+    reach = weight * (normal.cross - np.outer(normal.mean, bias))
+    right = reach.reshape(units, width * reach.shape[1]).sum(1)
+    scale = max(float(np.mean(np.diag(gram))) if units else 0.0, 1e-30)
+    scales = _positive_solve(gram / scale + ridge * np.eye(units), right / scale + ridge)
+    fitted = weight * np.repeat(scales, width)[:, None]
+    before, after = loss(normal, weight, bias), loss(normal, fitted, bias)
+    return Refit(fitted.astype(np.float32), bias.astype(np.float32), len(weight), after, before)
 
 
-def loss(normal: Normal, weight: Float[Array, "n hidden"], bias: Float[Array, " hidden"]) -> Float[Array, ""]:
+def loss(normal: Normal, weight: Float[np.ndarray, "n hidden"], bias: Float[np.ndarray, " hidden"]) -> float:
     """Relative squared error of `weight` and `bias` on the tokens summed into `normal`."""
-    quadratic = jnp.sum(weight * jnp.matmul(normal.gram, weight, precision="highest"))
-    linear = jnp.sum(weight * normal.cross)
-    shift = 2 * bias @ (normal.mean @ weight - normal.target) + normal.count * jnp.sum(bias**2)
-    return jnp.maximum(quadratic - 2 * linear + shift + normal.energy, 0) / jnp.maximum(normal.energy, 1e-30)
+    reach = np.asarray(normal.gram, np.float32) @ np.asarray(weight, np.float32)  # precise enough for a report
+    quadratic = np.sum(weight * reach) - 2 * np.sum(weight * normal.cross)
+    shift = 2 * bias @ (normal.mean @ weight - normal.target) + normal.count * np.sum(bias**2)
+    return max(float(quadratic + shift + normal.energy), 0.0) / max(float(normal.energy), 1e-30)

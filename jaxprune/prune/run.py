@@ -6,33 +6,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from ..data.batches import pack
 from ..data.task import Calibration
 from ..data.tokenizer import Tokenizer
 from ..errors import NumericalError
-from ..model.architecture import Architecture
-from ..model.model import Batch, Model, Params
-from ..model.transformer import Sites, forward
+from ..model.model import Batch, Model
+from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .budget import Budget
 from .cost import removed, unit_costs
-from .cut import Mask, cut, gates_of, kept_units
+from .cut import Mask, cut, kept_units, silenced
+from .measure import finish, outer_params, run
 
 OnStep = Callable[[dict[str, Any]], None]
-
-
-@partial(jax.jit, static_argnames="architecture")
-def whole_forward(params: Params, batch: Batch, gates: Any = None, *, architecture: Architecture) -> jax.Array:
-    """Logits of a whole batch."""
-    outputs = forward(params, batch, architecture, Sites(gates=gates))
-    return outputs.hidden if outputs.logits is None else outputs.logits
 
 
 @dataclass
@@ -49,6 +42,7 @@ class Run:
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
+    blas: ThreadpoolController = field(default_factory=ThreadpoolController)
 
     @staticmethod
     def start(model: Model, calibration: Calibration, on_step: OnStep | None, group: int | None = None) -> "Run":
@@ -77,7 +71,11 @@ class Run:
     def phase(self, name: str) -> Iterator[None]:
         """Book the seconds of a part of the run under `name`."""
         began = time.perf_counter()
-        yield
+        # Host solves come between compiled programs. After each, BLAS threads spin for a while and take the cores from
+        # XLA's: that costs a tenth of a run, more than they save on matrices of this size.
+        small = max(layer.neurons for layer in self.model.architecture.layers) <= 4096
+        with self.blas.limit(limits=1 if small else None, user_api="blas"):
+            yield
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
 
@@ -99,15 +97,16 @@ class Run:
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
 
-        Measured on two batches (all have one shape) and scaled. Not part of the method: booked nowhere.
+        The median of a few batches (all have one shape), times their number. Not part of the method: booked nowhere.
         """
         programs = Programs()  # its own books
-        params, architecture = self.model.params, self.model.architecture
-        jax.block_until_ready(programs(whole_forward, params, self.batches[0], architecture=architecture))
-        few = self.batches[:2]
-        began = time.perf_counter()
-        jax.block_until_ready([programs(whole_forward, params, batch, architecture=architecture) for batch in few])
-        return (time.perf_counter() - began) * len(self.batches) / len(few)
+        params, architecture = scannable(self.model.params), self.model.architecture
+        seconds = []
+        for batch in self.batches[:1] + self.batches[:7]:  # the first one compiles and warms up
+            began = time.perf_counter()
+            jax.block_until_ready(programs(whole_forward, params, batch, architecture=architecture))
+            seconds.append(time.perf_counter() - began)
+        return float(np.median(seconds[1:])) * len(self.batches)
 
     def finish(
         self,
@@ -164,12 +163,13 @@ class Run:
         return small.replace(provenance=provenance).with_record(**record)
 
     def _masked_versus_cut(self, fitted: Model, small: Model, masks: Sequence[Mask]) -> float:
-        """Largest difference of logits, gates at 0 against units cut away, relative to the largest logit."""
-        batch = jax.tree.map(lambda leaf: leaf[:2], self.batches[0])
-        gates = gates_of(fitted.architecture, masks)
-        params = jax.tree.map(jnp.asarray, fitted.params)
-        masked = self.programs(whole_forward, params, batch, gates, architecture=fitted.architecture)
-        without = self.programs(whole_forward, small.params, batch, architecture=small.architecture)
+        """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+        batch = self.batches[0]
+        params = jax.tree.map(jnp.asarray, silenced(fitted, masks).params)
+        last = run(params, batch, fitted.architecture, self.programs)[-1]  # by programs compiled before
+        masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
+        batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
+        without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
         real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
         masked, without = np.asarray(masked)[real], np.asarray(without)[real]
         error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,11 @@ def threshold_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.nd
     return scores > np.max(scores[~mask])
 
 
-def psd_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """A with A Aᵀ = matrix, for a positive semidefinite matrix."""
-    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
-    return vectors * jnp.sqrt(jnp.maximum(values, 0))
+def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """A with A Aᵀ = matrix, for a positive semidefinite matrix; a millionth of its mean diagonal is added."""
+    n = len(matrix)
+    jitter = 1e-6 * max(float(np.trace(matrix)) / max(n, 1), 1e-30)
+    return np.linalg.cholesky(np.asarray(matrix, np.float64) + jitter * np.eye(n)).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames="chunk")
@@ -59,9 +60,7 @@ def eliminate_neurons(
     order of removal and each step's damage; steps beyond the last feature (n is no multiple of `chunk`) are marked -1.
     """
     n = gram.shape[0]
-    steps = -(-n // chunk)
     short = min(2 * chunk, n)
-    inverse = jnp.linalg.inv(gram)
 
     def pick(state, _):
         inverse, cross, alive = state  # of the shortlist: inverse Gram, w wᵀ, still there
@@ -96,44 +95,47 @@ def eliminate_neurons(
         inverse = inverse - columns @ solved
         alive = alive.at[gone].set(False)
         both = alive[:, None] & alive[None, :]
-        inverse = jnp.where(both, inverse, jnp.eye(n))
+        inverse = jnp.where(both, inverse, jnp.eye(len(alive)))
         weight = jnp.where(alive[:, None], weight, 0.0)
         return (inverse, weight, alive), (jnp.where(fresh, gone, -1), jnp.where(fresh, damage, 0.0))
 
-    _, (order, damage) = jax.lax.scan(body, (inverse, weight, jnp.ones(n, bool)), None, length=steps)
-    return order.reshape(-1), damage.reshape(-1)
+    steps = -(-n // chunk)
+    half = max(min(steps // 2, (n - short) // chunk), 0)  # after which the second half works on smaller matrices
+    state = jnp.linalg.inv(gram), weight, jnp.ones(n, bool)
+    (inverse, weight, alive), (order, damage) = jax.lax.scan(body, state, None, length=half)
+    left = jnp.argsort(~alive, stable=True)[: n - half * chunk]
+    state = inverse[left][:, left], weight[left], alive[left]
+    _, (later, more) = jax.lax.scan(body, state, None, length=steps - half)
+    later = jnp.where(later >= 0, left[later], -1)
+    return jnp.concatenate([order, later]).reshape(-1), jnp.concatenate([damage, more]).reshape(-1)
 
 
-@partial(jax.jit, static_argnames="units")
 def eliminate_groups(
-    gram: Float[Array, "n n"], weight: Float[Array, "n hidden"], units: int
-) -> tuple[Int[Array, " units"], Float[Array, " units"]]:
-    """As `eliminate_neurons` for units of several features each (a head): damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u)."""
-    n, width = gram.shape[0], gram.shape[0] // units
-    inverse = jnp.linalg.inv(gram)
+    gram: Float[np.ndarray, "n n"], weight: Float[np.ndarray, "n hidden"], units: int
+) -> tuple[Int[np.ndarray, " units"], Float[np.ndarray, " units"]]:
+    """As `eliminate_neurons` for units of several features each (a head): damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u).
 
-    def body(state, _):
-        inverse, weight, alive = state
-        blocks = jnp.einsum("uaub->uab", inverse.reshape(units, width, units, width))
-        rows = weight.reshape(units, width, -1)
-        solved = jnp.linalg.solve(blocks, rows)
-        cost = jnp.where(alive, jnp.sum(rows * solved, axis=(1, 2)), jnp.inf)
-        best = jnp.argmin(cost)
-        columns = jax.lax.dynamic_slice_in_dim(inverse, best * width, width, axis=1)
-        shift = jnp.linalg.solve(blocks[best], columns.T)  # [width, n]
-        weight = weight - shift.T @ rows[best]
-        inverse = inverse - columns @ shift
-        alive = alive.at[best].set(False)
-        there = jnp.repeat(alive, width)
-        inverse = jnp.where(there[:, None] & there[None, :], inverse, jnp.eye(n))
-        weight = jnp.where(there[:, None], weight, 0.0)
-        return (inverse, weight, alive), (best, cost[best])
-
-    _, (order, damage) = jax.lax.scan(body, (inverse, weight, jnp.ones(units, bool)), None, length=units)
-    return order, damage
+    On the host: a dozen steps on small matrices take less time than compiling them.
+    """
+    width = len(gram) // units
+    inverse = np.linalg.inv(gram).reshape(units, width, units, width)
+    weight = weight.reshape(units, width, -1)
+    left, order, damage = np.arange(units), [], []
+    while len(left):
+        blocks = np.einsum("uaub->uab", inverse)
+        costs = np.sum(weight * np.linalg.solve(blocks, weight), axis=(1, 2))
+        best = int(np.argmin(costs))
+        order.append(left[best])
+        damage.append(costs[best])
+        shift = np.linalg.solve(blocks[best], inverse[best].reshape(width, -1)).reshape(width, -1, width)
+        weight = weight - np.einsum("avb,ah->vbh", shift, weight[best])
+        inverse = inverse - np.einsum("uac,cvb->uavb", inverse[:, :, best], shift, optimize=True)
+        left, weight = np.delete(left, best), np.delete(weight, best, axis=0)
+        inverse = np.delete(np.delete(inverse, best, axis=0), best, axis=2)
+    return np.array(order), np.array(damage)
 
 
-def curve(order: Array, damage: Array, units: int) -> Curve:
+def curve(order: Any, damage: Any, units: int) -> Curve:
     """A curve on the host, from what an elimination returned."""
     order_np, damage_np = np.asarray(order), np.asarray(damage, np.float64)
     there = order_np >= 0

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import SettingsError
-from ..model import Batch, Model, Sites, forward
+from ..model import Batch, Model
 from ..model.architecture import Architecture
+from ..model.transformer import whole_forward
 from ..prune.cost import flops
 
 SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
@@ -65,26 +65,12 @@ def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, rep
     }
 
 
-@partial(jax.jit, static_argnames="architecture")
-def _outputs(params: Any, batch: Batch, architecture: Architecture) -> jax.Array:
-    """Logits, with every layer written out, for both models alike.
-
-    Left to itself, `forward` scans layers that are equal, and for that copies all their weights on every call. The
-    dense model at batch 1 then takes three times as long (minilm-sst2, 1 x 32, CPU), and a speed-up would be claimed
-    that comes from the copying and not from the pruning.
-    """
-    every_sublayer = Sites(section=(0, 2 * len(architecture.layers)))
-    logits = forward(params, batch, architecture, every_sublayer).logits
-    assert logits is not None  # the whole model ran
-    return logits
-
-
 def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tuple[float, Any, Callable[[], jax.Array]]:
     """Seconds of tracing and compilation, the program, and a function that runs it once and waits."""
     params = jax.tree.map(jnp.asarray, model.params)
     batch = full_batch(model.architecture, rows, length, seed)
     start = time.perf_counter()
-    program = _outputs.lower(params, batch, model.architecture).compile()
+    program = whole_forward.lower(params, batch, architecture=model.architecture).compile()
     seconds = time.perf_counter() - start
     return seconds, program, lambda: jax.block_until_ready(program(params, batch))
 

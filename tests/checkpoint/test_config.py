@@ -83,6 +83,7 @@ def test_without_a_class_labels_say_the_head():
         ({"id2label": {"1": "y", "0": "x"}}, ("x", "y"), "single_label"),
         ({"id2label": {str(n): n for n in range(11)}}, tuple(map(str, range(11))), "single_label"),
         ({"id2label": {"0": "score"}}, ("score",), "regression"),
+        ({"id2label": {"0": "same", "1": "same"}}, ("same", "same"), "single_label"),  # data/fit.py matches by number
         ({"problem_type": "multi_label_classification"}, ("a", "b", "c"), "multi_label"),
     ],
 )

@@ -27,7 +27,10 @@ for asked in sys.argv[1:]:
     try:
         model = jp.load(name, revision=revision or None)
         kernel = np.asarray(model.params["head"]["kernel"]).tolist()
-        print(json.dumps({"source": model.provenance.source, "kernel": kernel}))
+        saved = jp.load(jp.save(model, "saved-" + asked.replace("/", "-"))).provenance.record
+        origin = {"source": saved["source"], "hub": saved["hub"]}
+        assert origin == model.provenance.record and saved["source_hash"]
+        print(json.dumps({"folder": model.provenance.source, "origin": origin, "kernel": kernel}))
     except jp.errors.CheckpointError as error:
         print(json.dumps({"error": str(error)}))
 """
@@ -69,10 +72,12 @@ def test_a_hub_id_is_read_from_a_prefilled_cache(tmp_path):
     *whole, pinned, no_branch, no_model = run(
         tmp_path, *snapshots, f"someone/tiny-0@{COMMIT}", "someone/tiny-0@no-such-branch", "nowhere/at-all"
     )
-    for found, snapshot in zip(whole, snapshots.values(), strict=True):
-        assert Path(found["source"]) == snapshot
+    for found, (name, snapshot) in zip(whole, snapshots.items(), strict=True):
+        assert Path(found["folder"]) == snapshot
+        assert found["origin"] == {"source": name, "hub": {"revision": None, "commit": COMMIT}}
         np.testing.assert_array_equal(np.float32(found["kernel"]), expected)
-    assert pinned == whole[0]
+    assert pinned.pop("origin") == {"source": "someone/tiny-0", "hub": {"revision": COMMIT, "commit": COMMIT}}
+    assert pinned == {name: whole[0][name] for name in ("folder", "kernel")}
     for found, name in ((no_branch, "someone/tiny-0"), (no_model, "nowhere/at-all")):
         assert found["error"].startswith(f"there is no folder {name}, and the hub does not give")
         assert "\n" not in found["error"]
@@ -95,6 +100,16 @@ def test_paths_are_never_taken_for_hub_ids(name, monkeypatch):
         locate(Path("nowhere/really"))
 
 
+def test_what_names_no_checkpoint_at_all(tmp_path):
+    # A process of its own: here, the type checker would answer before we do.
+    script = "import jaxprune as jp\nfor source in (3, None, '', b'bert'):\n  try: jp.load(source)\n"
+    script += "  except jp.errors.CheckpointError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for line, source in zip(done.stdout.splitlines(), (3, None, "", b"bert"), strict=True):
+        assert line.startswith(f"the checkpoint to load is {source!r}, expected a text or path; give a checkpoint's")
+
+
 def test_a_file_and_a_revision_of_a_folder(tmp_path):
     (tmp_path / "model.safetensors").write_text("x")
     with pytest.raises(CheckpointError, match="is a file, expected a checkpoint's folder"):
@@ -113,7 +128,7 @@ def test_formats_are_fetched_only_as_far_as_needed(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert locate("some/name") == tmp_path
+    assert locate("some/name") == (tmp_path, {"source": "some/name", "hub": {"revision": None, "commit": None}})
     assert len(asked) == 3 and not any("*.bin" in pattern for pattern in asked[0])
     asked.clear()
     (tmp_path / "model.safetensors").write_text("x")

@@ -178,6 +178,7 @@ def test_our_own_folders_take_new_heads_too(tmp_path):
         ({"problem": "ranking"}, "problem is 'ranking'"),
         ({"labels": 0}, "labels is 0, expected at least one"),
         ({"labels": ()}, "expected at least one"),
+        ({"labels": ("yes", "no", "yes")}, "names a class twice; every class needs its own name"),
         ({"labels": "yes"}, "expected a count or the names"),
         ({"labels": 2, "head": "none"}, "labels and problem are for a classification head"),
         ({"labels": 2, "problem": "regression"}, "a regression has one label, got 2"),

@@ -63,8 +63,10 @@ def test_a_folder_holds_weights_and_manifest_and_no_config(tmp_path):
 def test_others_may_read_the_folder_as_far_as_the_umask_allows(tmp_path):
     mask = os.umask(0)
     os.umask(mask)
-    folder = save(random_model(), tmp_path / "out")
+    folder = save(random_model(), tmp_path / "out", shard_bytes=500)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "strided", "fortran", "jax", "bfloat16", "float64"])

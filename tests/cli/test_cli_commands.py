@@ -23,6 +23,15 @@ def small(inputs, tmp_path_factory):
     return out
 
 
+def test_evaluate_scores_the_split_that_is_named(cli, inputs, monkeypatch):
+    run = cli.json("evaluate", *task(inputs), "--split", "train")
+    assert (run.code, run.data["split"], run.data["examples"]) == (0, "train", 64)
+    assert cli.json("evaluate", *task(inputs)).data["split"] == "validation"
+    monkeypatch.setattr("jaxprune.checkpoint.load", lambda *_, **__: pytest.fail("the model was read"))
+    run = cli("evaluate", *task(inputs), "--split", "test")
+    assert run.code == 2 and 'no examples in split "test"; labelled are train, validation.' in run.err
+
+
 def test_compare_writes_table_json_and_plot(cli, inputs, tmp_path):
     words = ("--methods", "magnitude", "random", "--remove", 0.3, "--seeds", 0, 1, "--calibration-samples", 16)
     run = cli.json("compare", *task(inputs), *words, "--out", tmp_path)
@@ -36,6 +45,13 @@ def test_compare_writes_table_json_and_plot(cli, inputs, tmp_path):
     assert (tmp_path / "compare.png").stat().st_size > 10_000
     again = cli("compare", *task(inputs), *words, "--out", tmp_path)
     assert again.code == 2 and "--overwrite" in again.err
+
+
+def test_compare_asks_for_a_place_that_can_be_written_before_the_work(cli, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprune.checkpoint.load", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("x")
+    run = cli("compare", *task(inputs), "--remove", 0.5, "--out", tmp_path / "file" / "out")
+    assert run.code == 2 and f"{tmp_path / 'file'} cannot be written" in run.err
 
 
 def test_plan_with_a_task_counts_its_tokens(cli, inputs):
@@ -56,6 +72,12 @@ def test_inspect_shows_sizes_and_record(cli, inputs, small):
     assert "random" in cli("inspect", "--model", small).out
 
 
+def test_inspect_lists_every_warning_once(cli, small):
+    run = cli.json("inspect", "--model", small)
+    assert any("only 16 calibration texts" in warning for warning in run.data["warnings"])
+    assert len(run.data["warnings"]) == len(set(run.data["warnings"])) == run.err.count("jaxprune: warning: ")
+
+
 def test_bench_finds_the_dense_model_by_itself(cli, small):
     run = cli.json("bench", "--model", small, "--shapes", "2x16", "1x8", "--repeats", 2)
     assert run.code == 0, run.err
@@ -65,7 +87,12 @@ def test_bench_finds_the_dense_model_by_itself(cli, small):
 
 def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
     with pytest.raises(CheckpointError, match="name it with --dense"):
-        dense_source({"source": {"path": str(tmp_path / "gone")}})
+        dense_source({"source": str(tmp_path / "gone")})
+    with pytest.raises(CheckpointError, match="not recorded"):
+        dense_source({})
+    assert dense_source({"source": str(tmp_path)}) == (str(tmp_path), None)
+    hub = {"revision": "main", "commit": "0123"}
+    assert dense_source({"source": "someone/tiny", "hub": hub}) == ("someone/tiny", "0123")
     assert shape("32x128") == (32, 128)
     with pytest.raises(SettingsError, match="expected ROWSxLENGTH"):
         shape("32")

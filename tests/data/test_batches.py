@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxprune.data.batches import pack, unpack, unpack_logits, unpack_tokens
-from jaxprune.data.evaluate import outputs, predict, predict_spans
+from jaxprune.data.evaluate import predict, predict_spans
 from jaxprune.data.tokenizer import Encoded
 from jaxprune.errors import DataError
 from jaxprune.model import logits
+from jaxprune.model.transformer import whole_forward
 
 LENGTH = 24
 VOCABULARY = 26  # of the tiny model
@@ -92,7 +93,7 @@ def test_a_packed_text_gives_what_it_gives_alone(tiny, lengths):
 def test_no_layout_changes_a_result(tiny, layout):
     model, encoded = tiny(), texts_of([5, 24, 3, 17, 9, 1, 12])
     batches = pack(encoded, model.architecture, **layout)
-    found = [outputs(model.params, batch, architecture=model.architecture) for batch in batches]
+    found = [whole_forward(model.params, batch, architecture=model.architecture) for batch in batches]
     np.testing.assert_allclose(unpack_logits(found, batches), predict(model, encoded), atol=1e-5)
 
 
@@ -102,7 +103,8 @@ def test_what_padding_holds_changes_nothing(tiny):
     padding = batch.segments == 0
     dirty = batch._replace(ids=np.where(padding, 7, batch.ids), types=np.where(padding, 1, batch.types))
     clean, other = (
-        unpack_logits([outputs(model.params, each, architecture=model.architecture)], [each]) for each in (batch, dirty)
+        unpack_logits([whole_forward(model.params, each, architecture=model.architecture)], [each])
+        for each in (batch, dirty)
     )
     np.testing.assert_array_equal(clean, other)
 

@@ -74,7 +74,7 @@ def test_limit_and_splits(tiny):
     assert evaluate(tiny(), task, limit=3).examples == 3
     assert evaluate(tiny(), task, split="train").examples == 2
     assert evaluate(tiny(), task, split="test").examples == 5
-    with pytest.raises(DataError, match='no examples in split "dev"; it has train, validation, test'):
+    with pytest.raises(DataError, match='no examples in split "dev"; labelled are train, validation, test'):
         evaluate(tiny(), task, split="dev")
     with pytest.raises(DataError, match="limit 0 leaves nothing"):
         evaluate(tiny(), task, limit=0)
@@ -108,6 +108,35 @@ def test_chance_level_is_doubted(tiny):
     assert evaluate(model, make_task(truth)).warnings == ()
 
 
+def biased(model, towards):
+    """`model` with one answer to everything."""
+    bias = np.zeros(len(model.architecture.labels), np.float32)
+    bias[towards] = 1e4
+    return model.replace(params={**model.params, "head": {**model.params["head"], "bias": bias}})
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_a_perfect_score_is_never_doubted(tiny, metric, count):
+    model = tiny(seed=2)
+    truth = logits_of(model, make_task([0] * 8)).argmax(axis=1).tolist()
+    assert evaluate(model, make_task(truth, metric=metric), limit=count).warnings == ()
+
+
+def test_a_few_texts_of_one_label_say_nothing_of_chance(tiny):
+    model = tiny()
+    assert evaluate(biased(model, 0), make_task([0] * 8)).warnings == ()
+    assert evaluate(biased(model, 0), make_task([1])).warnings == ()
+    assert evaluate(biased(model, 1), make_task([0] * 8, metric="matthews")).warnings == ()
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 4, [0] * 7 + [1], [1, 0]])
+def test_one_answer_to_all_is_doubted(tiny, labels):
+    (doubt,) = evaluate(biased(tiny(), 0), make_task(labels)).warnings
+    share = f"{labels.count(0) / len(labels):.4f}"
+    assert f"one and the same answer to all {len(labels)} examples (accuracy {share})" in doubt
+
+
 # --- labels and heads
 
 
@@ -126,6 +155,22 @@ def test_an_output_the_task_lacks_is_never_right(tiny):
     top = logits_of(model, task).argmax(axis=1)
     assert {0, 1} <= set(top.tolist())  # else this test says nothing
     assert evaluate(model, task).score == pytest.approx(np.mean(top - 1 == [0, 1] * 4))
+
+
+def test_equal_names_go_before_alike_ones(tiny):
+    names = ("C", "C++", "c#")  # alike once case and signs are dropped
+    task = make_task([0, 1, 2, 0, 1, 2, 0, 1], names=names)
+    found = fit(tiny(labels=names[::-1]).architecture, task)
+    assert found.outputs.tolist() == [2, 1, 0] and found.warnings == ()
+
+
+def test_a_name_given_to_two_classes_leaves_only_their_numbers(tiny):
+    found = fit(tiny(labels=("positive", "positive")).architecture, make_task([0, 1] * 4))
+    assert found.outputs.tolist() == [0, 1]
+    assert found.warnings == (
+        "the model calls two classes positive, so names do not tell them apart: matched by number; check the order "
+        "(negative, positive).",
+    )
 
 
 def test_names_that_differ_are_taken_by_number_and_said(tiny):

@@ -57,7 +57,7 @@ def test_hidden_test_labels_are_left_out(write, tmp_path):
     write("test.jsonl", [{"sentence": ONE, "label": -1}])
     task = tasks.glue("sst2", tmp_path)
     assert task.validation[0].label == 1
-    with pytest.raises(DataError, match='has no examples in split "test"; it has validation'):
+    with pytest.raises(DataError, match='has no labels in split "test"; labelled are validation'):
         task.split("test")
 
 
@@ -174,6 +174,22 @@ def test_numbers_with_a_point_are_a_regression(write):
     task = own(write, rows(0.5, 2, 1.5))
     assert (task.kind, task.metric, task.beside) == ("regression", "pearson", ("spearman",))
     assert [example.label for example in task.train] == [0.5, 2.0, 1.5]
+
+
+@pytest.mark.parametrize("hidden", [{}, {"label": -1}, {"label": None}])
+def test_a_test_file_may_be_without_labels(write, hidden):
+    write("test.jsonl", [{"text": TWO, **hidden}] * 2)
+    task = own(write, rows("yes", "no"), rows("no"))
+    assert task.labels == ("no", "yes") and len(task.validation) == 1
+    with pytest.raises(DataError, match='has no labels in split "test"; labelled are train, validation'):
+        task.split("test")
+
+
+def test_a_test_file_with_labels_is_a_split_of_its_own(write):
+    path = write("test.jsonl", rows("yes", "no", "no"))
+    assert len(tasks.folder(path.parent).split("test")) == len(tasks.folder(path.parent).validation) == 3
+    task = own(write, rows("yes", "no"), rows("no"))
+    assert (len(task.split("test")), len(task.validation)) == (3, 1)
 
 
 def test_pairs_and_a_missing_train_file(write):

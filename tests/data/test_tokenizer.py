@@ -45,6 +45,26 @@ def test_length_without_room_for_a_word(tokenizer_folder):
         Tokenizer.of(tokenizer_folder).encode([Example("film", None, 0)], 2)
 
 
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (Example("a \ud800 film", None, 0), "text 1 has a lone surrogate, U\\+D800, at character 2: .* or drop"),
+        (Example("film", "\udfff", 0), "text 1 has a lone surrogate, U\\+DFFF, at character 0"),
+        (Example(7, None, 0), "text 1 is of type int, expected str"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_text_that_is_none_is_named(tokenizer_folder, bad, message):
+    good = Example("film", None if bad.pair is None else "film", 0)
+    with pytest.raises(DataError, match=message):
+        Tokenizer.of(tokenizer_folder).encode([good, bad], 16)
+
+
+def test_half_a_character_in_a_question_or_context_is_named(tokenizer_folder):
+    for questions, contexts in ((["who", "\ud800"], ["film"] * 2), (["who"] * 2, ["film", "\ud800"])):
+        with pytest.raises(DataError, match="text 1 has a lone surrogate"):
+            Tokenizer.of(tokenizer_folder).windows(questions, contexts, 16, 4)
+
+
 def test_vocabulary_larger_than_the_embedding(tiny):
     with pytest.raises(DataError, match="token id 25, the model's embedding 20 rows"):
         Tokenizer.of(tiny(vocab=20))

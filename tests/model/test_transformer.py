@@ -8,7 +8,7 @@ import pytest
 
 from jaxprune.errors import DataError
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, Provenance, Sites, forward, logits, parameter_shapes
-from jaxprune.model.transformer import HALVES, Outputs, plain_batch, stack, stackable, unstack
+from jaxprune.model.transformer import DEEP, HALVES, Outputs, plain_batch, scannable, stack, unstack
 from jaxprune.prune.cut import cut
 
 EQUAL = (LayerSizes(groups=4, neurons=10),) * 3
@@ -137,6 +137,17 @@ def test_inputs_that_do_not_fit_are_named():
         logits(model, np.zeros((1, 17), np.int32))
 
 
+@pytest.mark.parametrize("architecture", [BERT, ROBERTA], ids=["bert", "roberta"])
+def test_logits_can_be_compiled_into_a_larger_program(architecture):
+    model, ids = random_model(architecture), random_ids(2, 6)
+    inputs = (ids, np.ones_like(ids), np.zeros_like(ids))
+    for count in (1, 2, 3):
+        traced = jax.jit(lambda *inputs: logits(model, *inputs))(*inputs[:count])
+        np.testing.assert_allclose(traced, logits(model, *inputs[:count]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="17 tokens do not fit the model's 16 positions"):
+        jax.jit(lambda ids: logits(model, ids))(np.zeros((1, 17), np.int32))
+
+
 # --- sites
 
 
@@ -218,26 +229,28 @@ def test_adapters_add_the_explicit_product(architecture):
 
 
 @families
-def test_scanned_layers_equal_a_loop(architecture):
-    model, batch = random_model(architecture), plain_batch(architecture, random_ids(2, 6))
-    assert stackable(model.params)
-    scanned = run(model, batch)
-    looped = run(model, batch, section=(0, 6))
-    close(scanned.logits, looped.logits)
+def test_scanned_layers_equal_layers_written_out(architecture):
+    deep = dataclasses.replace(architecture, layers=architecture.layers[:1] * DEEP)
+    model, batch = random_model(deep), plain_batch(architecture, random_ids(2, 6))
+    scanned = model.replace(params=scannable(model.params))
+    close(run(scanned, batch).logits, run(model, batch).logits)
+    tapped, looped = run(scanned, batch, taps=True), run(model, batch, taps=True)
+    assert len(tapped.streams) == len(tapped.features) == 2 * DEEP
+    jax.tree.map(close, tapped, looped)
 
 
-def test_equal_neighbours_compile_to_one_loop_and_ragged_layers_to_none():
+def test_only_deep_models_of_equal_layers_are_scanned():
+    """Fewer layers compile as fast written out, and need no second copy of their weights."""
     loops = {}
-    for name, layers in (("equal", EQUAL), ("ragged", RAGGED), ("pair", (*EQUAL[:2], RAGGED[1]))):
+    for name, layers in (("deep", EQUAL[:1] * DEEP), ("shallow", EQUAL), ("ragged", RAGGED * DEEP)):
         model = random_model(BERT.with_layers(layers))
+        model = model.replace(params=scannable(model.params))
         batch = plain_batch(model.architecture, random_ids(1, 4))
         loops[name] = str(jax.make_jaxpr(lambda batch, model=model: run(model, batch).logits)(batch)).count("scan[")
-    assert loops == {"equal": 1, "ragged": 0, "pair": 1}
-    assert not stackable(random_model(BERT.with_layers(RAGGED)).params)
+    assert loops == {"deep": 1, "shallow": 0, "ragged": 0}
 
 
 def test_a_model_grown_by_silent_units_is_still_the_same_model():
-    """The same function by the loop (ragged) and by the scan (filled up with units that write nothing)."""
     ragged = random_model(BERT.with_layers(RAGGED))
     filled = random_model(BERT.with_layers((LayerSizes(groups=4, neurons=10),) * 3), seed=1)
     layers = []

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprune.errors import NumericalError
 from jaxprune.prune.refit import accumulate, empty_normal, solve, solve_scales
 
 
@@ -22,8 +23,8 @@ def sums(features, target, weight):
 @pytest.mark.parametrize("intercept", [True, False])
 def test_solution_is_weighted_least_squares(intercept):
     features, target, weight = data()
-    old = jnp.zeros((6, 3))
-    fit = solve(sums(features, target, weight), jnp.ones(6), old, jnp.zeros(3), 0.0, 0.0, intercept)
+    old = np.zeros((6, 3))
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 0.0, 0.0, intercept)
     design = features.reshape(-1, 6)
     if intercept:
         design = np.concatenate([design, np.ones((len(design), 1), np.float32)], axis=1)
@@ -40,30 +41,41 @@ def test_solution_is_weighted_least_squares(intercept):
 def test_padding_changes_nothing():
     features, target, weight = data()
     padded = np.concatenate([features, np.ones((*features.shape[:2], 2), np.float32)], axis=-1)
-    present = jnp.array([1.0] * 6 + [0.0] * 2)
-    old = jnp.ones((8, 3))
-    args = (jnp.zeros(3), 1e-2, 1.0, True)
-    alone = solve(sums(features, target, weight), jnp.ones(6), old[:6], *args)
-    with_padding = solve(sums(padded, target, weight), present, old, *args)
-    np.testing.assert_allclose(with_padding.weight[:6], alone.weight, atol=1e-6)
-    np.testing.assert_array_equal(with_padding.weight[6:], 0)
+    args = (np.ones((6, 3)), np.zeros(3), 1e-2, 1.0, True)
+    alone, with_padding = (solve(sums(these, target, weight), *args) for these in (features, padded))
+    np.testing.assert_allclose(with_padding.weight, alone.weight, atol=1e-6)
 
 
 def test_too_few_tokens_are_reported_and_stay_near_the_old_weights():
     features, target, weight = data(n=20, tokens=8)
-    old = jnp.ones((20, 3))
-    fit = solve(sums(features, target, weight), jnp.ones(20), old, jnp.zeros(3), 1e-6, 1.0, False)
-    assert int(fit.rank) < 20
-    assert np.isfinite(np.asarray(fit.weight)).all()
-    far = solve(sums(features, target, weight), jnp.ones(20), old, jnp.zeros(3), 1e4, 1.0, False)
+    old = np.ones((20, 3))
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 1e-2, 1.0, False)
+    assert fit.rank == 8
+    assert np.isfinite(fit.weight).all()
+    far = solve(sums(features, target, weight), old, np.zeros(3), 1e4, 1.0, False)
     np.testing.assert_allclose(far.weight, old, atol=1e-2)  # a huge ridge gives the old weights back
+
+
+def test_no_unique_solution_is_an_error():
+    features, target, weight = data()
+    twice = np.concatenate([features, features], axis=-1)
+    with pytest.raises(NumericalError, match="raise the ridge"):
+        solve(sums(twice, target, weight), np.ones((12, 3)), np.zeros(3), 0.0, 1.0, False)
+
+
+def test_no_features_leave_the_bias():
+    features, target, weight = data()
+    fit = solve(sums(features, target, weight), np.ones((0, 3)), np.zeros(3), 1e-2, 1.0, True)
+    mean = np.average(target.reshape(-1, 3), axis=0, weights=weight.reshape(-1))
+    np.testing.assert_allclose(fit.bias, mean, atol=1e-5)
+    assert fit.weight.shape == (0, 3) and fit.rank == 0
 
 
 def test_refit_never_fits_worse_than_the_old_weights():
     features, target, weight = data()
-    old = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)), jnp.float32)
-    fit = solve(sums(features, target, weight), jnp.ones(6), old, jnp.zeros(3), 1e-3, 1.0, True)
-    assert float(fit.residual) < float(fit.before)
+    old = np.random.default_rng(1).normal(size=(6, 3))
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 1e-3, 1.0, True)
+    assert fit.residual < fit.before
 
 
 def test_scales_recover_what_was_scaled():
@@ -71,5 +83,12 @@ def test_scales_recover_what_was_scaled():
     kernel = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
     factors = np.repeat([2.0, 0.5, 1.0], 2).astype(np.float32)  # three units of two features
     target = features @ (kernel * factors[:, None]) + 1.0
-    fit = solve_scales(sums(features, target, weight), jnp.ones(6), jnp.asarray(kernel), jnp.ones(3), 0.0, 2)
+    fit = solve_scales(sums(features, target, weight), kernel, np.ones(3), 0.0, 3)
     np.testing.assert_allclose(fit.weight, kernel * factors[:, None], rtol=1e-3, atol=1e-4)
+
+
+def test_scales_of_a_sublayer_that_lost_everything():
+    features, target, weight = data()
+    fit = solve_scales(sums(features, target, weight), np.ones((0, 3), np.float32), np.ones(3), 1e-3, 0)
+    assert fit.weight.shape == (0, 3)
+    np.testing.assert_array_equal(fit.bias, 1)

@@ -71,7 +71,7 @@ def test_elimination_beats_removing_by_size():
 
 def test_groups_are_eliminated_whole():
     gram, weight = problem(12, 4, seed=1)
-    order, damage = eliminate_groups(jnp.asarray(gram), jnp.asarray(weight), 4)
+    order, damage = eliminate_groups(gram, weight, 4)
     found = curve(order, damage, 4)
     for removed in range(1, 5):
         gone = np.concatenate([np.arange(3 * unit, 3 * unit + 3) for unit in found.order[:removed]])

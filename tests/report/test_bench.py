@@ -1,12 +1,11 @@
 import itertools
 
 import jax
-import numpy as np
 import pytest
 
 from jaxprune.errors import SettingsError
 from jaxprune.model import forward
-from jaxprune.report.bench import _outputs, bench, full_batch
+from jaxprune.report.bench import bench, full_batch
 
 
 def test_bench_reports_both_models_and_the_flops_ratio(tiny):
@@ -47,13 +46,3 @@ def test_full_batch_has_no_padding(tiny):
     assert bool(batch.real.all())
     logits = jax.eval_shape(lambda params: forward(params, batch, model.architecture).logits, model.params)
     assert logits.shape == (3, 1, 2)
-
-
-def test_both_models_are_timed_as_the_same_kind_of_program(tiny):
-    """No scan over stacked layers, which only the dense model would have and which copies its weights on every call."""
-    model = tiny()
-    batch = full_batch(model.architecture, 1, 8)
-    assert "while" not in _outputs.lower(model.params, batch, model.architecture).as_text()
-    logits = forward(model.params, batch, model.architecture).logits
-    assert logits is not None
-    np.testing.assert_allclose(_outputs(model.params, batch, model.architecture), logits, atol=1e-6)  # float32
