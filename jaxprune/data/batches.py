@@ -72,6 +72,13 @@ def unpack_tokens(values: Sequence[Any], batches: Sequence[Batch]) -> list[np.nd
     return [found[text] for text in sorted(found)]
 
 
+def logits_difference(expected: Any, found: Any, batch: Batch) -> float:
+    """Largest difference of two models' logits on the texts of a batch, relative to the largest expected one."""
+    expected, found = np.asarray(expected), np.asarray(found)
+    real = np.asarray(batch.real if expected.shape[1] == batch.ids.shape[1] else batch.index >= 0)
+    return float(np.max(np.abs(expected - found)[real]) / max(float(np.max(np.abs(expected[real]))), 1e-30))
+
+
 def _row_length(lengths: np.ndarray, length: int | None) -> int:
     if length is not None:
         return length

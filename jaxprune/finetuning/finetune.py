@@ -13,13 +13,14 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
-from ..data.batches import pack
+from ..data.batches import logits_difference, pack
 from ..data.evaluate import evaluate, truth
 from ..data.fit import fit
 from ..data.task import Answers, Example, Task
 from ..data.tokenizer import Encoded, Tokenizer
 from ..errors import DataError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites, forward
+from ..model.transformer import whole_forward
 from .epochs import shuffled
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .memory import training_bytes
@@ -167,10 +168,8 @@ def _logits(params: Params, weights: Any, scaling: Any, batch: Batch, *, archite
 def merged_versus_unmerged(base: Model, adapters: Adapters, result: Model, batch: Batch) -> float:
     """Largest difference of logits, adapters apart against merged, relative to the largest logit."""
     batch, static = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), {"architecture": base.architecture}
-    apart = np.asarray(_logits(base.params, adapters.weights, adapters.scaling, batch, **static))
-    whole = np.asarray(_logits(result.params, [], [], batch, **static))
-    real = np.asarray(batch.index >= 0 if apart.shape[:2] == batch.index.shape else batch.real)
-    return float(np.max(np.abs(apart - whole)[real]) / max(float(np.max(np.abs(apart[real]))), 1e-30))
+    apart = _logits(base.params, adapters.weights, adapters.scaling, batch, **static)
+    return logits_difference(apart, whole_forward(result.params, batch, **static), batch)
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:

@@ -19,15 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data.batches import pack
+from ..data.batches import logits_difference, pack
 from ..data.task import Task
 from ..errors import NumericalError, SettingsError
-from ..model import Architecture, Model
+from ..model import Architecture, Batch, Model
+from ..model.transformer import whole_forward
 from ..programs import Programs
 from ..prune.baselines import weight_norms
 from ..prune.cost import removed, whole_parameters
-from ..prune.cut import Mask, cut, gates_of, kept_units, unit_counts
-from ..prune.run import check_finite, whole_forward
+from ..prune.cut import Mask, cut, kept_units, silenced, unit_counts
+from ..prune.run import check_finite
 from .epochs import shuffled
 from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
@@ -284,17 +285,13 @@ def proportional_ranks(blocks: np.ndarray, costs: Sequence[int], widest: Sequenc
         left -= costs[chosen]
 
 
-def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Any) -> float:
-    """Largest difference of logits, gates at 0 against units cut away, relative to the largest logit."""
-    programs = Programs()
-    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)
-    params = jax.tree.map(jnp.asarray, model.params)
-    gates = gates_of(model.architecture, masks)
-    masked = programs(whole_forward, params, batch, gates, architecture=model.architecture)
-    without = programs(whole_forward, small.params, batch, architecture=small.architecture)
-    real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
-    masked, without = np.asarray(masked)[real], np.asarray(without)[real]
-    error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
+def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
+    """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
+    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
+    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
+    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    error = logits_difference(masked, without, batch)
     if not np.isfinite(error):
         raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
     return error

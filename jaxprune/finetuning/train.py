@@ -170,7 +170,7 @@ def rate(step: ArrayLike, settings: Train, steps: ArrayLike, highest: ArrayLike)
     warmup = jnp.round(settings.warmup * steps)
     rise = (step + 1) / (warmup + 1)  # the first step already moves: a rate of zero there would waste its batch
     fall = (steps - step) / jnp.maximum(steps - warmup, 1)
-    return highest * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
+    return jnp.asarray(highest, jnp.float32) * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 
 def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.GradientTransformation:

@@ -300,7 +300,9 @@ def encode(
             x, out = step(x, entry)
             seen.append(out)
     else:
-        x, stacked = jax.lax.scan(step, x, (layers, sites.gates, sites.adapters, None if noise is None else jnp.stack(noise)))
+        x, stacked = jax.lax.scan(
+            step, x, (layers, sites.gates, sites.adapters, None if noise is None else jnp.stack(noise))
+        )
         seen = unstack(stacked, depth)
     if not sites.taps:
         return x, [], []

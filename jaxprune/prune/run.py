@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..data.batches import pack
+from ..data.batches import logits_difference, pack
 from ..data.task import Calibration
 from ..data.tokenizer import Tokenizer
 from ..errors import NumericalError
@@ -170,9 +170,7 @@ class Run:
         masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
         without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
-        real = np.asarray(batch.real if masked.shape[1] == batch.ids.shape[1] else batch.index >= 0)
-        masked, without = np.asarray(masked)[real], np.asarray(without)[real]
-        error = float(np.max(np.abs(masked - without)) / max(float(np.max(np.abs(masked))), 1e-30))
+        error = logits_difference(masked, without, batch)
         if not math.isfinite(error):
             raise NumericalError(
                 "the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts."
