@@ -35,7 +35,7 @@ def variants():
         "kprune, no depth ratio": ("kprune", replace(default, depth_ratio=1.0)),
         "kprune, no input fit": ("kprune", replace(default, refit_inputs=False)),
         "kprune, no intercept": ("kprune", replace(default, intercept=False)),
-        "kprune, shrink to zero": ("kprune", replace(default, pull=0.0, ridge=1e-3)),
+        "kprune, shrink to zero": ("kprune", replace(default, pull=0.0, ridge=10.0)),
         "kprune, no refit": ("kprune", replace(default, refit=False)),
         "fisher": ("fisher", jp.Fisher()),
         "fisher + our refit": ("fisher", jp.Fisher(repair="weights")),

@@ -107,7 +107,7 @@ class Tokenizer:
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
         return Windows(_encoded(all_windows), np.array(question, np.int32), spans)
 
-    def _encode(self, texts: Sequence[str | tuple[str, str]], **options: Any) -> Sequence[Any]:
+    def _encode(self, texts: Sequence[Any], **options: Any) -> Sequence[Any]:
         try:
             return self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text

@@ -180,7 +180,7 @@ def _repaired(
     return run.finish(method, settings, budget, fitted, masks, reports, reused)
 
 
-SCALES = Fit(kind="scales", ridge=1e-3, inputs=False)
+SCALES = Fit(kind="scales", ridge=10.0, inputs=False)
 
 
 def threshold(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:

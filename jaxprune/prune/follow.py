@@ -42,14 +42,14 @@ class Fit:
     kind: Literal["none", "scales", "weights"] = field(
         default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"}
     )
-    ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
+    ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
     pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream first"})
-    input_ridge: float = field(default=1e-2, metadata={"help": "ridge of the input fit, towards the old weights"})
+    input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
 
 
-PUBLISHED_FIT = Fit(ridge=1e-6, pull=0.0, intercept=False, inputs=False)
+PUBLISHED_FIT = Fit(ridge=1e-2, pull=0.0, intercept=False, inputs=False)
 
 
 class Streams(NamedTuple):

@@ -41,17 +41,17 @@ class KPrune:
     sensitivity: bool = field(default=True, metadata={"help": "weigh output directions by their gradient"})
     token_floor: float = field(default=0.5, metadata={"help": "share of token weight that every token gets alike"})
     elimination_ridge: float = field(
-        default=1e-3, metadata={"help": "ridge of the scores, relative to each feature's variance"}
+        default=700.0, metadata={"help": "ridge of the scores, in tokens on which features were independent"}
     )
     depth_ratio: float = field(default=3.0, metadata={"help": "weight of damage in the first layer over the last"})
     refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
-    ridge: float = field(default=1e-2, metadata={"help": "ridge of the output fit, relative to the mean diagonal"})
+    ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
     pull: float = field(
         default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"}
     )
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     refit_inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream"})
-    input_ridge: float = field(default=1e-2, metadata={"help": "ridge of the input fit, towards the old weights"})
+    input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
     temperature: float = field(default=2.0, metadata={"help": "softmax temperature of the predictive term"})
     exact_up_to: int = field(default=4, metadata={"help": "classes up to which the Fisher factors are exact"})
     balance: float = field(default=2.5e-4, metadata={"help": "published only: weight of representational knowledge"})
@@ -221,7 +221,7 @@ def surgeon_inputs(
     # inverse in float32, which loses as many digits as the diagonal spans.
     spread = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.max(np.diag(gram)) + 1e-30))
     gram = gram / spread[:, None] / spread[None, :]
-    gram[np.diag_indices_from(gram)] += ridge
+    gram[np.diag_indices_from(gram)] += ridge / tokens
     metric = np.asarray(statistics.sensitivity) / texts / 2
     if not sensitivity:
         metric = np.eye(len(metric), dtype=np.float32) * np.trace(metric) / len(metric)

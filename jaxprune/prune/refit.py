@@ -76,11 +76,13 @@ def solve(
     pull: float,
     intercept: bool,
 ) -> Refit:
-    """Weights that minimise Σ ω |f W + b - r|² + ridge · mean(diag G) · |W - pull · W_old|², solved in float64.
+    """Weights that minimise Σ ω |f W + b - r|² + ridge · Σ_i var(f_i) |W_i - pull · W_old,i|², solved in float64.
 
-    `pull` 1 shrinks towards the old weights, 0 towards none. With `intercept` the bias is fitted too (closed form, by
-    centring); else it stays. Raises `NumericalError` where features determine each other and the ridge is too small
-    to choose. Source: K-prune section 3.3 (ridge, pull, token weights and intercept are ours).
+    `ridge` is in tokens: what is known beforehand weighs as much as so many tokens on which features were independent
+    of each other and `pull` · W_old was right. Few calibration tokens are thus trusted less than many. `pull` 1 shrinks
+    towards the old weights, 0 towards none. With `intercept` the bias is fitted too (closed form, by centring); else
+    it stays. Raises `NumericalError` where features determine each other and the ridge is too small to choose.
+    Source: K-prune section 3.3 (ridge, pull, token weights and intercept are ours).
     """
     normal = first_features(normal, len(old_weight))
     old_weight, old_bias = np.asarray(old_weight, np.float64), np.asarray(old_bias, np.float64)
@@ -90,14 +92,11 @@ def solve(
     gram, cross = normal.gram / count, normal.cross / count - np.outer(mean, shift)
     if intercept:
         gram = gram - np.outer(mean, mean)
-    # Jacobi scaling: features differ by orders of magnitude, and so would the pivots that tell the rank.
-    scale = np.mean(np.diag(gram)) if gram.size and np.mean(np.diag(gram)) > 0 else 1.0
-    penalty = ridge * scale
-    spread = np.sqrt(np.maximum(np.diag(gram), 1e-30))
-    alone = gram / spread[:, None] / spread[None, :]
-    system = alone + np.diag(penalty / spread**2)
-    right = (cross + penalty * pull * old_weight) / spread[:, None]
-    weight = _positive_solve(system, right) / spread[:, None]
+    # In units of each feature's spread: they differ by orders of magnitude, and so would the pivots that tell the rank.
+    spread = np.sqrt(np.maximum(np.diag(gram), 1e-30))[:, None]
+    alone, penalty = gram / spread / spread.T, ridge / count
+    right = cross / spread + penalty * pull * old_weight * spread
+    weight = _positive_solve(alone + penalty * np.eye(len(alone)), right) / spread
     bias = target - mean @ weight if intercept else old_bias
     return Refit(
         weight.astype(np.float32),
@@ -137,7 +136,7 @@ def solve_scales(
     ridge: float,
     units: int,
 ) -> Refit:
-    """One factor for each of `units` equal units instead of new weights; the ridge shrinks towards 1.
+    """One factor for each of `units` equal units instead of new weights; the ridge, in tokens, shrinks towards 1.
 
     The mask rescaling of Kwon et al. (NeurIPS 2022, section 4.3), by normal equations: with u the units' outputs,
     minimise Σ ω |Σ_i s_i u_i + b - r|².
@@ -150,7 +149,8 @@ def solve_scales(
     reach = weight * (normal.cross - np.outer(normal.mean, bias))
     right = reach.reshape(units, width * reach.shape[1]).sum(1)
     scale = max(float(np.mean(np.diag(gram))) if units else 0.0, 1e-30)
-    scales = _positive_solve(gram / scale + ridge * np.eye(units), right / scale + ridge)
+    penalty = ridge / max(float(normal.count), 1e-30)
+    scales = _positive_solve(gram / scale + penalty * np.eye(units), right / scale + penalty)
     fitted = weight * np.repeat(scales, width)[:, None]
     before, after = loss(normal, weight, bias), loss(normal, fitted, bias)
     return Refit(fitted.astype(np.float32), bias.astype(np.float32), len(weight), after, before)

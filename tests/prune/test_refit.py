@@ -41,7 +41,7 @@ def test_solution_is_weighted_least_squares(intercept):
 def test_padding_changes_nothing():
     features, target, weight = data()
     padded = np.concatenate([features, np.ones((*features.shape[:2], 2), np.float32)], axis=-1)
-    args = (np.ones((6, 3)), np.zeros(3), 1e-2, 1.0, True)
+    args = (np.ones((6, 3)), np.zeros(3), 1.0, 1.0, True)
     alone, with_padding = (solve(sums(these, target, weight), *args) for these in (features, padded))
     np.testing.assert_allclose(with_padding.weight, alone.weight, atol=1e-6)
 
@@ -49,10 +49,10 @@ def test_padding_changes_nothing():
 def test_too_few_tokens_are_reported_and_stay_near_the_old_weights():
     features, target, weight = data(n=20, tokens=8)
     old = np.ones((20, 3))
-    fit = solve(sums(features, target, weight), old, np.zeros(3), 1e-2, 1.0, False)
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 0.1, 1.0, False)
     assert fit.rank == 8
     assert np.isfinite(fit.weight).all()
-    far = solve(sums(features, target, weight), old, np.zeros(3), 1e4, 1.0, False)
+    far = solve(sums(features, target, weight), old, np.zeros(3), 1e6, 1.0, False)
     np.testing.assert_allclose(far.weight, old, atol=1e-2)  # a huge ridge gives the old weights back
 
 
@@ -65,7 +65,7 @@ def test_no_unique_solution_is_an_error():
 
 def test_no_features_leave_the_bias():
     features, target, weight = data()
-    fit = solve(sums(features, target, weight), np.ones((0, 3)), np.zeros(3), 1e-2, 1.0, True)
+    fit = solve(sums(features, target, weight), np.ones((0, 3)), np.zeros(3), 1.0, 1.0, True)
     mean = np.average(target.reshape(-1, 3), axis=0, weights=weight.reshape(-1))
     np.testing.assert_allclose(fit.bias, mean, atol=1e-5)
     assert fit.weight.shape == (0, 3) and fit.rank == 0
@@ -74,8 +74,22 @@ def test_no_features_leave_the_bias():
 def test_refit_never_fits_worse_than_the_old_weights():
     features, target, weight = data()
     old = np.random.default_rng(1).normal(size=(6, 3))
-    fit = solve(sums(features, target, weight), old, np.zeros(3), 1e-3, 1.0, True)
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 0.1, 1.0, True)
     assert fit.residual < fit.before
+
+
+def test_the_ridge_is_worth_so_many_tokens_of_independent_features():
+    features, target, weight = data(tokens=2000)
+    weight = np.ones_like(weight)
+    centred = features - features.mean(axis=(0, 1))
+    old = np.random.default_rng(1).normal(size=(6, 3))
+    found = solve(sums(features, target, weight), old, np.zeros(3), 500.0, 1.0, True)
+    # The same as 500 more tokens: one group a feature, in which only that feature varies, by its own spread.
+    spread = centred.reshape(-1, 6).std(axis=0) * np.sqrt(500)
+    design = np.concatenate([centred.reshape(-1, 6), np.diag(spread)])
+    goal = target.reshape(-1, 3) - target.reshape(-1, 3).mean(axis=0)
+    expected = np.linalg.lstsq(design, np.concatenate([goal, spread[:, None] * old]), rcond=None)[0]
+    np.testing.assert_allclose(found.weight, expected, atol=1e-4)
 
 
 def test_scales_recover_what_was_scaled():
