@@ -43,7 +43,7 @@ class KPrune:
     elimination_ridge: float = field(
         default=700.0, metadata={"help": "ridge of the scores, in tokens on which features were independent"}
     )
-    depth_ratio: float = field(default=3.0, metadata={"help": "weight of damage in the first layer over the last"})
+    depth_ratio: float = field(default=6.0, metadata={"help": "weight of damage in the first layer over the last"})
     refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
     ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
     pull: float = field(
