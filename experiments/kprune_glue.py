@@ -4,8 +4,9 @@
         --length 25 --methods kprune fisher magnitude random --seeds 0 1 2 --out experiments/results/kprune_sst2.jsonl
 
 Every line carries the method, its settings, the budget asked and obtained, scores dense and pruned on the validation
-set, what the run cost, and the machine. Lines are appended, so that runs can be split; `--table FILE…` prints the mean
-and spread over seeds of files that exist.
+set, how the model compares with the dense one on texts held out (by which settings are chosen), what the run cost, and
+the machine. A method "kprune, depth_ratio=3, ridge=500" is K-prune with these settings. Lines are appended, so that
+runs can be split; `--table FILE…` prints the mean and spread over seeds, of scores or (`--value kl`) of held-out KL.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import platform
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,6 @@ def variants():
     import jaxprune as jp
 
     default = jp.KPrune()
-    from dataclasses import replace
-
     return {
         "kprune": ("kprune", default),
         "kprune published": ("kprune", jp.KPrune.presets()["published"]),
@@ -44,6 +44,16 @@ def variants():
         "random": ("random_prune", jp.Random()),
         "random + our refit": ("random_prune", jp.Random(repair="weights")),
     }
+
+
+def variant(name: str):
+    """The function's name and the settings of a method: a row of `variants`, or K-prune with "field=value" changed."""
+    table = variants()
+    if name in table:
+        return table[name]
+    function, settings = table["kprune"]
+    changes = dict(part.strip().split("=") for part in name.split(",")[1:])
+    return function, replace(settings, **{key: type(getattr(settings, key))(value) for key, value in changes.items()})
 
 
 def held_out(model, task, seeds, count):
@@ -82,9 +92,8 @@ def measure(args: argparse.Namespace) -> None:
     encoded, labels = tokenizer.encode(held, task.max_length), np.array([example.label for example in held])
     said = predict(model, encoded)
     budgets = [jp.Budget(remove, cost="flops", length=args.length) for remove in args.remove]
-    table = variants()
     for name in args.methods:
-        function, settings = table[name]
+        function, settings = variant(name)
         for seed in args.seeds:
             calibration = task.calibration(args.samples, seed=seed)
             for small in getattr(jp, function)(model, calibration, budgets, settings):
@@ -121,12 +130,13 @@ def measure(args: argparse.Namespace) -> None:
                 print(f"{name} seed {seed} remove {record['budget']['remove']}: {after.score:.4f}", flush=True)
 
 
-def print_table(files: list[Path]) -> None:
-    """A Markdown table: mean over seeds, and the seeds, per task, method and budget."""
+def print_table(files: list[Path], value: str) -> None:
+    """A Markdown table: mean over seeds, and the seeds, per task, method and budget; KL in thousandths of a nat."""
     scores: dict = defaultdict(lambda: defaultdict(dict))
     for file in files:
         for line in map(json.loads, file.read_text().splitlines()):
-            scores[line["task"], line["method"]][line["remove"]][line["seed"]] = line["score"]
+            found = line["score"] if value == "score" else 1000 * line["held_out"]["kl"]
+            scores[line["task"], line["method"]][line["remove"]][line["seed"]] = found
     budgets = sorted({budget for entry in scores.values() for budget in entry})
     print("| task | method | " + " | ".join(f"{budget:.0%} removed" for budget in budgets) + " |")
     print("|---|---|" + "---|" * len(budgets))
@@ -134,8 +144,9 @@ def print_table(files: list[Path]) -> None:
         cells = []
         for budget in budgets:
             seeds = [entry[budget][seed] for seed in sorted(entry.get(budget, {}))]
-            each = " ".join(f"{score:.4f}"[1:] for score in seeds)
-            cells.append("–" if not seeds else f"{np.mean(seeds):.4f}" + (f" ({each})" if len(seeds) > 1 else ""))
+            shown = (lambda x: f"{x:.4f}") if value == "score" else (lambda x: f"{x:.1f}")
+            each = " ".join(shown(score).removeprefix("0") for score in seeds)
+            cells.append("–" if not seeds else shown(np.mean(seeds)) + (f" ({each})" if len(seeds) > 1 else ""))
         print(f"| {task} | {method} | " + " | ".join(cells) + " |")
 
 
@@ -152,9 +163,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=1500, help="training texts to compare settings on")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", nargs="+", type=Path)
+    parser.add_argument("--value", default="score", choices=("score", "kl"), help="what --table prints")
     args = parser.parse_args()
     if args.table:
-        print_table(args.table)
+        print_table(args.table, args.value)
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         measure(args)
