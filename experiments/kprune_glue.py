@@ -53,7 +53,9 @@ def variant(name: str):
         return table[name]
     function, settings = table["kprune"]
     changes = dict(part.strip().split("=") for part in name.split(",")[1:])
-    return function, replace(settings, **{key: type(getattr(settings, key))(value) for key, value in changes.items()})
+    known = {bool: lambda text: {"True": True, "False": False}[text]}
+    kinds = {key: type(getattr(settings, key)) for key in changes}
+    return function, replace(settings, **{key: known.get(kinds[key], kinds[key])(v) for key, v in changes.items()})
 
 
 def held_out(model, task, seeds, count):
