@@ -6,13 +6,14 @@ A text attends only to itself (segment ids), so that packing never changes a res
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..errors import DataError
 from ..model import Architecture, Batch
 from .tokenizer import Encoded as Encoded
 
-BATCH_TOKENS = 768  # slots a batch aims at: enough to keep a CPU's matrix units busy, little to hold
+CPU_BATCH, DEVICE_BATCH = 768, 16384  # slots a batch aims at: see batch_tokens
 ROW_LENGTHS = (64, 128)  # slots a row where all texts are that short: few shapes, and attention costs length²
 STEP = 16  # longer rows are a multiple of this
 
@@ -28,7 +29,7 @@ def pack(
     """Batches of numpy arrays, all of one shape, that hold every text once.
 
     `length` is the slots of a row: by default 64 or 128, or the longest text rounded up to a multiple of 16. `rows` is
-    the rows of a batch: by default about 2048 slots, spread evenly over the batches. With `group`, each consecutive
+    the rows of a batch: by default about `batch_tokens()` slots, spread evenly over the batches. With `group`, each consecutive
     `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does not fit.
     """
     lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
@@ -38,12 +39,19 @@ def pack(
     parts = [texts] if group is None else [texts[at : at + group] for at in range(0, len(texts), group)]
     filled = [_fill(part, lengths, length) for part in parts]  # [part][row] -> texts
     if group is None:
-        filled = _spread(filled[0], max(1, BATCH_TOKENS // length) if rows is None else rows, even=rows is None)
+        filled = _spread(filled[0], max(1, batch_tokens() // length) if rows is None else rows, even=rows is None)
     most = max(len(part) for part in filled)
     if rows is not None and most > rows:
         raise DataError(f"a group of {group} texts needs {most} rows of {length} tokens, got rows={rows}; raise it.")
     shape = (most if rows is None else rows, length, max(len(row) for part in filled for row in part))
     return [_batch(part, encoded, architecture, shape) for part in filled]
+
+
+def batch_tokens() -> int:
+    """Slots a batch aims at. A few hundred keep a CPU's matrix units busy, and what a batch needs then stays in its
+    caches; on an accelerator a program must be large, or launching it takes longer than running it.
+    """
+    return CPU_BATCH if jax.default_backend() == "cpu" else DEVICE_BATCH
 
 
 def unpack(batches: Iterable[Batch]) -> Encoded:

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from ..data.batches import BATCH_TOKENS
+from ..data.batches import batch_tokens
 from ..model import Architecture, LayerSizes, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
@@ -83,10 +83,10 @@ def peak_bytes(architecture: Architecture, tokens: int) -> dict[str, int]:
         "parameters": BYTES * whole_parameters(a),
         "statistics": BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
         # One batch on its way up leaves the stream and the input projections of every sublayer for the way back.
-        "batch": BYTES * BATCH_TOKENS * sum(2 * a.hidden + _projected(a, size) for size in a.layers),
+        "batch": BYTES * batch_tokens() * sum(2 * a.hidden + _projected(a, size) for size in a.layers),
         # Two boundary activations a token, its weight in every sublayer's fit, its id, segment, position and type.
         "streams": BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
-        "temporaries": BYTES * BATCH_TOKENS * 3 * max(features, scores),
+        "temporaries": BYTES * batch_tokens() * 3 * max(features, scores),
     }
     measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"]
     fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"]
