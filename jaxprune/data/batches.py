@@ -29,8 +29,9 @@ def pack(
     """Batches of numpy arrays, all of one shape, that hold every text once.
 
     `length` is the slots of a row: by default 64 or 128, or the longest text rounded up to a multiple of 16. `rows` is
-    the rows of a batch: by default about `batch_tokens()` slots, spread evenly over the batches. With `group`, each consecutive
-    `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does not fit.
+    the rows of a batch: by default about `batch_tokens()` slots, spread evenly over the batches. With `group`, each
+    consecutive `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does
+    not fit.
     """
     lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
     length = _row_length(lengths, length)
