@@ -11,7 +11,7 @@ from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_param
 from .bench import compile_forward
 
 BYTES = 4  # of a float32
-FORWARDS = 13.0  # dense forward passes over the calibration texts, measured (experiments/results)
+FORWARDS = 11.0  # dense forward passes over the calibration texts, measured (experiments/results)
 COMPILE_SECONDS = 8.0  # that its programs took to compile on models of six layers; they do not grow with depth
 
 
