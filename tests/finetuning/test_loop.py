@@ -241,6 +241,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_last_bit(model, task, straight, t
                 raise Killed
             os.kill(os.getpid(), signal.SIGINT if kind == "ctrl-c" else signal.SIGTERM)
 
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Killed if kind == "kill" else KeyboardInterrupt):
         jp.finetune(model, task, SETTINGS, out=tmp_path / "run", on_step=stop)
     told = {}
@@ -255,7 +256,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_last_bit(model, task, straight, t
     assert {line["step"]: line["loss"] for line in lines if "step" in line} == losses
     assert [line["step"] for line in lines if "step" in line] == list(range(1, 10))
     assert [line["epoch"] for line in lines if "score" in line] == [0, 1, 2]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_a_finished_run_resumes_without_training(model, task, straight, tmp_path):
