@@ -31,8 +31,9 @@ def test_packed_texts_keep_their_own_gradients(model, few):
     def gradient(batch, goal):
         def one(gates):
             sites = Sites(gates=[{"attention": h[:, None, None], "feed_forward": n} for h, n in gates])
-            logits = forward(model.params, batch, model.architecture, sites).logits[0, 0]
-            return -jax.nn.log_softmax(logits)[goal]
+            logits = forward(model.params, batch, model.architecture, sites).logits
+            assert logits is not None
+            return -jax.nn.log_softmax(logits[0, 0])[goal]
 
         return jax.grad(one)([(jnp.ones(3), jnp.ones(10))] * 2)
 
@@ -62,6 +63,7 @@ def test_no_weight_gradient_is_computed_or_stored(model, few):
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
     gates = gate_sums.lower(params, *wide, architecture=big, neurons=True).compile().memory_analysis()
     full = jax.jit(jax.grad(loss), static_argnums=3).lower(params, *wide, big).compile().memory_analysis()
+    assert gates is not None and full is not None
     assert full.output_size_in_bytes >= weights
     assert gates.output_size_in_bytes < 4 * 2 * (3 + 10) + 200
     assert gates.temp_size_in_bytes < weights / 2 < full.temp_size_in_bytes + full.output_size_in_bytes

@@ -103,7 +103,9 @@ def test_parts_of_a_batch_add_up_to_the_whole(model, ready):
 
 def test_bfloat16_is_close_and_weights_stay_float32(model, ready):
     still = replace(SETTINGS, epochs=1, dropout=0.0)
-    runs = [train(model, *ready, replace(still, dtype=dtype), trainable=few) for dtype in ("float32", "bfloat16")]
+    runs = [
+        train(model, *ready, settings=replace(still, dtype=dtype), trainable=few) for dtype in ("float32", "bfloat16")
+    ]
     assert {leaf.dtype for leaf in jax.tree.leaves(runs[1].model.params)} == {jnp.dtype("float32")}
     ours, theirs = (run.epochs[0]["loss"] for run in runs)
     assert 0 < abs(ours - theirs) < 0.02
@@ -154,7 +156,7 @@ def test_a_student_comes_closer_to_its_teacher(model, ready):
     shift = lambda path, leaf: leaf + few(path) * random.normal(0, 0.3, leaf.shape).astype(np.float32)  # noqa: E731
     teacher = model.replace(params=jax.tree_util.tree_map_with_path(lambda p, x: shift(path_of(p), x), model.params))
     learn = replace(SETTINGS, epochs=8, learning_rate=3e-2, dropout=0.0, distill=1.0, distill_hidden=1.0)
-    losses = losses_of(lambda tell: train(model, *ready, learn, trainable=few, teacher=teacher, on_step=tell))
+    losses = losses_of(lambda tell: train(model, *ready, settings=learn, trainable=few, teacher=teacher, on_step=tell))
     assert losses[24] < 0.3 * losses[1]
 
 
