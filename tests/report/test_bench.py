@@ -5,7 +5,7 @@ import pytest
 
 from jaxprune.errors import SettingsError
 from jaxprune.model import forward
-from jaxprune.report.bench import bench, full_batch
+from jaxprune.report.bench import _verdict, bench, full_batch
 
 
 def test_bench_reports_both_models_and_the_flops_ratio(tiny):
@@ -46,3 +46,9 @@ def test_full_batch_has_no_padding(tiny):
     assert bool(batch.real.all())
     logits = jax.eval_shape(lambda params: forward(params, batch, model.architecture).logits, model.params)
     assert logits.shape == (3, 1, 2)
+
+
+def test_a_gain_within_the_noise_is_called_so():
+    assert "turns differ too much" in _verdict(1, 32, 1.61, 2.5, gained=False)
+    assert "nothing was gained" in _verdict(1, 32, 1.01, 2.5, gained=False)
+    assert "1.61 times as fast; FLOPs fell 2.50 times, 64% of that shows" in _verdict(1, 32, 1.61, 2.5, gained=True)
