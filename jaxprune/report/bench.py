@@ -93,7 +93,7 @@ def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0
 def _verdict(rows: int, length: int, speedup: float, ratio: float, gained: bool) -> str:
     shape = f"{rows} x {length} tokens"
     if not gained and speedup >= 1.02:
-        return f"{shape}: {speedup:.2f} times as fast in the median, but turns differ too much to be sure; try more repeats."
+        return f"{shape}: {speedup:.2f} times as fast in the median, but turns differ too much to be sure; repeat more."
     if not gained:
         return f"{shape}: nothing was gained ({speedup:.2f} times the dense speed; FLOPs fell {ratio:.2f} times)."
     share = f", {speedup / ratio:.0%} of that shows" if speedup < ratio else ""
