@@ -249,6 +249,7 @@ def _finished(
         removed=removed(dense, small_architecture, length) | {"length": length},
         parameters={"before": whole_parameters(dense), "after": whole_parameters(small_architecture)},
         kept=compose_kept(record.get("kept"), kept_units(state.best), dense),
+        units={"heads": [size.groups for size in dense.layers], "neurons": [size.neurons for size in dense.layers]},
         masked_vs_cut=error,
         warnings=warnings,
         training=notes,
