@@ -87,7 +87,7 @@ def phase_bytes(
         layer = FLOAT * max(count(layer) for layer in abstract(dense)["layers"])
         one = dense.with_layers(dense.layers[:1])
         outer = FLOAT * count(outer_params(abstract(dense)))
-        sweep = outer + 3 * layer + (len(dense.layers) + 1) * stream
+        sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
         sweep += activation_bytes(one, rows, length, Train(dropout=0.0), full=True)
     activations = activation_bytes(small, rows, length, training, full=True)
     widest = max(size.neurons for size in small.layers)
@@ -126,9 +126,7 @@ def measured_bytes(
         streams = FLOAT * (len(dense.layers) + 1) * rows * length * dense.hidden
         forms = (settings.importance, "fisher")
         programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
-        # Besides the program's own layer, the next one comes while the last one has not gone.
-        layer = FLOAT * max(count(layer) for layer in abstract(dense)["layers"])
-        sweep = outer + streams + layer + max(program_bytes(program) for program in programs)
+        sweep = outer + streams + max(program_bytes(program) for program in programs)
     held = FLOAT * count(parts)
     return {
         "importance": sweep,

@@ -123,7 +123,9 @@ def sweep(
         streams = [programs(start, outer, batch, **static)]
         for index in range(depth):
             layer = place(params["layers"][index])
-            streams.append(programs(_through, layer, streams[-1], batch, gates[index], **static))
+            # Waits, so that the layer has gone before the next one comes.
+            streams.append(jax.block_until_ready(programs(_through, layer, streams[-1], batch, gates[index], **static)))
+            del layer
         cotangent = programs(_top, outer, streams.pop(), batch, goal, **static)
         del outer
         found: list[Any] = [None] * depth
@@ -132,6 +134,7 @@ def sweep(
             arrays = layer, streams.pop(), batch, gates[index], cotangent
             cotangent, scores = programs(_down, *arrays, **static, form=form)
             found[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
+            del layer, arrays, scores
         total = found if total is None else jax.tree.map(np.add, total, found)
         if on_batch:
             on_batch(number + 1)
