@@ -63,6 +63,11 @@ def _parts(units: tuple[int, ...], trained: int, before: tuple[int, ...] = (), a
     return Split(leaf(int(np.prod(units)) - trained), leaf(trained), jax.ShapeDtypeStruct(units, jnp.int32))
 
 
+def least_frozen(settings: Recap) -> float:
+    """The share of frozen rows in the round that needs the most."""
+    return min(settings.freeze_at(number) for number in range(settings.rounds))
+
+
 def phase_bytes(
     dense: Architecture,
     small: Architecture,
@@ -79,7 +84,7 @@ def phase_bytes(
     """
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
-    parts = abstract_parts(small, settings.freeze, touched)
+    parts = abstract_parts(small, least_frozen(settings), touched)
     whole, trained = FLOAT * count(parts), FLOAT * count(select(parts, trainable_of(settings))[0])
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
@@ -114,7 +119,7 @@ def measured_bytes(
     Classification only, one text a row.
     """
     training = training.resolved(small, adapted=False)
-    parts = abstract_parts(small, settings.freeze, tokens)
+    parts = abstract_parts(small, least_frozen(settings), tokens)
     trained = FLOAT * count(select(parts, trainable_of(settings))[0])
     tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings))
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
