@@ -26,17 +26,19 @@ def keep_units(scores: Scores, sizes: Sequence[int], kept: Sequence[Mask], remov
     """Masks (true keeps) of one ranking over the units of all sublayers, those in `kept`.
 
     What stays counts for at most 1 - `removed` of all units; importance is compared per what a unit counts for. A
-    sublayer keeps at least 1 - `cap` of its units, its most important ones, and at least one.
+    sublayer keeps at least 1 - `cap` of its units, its most important ones, and at least one: where these count for
+    more than what may stay, they alone do.
     """
     total = sum(size * len(mask) for size, mask in zip(sizes, kept, strict=True))
-    allowed = total - round(removed * total)
-    ranked = []
+    ranked, least = [], 0
     for score, mask in zip(scores, kept, strict=True):
         values = np.where(mask, score, -np.inf)
         safe = np.argsort(-values, kind="stable")[: ceil(round((1 - cap) * len(values), 9))]
         values[safe] = np.inf
         ranked.append(values)
-    return [new & old for new, old in zip(threshold(ranked, sizes, allowed), kept, strict=True)]
+        least += len(safe) * sizes[len(ranked) - 1]
+    masks = threshold(ranked, sizes, max(least, total - round(removed * total)))
+    return [new & old for new, old in zip(masks, kept, strict=True)]
 
 
 def everything_kept(architecture: Architecture) -> list[Mask]:

@@ -214,8 +214,8 @@ def _finished(
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
     predicted = phase_bytes(dense, small_architecture, settings, training, rows, slots, run.tokens)
-    measured = {name: max(record["phases"][name]["peak_bytes"] for record in records) for name in records[0]["phases"]}
-    seconds = [record["seconds"] for record in records]
+    measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
+    seconds = [entry["seconds"] for entry in records]
     record = before.record
     notes = {
         "method": "recap",
@@ -225,7 +225,7 @@ def _finished(
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
         "batch": {"rows": rows, "length": slots},
-        "epochs": [{**record, "epoch": record["round"]} for record in records],
+        "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
         "kept_epoch": kept_round,
         "scored_on": run.split_name,
         "parameters": records[kept_round]["parameters"],

@@ -116,13 +116,13 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)
         del parts, moments
     with run.phase("write back", number, phases, True):
-        new_moments = run.placement.to_host(tuned.moments)
         trained = run.placement.to_host(tuned.chosen, keep=True)  # evaluation still reads it
-        params = written(state.params, chosen, trained)
-        moments = state.moments
-        if moments is not None:
-            pairs = zip(moments, new_moments, BETAS, strict=True)
-            moments = Moments(*[written(full, chosen, new, beta) for full, new, beta in pairs])
+        params, moments = written(state.params, chosen, trained), state.moments
+        if moments is None:
+            free(tuned.moments)
+        else:
+            triples = zip(moments, tuned.moments, BETAS, strict=True)
+            moments = Moments(*[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples])
     with run.phase("evaluation", number, phases, True):
         there = whole_parts(tuned)
         model = run.model.replace(architecture=small, params=there)

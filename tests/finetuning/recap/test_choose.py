@@ -47,6 +47,14 @@ def test_one_ranking_over_all_sublayers_with_a_cap(units):
     assert all(np.all(new <= old) for new, old in zip(again, masks, strict=True))  # what went stays away
 
 
+@pytest.mark.parametrize("remove", [0.5, 0.85])
+def test_small_sublayers_keep_a_unit_whatever_is_asked(remove):
+    masks = keep_units(
+        [np.ones(1), np.ones(3), np.ones(2)], [5, 1, 1], [np.ones(n, bool) for n in (1, 3, 2)], remove, 0.85
+    )
+    assert all(mask.any() for mask in masks)
+
+
 def test_sizes_are_units_or_parameters():
     architecture = tiny.architecture(tiny.config("bert"))
     assert unit_sizes(architecture, Recap(share_of="units")) == [1, 1, 1, 1]
