@@ -20,7 +20,7 @@ class Split(NamedTuple):
 
     frozen: Any
     trained: Any
-    place: Any  # shaped as the rows are in the whole array: where a row lies in [frozen, trained]
+    place: Any  # shaped as the rows are in the whole array: where a row lies in [frozen, trained]; a bias: its kernel's
 
 
 def inverse(places: Int[Array, " n"]) -> Int[Array, " n"]:

@@ -52,7 +52,7 @@ def abstract_parts(small: Architecture, freeze: float, tokens: int | None = None
                 else:
                     p["kernel"] = _parts(units, trained, before=kernel[:1])
                     if "bias" in p:
-                        p["bias"] = _parts(units, trained)
+                        p["bias"] = _parts(units, trained)._replace(place=None)
     if tokens is not None:
         params["embed"]["token"] = _parts((small.vocab,), tokens, after=(small.hidden,))
     return params

@@ -68,12 +68,10 @@ def split_layer(layer: Params, rows: dict[str, dict[str, np.ndarray]]) -> Params
         for name in (*INPUTS[half], OUTPUT[half]):
             if name not in p:
                 continue
-            masks = rows[half][name]
-            whole = dict(p[name])
-            if name == OUTPUT[half]:
-                whole["kernel"] = _split(whole["kernel"], masks, first=True)
-            else:
-                whole = {key: _split(leaf, masks, first=key == "bias") for key, leaf in whole.items()}
+            masks, whole = rows[half][name], dict(p[name])
+            whole["kernel"] = _split(whole["kernel"], masks, first=name == OUTPUT[half])
+            if "bias" in whole and name != OUTPUT[half]:  # in the kernel's order
+                whole["bias"] = _split(whole["bias"], masks, first=True)._replace(place=None)
             p[name] = whole
         halves[half] = p
     return halves
@@ -85,16 +83,18 @@ def join_layer(layer: Params) -> Params:
         p = dict(layer[half])
         for name in (*INPUTS[half], OUTPUT[half]):
             if name in p:
-                p[name] = {
-                    key: _join(leaf, first=name == OUTPUT[half] or key == "bias") for key, leaf in p[name].items()
-                }
+                whole, place = dict(p[name]), p[name]["kernel"].place
+                whole["kernel"] = _join(whole["kernel"], place, first=name == OUTPUT[half])
+                if "bias" in whole:
+                    whole["bias"] = _join(whole["bias"], place, first=True)
+                p[name] = whole
         halves[half] = p
     return halves
 
 
 def split_outer(small: Params, tokens: np.ndarray | None) -> Params:
     outer = {name: value for name, value in small.items() if name != "layers"}
-    if tokens is not None:
+    if tokens is not None and outer["embed"]["token"] is not None:
         outer["embed"] = {**outer["embed"], "token": _split(outer["embed"]["token"], tokens, first=True)}
     return outer
 
@@ -102,13 +102,13 @@ def split_outer(small: Params, tokens: np.ndarray | None) -> Params:
 def join_outer(parts: Params) -> Params:
     outer = {name: value for name, value in parts.items() if name != "layers"}
     table = outer["embed"]["token"]
-    return {**outer, "embed": {**outer["embed"], "token": _join(table, first=True)}}
+    if isinstance(table, Split):
+        outer["embed"] = {**outer["embed"], "token": _join(table, table.place, first=True)}
+    return outer
 
 
-def _split(leaf: Any, masks: np.ndarray, first: bool) -> Any:
+def _split(leaf: Any, masks: np.ndarray, first: bool) -> Split:
     """One array in two parts; `first`: its rows are the leading axes, else the trailing ones behind axis 0."""
-    if leaf is None:
-        return None
     flat, mask = np.asarray(leaf), masks.reshape(-1)
     rest = flat.shape[masks.ndim :] if first else flat.shape[:1]
     flat = flat.reshape(mask.size, *rest) if first else flat.reshape(*rest, mask.size)
@@ -119,11 +119,10 @@ def _split(leaf: Any, masks: np.ndarray, first: bool) -> Any:
     return Split(flat.take(frozen, axis), flat.take(trained, axis), place.reshape(masks.shape))
 
 
-def _join(leaf: Any, first: bool) -> Any:
-    if not isinstance(leaf, Split):
+def _join(leaf: Any, place: Any, first: bool) -> Any:
+    if not isinstance(leaf, Split):  # the bias of an output projection is no unit's
         return leaf
-    axis = 0 if first or np.ndim(leaf.trained) == 1 else 1
-    place = np.asarray(leaf.place)
+    axis, place = 0 if first else 1, np.asarray(place)
     flat = np.concatenate([np.asarray(leaf.frozen), np.asarray(leaf.trained)], axis).take(place.reshape(-1), axis)
     return flat.reshape(*place.shape, *flat.shape[1:]) if axis == 0 else flat.reshape(flat.shape[0], *place.shape)
 
