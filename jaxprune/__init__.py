@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .finetuning.importance import Importance as Importance
     from .finetuning.lora import Lora as Lora
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
+    from .finetuning.recap import Recap as Recap, recap as recap
     from .finetuning.train import Train as Train
     from .model import Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
@@ -54,6 +55,8 @@ _HOMES = {
     "Lora": "finetuning.lora",
     "PruneLora": "finetuning.prune_lora",
     "prune_lora": "finetuning.prune_lora",
+    "Recap": "finetuning.recap",
+    "recap": "finetuning.recap",
     "Train": "finetuning.train",
     "Model": "model",
     "logits": "model",

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 
 
-def live_bytes(device: Any = None) -> int:
+def live_bytes(device: Any = None, kind: str | None = None) -> int:
     """Bytes of all live arrays, on `device` or on all of this process; a buffer that several arrays share counts once.
+
+    `kind` counts one kind of a device's memory only: "device", or host memory that the device can read, "pinned_host".
 
     `jax.device_put` to where an array already is gives a second array over one buffer, so that a plain sum of
     `nbytes` counts it twice.
     """
     seen: dict[tuple[Any, ...], int] = {}
     for array in jax.live_arrays():
-        if array.is_deleted():
+        if array.is_deleted() or (kind is not None and array.sharding.memory_kind != kind):
             continue
         for shard in array.addressable_shards:
             if device is not None and shard.device != device:

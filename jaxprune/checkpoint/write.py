@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-RUN_FILES = ("log.jsonl", "importance.png")  # of the run that made a model, kept beside it
+RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
 
 def save(

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     if arguments.teacher is not None:
         shared["teacher"] = load(arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step, _hint():
+    with progress(arguments.method, arguments.quiet) as on_step, hint():
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 @contextlib.contextmanager
-def _hint() -> Iterator[None]:
+def hint() -> Iterator[None]:
     """Tell how to go on after Ctrl-C."""
     try:
         yield

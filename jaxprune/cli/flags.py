@@ -92,8 +92,10 @@ def budgets(arguments: argparse.Namespace) -> list[Budget]:
     return [Budget(remove=value, **given) for value in dict.fromkeys(values)]
 
 
-def add_settings(parser: argparse.ArgumentParser, classes: Mapping[str, type]) -> None:
-    """A flag for every field of the settings classes; methods that share a field share the flag.
+def add_settings(
+    parser: argparse.ArgumentParser, classes: Mapping[str, type], without: frozenset[str] = frozenset()
+) -> None:
+    """A flag for every field of the settings classes but those `without`; methods that share a field share the flag.
 
     A flag's help says which methods have it and their defaults. Flags not given leave no trace, so that defaults and
     presets stay where they are defined: in the classes.
@@ -105,7 +107,7 @@ def add_settings(parser: argparse.ArgumentParser, classes: Mapping[str, type]) -
         for field in dataclasses.fields(cls):
             fields.setdefault(field.name, []).append((name, field, hints[field.name]))
     for name, users in fields.items():
-        if name in OWN:
+        if name in OWN | without:
             continue
         _, field, hint = users[0]
         defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users)

@@ -64,11 +64,18 @@ def predict_spans(model: Model, encoded: Encoded) -> list[np.ndarray]:
     return unpack_tokens(run.values, run.batches)
 
 
-def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int | None = None) -> Evaluation:
+def evaluate(
+    model: Model,
+    task: Task,
+    *,
+    split: str = "validation",
+    limit: int | None = None,
+    programs: Programs | None = None,
+) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
-    texts are scored beside the matched ones where they are there.
+    texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
@@ -76,9 +83,12 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
     examples = task.split(split)[:limit]
     tokenizer = Tokenizer.of(model)
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found)
+    programs = Programs() if programs is None else programs
+    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
     if split == "validation" and "validation_mismatched" in task.others:
-        other, _, more, extra = score(model, task, task.others["validation_mismatched"][:limit], tokenizer, found)
+        other, _, more, extra = score(
+            model, task, task.others["validation_mismatched"][:limit], tokenizer, found, programs
+        )
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
         run = run._replace(
@@ -97,14 +107,15 @@ def evaluate(model: Model, task: Task, *, split: str = "validation", limit: int 
     )
 
 
-def _run(model: Model, encoded: Encoded) -> _Run:
+def _run(model: Model, encoded: Encoded, programs: Programs | None = None) -> _Run:
     """One compiled program over all batches, of one shape; waits for the results, so that the time is true."""
-    programs, params = Programs(), jax.device_put(scannable(model.params))
+    programs, params = Programs() if programs is None else programs, jax.device_put(scannable(model.params))
     batches = pack(encoded, model.architecture)
-    began = time.perf_counter()
+    began, compiled = time.perf_counter(), programs.compile_seconds
     pending = [programs(whole_forward, params, batch, architecture=model.architecture) for batch in batches]
     values = [np.asarray(value) for value in pending]
-    seconds = time.perf_counter() - began - programs.compile_seconds
+    compile_seconds = programs.compile_seconds - compiled
+    seconds = time.perf_counter() - began - compile_seconds
     for number, (value, batch) in enumerate(zip(values, batches, strict=True)):
         real = batch.index >= 0 if value.shape[:2] == batch.index.shape else batch.segments > 0
         if not np.isfinite(value[np.asarray(real)]).all():
@@ -113,7 +124,7 @@ def _run(model: Model, encoded: Encoded) -> _Run:
                 f"NaN or Inf in the logits of batch {number} of {len(batches)} (the one with text {first}); "
                 "check the checkpoint's weights."
             )
-    return _Run(values, batches, seconds, programs.compile_seconds)
+    return _Run(values, batches, seconds, compile_seconds)
 
 
 # --- one scorer a kind of task: (metrics, doubts, real tokens, the run)
@@ -121,9 +132,11 @@ def _run(model: Model, encoded: Encoded) -> _Run:
 _Scored = tuple[dict[str, float], tuple[str, ...], int, _Run]
 
 
-def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
+def _classify(
+    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
+) -> _Scored:
     encoded = tokenizer.encode(examples, task.max_length)
-    run = _run(model, encoded)
+    run = _run(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)
     scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
@@ -140,10 +153,12 @@ def _classify(model: Model, task: Task, examples: Sequence[Example], tokenizer: 
     return scores, doubts, encoded.tokens, run
 
 
-def _answer(model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit) -> _Scored:
+def _answer(
+    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
+) -> _Scored:
     contexts = [example.pair or "" for example in examples]
     windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
-    run = _run(model, windows.encoded)
+    run = _run(model, windows.encoded, programs)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     nullable = task.name == "squad2"

@@ -39,7 +39,7 @@ def text_gates(architecture: Architecture, batch: Batch, neurons: bool) -> list[
     ]
 
 
-def _at_tokens(gates: Sequence[Any], batch: Batch) -> list[dict[str, Array]]:
+def at_tokens(gates: Sequence[Any], batch: Batch) -> list[dict[str, Array]]:
     """Each token gets the gates of its text, in the shape that `Sites` takes; padding gets those of the first text."""
     place = jnp.maximum(batch.segments - 1, 0)[..., None]  # [rows, length, 1]
     spread = lambda gate: jnp.take_along_axis(gate, place, axis=1)  # noqa: E731 - [rows, length, units]
@@ -56,7 +56,7 @@ def gate_sums(
     """Σ over the texts of a batch of |dL/dgate| (or its square), L the loss of one text, for every unit."""
 
     def total(gates: Any) -> Array:
-        sites = Sites(gates=_at_tokens(gates, batch))
+        sites = Sites(gates=at_tokens(gates, batch))
         return summed_loss(text_losses(params, batch, targets, architecture, sites=sites), batch)
 
     # A text's gates touch its own loss only, so that one gradient of the sum holds the gradient of every text.

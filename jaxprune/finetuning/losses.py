@@ -92,6 +92,15 @@ def stream_gap(
     return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
 
 
+def logits_losses(
+    logits: Array, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0
+) -> Float[Array, "rows texts"]:
+    """The task's loss of every text, from what the head says; slots without a text hold numbers of no meaning."""
+    if architecture.head == "question_answering":
+        return span_loss(logits, targets, batch)
+    return classification_loss(logits, targets, architecture, smoothing)
+
+
 def text_losses(
     params: Params,
     batch: Batch,
@@ -113,10 +122,7 @@ def text_losses(
     taps = teacher is not None and distillation.hidden > 0
     out = forward(params, batch, architecture, sites._replace(taps=taps), dtype=dtype, remat=remat)
     assert out.logits is not None  # a whole forward pass ends with the head
-    if architecture.head == "question_answering":
-        each = span_loss(out.logits, targets, batch)
-    else:
-        each = classification_loss(out.logits, targets, architecture, smoothing)
+    each = logits_losses(out.logits, batch, targets, architecture, smoothing)
     if teacher is None:
         return each
     guide = forward(teacher[1], batch, teacher[0], Sites(taps=taps), dtype=dtype)

@@ -74,7 +74,7 @@ def compiled_step(
     Leaves may be `jax.ShapeDtypeStruct`: no weights are needed to know what training them takes. Classification only.
     """
     settings = settings.resolved(model.architecture, adapters is not None)
-    abstract = lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.float32)  # noqa: E731
+    abstract = lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), getattr(leaf, "dtype", np.float32))  # noqa: E731
     params = jax.tree.map(abstract, model.params)
     chosen, frozen = select(params, trainable)
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))

@@ -19,16 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data.batches import logits_difference, pack
+from ..data.batches import pack
 from ..data.task import Task
-from ..errors import NumericalError, SettingsError
-from ..model import Architecture, Batch, Model
-from ..model.transformer import whole_forward
-from ..programs import Programs
+from ..errors import SettingsError
+from ..model import Architecture, Model
 from ..prune.baselines import weight_norms
 from ..prune.cost import removed, whole_parameters
-from ..prune.cut import Mask, cut, kept_units, silenced, unit_counts
-from ..prune.run import check_finite
+from ..prune.cut import Mask, compose_kept, cut, kept_units, unit_counts
+from ..prune.run import check_finite, masked_versus_cut
 from .epochs import shuffled
 from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
@@ -168,7 +166,7 @@ def prune_lora(
         started_from={name: before[name] for name in ("method", "settings", "budget", "removed") if name in before},
         removed=removed(model.architecture, small.architecture, length) | {"length": length},
         parameters={"before": whole_parameters(model.architecture), "after": whole_parameters(small.architecture)},
-        kept=_composed(before.get("kept"), kept_units(masks), model.architecture),
+        kept=compose_kept(before.get("kept"), kept_units(masks), model.architecture),
         importance={"heads": [entry.tolist() for entry in heads]},
         pruned_heads=[np.flatnonzero(~mask).tolist() for mask in masks[::2]],
         ranks={name: size.rank for name, size in plan.items()},
@@ -285,18 +283,6 @@ def proportional_ranks(blocks: np.ndarray, costs: Sequence[int], widest: Sequenc
         left -= costs[chosen]
 
 
-def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
-    """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
-    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
-    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
-    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
-    error = logits_difference(masked, without, batch)
-    if not np.isfinite(error):
-        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
-    return error
-
-
 def _some_texts(task: Task, count: int, seed: int) -> Task:
     """The task with `count` of its training texts, or all where there are fewer."""
     examples = task.split("train")
@@ -319,14 +305,3 @@ def _check_room(architecture: Architecture, settings: PruneLora) -> None:
     ]
     if unknown:
         raise SettingsError(f"the model has no projection {unknown[0]}; it has {', '.join(HALF_OF)} where gated.")
-
-
-def _composed(earlier: Any, kept: list[dict[str, list[int]]], architecture: Architecture) -> list[dict[str, list[int]]]:
-    """Kept units by their numbers in the model that an earlier cut started from, where its record says them."""
-    sizes = [{"heads": size.groups, "neurons": size.neurons} for size in architecture.layers]
-    if not isinstance(earlier, list) or [{k: len(v) for k, v in layer.items()} for layer in earlier] != sizes:
-        return kept
-    return [
-        {name: [before[name][unit] for unit in units] for name, units in layer.items()}
-        for before, layer in zip(earlier, kept, strict=True)
-    ]

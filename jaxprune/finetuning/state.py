@@ -82,11 +82,12 @@ class Store:
             manager.wait_until_finished()
         self.last, self._saved_at = saved.done, time.monotonic()
 
-    def restore(self, fresh: Saved, fingerprint: dict[str, Any]) -> Saved:
+    def restore(self, fresh: Saved, fingerprint: dict[str, Any], *, on_host: bool = False) -> Saved:
         """The newest state, shaped like `fresh`; `fresh` itself where there is none.
 
-        The log loses the lines of steps that will run again. Raises `SettingsError` where the run that is there has
-        another `fingerprint`, naming the differences.
+        The log loses the lines of steps that will run again. `on_host` gives NumPy arrays, so that nothing touches a
+        device; the best leaves may then have other shapes than those of the state. Raises `SettingsError` where the
+        run that is there has another `fingerprint`, naming the differences.
         """
         self._fingerprint = plain(fingerprint)
         if not (self.folder / STATES).is_dir():
@@ -104,7 +105,7 @@ class Store:
                 like = {"state": _shapes(fresh.state)}
                 if notes["has_best"]:
                     like["best"] = _shapes(fresh.state.params)
-                args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+                args = ocp.args.Composite(arrays=ocp.args.StandardRestore(None if on_host else like))
                 arrays = manager.restore(newest, args=args)["arrays"]
             except SettingsError:
                 raise
@@ -115,10 +116,10 @@ class Store:
                 ) from error
         self.last = newest
         self._truncate(newest)
-        best = None
+        best, make = None, np.array if on_host else jnp.array
         if notes["has_best"]:
-            best = jax.tree.map(np.array, _unflat(arrays["best"], fresh.state.params))
-        state, losses = _unflat(arrays["state"], fresh.state), tuple(notes["losses"])
+            best = jax.tree.map(np.array, _unflat(arrays["best"], fresh.state.params, make))
+        state, losses = _unflat(arrays["state"], fresh.state, make), tuple(notes["losses"])
         return Saved(state, best, int(notes["done"]), tuple(notes["records"]), losses, notes["seconds"])
 
     def remove(self) -> None:
@@ -181,10 +182,10 @@ def _shapes(tree: Any) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for name, leaf in _flat(tree).items()}
 
 
-def _unflat(flat: dict[str, Any], like: Any) -> Any:
+def _unflat(flat: dict[str, Any], like: Any, make: Callable[[Any], Any]) -> Any:
     leaves, structure = jax.tree.flatten(like)
     # Copies: the step consumes its state, and these buffers belong to the reader.
-    found = [jnp.array(flat[f"{number:05}"]) if np.size(leaf) else leaf for number, leaf in enumerate(leaves)]
+    found = [make(flat[f"{number:05}"]) if np.size(leaf) else leaf for number, leaf in enumerate(leaves)]
     return structure.unflatten(found)
 
 

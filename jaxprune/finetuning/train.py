@@ -185,7 +185,9 @@ def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.Gr
 
 def _decays(params: Params) -> Params:
     """True on matrices, False on the biases and on the scales of the norms."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not {"bias", "scale"}.intersection(path_of(path).split("/")), params
+    )
 
 
 @partial(jax.jit, static_argnames=("architecture", "settings", "teacher"), donate_argnums=0)
@@ -263,7 +265,7 @@ def train(
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
     settings = settings.resolved(model.architecture, adapters is not None)
-    _check(model, targets, settings, teacher)
+    check_targets(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
     variables = {"params": chosen, "adapters": weights}
@@ -277,7 +279,7 @@ def train(
     state = State(variables, optimizer(settings, steps, highest).init(variables))
     saved = Saved(state, None, 0, ())
     if store is not None:
-        saved = store.restore(saved, _fingerprint(model, settings, variables, first, targets, teacher))
+        saved = store.restore(saved, fingerprint(model, settings, variables, first, targets, teacher))
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
     state, constants = place(
         (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
@@ -318,7 +320,7 @@ def train(
                 if stopped:
                     raise _interrupted(store, done, steps)
             # The loss is that before each step, so it says nothing about the last one.
-            if not bool(_all_finite(state.params)):
+            if not bool(all_finite(state.params)):
                 raise NumericalError(
                     f"step {done} of {steps} left weights that are not finite; lower the learning rate"
                     + _remains(store)
@@ -346,7 +348,7 @@ def train(
 
 
 @jax.jit
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
@@ -400,7 +402,7 @@ def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callabl
     return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)
 
 
-def _fingerprint(
+def fingerprint(
     model: Model, settings: Train, variables: Any, first: Sequence[Batch], targets: np.ndarray, teacher: Model | None
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
@@ -426,7 +428,7 @@ def _fingerprint(
     }
 
 
-def _check(model: Model, targets: np.ndarray, settings: Train, teacher: Model | None) -> None:
+def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: Model | None) -> None:
     """Targets and teachers that cannot belong to the model are refused before the first step."""
     a = model.architecture
     if a.head == "none":

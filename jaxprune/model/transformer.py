@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import DataError
 from .architecture import Architecture
 from .model import Batch, Model, Params
+from .split import Split, look_up, split_dense, split_project
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 HALVES = (ATTENTION, FEED_FORWARD)
@@ -82,9 +83,12 @@ def norm(p: Params, x: Float[Array, "... hidden"], architecture: Architecture) -
 
 def dense(p: Params, x: Float[Array, "rows length inputs"], adapter: Any = None) -> Array:
     """x @ kernel + bias, for a kernel [inputs, *outputs]; with a low-rank update where an adapter is given."""
-    y = jnp.tensordot(x, p["kernel"].astype(x.dtype), axes=1)
-    if "bias" in p:
-        y = y + p["bias"].astype(x.dtype)
+    if isinstance(p["kernel"], Split):
+        y = split_dense(p, x)
+    else:
+        y = jnp.tensordot(x, p["kernel"].astype(x.dtype), axes=1)
+        if "bias" in p:
+            y = y + p["bias"].astype(x.dtype)
     if adapter is not None:
         down, up, scale = adapter
         low = jnp.tensordot(x, down.astype(x.dtype), axes=1)
@@ -108,6 +112,9 @@ def project_out(p: Params, features: Array, adapter: Any = None) -> Float[Array,
     """Mix a sublayer's features back into the residual stream: [rows, length, *units] -> [rows, length, hidden]."""
     rows, length = features.shape[:2]
     flat = features.reshape(rows, length, -1)
+    if isinstance(p["kernel"], Split):
+        y = split_project(p["kernel"], flat)
+        return y + p["bias"].astype(y.dtype) if "bias" in p else y
     kernel = p["kernel"].reshape(flat.shape[-1], p["kernel"].shape[-1])
     return dense({**p, "kernel": kernel}, flat, adapter)
 
@@ -204,7 +211,7 @@ def sublayer(
 def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
     """The residual stream before the first sublayer."""
     p = params["embed"]
-    x = p["token"][batch.ids]
+    x = look_up(p["token"], batch.ids)
     if architecture.positions == "learned":
         x = x + p["position"][batch.positions + architecture.position_offset]
     if architecture.token_types:
@@ -258,9 +265,16 @@ def scannable(params: Params) -> Params:
     return {**params, "layers": stack(layers)}
 
 
-def _layer(
-    p: Params, x: Array, mask: Array, architecture: Architecture, gates: Any, adapters: Any, dropout: Dropout | None
-):
+def whole_layer(
+    p: Params,
+    x: Array,
+    mask: Array,
+    architecture: Architecture,
+    gates: Any = None,
+    adapters: Any = None,
+    dropout: Dropout | None = None,
+) -> tuple[Array, list[Array], list[Array]]:
+    """Both halves of a layer: the residual stream after it; the streams before and the features of each half."""
     streams, features = [], []
     for half in HALVES:
         streams.append(x)
@@ -287,7 +301,7 @@ def encode(
 
     def body(x: Array, entry: Any) -> tuple[Array, Any]:
         dropout = None if sites.dropout is None else sites.dropout._replace(key=entry[3])
-        x, streams, features = _layer(entry[0], x, mask, architecture, entry[1], entry[2], dropout)
+        x, streams, features = whole_layer(entry[0], x, mask, architecture, entry[1], entry[2], dropout)
         return x, (streams, features) if sites.taps else None
 
     layers, depth = params["layers"], len(architecture.layers)

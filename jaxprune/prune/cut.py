@@ -124,3 +124,16 @@ def kept_units(masks: Sequence[Mask]) -> list[dict[str, list[int]]]:
         }
         for index in range(len(masks) // 2)
     ]
+
+
+def compose_kept(
+    earlier: Any, kept: list[dict[str, list[int]]], architecture: Architecture
+) -> list[dict[str, list[int]]]:
+    """Kept units by their numbers in the model that an earlier cut started from, where its record says them."""
+    sizes = [{"heads": size.groups, "neurons": size.neurons} for size in architecture.layers]
+    if not isinstance(earlier, list) or [{k: len(v) for k, v in layer.items()} for layer in earlier] != sizes:
+        return kept
+    return [
+        {name: [before[name][unit] for unit in units] for name, units in layer.items()}
+        for before, layer in zip(earlier, kept, strict=True)
+    ]

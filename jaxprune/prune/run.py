@@ -180,6 +180,18 @@ class Run:
         return error
 
 
+def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
+    """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
+    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
+    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
+    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    error = logits_difference(masked, without, batch)
+    if not np.isfinite(error):
+        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
+    return error
+
+
 def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
     """A list of budgets, and whether one came alone."""
     return ([budget], True) if isinstance(budget, Budget) else (list(budget), False)

@@ -105,6 +105,30 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """RECAP: what every round scored and kept, and its phases in seconds, without compilation, and bytes."""
+    columns = ("round", "score", "loss", "heads", "neurons", "new", "seconds", "transfers", "compile s", "device MiB")
+    table = _table("Rounds", columns)
+    for entry in rounds:
+        phases = entry["phases"].values()
+        compiling = sum(phase["compile_seconds"] for phase in phases)
+        moved = sum(phase["transfer_seconds"] for phase in phases)
+        seconds = entry["seconds"] - compiling
+        table.add_row(
+            str(entry["round"] + 1),
+            f"{entry['score']:.4f}",
+            f"{entry['loss']:.4f}",
+            str(sum(len(heads) for heads in entry["heads"])),
+            str(sum(entry["neurons"])),
+            percent(entry["new"]["neurons"]),
+            f"{seconds:.1f}",
+            percent(moved / max(seconds, 1e-9)),
+            f"{compiling:.1f}",
+            f"{max(phase['peak_bytes'] for phase in phases) / 2**20:.1f}",
+        )
+    return table
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"

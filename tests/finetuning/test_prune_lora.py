@@ -17,7 +17,6 @@ from jaxprune.finetuning.importance import check_importance, normalised
 from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of, projection_shapes
 from jaxprune.finetuning.memory import activation_bytes, compiled_step
 from jaxprune.finetuning.prune_lora import (
-    _composed,
     choose,
     measured,
     proportional_ranks,
@@ -27,7 +26,7 @@ from jaxprune.finetuning.prune_lora import (
 from jaxprune.memory import program_bytes
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
 from jaxprune.prune.cost import unit_parameters, whole_parameters
-from jaxprune.prune.cut import cut
+from jaxprune.prune.cut import compose_kept, cut
 
 TRAINING = jp.Train(epochs=1, batch_size=16, learning_rate=3e-3)
 PUBLISHED = replace(jp.PruneLora.presets()["published"], high_blocks=1, high_rank=4, low_rank=2, samples=32)
@@ -113,9 +112,9 @@ def test_kept_units_are_numbered_as_in_the_first_model(model):
     earlier = [{"heads": [0, 2, 5], "neurons": list(range(10, 20))}, {"heads": [1, 2, 3], "neurons": list(range(10))}]
     now = [{"heads": [1, 2], "neurons": [0, 9]}, {"heads": [], "neurons": [4]}]
     expected = [{"heads": [2, 5], "neurons": [10, 19]}, {"heads": [], "neurons": [4]}]
-    assert _composed(earlier, now, model.architecture) == expected
-    assert _composed(None, now, model.architecture) == now
-    assert _composed(earlier[:1], now, model.architecture) == now  # a record of some other model
+    assert compose_kept(earlier, now, model.architecture) == expected
+    assert compose_kept(None, now, model.architecture) == now
+    assert compose_kept(earlier[:1], now, model.architecture) == now  # a record of some other model
 
 
 def test_a_killed_run_resumes_to_the_same_model(model, task, tmp_path):

@@ -1,0 +1,114 @@
+"""Fine-tune a model that does not fit the device: rounds of pruning, tuning a small model, and writing back (RECAP)."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError, SettingsError
+from ..finetuning.recap.settings import Recap
+from ..finetuning.train import Train
+from ..report.progress import progress
+from ..report.tables import facts_table, percent, rounds_table
+from . import flags
+from .finetune import hint, load_for, remove
+from .outcome import Outcome
+
+SETTINGS = {"recap": Recap, "training": Train}
+NOT_OURS = frozenset({"epochs", "distill", "temperature", "distill_hidden"})  # of Train, which RECAP does not read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_task(parser)
+    parser.add_argument("--preset", metavar="NAME", help=f"named settings: {', '.join(Recap.presets())}")
+    parser.add_argument("--host", metavar="NAME", help="where the full model is measured, such as cpu:0 (the default)")
+    parser.add_argument("--device", metavar="NAME", help="where small models train, such as gpu:0 (JAX's first device)")
+    parser.add_argument("--device-limit", type=int, metavar="BYTES", help="stop a run that needs more on the device")
+    parser.add_argument("--seed", type=int, default=0, help="orders texts, draws dropout and a new head (0)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the best small model goes")
+    parser.add_argument("--full-out", type=Path, metavar="FOLDER", help="the full model after the last round, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace output folders that jaxprune wrote")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
+    )
+    flags.add_settings(parser, SETTINGS, without=NOT_OURS)
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    import jax
+
+    from ..checkpoint import check_output, save
+    from ..data import tasks
+    from ..finetuning.recap import run_recap
+    from ..placement import Placement
+    from ..report.heat_map import heat_map
+
+    settings, training = _settings(arguments)
+    placement = Placement.of(arguments.host, arguments.device)
+    out, work = arguments.out, arguments.out.with_name(f"{arguments.out.name}.run")
+    for folder in (out, arguments.full_out):
+        if folder is not None:
+            check_output(folder, arguments.overwrite)
+    if work.exists() and not arguments.resume:
+        raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    task = tasks.load(arguments.task, arguments.data)
+    task.split("train")
+    with jax.default_device(placement.host):  # the full model never comes to the device
+        model = load_for(task, arguments.model, arguments.revision, arguments.seed)
+    with progress("recap", arguments.quiet) as on_step, hint():
+        found = run_recap(
+            model, task, settings, training, host=placement.host, device=placement.device,
+            device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,
+        )  # fmt: skip
+    heat_map(found.model, work / "rounds.png")
+    if arguments.full_out is not None:
+        save(found.full, arguments.full_out, overwrite=arguments.overwrite)
+    save(found.model, out, overwrite=arguments.overwrite, run_folder=work)
+    remove(work)
+    return _outcome(arguments, found)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
+    given = flags.settings(arguments, SETTINGS.values())
+    of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
+    presets = {"default": Recap()} | Recap.presets()
+    if arguments.preset is not None and arguments.preset not in presets:
+        raise SettingsError(f"recap has no preset {arguments.preset!r}; use one of {', '.join(presets)}.")
+    return dataclasses.replace(presets[arguments.preset or "default"], **of(Recap)), Train(
+        seed=arguments.seed, **of(Train)
+    )
+
+
+def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
+    record = found.model.provenance.record
+    training = record["training"]
+    kept = training["epochs"][training["kept_epoch"]]
+    data = {
+        "model": arguments.model,
+        "task": training["task"],
+        "seed": arguments.seed,
+        "out": arguments.out,
+        "full_out": arguments.full_out,
+        **{name: kept[name] for name in ("score", "metric", "metrics")},
+        **{name: record[name] for name in ("settings", "removed", "parameters", "masked_vs_cut")},
+        "layers": [{"heads": size.heads, "neurons": size.neurons} for size in found.model.architecture.layers],
+        **{
+            name: training[name] for name in ("batch", "scored_on", "trainable_parameters", "seconds", "device", "host")
+        },
+        "kept_round": training["kept_epoch"],
+        "compile_seconds": training["compile_seconds"],
+        "device_bytes": training["device_bytes"],
+        "rounds": list(found.rounds),
+        "warnings": list(dict.fromkeys([*found.model.provenance.warnings, *record.get("warnings", [])])),
+    }
+    facts = {
+        kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        "round kept": f"{training['kept_epoch'] + 1} of {len(found.rounds)}",
+        "parameters": f"{record['parameters']['after']:,} (before {record['parameters']['before']:,})",
+        "trainable in a round": f"{training['trainable_parameters']:,}",
+        "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params")),
+        "device": training["device"],
+        "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
+    }
+    return Outcome(data, (facts_table(f"recap: {arguments.out}", facts), rounds_table(found.rounds)))

@@ -1,0 +1,142 @@
+"""What every phase of RECAP needs on the device, in bytes: predicted from sizes, and of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...memory import program_bytes, temp_bytes
+from ...model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from ...model.split import Split
+from ...model.transformer import HALVES, INPUTS, OUTPUT, whole_forward
+from ...prune.measure import outer_params
+from ..lora import count
+from ..memory import FLOAT, activation_bytes, compiled_step
+from ..train import Train, select
+from .choose import trained_count
+from .settings import Recap
+from .sweep import compiled_sweep
+from .tuning import trainable_of
+
+
+def uniform(architecture: Architecture, remove: float) -> Architecture:
+    """The architecture with a share `remove` of every sublayer's units gone, one unit at least left."""
+    left = lambda units: min(units, max(1, round((1 - remove) * units)))  # noqa: E731
+    return architecture.with_layers(
+        tuple(
+            LayerSizes(groups=left(size.groups), queries=size.queries, neurons=left(size.neurons))
+            for size in architecture.layers
+        )
+    )
+
+
+def abstract(architecture: Architecture) -> Params:
+    """The parameters of an architecture, shapes only."""
+    as_leaf = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    return jax.tree.map(as_leaf, parameter_shapes(architecture), is_leaf=lambda node: isinstance(node, tuple))
+
+
+def abstract_parts(small: Architecture, freeze: float, tokens: int | None = None) -> Params:
+    """The split parameters of `small`, shapes only; `tokens`: how many token embeddings train of a split table."""
+    params = abstract(small)
+    for layer in params["layers"]:
+        for half in HALVES:
+            for name in (*INPUTS[half], OUTPUT[half]):
+                if name not in layer[half]:
+                    continue
+                p = layer[half][name]
+                kernel = p["kernel"].shape
+                units = kernel[:-1] if name == OUTPUT[half] else kernel[1:]
+                trained = trained_count(int(np.prod(units)), freeze)
+                if name == OUTPUT[half]:
+                    p["kernel"] = _parts(units, trained, after=kernel[-1:])
+                else:
+                    p["kernel"] = _parts(units, trained, before=kernel[:1])
+                    if "bias" in p:
+                        p["bias"] = _parts(units, trained)._replace(place=None)
+    if tokens is not None:
+        params["embed"]["token"] = _parts((small.vocab,), tokens, after=(small.hidden,))
+    return params
+
+
+def _parts(units: tuple[int, ...], trained: int, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Split:
+    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), jnp.float32)  # noqa: E731
+    return Split(leaf(int(np.prod(units)) - trained), leaf(trained), jax.ShapeDtypeStruct(units, jnp.int32))
+
+
+def least_frozen(settings: Recap) -> float:
+    """The share of frozen rows in the round that needs the most."""
+    return min(settings.freeze_at(number) for number in range(settings.rounds))
+
+
+def phase_bytes(
+    dense: Architecture,
+    small: Architecture,
+    settings: Recap,
+    training: Train,
+    rows: int,
+    length: int,
+    tokens: np.ndarray | int | None = None,
+) -> dict[str, int]:
+    """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens.
+
+    Exact but for activations, which are estimates (`activation_bytes`). `tokens` are the token embeddings that train
+    where only those that occur do.
+    """
+    training = training.resolved(small, adapted=False)
+    touched = None if tokens is None else int(np.sum(tokens))
+    parts = abstract_parts(small, least_frozen(settings), touched)
+    whole, trained = FLOAT * count(parts), FLOAT * count(select(parts, trainable_of(settings))[0])
+    stream = FLOAT * rows * length * small.hidden
+    sweep = 0
+    if settings.measure_on == "device":
+        layer = FLOAT * max(count(layer) for layer in abstract(dense)["layers"])
+        one = dense.with_layers(dense.layers[:1])
+        outer = FLOAT * count(outer_params(abstract(dense)))
+        sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
+        sweep += activation_bytes(one, rows, length, Train(dropout=0.0), full=True)
+    activations = activation_bytes(small, rows, length, training, full=True)
+    widest = max(size.neurons for size in small.layers)
+    return {
+        "importance": sweep,
+        "masking": sweep,
+        "tuning": whole + 3 * trained + activations,
+        "write back": whole + 2 * trained,
+        "evaluation": whole + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
+    }
+
+
+def measured_bytes(
+    dense: Architecture,
+    small: Architecture,
+    settings: Recap,
+    training: Train,
+    rows: int,
+    length: int,
+    tokens: int | None = None,
+) -> dict[str, int]:
+    """The same by compiling each phase's largest program, for what lives and its temporaries; nothing is run.
+
+    Classification only, one text a row.
+    """
+    training = training.resolved(small, adapted=False)
+    parts = abstract_parts(small, least_frozen(settings), tokens)
+    trained = FLOAT * count(select(parts, trainable_of(settings))[0])
+    tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings))
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
+    batch = Batch(*[number(rows, length)] * 4, *[number(rows, 1)] * 2)  # type: ignore[arg-type]
+    forward = whole_forward.lower(parts, batch, architecture=small).compile()
+    sweep = 0
+    if settings.measure_on == "device":
+        outer = FLOAT * count(outer_params(abstract(dense)))
+        streams = FLOAT * (len(dense.layers) + 1) * rows * length * dense.hidden
+        forms = (settings.importance, "fisher")
+        programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
+        sweep = outer + streams + max(program_bytes(program) for program in programs)
+    held = FLOAT * count(parts)
+    return {
+        "importance": sweep,
+        "masking": sweep,
+        "tuning": held + 2 * trained + temp_bytes(tuning),
+        "write back": held + 2 * trained,
+        "evaluation": held + temp_bytes(forward),
+    }

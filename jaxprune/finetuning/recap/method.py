@@ -1,0 +1,257 @@
+"""RECAP: fine-tune a model that does not fit the device, by cycles of pruning, tuning and writing back.
+
+Ilhan, Su, Tekin, Huang, Hu, Liu: Resource-Efficient Transformer Pruning for Finetuning of Large Models, CVPR 2024. The
+host holds the full model and its moments. A round prunes it by importance, trains some rows of what stays on the
+device, and writes them back. Where we go beyond the paper's released code: frozen rows have neither gradient nor
+moments, so that the memory is really saved; a killed run goes on; every phase's bytes are counted.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from ...checkpoint.load import NEW_WEIGHTS
+from ...data.task import Task
+from ...errors import NumericalError, SettingsError
+from ...model import Batch, Model, Params
+from ...placement import Placement, Where
+from ...prune.cost import removed, whole_parameters
+from ...prune.cut import compose_kept, cut_architecture, kept_units
+from ...prune.run import check_finite, masked_versus_cut
+from ..epochs import shuffled
+from ..finetune import Texts, prepare, rows_for, set_aside
+from ..state import Saved, Store
+from ..train import Train, check_targets, fingerprint, select
+from .choose import everything_kept
+from .memory import phase_bytes
+from .rounds import HostState, Run, one_round
+from .scatter import kept_of, write_back
+from .settings import Recap
+from .tuning import ever_trains, zeros
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Recapped(NamedTuple):
+    """What the rounds come to."""
+
+    model: Model  # the best round's small model, with the record
+    full: Model  # the full model after the last round
+    rounds: tuple[dict[str, Any], ...]
+
+
+def recap(
+    model: Model,
+    task: Task,
+    settings: Recap = Recap(),
+    training: Train = Train(),
+    *,
+    host: Where = None,
+    device: Where = None,
+    device_limit: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_phase: Tell | None = None,
+    on_step: Tell | None = None,
+) -> Model:
+    """The best small model of RECAP's rounds on `task`: pruned, tuned, in float32.
+
+    `model` may be dense or pruned. `host` and `device` are JAX devices or names ("cpu:0", "gpu:0"): where the full
+    model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
+    model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
+    more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
+    `resume=True`, to the same numbers. `training.epochs` is not read: `settings` says how many epochs there are.
+
+    `on_phase` gets {"phase", "round", "of", …} with the phase's seconds and bytes (`Books`) after each phase; `on_step`
+    {"phase", "done", "of", …} after every batch. The result's `provenance.record` holds all of it by round. Raises
+    `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
+    """
+    return run_recap(
+        model, task, settings, training, host=host, device=device, device_limit=device_limit, out=out, resume=resume,
+        on_phase=on_phase, on_step=on_step,
+    ).model  # fmt: skip
+
+
+def run_recap(
+    model: Model,
+    task: Task,
+    settings: Recap = Recap(),
+    training: Train = Train(),
+    *,
+    host: Where = None,
+    device: Where = None,
+    device_limit: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_phase: Tell | None = None,
+    on_step: Tell | None = None,
+) -> Recapped:
+    """What `recap` does, with the full model and the rounds' records handed back as well."""
+    placement = Placement.of(host, device, device_limit)
+    store = None if out is None else Store(out, resume)
+    training = _resolved(model, settings, training)
+    task = set_aside(task, training)
+    texts = prepare(model, task)
+    check_targets(model, texts.targets, training, None)
+    check_finite(model)
+    rows = rows_for(texts.encoded, model.architecture, training, None)
+    batches = _remembered(shuffled(texts.encoded, model.architecture, seed=training.seed, rows=rows))
+    first, nothing = batches(0), lambda event: None
+    run = Run(
+        model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
+        placement, on_phase or nothing, on_step or nothing,
+    )  # fmt: skip
+    saved = Saved(_beginning(model, settings), None, 0, ())
+    if store is not None:
+        saved = store.restore(saved, _same_run(run, first), on_host=True)
+        saved = saved._replace(state=_with_flags(saved.state))
+    state, best, records = saved.state, saved.best, list(saved.records)
+    for number in range(len(records), settings.rounds):
+        try:
+            state, small, record = one_round(run, state, number)
+        except NumericalError as error:
+            raise NumericalError(
+                f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
+            ) from error
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
+            ) from stop
+        records.append(record)
+        if training.keep == "last" or record["score"] >= max(entry["score"] for entry in records):
+            best, state = small, state._replace(best=state.masks)
+        if store is not None:
+            done = len(records) * settings.epochs_per_round * run.batch_count
+            store.log(step=done, **record)
+            store.save(Saved(state, best, done, tuple(records)))
+    assert best is not None  # there is at least one round
+    return _finished(run, texts, first, state, best, records)
+
+
+def _resolved(model: Model, settings: Recap, training: Train) -> Train:
+    if training.distills:
+        raise SettingsError("RECAP does not distil: the teacher would have to lie on the device; set distill to 0.")
+    named = settings.learning_rate if training.learning_rate is None else training.learning_rate
+    training = replace(training, epochs=settings.epochs, learning_rate=named)
+    return training.resolved(model.architecture, adapted=False)
+
+
+def _beginning(model: Model, settings: Recap) -> HostState:
+    params = jax.tree.map(np.asarray, model.params)
+    moments = None
+    if settings.moments != "dropped":
+        kind = ml_dtypes.bfloat16 if settings.moments == "bfloat16" else np.float32
+        moments = zeros(select(params, ever_trains(settings))[0], kind)
+    whole = everything_kept(model.architecture)
+    average = [np.zeros(len(mask)) for mask in whole] if settings.average else []
+    return HostState(params, moments, average, whole, whole)
+
+
+def _with_flags(state: HostState) -> HostState:
+    as_flags = lambda masks: [np.asarray(mask, bool) for mask in masks]  # noqa: E731
+    return state._replace(masks=as_flags(state.masks), best=as_flags(state.best))
+
+
+def _touched(model: Model, texts: Texts, settings: Recap) -> np.ndarray | None:
+    if settings.outer != "touched":
+        return None
+    tokens = np.zeros(model.architecture.vocab, bool)
+    tokens[np.concatenate([*texts.encoded.ids])] = True
+    return tokens
+
+
+def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Batch]]:
+    """The same, without packing an epoch's texts anew for every phase that reads it."""
+    last: dict[int, list[Batch]] = {}
+
+    def of(epoch: int) -> list[Batch]:
+        if epoch not in last:
+            last.clear()
+            last[epoch] = batches(epoch)
+        return last[epoch]
+
+    return of
+
+
+def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    ours = {f"setting {name}": value for name, value in asdict(run.settings).items() if name != "learning_rate"}
+    theirs = fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
+    return {**theirs, **ours, "task": f"{run.task.name} {run.task.source}"}
+
+
+def _remains(store: Store | None, records: list[Any]) -> str:
+    if store is None or not records:
+        return "."
+    return f"; the state after round {len(records)} is in {store.folder}."
+
+
+def _finished(
+    run: Run, texts: Texts, first: Sequence[Batch], state: HostState, best: Params, records: list[dict[str, Any]]
+) -> Recapped:
+    """The best round's model with the record of all rounds."""
+    settings, training, before = run.settings, run.training, run.model.provenance
+    warnings = [entry for entry in before.warnings if NEW_WEIGHTS not in entry]
+    kept_round = len(records) - 1
+    if training.keep == "best":
+        kept_round = max(range(len(records)), key=lambda number: (records[number]["score"], number))
+    full = run.model.replace(params=state.params)
+    small_architecture = cut_architecture(run.model.architecture, state.best)
+    with jax.default_device(run.placement.host):
+        whole = full.replace(params=write_back(state.params, kept_of(state.best), best))
+        small = run.model.replace(architecture=small_architecture, params=jax.tree.map(jnp.asarray, best))
+        error = masked_versus_cut(whole, small, state.best, first[0])
+    if error > 1e-5:
+        warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
+    length = ceil(texts.encoded.tokens / len(texts.encoded))
+    dense = run.model.architecture
+    rows, slots = first[0].ids.shape
+    predicted = phase_bytes(dense, small_architecture, settings, training, rows, slots, run.tokens)
+    measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
+    seconds = [entry["seconds"] for entry in records]
+    record = before.record
+    notes = {
+        "method": "recap",
+        "settings": asdict(training),
+        "task": run.task.name,
+        "source": run.task.source,
+        "texts": len(texts.encoded),
+        "tokens": texts.encoded.tokens,
+        "batch": {"rows": rows, "length": slots},
+        "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
+        "kept_epoch": kept_round,
+        "scored_on": run.split_name,
+        "parameters": records[kept_round]["parameters"],
+        "trainable_parameters": records[kept_round]["trainable_parameters"],
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / settings.epochs,
+        "compile_seconds": sum(p["compile_seconds"] for r in records for p in r["phases"].values()),
+        "device": str(run.placement.device),
+        "host": str(run.placement.host),
+        "device_bytes": {"predicted": predicted, "measured": measured},
+        "peak_bytes": max(measured.values()),
+    }
+    warnings = list(dict.fromkeys([*warnings, *texts.warnings]))
+    result = run.model.replace(
+        architecture=small_architecture, params=jax.tree.map(jnp.asarray, best),
+        provenance=replace(before, warnings=tuple(warnings)),
+    ).with_record(
+        method="recap",
+        settings=asdict(settings),
+        started_from={name: record[name] for name in ("method", "settings", "budget", "removed") if name in record},
+        removed=removed(dense, small_architecture, length) | {"length": length},
+        parameters={"before": whole_parameters(dense), "after": whole_parameters(small_architecture)},
+        kept=compose_kept(record.get("kept"), kept_units(state.best), dense),
+        units={"heads": [size.groups for size in dense.layers], "neurons": [size.neurons for size in dense.layers]},
+        masked_vs_cut=error,
+        warnings=warnings,
+        training=notes,
+    )  # fmt: skip
+    return Recapped(result, full.replace(provenance=replace(before, warnings=tuple(warnings))), tuple(records))

@@ -1,0 +1,112 @@
+"""Settings of RECAP, and what follows from them for every round."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...errors import SettingsError
+
+CAP = 0.85  # the largest share of a sublayer that a round may remove
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recap:
+    """How RECAP goes in rounds; how it trains within one is said by `Train`, whose `epochs` it does not read."""
+
+    rounds: int = field(default=4, metadata={"help": "cycles of prune, tune and write back"})
+    epochs_per_round: int = field(default=1, metadata={"help": "passes over the training texts in a round"})
+    remove: float = field(default=0.33, metadata={"help": "share to prune in a round, in [0, 1), at most the cap"})
+    freeze: float = field(default=0.5, metadata={"help": "share of the rows of what stays that is frozen, in [0, 1)"})
+    freeze_schedule: Literal["constant", "interpolated"] = field(
+        default="constant",
+        metadata={"help": "freeze in every round, or from freeze in the first to remove in the last"},
+    )
+    pruning_steps: int = field(default=1, metadata={"help": "parts in which a round prunes, measuring again for each"})
+    cap: float = field(default=CAP, metadata={"help": "largest share of a sublayer that a round may remove, in (0, 1)"})
+    share_of: Literal["units", "params"] = field(
+        default="params", metadata={"help": "what remove is a share of, and what importance is per: units, parameters"}
+    )
+    importance: Literal["weights", "gates"] = field(
+        default="weights", metadata={"help": "of a unit: sum of (weight x gradient)^2, or (sum of weight x gradient)^2"}
+    )
+    samples: int = field(default=256, metadata={"help": "training texts that importance and Fisher are measured on"})
+    average: float = field(default=0.0, metadata={"help": "weight of earlier rounds' importance, in [0, 1)"})
+    moments: Literal["carried", "dropped", "bfloat16"] = field(
+        default="carried",
+        metadata={"help": "Adam's moments between rounds: kept, begun anew, or kept in half the bytes"},
+    )
+    outer: Literal["train", "frozen", "touched"] = field(
+        default="train",
+        metadata={"help": "embeddings, norms, pooler: all train; none (the head does); or of tokens those that occur"},
+    )
+    measure_on: Literal["host", "device"] = field(
+        default="host", metadata={"help": "where importance is measured; layers come to the device one by one"}
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "highest learning rate where the training's settings name none"}
+    )
+
+    def __post_init__(self):
+        for name in ("rounds", "epochs_per_round", "pruning_steps", "samples"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("remove", "freeze"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}. For 33 % pass 0.33.")
+        if not 0 <= self.average < 1:
+            raise SettingsError(f"average must lie in [0, 1), got {self.average}.")
+        if not 0 < self.cap < 1:
+            raise SettingsError(f"cap must lie in (0, 1), got {self.cap}; a sublayer must keep some of its units.")
+        if self.remove > self.cap:
+            raise SettingsError(
+                f"remove {self.remove} is above the cap: at most {self.cap} of each sublayer goes; lower remove."
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise SettingsError(f"learning_rate must be positive, got {self.learning_rate}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+
+    @staticmethod
+    def presets() -> dict[str, "Recap"]:
+        """Named settings beside the default, from the paper's experiments.
+
+        Vision models ran with 0.33 to 0.5 removed, 0.5 to 0.875 frozen and 10 to 20 rounds; a text model takes the
+        middle of it.
+        """
+        published = {"share_of": "units", "importance": "weights", "pruning_steps": 1}
+        return {
+            "published-bert-cola": Recap(
+                remove=0.17, freeze=0.5, rounds=5, epochs_per_round=2, learning_rate=2e-5, **published
+            ),
+            "published-vision-like": Recap(remove=0.5, freeze=0.75, rounds=10, epochs_per_round=1, **published),
+        }
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training texts in the whole run."""
+        return self.rounds * self.epochs_per_round
+
+    def freeze_at(self, number: int) -> float:
+        """The share of rows that is frozen in round `number`, from 0."""
+        if self.freeze_schedule == "constant" or self.rounds == 1:
+            return self.freeze
+        return self.freeze + (self.remove - self.freeze) * number / (self.rounds - 1)
+
+
+_CHOICES = {
+    "freeze_schedule": ("constant", "interpolated"),
+    "share_of": ("units", "params"),
+    "importance": ("weights", "gates"),
+    "moments": ("carried", "dropped", "bfloat16"),
+    "outer": ("train", "frozen", "touched"),
+    "measure_on": ("host", "device"),
+}
+
+
+def step_shares(remove: float, steps: int) -> list[float]:
+    """The share of what is left that each of `steps` equal parts of `remove` takes: (r/N) / (1 - i·r/N).
+
+    >>> [round(share, 3) for share in step_shares(0.5, 2)]
+    [0.25, 0.333]
+    """
+    return [remove / steps / (1 - number * remove / steps) for number in range(steps)]

@@ -1,0 +1,151 @@
+"""One round's training on the device: only the trainable rows have gradients and moments."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from ...errors import NumericalError
+from ...model import Architecture, Batch, Params
+from ...placement import Placement, free
+from ..train import Clock, Frozen, State, Train, Trainable, all_finite, merge, optimizer, select, train_step
+from .settings import Recap
+
+BETAS = (0.9, 0.999)  # of optax's AdamW: what moments that did not train decay by, once a round
+
+
+class Moments(NamedTuple):
+    """Adam's moments; shaped like the parameters they belong to, None in place of one that never trains."""
+
+    first: Any
+    second: Any
+
+
+def trainable_of(settings: Recap) -> Trainable:
+    """Which leaves of a split model train, by their path."""
+
+    def trains(path: str) -> bool:
+        if path.endswith(("/frozen", "/place")):
+            return False
+        if path.endswith("/trained") or settings.outer != "frozen":
+            return True
+        return path.startswith("head/")  # a new head that did not train would leave the rest without a goal
+
+    return trains
+
+
+def ever_trains(settings: Recap) -> Trainable:
+    """Which leaves of the full model train in some round: those that have moments."""
+    units = ("q", "k", "v", "o", "up", "gate", "down")
+
+    def trains(path: str) -> bool:
+        names = path.split("/")
+        of_units = names[0] == "layers" and names[-2] in units and names[-2:] not in (["o", "bias"], ["down", "bias"])
+        return settings.outer != "frozen" or of_units or names[0] == "head"
+
+    return trains
+
+
+def zeros(params: Params, dtype: Any = np.float32) -> Moments:
+    """Moments before the first step."""
+    return Moments(*[jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), dtype), params) for _ in range(2)])
+
+
+def as_state(chosen: Any, moments: Moments, settings: Train, *, steps: int, done: int, since: int) -> State:
+    """What `train_step` takes, from trainable leaves and their moments.
+
+    `done` steps of the run lie behind, `since` of them since the moments were zero.
+    """
+
+    def fill(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByAdamState):
+            return node._replace(count=np.int32(since), mu=moments.first, nu=moments.second)
+        if isinstance(node, optax.ScaleByScheduleState):
+            return node._replace(count=np.int32(done))
+        return node
+
+    known = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
+    shapes = jax.eval_shape(optimizer(settings, steps, np.float32(0)).init, chosen)
+    return State(chosen, jax.tree.map(fill, shapes, is_leaf=lambda node: isinstance(node, known)))
+
+
+def moments_of(state: State) -> Moments:
+    """The moments in what `train_step` gives back."""
+    found = [
+        node
+        for node in jax.tree.leaves(state.moments, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+        if isinstance(node, optax.ScaleByAdamState)
+    ]
+    return Moments(found[0].mu, found[0].nu)
+
+
+class Tuned(NamedTuple):
+    """A round's result, still on the device."""
+
+    chosen: Params  # the trained leaves; None in place of every other
+    frozen: Params  # the other ones
+    moments: Moments  # of the trained leaves
+    losses: list[float]
+
+
+def tune(
+    parts: Params,
+    moments: Moments,
+    architecture: Architecture,
+    epochs: Sequence[Callable[[], Sequence[Batch]]],
+    targets: np.ndarray,
+    training: Train,
+    settings: Recap,
+    placement: Placement,
+    *,
+    steps: int,
+    done: int,
+    since: int,
+    on_step: Callable[[int, float], None],
+) -> Tuned:
+    """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
+
+    `parts` and `moments` are NumPy's; `epochs` give their batches. Raises `NumericalError` where a loss is not finite.
+    """
+    chosen, frozen = select(parts, trainable_of(settings))
+    state = as_state({"params": chosen, "adapters": []}, Moments(*[{"params": m, "adapters": []} for m in moments]),
+                     training, steps=steps, done=done, since=since)  # fmt: skip
+    state, frozen = placement.to_device(state), placement.to_device(frozen)
+    key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
+    highest, losses = np.float32(training.learning_rate or 0), []
+    static = {"architecture": architecture, "settings": training.of_program()}
+    for batches in epochs:
+        for batch in batches():
+            arrays = placement.to_device((batch, targets[np.maximum(np.asarray(batch.index), 0)]))
+            clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
+            constants = Frozen(frozen, [], None)
+            state, value = placement.programs(train_step, state, constants, *arrays, clock, **static)
+            losses.append(float(value))
+            free(arrays)
+            done += 1
+            if not np.isfinite(losses[-1]):
+                raise NumericalError(
+                    f"the loss is {losses[-1]} at step {done} of {steps}; lower the learning rate, now "
+                    f"{training.learning_rate}, or check the texts and the weights"
+                )
+            on_step(done, losses[-1])
+    if not bool(all_finite(state.params)):
+        raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
+    found = moments_of(state)
+    return Tuned(state.params["params"], frozen, Moments(found.first["params"], found.second["params"]), losses)
+
+
+def whole_parts(tuned: Tuned) -> Params:
+    """The split model that was tuned, on the device."""
+    return merge(tuned.chosen, tuned.frozen)
+
+
+def decayed(moments: Any, beta: float) -> Any:
+    """Moments of one kind after a round in which they did not train."""
+    return jax.tree.map(lambda leaf: (leaf * np.asarray(beta, np.float32)).astype(leaf.dtype), moments)
+
+
+def in_float32(moments: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), moments)

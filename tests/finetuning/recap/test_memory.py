@@ -1,0 +1,73 @@
+"""What RECAP needs on the device: a frozen row has no moment, and predictions are near the compiled programs."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+import jaxprune as jp
+from jaxprune.finetuning.lora import count
+from jaxprune.finetuning.memory import compiled_step
+from jaxprune.finetuning.recap.memory import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
+from jaxprune.finetuning.recap.tuning import trainable_of
+from jaxprune.finetuning.train import select
+from jaxprune.model import Architecture, LayerSizes, Model
+from jaxprune.prune.cost import whole_parameters
+from tests.helpers import tiny
+from tests.model.test_split import parts_of
+
+SMALL = Architecture(
+    family="bert", vocab=200, hidden=64, head_width=16, layers=(LayerSizes(groups=4, neurons=256),) * 2,
+    max_positions=64, token_types=2, pooler="tanh", head="classification", labels=("no", "yes"),
+)  # fmt: skip
+STILL = jp.Train(dropout=0.0)
+
+
+def test_abstract_parts_have_the_shapes_of_real_ones():
+    model = tiny.random_model(tiny.config("bert"))
+    tokens = np.arange(30) % 3 > 0
+    real, shapes = parts_of(model, 0.6, tokens), abstract_parts(model.architecture, 0.6, int(tokens.sum()))
+    assert jax.tree.map(np.shape, real) == jax.tree.map(np.shape, shapes)
+    assert jax.tree.map(lambda leaf: leaf.dtype, real) == jax.tree.map(lambda leaf: leaf.dtype, shapes)
+    assert jax.tree.map(np.shape, model.params) == jax.tree.map(np.shape, abstract(model.architecture))
+
+
+def test_uniform_cuts_every_sublayer_alike_and_leaves_a_unit():
+    assert uniform(SMALL, 0.5).layers == (LayerSizes(groups=2, neurons=128),) * 2
+    assert uniform(SMALL, 0.99).layers == (LayerSizes(groups=1, neurons=3),) * 2
+
+
+def test_the_step_takes_moments_of_trained_rows_only():
+    settings, rows, length = jp.Recap(outer="frozen", freeze=0.75), 4, 32
+    parts = abstract_parts(SMALL, settings.freeze)
+    trained = count(select(parts, trainable_of(settings))[0])
+    assert trained < 0.26 * whole_parameters(SMALL)
+    step = compiled_step(Model(SMALL, parts), rows, length, STILL, trainable=trainable_of(settings))
+    taken = step.memory_analysis().argument_size_in_bytes
+    batch = 4 * (4 * rows * length + 3 * rows)
+    exact = 4 * (count(parts) + 2 * trained) + batch
+    assert exact <= taken <= exact + 1024  # counters, the key, alignment
+
+
+def test_predictions_are_near_the_compiled_programs():
+    small = uniform(SMALL, 0.5)
+    settings = jp.Recap(remove=0.5, freeze=0.75, measure_on="device")
+    sizes = SMALL, small, settings, STILL, 8, 64
+    predicted, measured = phase_bytes(*sizes), measured_bytes(*sizes)
+    assert predicted.keys() == measured.keys()
+    for phase, found in measured.items():
+        assert predicted[phase] / 2 < found < 2 * predicted[phase], phase
+    assert phase_bytes(SMALL, small, replace(settings, measure_on="host"), STILL, 8, 64)["importance"] == 0
+
+
+def test_more_frozen_is_less_to_hold():
+    found = [
+        phase_bytes(SMALL, uniform(SMALL, 0.5), jp.Recap(remove=0.5, **changes), STILL, 8, 64, tokens)["tuning"]
+        for changes, tokens in (
+            ({"freeze": 0.0}, None),
+            ({"freeze": 0.75}, None),
+            ({"freeze": 0.75, "outer": "touched"}, 50),
+            ({"freeze": 0.75, "outer": "frozen"}, None),
+        )
+    ]
+    assert found == sorted(found, reverse=True) and len(set(found)) == 4

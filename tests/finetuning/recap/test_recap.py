@@ -1,0 +1,321 @@
+"""RECAP as a whole: what a round moves and what it leaves, resuming after a kill in any phase, bytes on the device."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.errors import NumericalError, OutputError, SettingsError
+from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.recap import Recap, run_recap
+from jaxprune.finetuning.recap.rounds import PHASES
+from jaxprune.finetuning.train import path_of
+from jaxprune.programs import Programs
+from jaxprune.prune.cost import whole_parameters
+from jaxprune.prune.cut import cut
+
+SETTINGS = Recap(rounds=2, remove=0.4, freeze=0.5, samples=32, outer="frozen", average=0.5)
+TRAINING = jp.Train(batch_size=16, learning_rate=1e-2, seed=3)  # three steps an epoch
+SHARED = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_set_of_programs():
+    """Runs of these tests are alike, and compiling is most of their time: they share what they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("placement", "finetuning.recap.rounds"):
+            patch.setattr(f"jaxprune.{module}.Programs", lambda own=None: Programs(own=SHARED))
+        yield
+    SHARED.clear()
+
+
+@pytest.fixture(scope="module")
+def straight(folder, task, tmp_path_factory):
+    """A run that nothing disturbs, what it told by phase, and its folder."""
+    told, run = [], tmp_path_factory.mktemp("straight") / "run"
+    return run_recap(jp.load(folder), task, SETTINGS, TRAINING, out=run, on_phase=told.append), told, run
+
+
+def moved_paths(before, after) -> set[str]:
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {path_of(path) for (path, old), new in pairs if not np.array_equal(old, new)}
+
+
+def test_the_result_is_the_best_small_model_with_its_record(straight, model, task, tmp_path):
+    result, told, _ = straight
+    assert [event["phase"] for event in told] == 2 * list(PHASES)
+    record = result.model.provenance.record
+    rounds = record["training"]["epochs"]
+    best = max(range(2), key=lambda number: (rounds[number]["score"], number))
+    assert record["training"]["kept_epoch"] == best
+    assert jp.evaluate(result.model, task).score == rounds[best]["score"]
+    sizes = [(len(heads), n) for heads, n in zip(rounds[best]["heads"], rounds[best]["neurons"], strict=True)]
+    assert [(size.groups, size.neurons) for size in result.model.architecture.layers] == sizes
+    assert 0.35 <= record["removed"]["params"] < 0.6 and record["masked_vs_cut"] < 1e-5
+    assert record["training"]["parameters"] == whole_parameters(result.model.architecture)
+    assert [size.groups for size in result.full.architecture.layers] == [3, 3]
+    json.dumps(record)
+    jp.save(result.model, tmp_path / "small")
+    again = jp.load(tmp_path / "small")
+    jax.tree.map(np.testing.assert_array_equal, again.params, result.model.params)
+    picture = jp.heat_map(again, tmp_path / "rounds.png")
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_only_kept_units_and_trained_rows_move(model, task):
+    """One round from a fresh model: what was removed or frozen is there to the last bit."""
+    settings, states = replace(SETTINGS, rounds=1, average=0.0), {}
+    result = run_recap(model, task, settings, TRAINING)
+    kept = result.model.provenance.record["kept"]
+    masks = [np.isin(np.arange(n), layer[name]) for layer in kept for name, n in (("heads", 3), ("neurons", 10))]
+    gone = [~mask for mask in masks]
+    for before, after in zip(cut(model, gone).params["layers"], cut(result.full, gone).params["layers"], strict=True):
+        assert not moved_paths(before, after)
+    before, after = cut(model, masks).params, cut(result.full, masks).params
+    jax.tree.map(np.testing.assert_array_equal, after, result.model.params)
+    for index in range(2):
+        for half, name, axis in (("attention", "q", 0), ("attention", "o", -1), ("feed_forward", "up", 0)):
+            old, new = (np.asarray(p["layers"][index][half][name]["kernel"]) for p in (before, after))
+            rows = np.any(old != new, axis=axis)
+            states[index, name] = (int(rows.sum()), rows.size)
+    assert all(moved == max(1, round(0.5 * size)) for moved, size in states.values())
+    # Embeddings and norms are frozen; the head trains.
+    outside = {path for path in moved_paths(model.params, result.full.params) if not path.startswith("layers/")}
+    assert outside == {"head/kernel", "head/bias"}
+
+
+def test_the_callers_model_is_not_touched(model, task):
+    before = jax.tree.map(np.array, model.params)
+    jp.recap(model, task, replace(SETTINGS, rounds=1), TRAINING)
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+
+
+# --- interruptions
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_killed_in_any_phase_goes_on_to_the_last_bit(model, task, straight, tmp_path, phase, number):
+    def stop(event):
+        if (event["phase"], event["round"]) == (phase, number):
+            raise Killed
+
+    with pytest.raises(Killed):
+        jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", on_phase=stop)
+    told = []
+    again = run_recap(
+        model, task, SETTINGS, TRAINING, out=tmp_path / "run", resume=True, on_phase=lambda e: told.append(e["round"])
+    )
+    assert told == [i for i in range(number, 2) for _ in PHASES]
+    result, _, run = straight
+    jax.tree.map(np.testing.assert_array_equal, again.model.params, result.model.params)
+    jax.tree.map(np.testing.assert_array_equal, again.full.params, result.full.params)
+    for ours, theirs in zip(again.rounds, result.rounds, strict=True):
+        assert all(ours[name] == theirs[name] for name in ("score", "loss", "heads", "neurons", "new"))
+
+
+def test_a_kill_in_the_middle_of_tuning_too(model, task, straight, tmp_path):
+    def stop(event):
+        if event["phase"] == "train" and event["done"] == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", on_step=stop)
+    steps = []
+    again = jp.recap(
+        model, task, SETTINGS, TRAINING, out=tmp_path / "run", resume=True,
+        on_step=lambda event: steps.append(event["done"]) if event["phase"] == "train" else None,
+    )  # fmt: skip
+    assert steps == [4, 5, 6]  # the second round's, whole
+    jax.tree.map(np.testing.assert_array_equal, again.params, straight[0].model.params)
+
+
+def test_ctrl_c_says_what_is_kept(model, task, tmp_path):
+    def stop(event):
+        if event["round"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="interrupted in round 2 of 2; the state after round 1 is in"):
+        jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", on_phase=stop)
+
+
+def test_a_finished_run_resumes_without_work(model, task, straight):
+    again = run_recap(
+        model, task, SETTINGS, TRAINING, out=straight[2], resume=True, on_phase=lambda event: pytest.fail("worked")
+    )
+    jax.tree.map(np.testing.assert_array_equal, again.model.params, straight[0].model.params)
+    jax.tree.map(np.testing.assert_array_equal, again.full.params, straight[0].full.params)
+
+
+def test_another_run_is_neither_overwritten_nor_mixed(model, task, straight):
+    run = straight[2]
+    with pytest.raises(OutputError, match="holds an earlier run"):
+        jp.recap(model, task, SETTINGS, TRAINING, out=run)
+    for settings, training, says in (
+        (replace(SETTINGS, remove=0.3), TRAINING, "setting remove was 0.4, is 0.3"),
+        (SETTINGS, replace(TRAINING, learning_rate=0.1), "setting learning_rate was 0.01, is 0.1"),
+    ):
+        with pytest.raises(SettingsError, match=says) as error:
+            jp.recap(model, task, settings, training, out=run, resume=True)
+        assert "\n" not in str(error.value)
+    other = model.replace(params=jax.tree.map(lambda leaf: leaf + 1, model.params))
+    with pytest.raises(SettingsError, match="other weights"):
+        jp.recap(other, task, SETTINGS, TRAINING, out=run, resume=True)
+    with pytest.raises(SettingsError, match="other task"):
+        jp.recap(model, replace(task, name="mine"), SETTINGS, TRAINING, out=run, resume=True)
+
+
+# --- bad input
+
+
+def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_path, monkeypatch):
+    from jaxprune.finetuning.recap import rounds
+
+    real, texts = rounds.tune, []
+
+    def poisoned(parts, *rest, **named):
+        texts.append(1)
+        if len(texts) == 2:
+            parts["head"]["bias"] = np.full_like(parts["head"]["bias"], np.nan)
+        return real(parts, *rest, **named)
+
+    monkeypatch.setattr(rounds, "tune", poisoned)
+    says = "round 2 of 2: the loss is nan at step 4 of 6; lower the learning rate.*the state after round 1 is in"
+    with pytest.raises(NumericalError, match=says) as error:
+        jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    again = jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", resume=True)
+    assert np.isfinite(again.params["head"]["bias"]).all()
+
+
+def test_trouble_is_found_before_the_work(model, task, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprune.finetuning.recap.method.one_round", lambda *_: pytest.fail("work began"))
+    with pytest.raises(SettingsError, match="does not distil"):
+        jp.recap(model, task, SETTINGS, replace(TRAINING, distill=0.5))
+    with pytest.raises(SettingsError, match="'cpu:9' was asked, but there are"):
+        jp.recap(model, task, SETTINGS, TRAINING, device="cpu:9")
+    broken = {**model.params, "head": {**model.params["head"], "bias": np.array([np.nan, 0], np.float32)}}
+    with pytest.raises(NumericalError, match="parameter head.bias holds NaN"):
+        jp.recap(model.replace(params=broken), task, SETTINGS, TRAINING)
+
+
+def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task):
+    with pytest.raises(SettingsError, match="bytes on the device, the limit is 5,000; remove or freeze more"):
+        jp.recap(model, task, SETTINGS, TRAINING, device_limit=5_000)
+
+
+# --- other settings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2},
+        {"moments": "dropped", "outer": "train", "share_of": "units", "freeze_schedule": "interpolated"},
+        {"measure_on": "device", "freeze": 0.0, "remove": 0.0},
+    ],
+)
+def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
+    settings = replace(SETTINGS, **changes)
+    training = replace(TRAINING, dropout=0.0)
+    straight = run_recap(model, task, settings, training)
+
+    def stop(event):
+        if event["round"] == 1 and event["phase"] == "tuning":
+            raise Killed
+
+    with pytest.raises(Killed):
+        jp.recap(model, task, settings, training, out=tmp_path / "run", on_phase=stop)
+    found = run_recap(model, task, settings, training, out=tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, found.full.params, straight.full.params)
+    jax.tree.map(np.testing.assert_array_equal, found.model.params, straight.model.params)
+    table = [np.asarray(params["embed"]["token"]) for params in (model.params, found.full.params)]
+    moved = np.flatnonzero(np.any(table[0] != table[1], axis=1))
+    if settings.outer == "touched":
+        seen = np.concatenate(prepare(model, task).encoded.ids)
+        assert 0 < len(moved) < len(table[0]) and set(moved) <= set(seen)
+    assert settings.outer != "frozen" or not len(moved)
+    if settings.measure_on == "device":
+        assert all(entry["phases"]["importance"]["bytes_to_device"] > 0 for entry in found.rounds)
+    sizes = [sum(map(len, entry["heads"])) + sum(entry["neurons"]) for entry in found.rounds]
+    assert settings.share_of != "units" or sizes == [26 - round(settings.remove * 26)] * 2
+
+
+def test_training_learns(model, task):
+    settings = replace(SETTINGS, rounds=2, epochs_per_round=6)
+    found = run_recap(model, task, settings, replace(TRAINING, learning_rate=2e-2))
+    assert found.rounds[1]["loss"] < 0.8 * found.rounds[0]["loss"]
+
+
+def test_steps_add_up_and_the_rate_goes_on(model, task, monkeypatch):
+    from jaxprune.finetuning.recap import tuning
+
+    seen, real = [], tuning.as_state
+    monkeypatch.setattr(
+        tuning, "as_state", lambda *a, **k: seen.append((k["steps"], k["done"], k["since"])) or real(*a, **k)
+    )
+    jp.recap(model, task, SETTINGS, TRAINING)
+    assert seen == [(6, 0, 0), (6, 3, 3)]
+
+
+# --- the device
+
+
+DEVICES = """
+import sys, json, jax
+import numpy as np
+import jaxprune as jp
+from jaxprune.finetuning.recap import Recap, run_recap
+from jaxprune.memory import live_bytes
+from tests.helpers import tiny
+
+task = jp.tasks.folder(sys.argv[2])
+base = jp.load(sys.argv[1])
+settings = tiny.config("bert", id2label={"0": "no", "1": "yes"}, vocab_size=base.architecture.vocab,
+                       hidden_size=24, intermediate_size=256, num_hidden_layers=3)
+model = base.replace(architecture=tiny.architecture(settings), params=tiny.random_model(settings).params)
+device, seen = jax.devices()[1], []
+
+def look(event):
+    counted = live_bytes(device)  # of every kind: nothing is left in pinned memory either
+    seen.append({"phase": event["phase"], "now": counted, **{k: event[k] for k in ("live_bytes", "left_bytes")}})
+
+recap = Recap(rounds=1, remove=0.5, freeze=0.75, outer="frozen", samples=16, measure_on=sys.argv[3])
+found = run_recap(model, task, recap, jp.Train(batch_size=16, dropout=0.0), host="cpu:0", device="cpu:1", on_phase=look)
+full = sum(x.nbytes for x in jax.tree.leaves(model.params))
+print(json.dumps({"full": full, "seen": seen, "where": sorted({str(d) for x in jax.tree.leaves(model.params)
+                  for d in x.devices()}), "rounds": found.rounds[0]["phases"]}))
+"""
+
+
+@pytest.mark.parametrize("measure_on", ["host", "device"])
+def test_the_device_never_holds_the_full_model(folder, task, measure_on):
+    """Two devices, simulated; the second one's bytes are counted after every phase, and at every transfer."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, str(folder), task.source, measure_on],
+        capture_output=True, text=True, cwd=Path(__file__).parents[3], env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [entry["phase"] for entry in found["seen"]] == list(PHASES)
+    assert "1" not in found["where"][0]
+    for entry in found["seen"]:
+        assert entry["now"] == entry["left_bytes"] <= entry["live_bytes"] < found["full"], entry
+    phases = found["rounds"]
+    assert phases["tuning"]["live_bytes"] > 0.5 * found["full"]  # half of it, and moments of a quarter of that
+    assert found["seen"][-1]["now"] == 0
+    assert (phases["importance"]["bytes_to_device"] > 0) == (measure_on == "device")
+    assert phases["write back"]["bytes_to_host"] < 0.6 * found["full"]
