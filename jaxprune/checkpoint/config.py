@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, LayerSizes
 from .families import ACTIVATIONS, FAMILIES, HARMLESS, Family
+from .rotary import KEYS, rotary_of
 
-HeadKind = Literal["classification", "question_answering", "none"]
+HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]
 
 _PROBLEMS: Mapping[str, Problem] = {
@@ -21,6 +22,8 @@ _CLASSES: Mapping[str, HeadKind] = {
     "ForPreTraining": "none",
     "ForSequenceClassification": "classification",
     "ForQuestionAnswering": "question_answering",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
 }
 
 
@@ -56,9 +59,10 @@ def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task
         name = names[0].removeprefix("Flax").removeprefix("TF")
         kind = _CLASSES.get(name.removeprefix(family.classes)) if name.startswith(family.classes) else None
     else:
-        kind = (
-            "classification" if any(config.get(key) for key in ("id2label", "num_labels", "problem_type")) else "none"
-        )
+        named = any(config.get(key) for key in ("id2label", "num_labels", "problem_type"))
+        kind = "causal_lm" if "causal_lm" in family.heads else "classification" if named else "none"
+    if kind != "none" and kind not in family.heads:
+        return None
     if kind == "classification":
         labels = _labels(config, where)
         return Task(kind, labels, _problem(config, labels, where))
@@ -75,8 +79,8 @@ def choose_task(
     _check_request(head, labels, problem)
     if declared is None and head is None and labels is None:
         raise CheckpointError(
-            f"{where} is of a class whose head is not supported; pass head='none' for the encoder alone, or "
-            "head='classification' or 'question_answering' for a new head."
+            f"{where} is of a class whose head is not supported; pass head='none' for the model without a head, or "
+            "the kind of a new one: 'classification' or 'question_answering' for encoders, 'causal_lm' for decoders."
         )
     if head is None:
         head = "classification" if labels is not None else cast(Task, declared).head
@@ -129,36 +133,75 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
             raise CheckpointError(f"{where}: {key} is {str(config.get(key))[:60]!r}, expected {wanted}.")
         return found
 
+    def switch(name: str) -> bool:
+        key = family.keys[name]
+        found = config.get(key)
+        found = family.defaults[key] if found is None else found
+        if not isinstance(found, bool):
+            raise CheckpointError(f"{where}: {key} is {str(found)[:60]!r}, expected true or false.")
+        return found
+
+    if task.head != "none" and task.head not in family.heads:
+        raise CheckpointError(
+            f"{where}: a {family.model_type} model has no {task.head} head here, only {', '.join(family.heads)}."
+        )
     hidden, heads = value("hidden", int, 1), value("heads", int, 1)
-    if hidden % heads:
+    groups, width = heads, None
+    if config.get(family.keys.get("groups", "")) is not None:
+        groups = value("groups", int, 1)
+    if "head_width" in family.keys and (config.get("head_dim") or family.defaults.get("head_dim")):
+        width = value("head_width", int, 1)
+    if width is None and hidden % heads:
         raise CheckpointError(f"{where}: {heads} heads do not divide the hidden size {hidden}.")
+    if heads % groups:
+        raise CheckpointError(f"{where}: {groups} key-value groups do not divide {heads} heads.")
+    width = hidden // heads if width is None else width
     activation = value("activation", str, 0)
     if activation not in ACTIVATIONS:
         raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {', '.join(ACTIVATIONS)}.")
-    rows, pad = value("positions", int, 1), value("pad_id", int, 0)
-    offset = pad + 1 if family.switches.get("positions_count") == "tokens" else 0
-    if rows <= offset:
-        raise CheckpointError(f"{where}: {family.keys['positions']} is {rows}, expected more than {offset}.")
-    read = {
-        "token_types": value("token_types", int, 0),
-        "norm_eps": value("norm_eps", float, 0),
-        "dropout": value("dropout", float, 0),
+    rows, pad = value("positions", int, 1), value("pad_id", int, 0) or 0
+    by_id = family.switches.get("positions_count") == "tokens"  # then the table's rows include those before position 0
+    if by_id and rows <= pad + 1:
+        raise CheckpointError(f"{where}: {family.keys['positions']} is {rows}, expected more than {pad + 1}.")
+    derived = family.neurons_per_hidden is not None and config.get(family.keys["neurons"]) is None
+    neurons = hidden * cast(int, family.neurons_per_hidden) if derived else value("neurons", int, 1)
+    layer = LayerSizes(groups=groups, queries=heads // groups, neurons=neurons)
+    optional = {
+        name: value(name, kind, 0) for name, kind in (("token_types", int), ("norm_eps", float), ("dropout", float))
     }
-    layer = LayerSizes(groups=heads, neurons=value("neurons", int, 1))
-    return Architecture(
-        family=family.model_type,
-        vocab=value("vocab", int, 1),
-        hidden=hidden,
-        head_width=hidden // heads,
-        layers=(layer,) * value("layers", int, 1),
-        max_positions=rows - offset,
-        position_offset=offset,
-        pad_id=pad,
-        activation=cast(Any, ACTIVATIONS[activation]),
-        **{name: number for name, number in read.items() if number is not None},
+    fields: dict[str, Any] = {
+        "family": family.model_type,
+        "vocab": value("vocab", int, 1),
+        "hidden": hidden,
+        "head_width": width,
+        "layers": (layer,) * value("layers", int, 1),
+        "max_positions": rows - pad - 1 if by_id else rows,
+        "position_offset": pad + 1 if by_id else 0,
+        "pad_id": pad,
+        "activation": ACTIVATIONS[activation],
+        **{name: number for name, number in optional.items() if number is not None},
         **family.switches,
-        **head_fields(family, task),
-    )
+    }
+    if "attention_bias" in family.keys:
+        fields["attention_bias"] = fields["output_bias"] = switch("attention_bias")
+    if "feed_forward_bias" in family.keys:
+        fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
+    if "pre_norm" in family.keys:
+        fields["norm_position"] = "pre" if switch("pre_norm") else "post"
+    if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
+        fields["embed_width"] = value("embed_width", int, 1)
+    if fields.get("positions") == "rotary":
+        fields["rotary"], fields["rotary_scale"] = rotary_of(config, width, rows, where)
+    if task.head == "causal_lm":
+        fields |= {"tied": switch("tied"), "end_ids": _end_ids(config.get(family.keys["end_ids"]), where)}
+    return Architecture(**fields, **head_fields(family, task))
+
+
+def _end_ids(found: Any, where: str) -> tuple[int, ...]:
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(isinstance(number, int) and number >= 0 for number in ids):
+        raise CheckpointError(f"{where}: eos_token_id is {str(found)[:60]!r}, expected token ids.")
+    return tuple(ids)
 
 
 def head_fields(family: Family, task: Task) -> dict[str, Any]:
@@ -175,7 +218,11 @@ def _refuse_unknown(family: Family, config: Mapping[str, Any], where: str) -> No
                 f"{where}: {key} is {str(config[key])[:60]!r}, of a {family.model_type} model only {expected!r} is "
                 "supported, because it changes the result."
             )
-    known = HARMLESS | set(family.keys.values()) | family.pinned.keys()
+    layers = config.get("layer_types")
+    if layers is not None and any(kind != "full_attention" for kind in layers):
+        raise CheckpointError(f"{where}: layer_types names other layers than full_attention, which are not supported.")
+    rotary = KEYS if family.switches.get("positions") == "rotary" else ()
+    known = HARMLESS | set(family.keys.values()) | family.pinned.keys() | {"layer_types", *rotary}
     for key, value in config.items():
         switched_off = value is None or (isinstance(value, (list, dict, str)) and not value)
         if key not in known and not key.startswith("_") and not switched_off:

@@ -38,6 +38,11 @@ class Family:
     heads: Mapping[str, Head]
     pretrained_pooler: bool = False  # the pooler is part of the encoder, so that a new head starts from it
     ignored: tuple[str, ...]  # patterns of tensors that no head of ours reads: language model heads, buffers
+    neurons_per_hidden: int | None = None  # where config.json may leave the number of neurons out
+    transposed: tuple[str, ...] = ()  # patterns of modules whose files hold weights [in, out]
+    fused: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # patterns of modules that hold several, in order
 
 
 # What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
@@ -156,6 +161,194 @@ _ROWS = (
     ),
 )
 
+_DECODER = {"causal": True, "norm_position": "pre", "embed_norm": False}
+_LANGUAGE_MODEL = {"causal_lm": Head(output="lm_head")}
+
+_LLAMA_KEYS = {
+    "vocab": "vocab_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "groups": "num_key_value_heads",
+    "head_width": "head_dim",
+    "neurons": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "activation": "hidden_act",
+    "tied": "tie_word_embeddings",
+    "end_ids": "eos_token_id",
+}
+_LLAMA_SWITCHES = _DECODER | {"norm": "rms", "gated": True, "positions": "rotary", "dropout": 0.0}
+_LLAMA_DEFAULTS = {
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+_LLAMA_MODULES = {
+    "embed.token": "embed_tokens",
+    "final_norm": "norm",
+    "layers.{}.attention.norm": "layers.{}.input_layernorm",
+    "layers.{}.attention.q": "layers.{}.self_attn.q_proj",
+    "layers.{}.attention.k": "layers.{}.self_attn.k_proj",
+    "layers.{}.attention.v": "layers.{}.self_attn.v_proj",
+    "layers.{}.attention.o": "layers.{}.self_attn.o_proj",
+    "layers.{}.feed_forward.norm": "layers.{}.post_attention_layernorm",
+    "layers.{}.feed_forward.gate": "layers.{}.mlp.gate_proj",
+    "layers.{}.feed_forward.up": "layers.{}.mlp.up_proj",
+    "layers.{}.feed_forward.down": "layers.{}.mlp.down_proj",
+}
+_INNER_NORMS = {
+    "layers.{}.attention.q_norm": "layers.{}.self_attn.q_norm",
+    "layers.{}.attention.k_norm": "layers.{}.self_attn.k_norm",
+}
+_ALL_SEEN = _OFF | {"use_sliding_window": False}  # every token attends to all before it
+
+_ROWS += (
+    Family(
+        model_type="opt",
+        classes="OPT",
+        prefix="model.",
+        switches={"causal": True, "embed_norm": False, "positions_count": "mask", "position_offset": 2}
+        | {"norm_eps": 1e-5},
+        keys={
+            "vocab": "vocab_size",
+            "hidden": "hidden_size",
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+            "neurons": "ffn_dim",
+            "positions": "max_position_embeddings",
+            "activation": "activation_function",
+            "dropout": "dropout",
+            "embed_width": "word_embed_proj_dim",
+            "pre_norm": "do_layer_norm_before",
+            "tied": "tie_word_embeddings",
+            "end_ids": "eos_token_id",
+        },
+        defaults={
+            "activation_function": "relu",
+            "dropout": 0.1,
+            "do_layer_norm_before": True,
+            "tie_word_embeddings": True,
+        },
+        pinned=_OFF | {"enable_bias": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False},
+        modules={
+            "embed.token": "decoder.embed_tokens",
+            "embed.position": "decoder.embed_positions",
+            "embed.project": "decoder.project_in",
+            "project_out": "decoder.project_out",
+            "final_norm": "decoder.final_layer_norm",
+            "layers.{}.attention.norm": "decoder.layers.{}.self_attn_layer_norm",
+            "layers.{}.attention.q": "decoder.layers.{}.self_attn.q_proj",
+            "layers.{}.attention.k": "decoder.layers.{}.self_attn.k_proj",
+            "layers.{}.attention.v": "decoder.layers.{}.self_attn.v_proj",
+            "layers.{}.attention.o": "decoder.layers.{}.self_attn.out_proj",
+            "layers.{}.feed_forward.norm": "decoder.layers.{}.final_layer_norm",
+            "layers.{}.feed_forward.up": "decoder.layers.{}.fc1",
+            "layers.{}.feed_forward.down": "decoder.layers.{}.fc2",
+        },
+        heads=_LANGUAGE_MODEL,
+        ignored=(),
+    ),
+    Family(
+        model_type="gpt2",
+        classes="GPT2",
+        prefix="transformer.",
+        switches=_DECODER,
+        keys={
+            "vocab": "vocab_size",
+            "hidden": "n_embd",
+            "layers": "n_layer",
+            "heads": "n_head",
+            "neurons": "n_inner",
+            "positions": "n_positions",
+            "norm_eps": "layer_norm_epsilon",
+            "activation": "activation_function",
+            "dropout": "resid_pdrop",
+            "tied": "tie_word_embeddings",
+            "end_ids": "eos_token_id",
+        },
+        defaults={
+            "layer_norm_epsilon": 1e-5,
+            "activation_function": "gelu_new",
+            "resid_pdrop": 0.1,
+            "tie_word_embeddings": True,
+        },
+        pinned=_OFF | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        modules={
+            "embed.token": "wte",
+            "embed.position": "wpe",
+            "final_norm": "ln_f",
+            "layers.{}.attention.norm": "h.{}.ln_1",
+            "layers.{}.attention.q": "h.{}.attn.c_attn.q",
+            "layers.{}.attention.k": "h.{}.attn.c_attn.k",
+            "layers.{}.attention.v": "h.{}.attn.c_attn.v",
+            "layers.{}.attention.o": "h.{}.attn.c_proj",
+            "layers.{}.feed_forward.norm": "h.{}.ln_2",
+            "layers.{}.feed_forward.up": "h.{}.mlp.c_fc",
+            "layers.{}.feed_forward.down": "h.{}.mlp.c_proj",
+        },
+        heads=_LANGUAGE_MODEL,
+        ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),
+        neurons_per_hidden=4,
+        transposed=("h.*.attn.c_*", "h.*.mlp.c_*"),
+        fused={"h.*.attn.c_attn": ("q", "k", "v")},
+    ),
+    Family(
+        model_type="llama",
+        classes="Llama",
+        prefix="model.",
+        switches=_LLAMA_SWITCHES,
+        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias", "feed_forward_bias": "mlp_bias"},
+        defaults=_LLAMA_DEFAULTS,
+        pinned=_OFF,
+        modules=_LLAMA_MODULES,
+        heads=_LANGUAGE_MODEL,
+        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+    ),
+    Family(
+        model_type="mistral",
+        classes="Mistral",
+        prefix="model.",
+        switches=_LLAMA_SWITCHES
+        | {"attention_bias": False, "output_bias": False}
+        | {"feed_forward_bias": False, "down_bias": False},
+        keys=_LLAMA_KEYS,
+        defaults=_LLAMA_DEFAULTS,
+        pinned=_OFF | {"sliding_window": None},
+        modules=_LLAMA_MODULES,
+        heads=_LANGUAGE_MODEL,
+        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+    ),
+    Family(
+        model_type="qwen2",
+        classes="Qwen2",
+        prefix="model.",
+        switches=_LLAMA_SWITCHES
+        | {"attention_bias": True, "output_bias": False}
+        | {"feed_forward_bias": False, "down_bias": False},
+        keys=_LLAMA_KEYS,
+        defaults=_LLAMA_DEFAULTS,
+        pinned=_ALL_SEEN,
+        modules=_LLAMA_MODULES,
+        heads=_LANGUAGE_MODEL,
+        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+    ),
+    Family(
+        model_type="qwen3",
+        classes="Qwen3",
+        prefix="model.",
+        switches=_LLAMA_SWITCHES | {"query_key_norm": True, "feed_forward_bias": False, "down_bias": False},
+        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias"},
+        defaults=_LLAMA_DEFAULTS | {"head_dim": 128},
+        pinned=_ALL_SEEN,
+        modules=_LLAMA_MODULES | _INNER_NORMS,
+        heads=_LANGUAGE_MODEL,
+        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+    ),
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
 
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
@@ -184,7 +377,8 @@ HARMLESS = frozenset(
     use_bfloat16 tf_legacy_loss output_attentions output_hidden_states output_past return_dict use_return_dict
     attention_probs_dropout_prob attention_dropout classifier_dropout qa_dropout seq_classif_dropout
     hidden_dropout_prob dropout sinusoidal_pos_embds tie_word_embeddings tie_encoder_decoder tie_weights_
-    cross_attention_hidden_size
+    cross_attention_hidden_size pad_token_id pretraining_tp max_window_layers sliding_window
+    n_ctx attn_pdrop embd_pdrop reorder_and_upcast_attn layerdrop init_std activation_dropout
     directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id prefix
     min_length max_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p

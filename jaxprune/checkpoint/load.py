@@ -17,6 +17,7 @@ from .config import Task, architecture_from, choose_task, declared_task, family_
 from .families import FAMILIES, Family
 from .files import inside, listed, read_json
 from .hub import locate
+from .layout import separated
 from .manifest import MANIFEST, check_finite, load_own, named_parameters
 from .read import Stored, read_tensors
 from .write import TOKENIZER_FILES
@@ -36,7 +37,7 @@ def load(
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
-    `head` ("classification", "question_answering", "none"), `labels` (names, or how many) and `problem`
+    `head` ("classification", "question_answering", "causal_lm", "none"), `labels` (names, or how many) and `problem`
     ("single_label", "multi_label", "regression") default to what the checkpoint says. Where the file's head is for
     another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance. Parameters are
     float32 JAX arrays, whatever the file has.
@@ -60,7 +61,7 @@ def load(
     architecture = architecture_from(family, config, task, where)
     found = _parameters(folder, tensors, family, architecture, task, declared)
     params, warnings = _complete(architecture, found, seed, str(source))
-    return Model(architecture, params, Provenance(str(folder), origin, warnings))
+    return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
@@ -85,7 +86,8 @@ def _task_of_head(family: Family, config: Mapping[str, Any], tensors: Mapping[st
     if config.get("architectures") not in (None, [], [f"{family.classes}Model"]):
         return None
     for kind, name in (("classification", "ForSequenceClassification"), ("question_answering", "ForQuestionAnswering")):
-        stored = tensors.get(f"{family.heads[kind].output}.weight")
+        head = family.heads.get(kind)
+        stored = None if head is None else tensors.get(f"{head.output}.weight")
         if stored is not None and stored.shape:
             counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
             return declared_task(family, {**config, **counted, "architectures": [family.classes + name]}, where)
@@ -100,7 +102,7 @@ def _tensors(folder: Path, family: Family) -> dict[str, Stored]:
         if short in tensors:
             raise CheckpointError(f"{folder} holds tensor {short} with and without {family.prefix!r}; delete one.")
         tensors[short] = stored
-    return tensors
+    return separated(tensors, family)
 
 
 def _parameters(

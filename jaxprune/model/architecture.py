@@ -31,8 +31,13 @@ class Architecture:
     max_positions: int  # the longest text, in tokens
     positions: Literal["learned", "rotary", "none"] = "learned"
     position_offset: int = 0  # rows of the position table that lie before position 0
-    positions_count: Literal["slots", "tokens"] = "slots"  # plain batches: count every slot, or only real tokens
+    # Plain batches: count every slot, only tokens that are not padding by their id, or only those the mask shows.
+    positions_count: Literal["slots", "tokens", "mask"] = "slots"
+    rotary: tuple[float, ...] = ()  # radians a position, for each pair of a head's features; scalings are in them
+    rotary_scale: float = 1.0  # times sine and cosine (YaRN's attention factor)
     pad_id: int = 0
+    end_ids: tuple[int, ...] = ()  # tokens after which nothing is generated
+    embed_width: int | None = None  # of the token table, where a projection lies between it and the residual stream
     token_types: int = 0  # 0: the model has no token type embedding
     embed_norm: bool = True
     norm: Literal["layer", "rms"] = "layer"
@@ -40,12 +45,16 @@ class Architecture:
     norm_eps: float = 1e-12
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     gated: bool = False
-    attention_bias: bool = True
+    attention_bias: bool = True  # of q, k, v
+    output_bias: bool = True  # of o
+    query_key_norm: bool = False  # RMS norms over the width of queries and of keys, before the rotation
     feed_forward_bias: bool = True
+    down_bias: bool = True
     attention_scale: float | None = None  # None: head_width ** -0.5
     causal: bool = False
     pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
-    head: Literal["classification", "question_answering", "none"] = "none"
+    head: Literal["classification", "question_answering", "causal_lm", "none"] = "none"
+    tied: bool = False  # the language model's head is the token table
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     dropout: float = 0.1  # for training only
@@ -56,6 +65,13 @@ class Architecture:
                 raise SettingsError(f"layer {index}: sizes must not be negative, got {layer}.")
         if self.head == "classification" and not self.labels:
             raise SettingsError("a classification head needs at least one label, got none; name the labels.")
+        if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
+            raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+
+    @property
+    def final_norm(self) -> bool:
+        """True where a norm lies between the last layer and the head."""
+        return self.norm_position == "pre"
 
     @property
     def ragged(self) -> bool:
@@ -70,35 +86,41 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     """The parameter tree of `architecture`, with a tuple of integers (a shape) in place of every array.
 
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
-    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden].
+    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]. A language
+    model's head is [hidden, vocab]; where it is tied, the token table [vocab, hidden] serves.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
     def dense(inputs: tuple[int, ...], outputs: tuple[int, ...], bias: bool = True) -> dict[str, Any]:
         return {"kernel": inputs + outputs} | ({"bias": outputs} if bias else {})
 
-    norm = {"scale": (hidden,)} | ({"bias": (hidden,)} if a.norm == "layer" else {})
+    norm: dict[str, Any] = {"scale": (hidden,)} | ({"bias": (hidden,)} if a.norm == "layer" else {})
 
     def layer(size: LayerSizes) -> dict[str, Any]:
         keys = dense((hidden,), (size.groups, width), a.attention_bias)
         up = dense((hidden,), (size.neurons,), a.feed_forward_bias)
+        inner = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}} if a.query_key_norm else {}
         return {
             "attention": {
                 "q": dense((hidden,), (size.groups, size.queries, width), a.attention_bias),
                 "k": dict(keys),
                 "v": dict(keys),
-                "o": dense((size.groups, size.queries, width), (hidden,), a.attention_bias),
+                **inner,
+                "o": dense((size.groups, size.queries, width), (hidden,), a.output_bias),
                 "norm": dict(norm),
             },
             "feed_forward": {
                 "up": up,
                 **({"gate": dict(up)} if a.gated else {}),
-                "down": dense((size.neurons,), (hidden,), a.feed_forward_bias),
+                "down": dense((size.neurons,), (hidden,), a.down_bias),
                 "norm": dict(norm),
             },
         }
 
-    embed: dict[str, Any] = {"token": (a.vocab, hidden)}
+    narrow = a.embed_width if a.embed_width is not None else hidden
+    embed: dict[str, Any] = {"token": (a.vocab, narrow)}
+    if a.embed_width is not None:
+        embed["project"] = dense((narrow,), (hidden,), False)
     if a.positions == "learned":
         embed["position"] = (a.max_positions + a.position_offset, hidden)
     if a.token_types:
@@ -106,12 +128,16 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     if a.embed_norm:
         embed["norm"] = dict(norm)
     tree: dict[str, Any] = {"embed": embed, "layers": [layer(size) for size in a.layers]}
-    if a.norm_position == "pre":
+    if a.final_norm:
         tree["final_norm"] = dict(norm)
+    if a.embed_width is not None:
+        tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
         tree["pooler"] = dense((hidden,), (hidden,))
     if a.head == "classification":
         tree["head"] = dense((hidden,), (len(a.labels),))
     if a.head == "question_answering":
         tree["head"] = dense((hidden,), (2,))
+    if a.head == "causal_lm" and not a.tied:
+        tree["head"] = dense((narrow,), (a.vocab,), False)
     return tree

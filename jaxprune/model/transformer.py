@@ -70,6 +70,13 @@ class Outputs(NamedTuple):
     features: tuple[Array, ...] = ()  # with taps: the features of each sublayer
 
 
+def rms(x: Float[Array, "... width"], p: Params, architecture: Architecture) -> Float[Array, "... width"]:
+    """The RMS norm of queries and keys, over each head's width."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + architecture.norm_eps)
+    return (wide * p["scale"]).astype(x.dtype)
+
+
 def norm(p: Params, x: Float[Array, "... hidden"], architecture: Architecture) -> Float[Array, "... hidden"]:
     wide = x.astype(jnp.float32)
     if architecture.norm == "layer":
@@ -119,6 +126,33 @@ def project_out(p: Params, features: Array, adapter: Any = None) -> Float[Array,
     return dense({**p, "kernel": kernel}, flat, adapter)
 
 
+class Context(NamedTuple):
+    """What attention needs to know of a batch."""
+
+    mask: Bool[Array, "rows 1 length length"]  # True where a query may look at a key
+    rotation: tuple[Array, Array] | None = None  # cosine and sine, [rows, length, width / 2]; None: not rotary
+
+
+def context_of(architecture: Architecture, batch: Batch) -> Context:
+    """Which tokens see each other, and how far their queries and keys are turned."""
+    mask = attention_mask(architecture, batch)
+    if architecture.positions != "rotary":
+        return Context(mask)
+    angles = batch.positions[..., None].astype(jnp.float32) * jnp.asarray(architecture.rotary, jnp.float32)
+    return Context(mask, (architecture.rotary_scale * jnp.cos(angles), architecture.rotary_scale * jnp.sin(angles)))
+
+
+def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
+    """Rotary positions on [rows, length, ..., width]: feature i is paired with feature i + width / 2.
+
+    Su et al., RoFormer, 2021; the pairing is that of Llama's checkpoints.
+    """
+    cosine, sine = (part.reshape(*part.shape[:2], *[1] * (x.ndim - 3), part.shape[-1]) for part in rotation)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "rows 1 length length"]:
     """True where a query may look at a key: within one text, never at padding, backwards only if causal.
 
@@ -128,7 +162,8 @@ def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "row
     query, key = batch.segments[:, :, None], batch.segments[:, None, :]
     allowed = (key > 0) & ((query == key) | (query == 0))
     if architecture.causal:
-        allowed = allowed & (batch.positions[:, :, None] >= batch.positions[:, None, :])
+        slots = jnp.arange(batch.segments.shape[1])
+        allowed = allowed & (slots[:, None] >= slots[None, :])
     return allowed[:, None]
 
 
@@ -139,13 +174,17 @@ def sublayer_inputs(
     adapters = adapters or {}
     if architecture.norm_position == "pre":
         x = norm(p["norm"], x, architecture)
-    return tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
+    inputs = tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
+    if "q_norm" not in p:
+        return inputs
+    q, k, v = inputs
+    return rms(q, p["q_norm"], architecture), rms(k, p["k_norm"], architecture), v
 
 
 def features_of(
     half: str,
     inputs: tuple[Array, ...],
-    mask: Bool[Array, "rows 1 length length"],
+    context: Context,
     architecture: Architecture,
     dropout: Dropout | None = None,
 ) -> Array:
@@ -161,26 +200,29 @@ def features_of(
     if groups == 0:
         return q
     scale = architecture.attention_scale if architecture.attention_scale is not None else width**-0.5
+    mask = context.mask
+    if context.rotation is not None:
+        q, k = rotate(q, context.rotation), rotate(k, context.rotation)
     if dropout is not None:  # the library's attention does not show its weights
         weights = jnp.einsum("bqgnw,bkgw->bgnqk", q, k, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask[:, None], weights, jnp.finfo(weights.dtype).min))
         return jnp.einsum("bgnqk,bkgw->bqgnw", drop(weights, dropout, 0).astype(q.dtype), v)
     q = q.reshape(rows, length, groups * queries, width)
-    context = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale)
-    return context.reshape(rows, length, groups, queries, width)
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale)
+    return mixed.reshape(rows, length, groups, queries, width)
 
 
 def sublayer_features(
     half: str,
     p: Params,
     x: Array,
-    mask: Array,
+    context: Context,
     architecture: Architecture,
     adapters: Any = None,
     dropout: Dropout | None = None,
 ) -> Array:
     """The features of one half, from the residual stream `x`."""
-    return features_of(half, sublayer_inputs(half, p, x, architecture, adapters), mask, architecture, dropout)
+    return features_of(half, sublayer_inputs(half, p, x, architecture, adapters), context, architecture, dropout)
 
 
 def residual(p: Params, x: Array, update: Array, architecture: Architecture) -> Array:
@@ -193,14 +235,14 @@ def sublayer(
     half: str,
     p: Params,
     x: Float[Array, "rows length hidden"],
-    mask: Array,
+    context: Context,
     architecture: Architecture,
     gate: Array | None = None,
     adapters: Any = None,
     dropout: Dropout | None = None,
 ) -> tuple[Array, Array]:
     """One half of a layer: the residual stream after it, and its features (gated)."""
-    features = sublayer_features(half, p, x, mask, architecture, adapters, dropout)
+    features = sublayer_features(half, p, x, context, architecture, adapters, dropout)
     if gate is not None:
         features = features * gate
     out = OUTPUT[half]
@@ -212,6 +254,8 @@ def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Arr
     """The residual stream before the first sublayer."""
     p = params["embed"]
     x = look_up(p["token"], batch.ids)
+    if "project" in p:
+        x = dense(p["project"], x)
     if architecture.positions == "learned":
         x = x + p["position"][batch.positions + architecture.position_offset]
     if architecture.token_types:
@@ -225,12 +269,13 @@ def apply_head(
     """Logits from the last residual stream.
 
     Classification: [rows, texts, labels], one row per packed text. Question answering: [rows, length, 2], start and
-    end. No head: the hidden states themselves, [rows, length, hidden].
+    end. Language model: [rows, length, vocab]. No head: the hidden states themselves, [rows, length, hidden].
     """
-    if architecture.norm_position == "pre":
-        x = norm(params["final_norm"], x, architecture)
+    x = head_input(params, x, architecture)
     if architecture.head == "none":
         return x
+    if architecture.head == "causal_lm":
+        return vocabulary_logits(params, x, architecture)
     if architecture.head == "question_answering":
         return dense(params["head"], x)
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
@@ -238,6 +283,22 @@ def apply_head(
         activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
         pooled = activation(dense(params["pooler"], pooled))
     return dense(params["head"], drop(pooled, dropout, 1))
+
+
+def head_input(params: Params, x: Array, architecture: Architecture) -> Array:
+    """What the head reads: the last residual stream, normed and projected where the family does so."""
+    if architecture.final_norm:
+        x = norm(params["final_norm"], x, architecture)
+    return dense(params["project_out"], x) if "project_out" in params else x
+
+
+def vocabulary_logits(
+    params: Params, x: Float[Array, "... hidden"], architecture: Architecture
+) -> Float[Array, "... vocab"]:
+    """A language model's logits from `head_input`, over the whole vocabulary."""
+    if architecture.tied:
+        return x @ params["embed"]["token"].astype(x.dtype).T
+    return jnp.tensordot(x, params["head"]["kernel"].astype(x.dtype), axes=1)
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -268,7 +329,7 @@ def scannable(params: Params) -> Params:
 def whole_layer(
     p: Params,
     x: Array,
-    mask: Array,
+    context: Context,
     architecture: Architecture,
     gates: Any = None,
     adapters: Any = None,
@@ -280,7 +341,7 @@ def whole_layer(
         streams.append(x)
         gate = None if gates is None else gates.get(half)
         adapter = None if adapters is None else adapters.get(half)
-        x, seen = sublayer(half, p[half], x, mask, architecture, gate, adapter, dropout)
+        x, seen = sublayer(half, p[half], x, context, architecture, gate, adapter, dropout)
         features.append(seen)
     return x, streams, features
 
@@ -288,7 +349,7 @@ def whole_layer(
 def encode(
     params: Params,
     x: Array,
-    mask: Array,
+    context: Context,
     architecture: Architecture,
     sites: Sites = Sites(),
     remat: bool = False,
@@ -301,7 +362,7 @@ def encode(
 
     def body(x: Array, entry: Any) -> tuple[Array, Any]:
         dropout = None if sites.dropout is None else sites.dropout._replace(key=entry[3])
-        x, streams, features = whole_layer(entry[0], x, mask, architecture, entry[1], entry[2], dropout)
+        x, streams, features = whole_layer(entry[0], x, context, architecture, entry[1], entry[2], dropout)
         return x, (streams, features) if sites.taps else None
 
     layers, depth = params["layers"], len(architecture.layers)
@@ -338,11 +399,11 @@ def forward(
     """
     last = 2 * len(architecture.layers)
     first, stop = sites.section or (0, last)
-    mask = attention_mask(architecture, batch)
+    context = context_of(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
     x = drop(embed(params, batch, architecture).astype(dtype), outside, 0) if stream is None else stream
     if sites.section is None:
-        x, streams, features = encode(params, x, mask, architecture, sites, remat)
+        x, streams, features = encode(params, x, context, architecture, sites, remat)
     else:
         streams, features = [], []
         for index in range(first, stop):
@@ -351,7 +412,7 @@ def forward(
             adapters = sites.adapters[index // 2] if sites.adapters is not None else {}
             streams.append(x)
             noise = None if sites.dropout is None else sites.dropout.at(index // 2)
-            x, seen = sublayer(half, p, x, mask, architecture, gates.get(half), adapters.get(half), noise)
+            x, seen = sublayer(half, p, x, context, architecture, gates.get(half), adapters.get(half), noise)
             features.append(seen)
     taps = (tuple(streams), tuple(features)) if sites.taps else ((), ())
     if stop < last:
@@ -381,9 +442,11 @@ def plain_batch(
         # RoBERTa counts the ids that are not padding, whatever the mask says; padding sits just before position 0.
         real = (ids != architecture.pad_id).astype(jnp.int32)
         positions = jnp.cumsum(real, axis=1) * real - 1
+    elif architecture.positions_count == "mask":
+        positions = jnp.cumsum(mask, axis=1) * mask - 1  # OPT: padding sits just before position 0
     else:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    if ids.shape[1] > architecture.max_positions and architecture.positions == "learned":
+    if ids.shape[1] > architecture.max_positions and architecture.positions != "none":
         raise DataError(
             f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.max_positions} positions; truncate."
         )
@@ -421,8 +484,8 @@ def logits(
 ) -> Array:
     """The model's outputs for plainly padded token ids, [rows, length].
 
-    Classification: [rows, labels]. Question answering: [rows, length, 2] (start, end). No head: the hidden states,
-    [rows, length, hidden]. `dtype` is the compute type; logits come back in float32.
+    Classification: [rows, labels]. Question answering: [rows, length, 2] (start, end). Language model: [rows, length,
+    vocab]. No head: the hidden states, [rows, length, hidden]. `dtype` is the compute type; results are float32.
     """
     batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
     out = whole_forward(model.params, batch, architecture=model.architecture, dtype=dtype)

@@ -22,7 +22,7 @@ from ..model.transformer import (
     HALVES,
     INPUTS,
     OUTPUT,
-    attention_mask,
+    context_of,
     norm,
     project_out,
     residual,
@@ -78,7 +78,7 @@ def enter(
     inputs: bool,
 ) -> tuple[Array, Normal]:
     """The dense stream plus the sublayer's update (not yet normed), and with `inputs` the sums for `fit_inputs`."""
-    features = sublayer_features(half, p, x_dense, attention_mask(architecture, batch), architecture)
+    features = sublayer_features(half, p, x_dense, context_of(architecture, batch), architecture)
     if inputs:
         normal = accumulate(normal, entry(p, x_pruned, architecture), entry(p, x_dense, architecture), weight)
     return x_dense + project_out(p[OUTPUT[half]], features), normal
@@ -119,7 +119,7 @@ def observe(
     architecture: Architecture,
 ) -> Normal:
     """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
-    features = sublayer_features(half, small, x_pruned, attention_mask(architecture, batch), architecture)
+    features = sublayer_features(half, small, x_pruned, context_of(architecture, batch), architecture)
     features = features.reshape(*features.shape[:2], -1)
     return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
 
@@ -129,7 +129,7 @@ def leave(
     small: Params, goal: Array, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
 ) -> tuple[Array, Array]:
     """Both streams after the sublayer."""
-    x_pruned, _ = sublayer(half, small, x_pruned, attention_mask(architecture, batch), architecture)
+    x_pruned, _ = sublayer(half, small, x_pruned, context_of(architecture, batch), architecture)
     return residual(small, goal, jnp.zeros((), goal.dtype), architecture), x_pruned
 
 

@@ -21,7 +21,7 @@ from ..model.transformer import (
     HALVES,
     OUTPUT,
     apply_head,
-    attention_mask,
+    context_of,
     embed,
     features_of,
     project_out,
@@ -86,7 +86,7 @@ class Trace(NamedTuple):
 def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> tuple[Array, Trace]:
     """The residual stream after one sublayer, and what `sweep_back` needs."""
     inputs = sublayer_inputs(half, p, x, architecture)
-    features = features_of(half, inputs, attention_mask(architecture, batch), architecture)
+    features = features_of(half, inputs, context_of(architecture, batch), architecture)
     update = project_out(p[OUTPUT[half]], features)
     return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
 
@@ -211,8 +211,8 @@ def sweep_back(
     Returns cotangents before the sublayer, statistics, and every token's energy |g|², g the gradient at the
     sublayer's output. The Gram matrix weighs tokens by their share of the batch's energy (`token_weights`).
     """
-    mask = attention_mask(architecture, batch)
-    features, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, mask, architecture), trace.inputs)
+    context = context_of(architecture, batch)
+    features, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
     # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
     # as the point of both derivatives; the values computed on the way are not used, and never computed.
     _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)

@@ -22,7 +22,7 @@ from ..model.transformer import (
     HALVES,
     OUTPUT,
     apply_head,
-    attention_mask,
+    context_of,
     project_out,
     residual,
     sublayer_features,
@@ -83,8 +83,8 @@ def knowledge_back(
     p: Params, x: Array, batch: Batch, cotangent: Array, sums: Knowledge, *, half: str, architecture: Architecture
 ) -> tuple[Array, Knowledge]:
     """Pull the gradient back over one sublayer and add one batch to its knowledge."""
-    mask = attention_mask(architecture, batch)
-    features, pull_features = jax.vjp(lambda x: sublayer_features(half, p, x, mask, architecture), x)
+    context = context_of(architecture, batch)
+    features, pull_features = jax.vjp(lambda x: sublayer_features(half, p, x, context, architecture), x)
     update = project_out(p[OUTPUT[half]], features)
     _, pull_residual = jax.vjp(lambda x, update: residual(p, x, update, architecture), x, update)
     g_x, g_update = pull_residual(cotangent)

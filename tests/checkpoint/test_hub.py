@@ -29,7 +29,7 @@ for asked in sys.argv[1:]:
         kernel = np.asarray(model.params["head"]["kernel"]).tolist()
         saved = jp.load(jp.save(model, "saved-" + asked.replace("/", "-"))).provenance.record
         origin = {"source": saved["source"], "hub": saved["hub"]}
-        assert origin == model.provenance.record and saved["source_hash"]
+        assert origin.items() <= model.provenance.record.items() and saved["source_hash"]
         print(json.dumps({"folder": model.provenance.source, "origin": origin, "kernel": kernel}))
     except jp.errors.CheckpointError as error:
         print(json.dumps({"error": str(error)}))

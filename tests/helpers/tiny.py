@@ -17,17 +17,29 @@ from safetensors.numpy import save_file
 
 from jaxprune.checkpoint.config import architecture_from, choose_task, declared_task
 from jaxprune.checkpoint.families import FAMILIES
+from jaxprune.checkpoint.layout import fused
 from jaxprune.checkpoint.load import tensor_names
 from jaxprune.model import Architecture, Model, parameter_shapes
 
 FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin")
-CLASSES = {"classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering", "none": "Model"}
-_SIZES = {"vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "neurons": 10, "positions": 20, "token_types": 2}
+CLASSES = {
+    "classification": "ForSequenceClassification",
+    "question_answering": "ForQuestionAnswering",
+    "causal_lm": "ForCausalLM",
+    "none": "Model",
+}
+PAIRS = [(name, head) for name, row in FAMILIES.items() for head in (*row.heads, "none")]
+_TABLES = ("wte", "wpe", "embed_tokens", "embed_positions")
+_SIZES = {"groups": 3, "head_width": 4, "vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "neurons": 10, "positions": 20, "token_types": 2}
 
 
-def config(family: str, head: str = "classification", **changes: Any) -> dict[str, Any]:
-    """What config.json says of a model of two layers, three heads and ten neurons; three labels."""
+def config(family: str, head: str | None = None, **changes: Any) -> dict[str, Any]:
+    """What config.json says of a model of two layers, three heads and ten neurons; three labels.
+
+    `head` is the family's first by default: classification for encoders, a language model for decoders.
+    """
     row = FAMILIES[family]
+    head = next(iter(row.heads)) if head is None else head
     sizes = {key: _SIZES[name] for name, key in row.keys.items() if name in _SIZES}
     labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head == "classification" else {}
     return {"model_type": family, "architectures": [row.classes + CLASSES[head]], **sizes, **labels, **changes}
@@ -62,9 +74,14 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
             leaf = (leaf.reshape(-1, outputs) if outputs else leaf.reshape(leaf.shape[0], -1)).T
         elif ours.endswith(".bias"):
             leaf = leaf.reshape(-1)
-        encoder = not ours.startswith(("head.", "pooler.")) or (ours.startswith("pooler.") and family.pretrained_pooler)
-        out[(family.prefix if encoder and prefix else "") + name] = np.array(leaf, order="C")
-    return out
+        out[name] = leaf
+    outside = tuple(f"{module}." for head in family.heads.values() for module in (head.output, head.pooler) if module)
+    if family.pretrained_pooler:
+        outside = tuple(module for module in outside if not module.startswith("pooler."))
+    return {
+        ("" if name.startswith(outside) or not prefix else family.prefix) + name: np.array(array, order="C")
+        for name, array in fused(out, family).items()
+    }
 
 
 def write(folder: Path, settings: dict[str, Any], named: dict[str, np.ndarray], form: str = "safetensors") -> Path:
@@ -98,7 +115,7 @@ def flax_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
         *modules, leaf = name.split(".")
         if leaf == "weight" and array.ndim == 1:
             leaf = "scale"
-        elif leaf == "weight" and modules[-1].endswith("_embeddings"):
+        elif leaf == "weight" and (modules[-1].endswith("_embeddings") or modules[-1] in _TABLES):
             leaf = "embedding"
         elif leaf == "weight":
             leaf, array = "kernel", np.ascontiguousarray(array.T)

@@ -4,8 +4,28 @@ from typing import Any
 
 import numpy as np
 
-HEADS = {"classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering", "none": "Model"}
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
+HEADS = {
+    "classification": "ForSequenceClassification",
+    "question_answering": "ForQuestionAnswering",
+    "causal_lm": "ForCausalLM",
+    "none": "Model",
+}
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "distilbert": "DistilBert",
+    "opt": "OPT",
+    "gpt2": "GPT2",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+}
+ENCODERS = ("bert", "roberta", "distilbert")
+DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
+PAIRS = [(family, head) for family in ENCODERS for head in ("classification", "question_answering", "none")] + [
+    (family, head) for family in DECODERS for head in ("causal_lm", "none")
+]
 VOCAB, LENGTH = 30, 9
 
 _BERT = {
@@ -25,7 +45,38 @@ _DISTILBERT = {
     "hidden_dim": 10,
     "max_position_embeddings": 20,
 }
-SIZES: dict[str, dict[str, Any]] = {"bert": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT}
+_OPT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "ffn_dim": 10,
+    "max_position_embeddings": 20,
+    "word_embed_proj_dim": 12,
+}
+_GPT2 = {"vocab_size": VOCAB, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_inner": 10, "n_positions": 20}
+_LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 10,
+    "max_position_embeddings": 20,
+}
+_QWEN2 = {**_LLAMA, "hidden_size": 16}
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": _DISTILBERT,
+    "opt": _OPT,
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "sliding_window": None},
+    "qwen2": _QWEN2,
+    "qwen3": _LLAMA,
+}
 
 
 def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> Any:
@@ -35,12 +86,14 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
 
     settings = {**SIZES[family], **({"num_labels": 3} if head == "classification" else {}), **changes}
     config = getattr(transformers, f"{CLASSES[family]}Config")(**settings)
-    model = getattr(transformers, CLASSES[family] + HEADS[head])(config).eval()
+    name = "GPT2LMHeadModel" if (family, head) == ("gpt2", "causal_lm") else CLASSES[family] + HEADS[head]
+    model = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = 0.4 * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise + 1 if "norm" in name.lower() and name.endswith("weight") else noise)
+            norm = "norm" in name.lower() or ".ln_" in name
+            parameter.copy_(noise + 1 if norm and name.endswith("weight") else noise)
     return model
 
 
@@ -57,7 +110,7 @@ def cases(family: str) -> dict[str, dict[str, np.ndarray]]:
     out = {"full": full}
     for name, mask in (("right", right), ("left", left)):
         out[name] = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}
-    if family != "distilbert":
+    if family in ("bert", "roberta"):
         types = random.randint(0, 2, ids.shape)
         out["types"] = {**out["right"], "token_type_ids": types * right}
     return out
@@ -72,3 +125,9 @@ def reference_logits(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], dim=-1).numpy()
     return (out.logits if "logits" in out else out.last_hidden_state).numpy()
+
+
+def compared(inputs: dict[str, np.ndarray], family: str) -> np.ndarray:
+    """Which slots' outputs are compared, [rows, length]: a decoder's padding sees nothing, and nothing sees it."""
+    mask = inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
+    return np.ones_like(mask, bool) if family in ENCODERS else mask == 1

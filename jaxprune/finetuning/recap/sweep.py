@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
-from ...model.transformer import ATTENTION, FEED_FORWARD, HALVES, apply_head, attention_mask, whole_layer
+from ...model.transformer import ATTENTION, FEED_FORWARD, HALVES, apply_head, context_of, whole_layer
 from ...programs import Programs
 from ...prune.cut import Mask, map_units
 from ...prune.measure import outer_params, start
@@ -35,7 +35,7 @@ def _gates(kept: dict[str, Array]) -> dict[str, Array]:
 @partial(jax.jit, static_argnames="architecture")
 def _through(layer: Params, x: Array, batch: Batch, kept: dict[str, Array], *, architecture: Architecture) -> Array:
     """The residual stream after a layer."""
-    return whole_layer(layer, x, attention_mask(architecture, batch), architecture, _gates(kept))[0]
+    return whole_layer(layer, x, context_of(architecture, batch), architecture, _gates(kept))[0]
 
 
 @partial(jax.jit, static_argnames="architecture")
@@ -61,15 +61,15 @@ def _down(
     form: Form,
 ) -> tuple[Array, Any]:
     """The gradient before a layer from the one after it, and what `form` asks of the layer's own gradient."""
-    mask = attention_mask(architecture, batch)
+    context = context_of(architecture, batch)
     if form == "gates":
         # A text's gates touch its own loss only: one gradient of the sum holds that of every text.
         gates = {half: jnp.broadcast_to(kept[half], (*batch.index.shape, len(kept[half]))) for half in HALVES}
-        run = lambda gates, x: whole_layer(layer, x, mask, architecture, at_tokens([gates], batch)[0])[0]  # noqa: E731
+        run = lambda gates, x: whole_layer(layer, x, context, architecture, at_tokens([gates], batch)[0])[0]  # noqa: E731
         gradient, before = jax.vjp(run, gates, x)[1](cotangent)
         texts = text_count(batch)
         return before, {half: jnp.sum(gradient[half] ** 2, axis=(0, 1)) / texts for half in HALVES}
-    run = lambda layer, x: whole_layer(layer, x, mask, architecture, _gates(kept))[0]  # noqa: E731
+    run = lambda layer, x: whole_layer(layer, x, context, architecture, _gates(kept))[0]  # noqa: E731
     gradient, before = jax.vjp(run, layer, x)[1](cotangent)
     gradient = jax.tree.map(lambda leaf: leaf / text_count(batch), gradient)
     if form == "weights":

@@ -254,9 +254,9 @@ def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
 
 
 def test_training_learns(model, task):
-    settings = replace(SETTINGS, rounds=2, epochs_per_round=6)
+    settings = replace(SETTINGS, rounds=4, epochs_per_round=6)
     found = run_recap(model, task, settings, replace(TRAINING, learning_rate=2e-2))
-    assert found.rounds[1]["loss"] < 0.8 * found.rounds[0]["loss"]
+    assert found.rounds[-1]["loss"] < 0.5 * found.rounds[0]["loss"]
 
 
 def test_steps_add_up_and_the_rate_goes_on(model, task, monkeypatch):
