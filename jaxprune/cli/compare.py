@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="+", default=list(METHODS), metavar="NAME[:PRESET]", help="such as kprune kprune:published"
     )
     flags.add_budget(parser, several=True)
-    parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
+    flags.add_calibration(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run for each (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=f"gets {', '.join(FILES)}")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
@@ -33,12 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import load
-    from ..data import tasks
 
     budgets = flags.budgets(arguments)
     methods = named_methods(arguments.methods)
     check_files(arguments.out, arguments.overwrite)
-    task = tasks.load(arguments.task, arguments.data)
+    task = flags.task(arguments)
     model = load(arguments.model, revision=arguments.revision)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             task,
             methods,
             budgets,
-            count=arguments.calibration_samples,
+            count=flags.samples(arguments, task),
             seeds=arguments.seeds,
             limit=arguments.limit,
             on_step=on_step,

@@ -18,10 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import load
-    from ..data import tasks
     from ..data.evaluate import evaluate
 
-    task = tasks.load(arguments.task, arguments.data)
+    task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
     model = load(arguments.model, revision=arguments.revision)
     evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit)

@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, load, save
-    from ..data import tasks
     from ..finetuning.finetune import finetune
     from ..finetuning.prune_lora import prune_lora
     from ..report.heat_map import heat_map
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     check_output(out, arguments.overwrite)
     if work.exists() and not arguments.resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
-    task = tasks.load(arguments.task, arguments.data)
+    task = flags.task(arguments)
     task.split("train")
     model = load_for(task, arguments.model, arguments.revision, arguments.seed)
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}

@@ -27,9 +27,29 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--task",
         required=required,
         metavar="NAME",
-        help="a GLUE task (sst2, mrpc, …), squad, squad2, or text-classification for a folder of your own",
+        help="a GLUE task (sst2, mrpc, …), squad, squad2, text-classification for a folder of your own, or text: "
+        "perplexity of a language model",
     )
-    parser.add_argument("--data", metavar="FOLDER", help="local files of the task (default: the hub, through datasets)")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
+    )
+    parser.add_argument("--seq-len", type=int, metavar="N", help="text: tokens of a window (512)")
+    parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows only")
+
+
+def task(arguments: argparse.Namespace) -> Any:
+    """The task that the flags name. Raises `DataError`."""
+    from ..data import tasks
+
+    given = {"length": arguments.seq_len, "windows": arguments.windows}
+    options = {name: value for name, value in given.items() if value is not None}
+    if arguments.task == "text" and getattr(arguments, "calibration_texts", None) is not None:
+        options["calibration"] = arguments.calibration_texts
+    elif options and arguments.task != "text":
+        raise DataError(f"--seq-len and --windows belong to --task text, not to {arguments.task}.")
+    return tasks.load(arguments.task, arguments.data, **options)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +57,27 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--calibration-samples", type=int, default=512, metavar="N", help="texts to measure on (512)")
+    parser.add_argument(
+        "--calibration-samples", type=int, default=512, metavar="N", help="texts (text: windows) to measure on (512)"
+    )
     parser.add_argument(
         "--calibration-texts",
         metavar="FILE",
-        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text",
+        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text; "
+        "for --task text a file as in --data",
     )
+
+
+def samples(arguments: argparse.Namespace, task: Any) -> int:
+    """How many calibration texts, or windows of a running text, the flags ask for."""
+    given = arguments.calibration_samples
+    return given if given is not None else 16 if task.kind == "language" else 512
 
 
 def calibration(arguments: argparse.Namespace, task: Any) -> Any:
     """The calibration texts that the flags ask for. Raises `DataError`."""
-    count, seed, file = arguments.calibration_samples, arguments.seed, arguments.calibration_texts
-    if file is None:
+    count, seed, file = samples(arguments, task), arguments.seed, arguments.calibration_texts
+    if file is None or task.kind == "language":
         return task.calibration(count, seed=seed)
     from ..data.tasks import Calibration
 

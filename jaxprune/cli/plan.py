@@ -18,10 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import load
-    from ..data import tasks
 
     (budget,) = flags.budgets(arguments)
-    task = tasks.load(arguments.task, arguments.data) if arguments.task else None
+    task = flags.task(arguments) if arguments.task else None
     model = load(arguments.model, revision=arguments.revision)
     count = arguments.calibration_samples
     result = plan(model, flags.calibration(arguments, task) if task else count, budget)

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, load, save
-    from ..data import tasks
     from ..data.evaluate import evaluate
 
     budgets = flags.budgets(arguments)
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
-    task = tasks.load(arguments.task, arguments.data)
+    task = flags.task(arguments)
     model = load(arguments.model, revision=arguments.revision)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)

@@ -39,7 +39,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     import jax
 
     from ..checkpoint import check_output, save
-    from ..data import tasks
     from ..finetuning.recap import run_recap
     from ..placement import Placement
     from ..report.heat_map import heat_map
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             check_output(folder, arguments.overwrite)
     if work.exists() and not arguments.resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
-    task = tasks.load(arguments.task, arguments.data)
+    task = flags.task(arguments)
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
         model = load_for(task, arguments.model, arguments.revision, arguments.seed)

@@ -103,7 +103,7 @@ def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Arc
     longest, text = int(lengths.max()), int(lengths.argmax())
     if longest > length:
         raise DataError(f"text {text} has {longest} tokens, a row {length}; raise length or truncate.")
-    if architecture.positions == "learned" and longest > architecture.max_positions:
+    if architecture.positions != "none" and longest > architecture.max_positions:
         raise DataError(
             f"text {text} has {longest} tokens, the model {architecture.max_positions} positions; truncate."
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError, NumericalError
 from ..model import Batch, Model
+from ..model.language import text_losses
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
@@ -17,16 +18,20 @@ from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
 from .spans import OVERLAP, best_answers
 from .task import Answers, Example, Task
+from .text import windows_of
 from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model on a task, and what they cost. Scores are fractions or correlations, higher is better."""
+    """The scores of a model on a task, and what they cost.
+
+    Scores are fractions or correlations, higher is better; but perplexity, exp of the mean loss, where lower is.
+    """
 
     score: float  # the primary metric
     metric: str  # its name
-    examples: int
+    examples: int  # texts, or windows of a running text
     metrics: dict[str, float]  # all metrics by name, the primary one first
     seconds: float  # of the forward passes, compilation apart
     compile_seconds: float
@@ -80,10 +85,12 @@ def evaluate(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
-    examples = task.split(split)[:limit]
     tokenizer = Tokenizer.of(model)
-    score = _answer if task.kind == "question_answering" else _classify
     programs = Programs() if programs is None else programs
+    if task.kind == "language":
+        return _language(model, task, split, limit, tokenizer, programs)
+    examples = task.split(split)[:limit]
+    score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
     if split == "validation" and "validation_mismatched" in task.others:
         other, _, more, extra = score(
@@ -104,6 +111,42 @@ def evaluate(
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
         warnings=found.warnings + doubts,
+    )
+
+
+def _language(
+    model: Model, task: Task, split: str, limit: int | None, tokenizer: Tokenizer, programs: Programs
+) -> Evaluation:
+    """Perplexity over the first windows of a split's running text."""
+    texts = [example.text for example in task.split(split)]
+    found = windows_of(tokenizer, texts, task.max_length, task.source)
+    ids = found[: min(limit or len(found), task.windows or len(found))]
+    batches = pack(Encoded(ids, [np.zeros_like(entry) for entry in ids]), model.architecture)
+    params, compiled, began = jax.device_put(scannable(model.params)), programs.compile_seconds, time.perf_counter()
+    total = 0.0
+    for batch in batches:
+        losses = np.asarray(programs(text_losses, params, batch, architecture=model.architecture))
+        total += float(np.sum(losses, dtype=np.float64))
+    compile_seconds = programs.compile_seconds - compiled
+    seconds = time.perf_counter() - began - compile_seconds
+    predicted, tokens = len(ids) * (task.max_length - 1), len(ids) * task.max_length
+    if not np.isfinite(total):
+        raise NumericalError("NaN or Inf in the losses; check the checkpoint's weights.")
+    loss = total / predicted
+    perplexity = float(np.exp(min(loss, 700.0)))
+    doubts = ()
+    if loss > np.log(model.architecture.vocab):
+        doubts = (f"perplexity {perplexity:.0f} is above that of a guess among {model.architecture.vocab} tokens.",)
+    return Evaluation(
+        score=perplexity,
+        metric="perplexity",
+        examples=len(ids),
+        metrics={"perplexity": perplexity, "loss": loss},
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+        tokens=tokens,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        warnings=doubts,
     )
 
 

@@ -24,11 +24,13 @@ def fit(architecture: Architecture, task: Task) -> Fit:
     head is of another kind or has too few outputs.
     """
     a = architecture
-    head = "question_answering" if task.kind == "question_answering" else "classification"
+    head = {"question_answering": "question_answering", "language": "causal_lm"}.get(task.kind, "classification")
     if a.head != head:
         raise DataError(f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it.")
     if head == "question_answering":
         return Fit(np.arange(2))
+    if head == "causal_lm":
+        return Fit(np.arange(0))
     if a.problem != task.kind:
         raise DataError(
             f"{task.name} is a {task.kind} task, the model's head is {a.problem} with {len(a.labels)} outputs; "

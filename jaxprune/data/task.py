@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 
-Kind = Literal["single_label", "multi_label", "regression", "question_answering"]
+Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
 FEW = 64  # calibration texts below which we warn
 
 
@@ -44,6 +44,7 @@ class Calibration:
     max_length: int = 128  # tokens
     kind: Kind | None = None
     warnings: tuple[str, ...] = ()
+    windows: int | None = None  # of running text: how many windows of `max_length` tokens are drawn
 
     def __post_init__(self):
         if not self.examples:
@@ -51,7 +52,8 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        return len(self.examples)
+        """Texts, or windows of a running text."""
+        return len(self.examples) if self.windows is None else self.windows
 
     @property
     def hash(self) -> str:
@@ -92,6 +94,7 @@ class Task:
     max_length: int = 128  # tokens of a text, special tokens included
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
+    windows: int | None = None  # of running text: the first so many are scored (all: None)
     hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
 
     def split(self, name: str) -> tuple[Example, ...]:
@@ -115,6 +118,10 @@ class Task:
                 f"{self.name} from {self.source} has no training texts to calibrate on; add train.jsonl there, "
                 "or pass Calibration.of_texts(texts)."
             )
+        if self.kind == "language":
+            from .text import language_calibration
+
+            return language_calibration(self, count, seed)
         if count > len(self.train):
             raise DataError(
                 f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."

@@ -1,18 +1,25 @@
 """Tasks by name: GLUE, SQuAD, or a folder of labelled texts of your own (public as `jaxprune.tasks`)."""
 
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .squad import squad as squad
 from .task import Answers as Answers, Calibration as Calibration, Example as Example, Task as Task
+from .text import text as text
 
-NAMES = (*GLUE, "squad", "squad2", "text-classification")
+NAMES = (*GLUE, "squad", "squad2", "text-classification", "text")
 
 
-def load(name: str, data: str | Path | None = None) -> Task:
-    """The task called `name`, from the files under `data`, or from the hub where that is None."""
+def load(name: str, data: str | Path | None = None, **options: Any) -> Task:
+    """The task called `name`, from the files under `data`, or from the hub where that is None.
+
+    `options` are those of `text`, for the task of that name.
+    """
+    if options and name != "text":
+        raise DataError(f"{', '.join(options)} belong to the task text, not to {name}.")
     if data is not None and not Path(data).exists():
         raise DataError(f"{data} does not exist; name a folder with the files of {name}, or none to use the hub.")
     if name in GLUE:
@@ -23,4 +30,6 @@ def load(name: str, data: str | Path | None = None) -> Task:
         if data is None:
             raise DataError("text-classification needs --data FOLDER with train.jsonl and validation.jsonl.")
         return folder(data)
+    if name == "text":
+        return text(data, **options)
     raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

@@ -66,7 +66,7 @@ class Tokenizer:
                 f"the tokenizer in {folder} has token id {largest}, the model's embedding {a.vocab} rows; "
                 "use the tokenizer files that belong to this checkpoint."
             )
-        return Tokenizer(backend, a.max_positions if a.positions == "learned" else None)
+        return Tokenizer(backend, a.max_positions if a.positions != "none" else None)
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
@@ -78,6 +78,11 @@ class Tokenizer:
         self.backend.enable_truncation(self._room(max_length, paired), strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         return _encoded(self._encode(inputs))
+
+    def plain(self, text: str) -> np.ndarray:
+        """The token ids of a whole text, however long, without special tokens."""
+        self.backend.no_truncation()
+        return np.array(self._encode([text], add_special_tokens=False)[0].ids, np.int32)
 
     def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.

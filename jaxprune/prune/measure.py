@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ..errors import NumericalError
 from ..model.architecture import Architecture
+from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
 from ..model.transformer import (
     ATTENTION,
@@ -156,8 +157,10 @@ def head_cotangents(
     architecture: Architecture,
     temperature: float,
     exact_up_to: int,
-) -> tuple[Array, Float[Array, "seeds rows length hidden"]]:
-    """Logits, and the Fisher seeds pulled back to the last residual stream."""
+) -> Float[Array, "seeds rows length hidden"]:
+    """The Fisher seeds pulled back to the last residual stream."""
+    if architecture.head == "causal_lm":
+        return sampled_cotangents(params, x, batch, architecture, temperature, key)[None]
     logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
     if architecture.head == "question_answering":
         # Start and end are two softmaxes over a text's tokens: [rows, length, 2] -> one label sampled for each.
@@ -166,7 +169,7 @@ def head_cotangents(
         seeds = fisher_factors(logits, architecture, temperature, key, exact_up_to)
         present = (batch.index >= 0)[..., None] if architecture.head == "classification" else batch.real[..., None]
         seeds = jnp.where(present, seeds, 0)
-    return logits, jax.vmap(lambda seed: pull(seed)[0])(seeds)
+    return jax.vmap(lambda seed: pull(seed)[0])(seeds)
 
 
 def span_probabilities(
@@ -265,7 +268,6 @@ class Measurement(NamedTuple):
 
     statistics: list[Statistics]  # per sublayer, bottom up
     weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
-    logits: list[Array]  # [batch]: what the dense model says
     tokens: int
     texts: int
 
@@ -292,7 +294,7 @@ def measure(
         sums.append(empty_statistics(size.groups, width, hidden, grams, fisher_blocks))
         sums.append(empty_statistics(size.neurons, 1, hidden, grams, fisher_blocks))
     outer = outer_params(params)
-    logits, energies, tokens, texts = [], [], 0, 0
+    energies, tokens, texts = [], 0, 0
     for number, batch in enumerate(batches):
         x, traces = programs(start, outer, batch, architecture=architecture), []
         for index in range(2 * len(architecture.layers)):
@@ -302,7 +304,7 @@ def measure(
             traces.append(trace)
         programs.meter.sample("measure")
         key = jax.random.fold_in(jax.random.key(seed), number)
-        said, cotangents = programs(
+        cotangents = programs(
             head_cotangents,
             outer,
             x,
@@ -312,7 +314,6 @@ def measure(
             temperature=temperature,
             exact_up_to=exact_up_to,
         )
-        logits.append(said)
         of_batch: list[Array] = []
         for index in reversed(range(2 * len(architecture.layers))):
             half = HALVES[index % 2]
@@ -347,7 +348,7 @@ def measure(
         ]
         for batch, column in zip(batches, energies, strict=True)
     ]
-    return Measurement(sums, weights, logits, tokens, texts)
+    return Measurement(sums, weights, tokens, texts)
 
 
 def unit_width(architecture: Architecture, half: str, layer: int) -> int:

@@ -114,8 +114,8 @@ def published_masks(
     `balance` is λ, `head_weight` μ. Returns the fitted model in full size, masks, and a report per sublayer.
     """
     architecture = model.architecture
-    if architecture.head == "none":
-        raise DataError("the published K-prune needs a task head, this model has none; use the default settings.")
+    if architecture.head in ("none", "causal_lm"):
+        raise DataError("the published K-prune is for classifiers and question answering; use the default settings.")
     sublayers = 2 * len(architecture.layers)
     outer = outer_params(model.params)
     counts = unit_counts(architecture)

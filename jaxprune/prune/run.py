@@ -15,8 +15,10 @@ from threadpoolctl import ThreadpoolController
 
 from ..data.batches import logits_difference, pack
 from ..data.task import Calibration
+from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
 from ..errors import NumericalError
+from ..model.language import text_losses
 from ..model.model import Batch, Model
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
@@ -26,6 +28,7 @@ from .cut import Mask, cut, kept_units, silenced
 from .measure import finish, outer_params, run
 
 OnStep = Callable[[dict[str, Any]], None]
+FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Run:
         `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
         """
         began = time.perf_counter()
-        encoded = Tokenizer.of(model).encode(calibration.examples, calibration.max_length)
+        encoded = encode_calibration(Tokenizer.of(model), calibration)
         batches = [jax.tree.map(jnp.asarray, batch) for batch in pack(encoded, model.architecture, group=group)]
         model = model.replace(params=jax.tree.map(jnp.asarray, model.params))
         check_finite(model)
@@ -101,10 +104,11 @@ class Run:
         """
         programs = Programs()  # its own books
         params, architecture = scannable(self.model.params), self.model.architecture
+        whole = text_losses if architecture.head == "causal_lm" else whole_forward
         seconds = []
         for batch in self.batches[:1] + self.batches[:7]:  # the first one compiles and warms up
             began = time.perf_counter()
-            jax.block_until_ready(programs(whole_forward, params, batch, architecture=architecture))
+            jax.block_until_ready(programs(whole, params, batch, architecture=architecture))
             seconds.append(time.perf_counter() - began)
         return float(np.median(seconds[1:])) * len(self.batches)
 
@@ -147,7 +151,7 @@ class Run:
             "peak_bytes": self.programs.meter.peak_bytes,
             "calibration": {
                 "source": self.calibration.source,
-                "count": len(self.calibration.examples),
+                "count": self.calibration.count,
                 "tokens": self.tokens,
                 "seed": self.calibration.seed,
                 "hash": self.calibration.hash,
@@ -167,6 +171,8 @@ class Run:
         batch = self.batches[0]
         params = jax.tree.map(jnp.asarray, silenced(fitted, masks).params)
         last = run(params, batch, fitted.architecture, self.programs)[-1]  # by programs compiled before
+        if fitted.architecture.head == "causal_lm":
+            last, batch = last[:2, :FIRST], beginning(batch)
         masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
         without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
@@ -180,8 +186,15 @@ class Run:
         return error
 
 
+def beginning(batch: Batch) -> Batch:
+    """The first tokens of the first two rows: what a causal model says of them does not depend on the rest."""
+    short = {name: getattr(batch, name)[:2, :FIRST] for name in ("ids", "segments", "positions", "types")}
+    return batch._replace(**short, pool=batch.pool[:2], index=batch.index[:2])
+
+
 def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
     """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+    batch = beginning(batch) if model.architecture.head == "causal_lm" else batch
     batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
     params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
     masked = programs.once(whole_forward, params, batch, architecture=model.architecture)

@@ -61,13 +61,14 @@ def test_predictions_are_near_the_compiled_programs():
 
 
 def test_more_frozen_is_less_to_hold():
+    half = jp.Recap(remove=0.5, freeze=0.75)
     found = [
-        phase_bytes(SMALL, uniform(SMALL, 0.5), jp.Recap(remove=0.5, **changes), STILL, 8, 64, tokens)["tuning"]
-        for changes, tokens in (
-            ({"freeze": 0.0}, None),
-            ({"freeze": 0.75}, None),
-            ({"freeze": 0.75, "outer": "touched"}, 50),
-            ({"freeze": 0.75, "outer": "frozen"}, None),
+        phase_bytes(SMALL, uniform(SMALL, 0.5), settings, STILL, 8, 64, tokens)["tuning"]
+        for settings, tokens in (
+            (replace(half, freeze=0.0), None),
+            (half, None),
+            (replace(half, outer="touched"), 50),
+            (replace(half, outer="frozen"), None),
         )
     ]
     assert found == sorted(found, reverse=True) and len(set(found)) == 4
