@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         random_prune as random_prune,
     )
     from .prune.budget import Budget as Budget
+    from .prune.flap import Flap as Flap, flap as flap
     from .prune.kprune import KPrune as KPrune, kprune as kprune
+    from .prune.taylor import Taylor as Taylor, taylor as taylor
     from .report.bench import bench as bench
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
@@ -69,8 +71,12 @@ _HOMES = {
     "magnitude": "prune.baselines",
     "random_prune": "prune.baselines",
     "Budget": "prune.budget",
+    "Flap": "prune.flap",
+    "flap": "prune.flap",
     "KPrune": "prune.kprune",
     "kprune": "prune.kprune",
+    "Taylor": "prune.taylor",
+    "taylor": "prune.taylor",
     "bench": "report.bench",
     "heat_map": "report.heat_map",
     "plan": "report.plan",

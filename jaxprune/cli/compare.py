@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..report.compare import Comparison, compare
 from ..report.files import write_csv, write_json
-from ..report.methods import METHODS, Method, method
+from ..report.methods import COMPARED, Method, method
 from ..report.plots import comparison_plot
 from ..report.progress import progress
 from ..report.tables import comparison_table
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser)
     parser.add_argument(
-        "--methods", nargs="+", default=list(METHODS), metavar="NAME[:PRESET]", help="such as kprune kprune:published"
+        "--methods", nargs="+", default=list(COMPARED), metavar="NAME[:PRESET]", help="such as kprune kprune:published"
     )
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             count=flags.samples(arguments, task),
             seeds=arguments.seeds,
             limit=arguments.limit,
+            calibrate=lambda seed: flags.calibration(arguments, task, seed),
             on_step=on_step,
         )
     files = write_comparison(comparison, arguments.out)

@@ -8,7 +8,7 @@ from ..model import Model
 from ..prune.budget import Budget
 from ..report.bench import SHAPES, bench
 from ..report.compare import Result, compare
-from ..report.methods import METHODS
+from ..report.methods import COMPARED
 from ..report.progress import progress
 from ..report.tables import bench_table, comparison_table
 from .compare import named_methods, write_comparison
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         comparison = compare(
             model,
             task,
-            named_methods(list(METHODS)),
+            named_methods(list(COMPARED)),
             [Budget(remove) for remove in REMOVE],
             count=arguments.calibration_samples,
             limit=arguments.limit,

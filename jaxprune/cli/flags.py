@@ -71,12 +71,13 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 def samples(arguments: argparse.Namespace, task: Any) -> int:
     """How many calibration texts, or windows of a running text, the flags ask for."""
     given = arguments.calibration_samples
-    return given if given is not None else 16 if task.kind == "language" else 512
+    return given if given is not None else 16 if task is not None and task.kind == "language" else 512
 
 
-def calibration(arguments: argparse.Namespace, task: Any) -> Any:
-    """The calibration texts that the flags ask for. Raises `DataError`."""
-    count, seed, file = samples(arguments, task), arguments.seed, arguments.calibration_texts
+def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
+    """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
+    count, file = samples(arguments, task), arguments.calibration_texts
+    seed = arguments.seed if seed is None else seed
     if file is None or task.kind == "language":
         return task.calibration(count, seed=seed)
     from ..data.tasks import Calibration

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     (budget,) = flags.budgets(arguments)
     task = flags.task(arguments) if arguments.task else None
     model = load(arguments.model, revision=arguments.revision)
-    count = arguments.calibration_samples
+    count = flags.samples(arguments, task)
     result = plan(model, flags.calibration(arguments, task) if task else count, budget)
     dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]
     facts = {

@@ -22,8 +22,8 @@ def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "r
     return following, same.at[:, -1].set(False)
 
 
-def in_slices(function: Callable[..., Any], *arrays: Float[Array, "rows length ..."]) -> Any:
-    """`function` of [tokens, …] arrays, applied to `SLICE` tokens at a time: as if to all, in less memory."""
+def in_slices(function: Callable[..., Any], *arrays: Array) -> Any:
+    """`function` of [tokens, …] arrays on [rows, length, …] ones, `SLICE` tokens at a time to save memory."""
     rows, length = arrays[0].shape[:2]
     count = -(-rows * length // SLICE)
 

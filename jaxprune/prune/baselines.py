@@ -108,7 +108,7 @@ def fisher(
             if settings.rearrange:
                 masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
             masks = round_masks(masks, order, entry.round_to)
-        results.append(_repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
+        results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
     return results[0] if alone else results
 
 
@@ -122,7 +122,7 @@ def magnitude(
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
     run = Run.start(model, calibration, on_step)
-    return _by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
+    return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
 def random_prune(
@@ -137,17 +137,17 @@ def random_prune(
     run = Run.start(model, calibration, on_step)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
-    # Times the cost, which `_by_scores` divides by again: every unit is as likely to go, whatever it costs.
+    # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.
     scores = [
         rng.random(count) * cost for count, cost in zip(unit_counts(model.architecture), costs_first, strict=True)
     ]
-    return _by_scores(run, "random", settings, budget, scores)
+    return by_scores(run, "random", settings, budget, scores)
 
 
-def _by_scores(
+def by_scores(
     run: Run, method: str, settings: Any, budget: Budget | Sequence[Budget], scores: Sequence[np.ndarray]
 ) -> Any:
-    """One global threshold on score per cost, then the repair."""
+    """One global threshold on score per cost, then the repair that the settings name."""
     budgets, alone = as_budgets(budget)
     limits = [run.allowed(entry) for entry in budgets]
     order = [np.argsort(entry, kind="stable") for entry in scores]
@@ -156,14 +156,21 @@ def _by_scores(
         with run.phase("search"):
             costs = run.costs(entry)
             masks = round_masks(threshold(scores, costs, limit), order, entry.round_to)
-        results.append(_repaired(run, method, settings, entry, masks, ()))
+        results.append(repaired(run, method, settings, entry, masks, ()))
     return results[0] if alone else results
 
 
-def _repaired(
-    run: Run, method: str, settings: Any, budget: Budget, masks: list[Mask], reused: tuple[str, ...]
+def repaired(
+    run: Run,
+    method: str,
+    settings: Any,
+    budget: Budget,
+    masks: list[Mask],
+    reused: tuple[str, ...],
+    start_from: Model | None = None,
 ) -> Model:
-    fitted, reports = run.model, []
+    """Cut `start_from` (by default the dense model) to `masks` once the repair that the settings name is done."""
+    fitted, reports = run.model if start_from is None else start_from, []
     if settings.repair != "none":
         fit = Fit(kind=settings.repair) if settings.repair == "weights" else SCALES
         weights = [[batch.real.astype(np.float32)] * len(masks) for batch in run.batches]
@@ -188,6 +195,12 @@ def threshold(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) 
     per_cost = np.concatenate([score / cost for score, cost in zip(scores, costs, strict=True)])
     each = np.concatenate([np.full(len(score), cost) for score, cost in zip(scores, costs, strict=True)])
     return _split(keep_mask(per_cost, each, allowed), scores)
+
+
+def keep_by_rank(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
+    """Masks (true keeps) of the units with the highest scores, whatever they cost, until `allowed` is spent."""
+    each = np.concatenate([np.full(len(score), cost) for score, cost in zip(scores, costs, strict=True)])
+    return _split(keep_mask(np.concatenate(list(scores)), each, allowed), scores)
 
 
 def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:

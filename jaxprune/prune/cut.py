@@ -1,6 +1,7 @@
 """From masks to smaller arrays: the one place where units leave a model, for every method."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -104,6 +105,20 @@ def silenced(model: Model, masks: Sequence[Mask]) -> Model:
             halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": kernel}}
         layers.append(halves)
     return model.replace(params={**model.params, "layers": layers})
+
+
+def with_output_biases(model: Model) -> Model:
+    """The same model with biases (zeros, where it had none) on the projections that write to the residual stream."""
+    layers = []
+    for layer in model.params["layers"]:
+        halves = {}
+        for half in HALVES:
+            out = layer[half][OUTPUT[half]]
+            bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, np.float32)
+            halves[half] = {**layer[half], OUTPUT[half]: {**out, "bias": bias}}
+        layers.append(halves)
+    architecture = replace(model.architecture, output_bias=True, down_bias=True)
+    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
 
 
 def gates_of(architecture: Architecture, masks: Sequence[Mask]) -> list[dict[str, np.ndarray]]:

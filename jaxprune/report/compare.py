@@ -64,10 +64,12 @@ def compare(
     limit: int | None = None,
     on_step: Listener | None = None,
     on_model: Callable[[Result, Model], None] | None = None,
+    calibrate: Callable[[int], Any] | None = None,
 ) -> Comparison:
     """Prune `model` with every method at every budget and seed; score each result on the task's validation texts.
 
-    The dense model is scored first, with the same code. `limit` scores the first so many texts only. `on_model` is
+    The dense model is scored first, with the same code. `limit` scores the first so many texts only. `calibrate`
+    gives the calibration texts for a seed: by default `count` training texts of the task. `on_model` is
     called with every result as it arrives and may keep the model; nothing else does.
     """
     from ..data.evaluate import evaluate
@@ -75,7 +77,7 @@ def compare(
     dense = evaluate(model, task, limit=limit)
     results, warnings = [], list(dense.warnings)
     for seed in seeds:
-        calibration = task.calibration(count, seed=seed)
+        calibration = task.calibration(count, seed=seed) if calibrate is None else calibrate(seed)
         warnings += calibration.warnings
         for name, method in methods.items():
             for budget, pruned in zip(budgets, method.run(model, calibration, budgets, seed, on_step), strict=True):

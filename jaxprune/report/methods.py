@@ -24,9 +24,14 @@ METHODS: Mapping[str, Entry] = MappingProxyType(
         "kprune": Entry("jaxprune.prune.kprune", "kprune", "KPrune"),
         "fisher": Entry("jaxprune.prune.baselines", "fisher", "Fisher"),
         "magnitude": Entry("jaxprune.prune.baselines", "magnitude", "Magnitude"),
+        "flap": Entry("jaxprune.prune.flap", "flap", "Flap"),
+        "taylor": Entry("jaxprune.prune.taylor", "taylor", "Taylor"),
         "random": Entry("jaxprune.prune.baselines", "random_prune", "Random"),
     }
 )
+
+
+COMPARED = ("kprune", "fisher", "magnitude", "random")  # by default: those that serve every kind of model
 
 
 class Method(NamedTuple):

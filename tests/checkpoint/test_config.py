@@ -157,7 +157,9 @@ def test_keys_of_well_known_checkpoints_pass(family):
 
 @pytest.mark.parametrize("model_type", ["gpt_neox", None, ["bert"], "BERT"])
 def test_an_unknown_family_lists_the_known_ones(model_type):
-    with pytest.raises(CheckpointError, match="supported are bert, roberta, distilbert, opt, .*; another family needs a row"):
+    with pytest.raises(
+        CheckpointError, match="supported are bert, roberta, distilbert, opt, .*; another family needs a row"
+    ):
         family_of({"model_type": model_type}, "config.json")
 
 

@@ -30,7 +30,17 @@ CLASSES = {
 }
 PAIRS = [(name, head) for name, row in FAMILIES.items() for head in (*row.heads, "none")]
 _TABLES = ("wte", "wpe", "embed_tokens", "embed_positions")
-_SIZES = {"groups": 3, "head_width": 4, "vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "neurons": 10, "positions": 20, "token_types": 2}
+_SIZES = {
+    "groups": 3,
+    "head_width": 4,
+    "vocab": 30,
+    "hidden": 12,
+    "layers": 2,
+    "heads": 3,
+    "neurons": 10,
+    "positions": 20,
+    "token_types": 2,
+}
 
 
 def config(family: str, head: str | None = None, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""FLAP: structured pruning by how much features fluctuate, and bias compensation. A baseline.
+
+An, Zhao, Yu, Tang, Wang: Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI 2024. A unit
+whose features hardly vary over the calibration tokens can go: its mean output, kept as a bias, says the rest. The
+criterion "wanda" is the structured form of Wanda (Sun, Liu, Bair, Kolter, ICLR 2024) that the paper compares with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..data.task import Calibration
+from ..errors import SettingsError
+from ..model.architecture import Architecture
+from ..model.model import Batch, Model, Params
+from ..model.transformer import HALVES, OUTPUT, context_of, sublayer
+from .baselines import check_repair, keep_by_rank, repaired
+from .budget import Budget
+from .cut import Mask, with_output_biases
+from .measure import outer_params, output_kernel, start, unit_width
+from .run import OnStep, Run, as_budgets, round_masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flap:
+    """Settings of FLAP; the defaults are the paper's."""
+
+    criterion: Literal["fluctuation", "wanda"] = field(
+        default="fluctuation", metadata={"help": "variance of features times weights, or their norm times weights"}
+    )
+    compensate: bool = field(default=True, metadata={"help": "the mean of what goes becomes an output bias"})
+    repair: Literal["none", "scales", "weights"] = field(
+        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
+    )
+
+    def __post_init__(self):
+        check_repair(self.repair)
+        if self.criterion not in ("fluctuation", "wanda"):
+            raise SettingsError(f"criterion must be fluctuation or wanda, got {self.criterion!r}.")
+
+
+class Moments(NamedTuple):
+    """Sums over real tokens of a sublayer's features."""
+
+    first: Float[Array, " features"]
+    second: Float[Array, " features"]
+    tokens: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="moments")
+def observe_moments(
+    p: Params, x: Array, batch: Batch, moments: Moments, *, half: str, architecture: Architecture
+) -> tuple[Array, Moments]:
+    """The residual stream after a sublayer, and its features' sums."""
+    x, features = sublayer(half, p, x, context_of(architecture, batch), architecture)
+    flat = jnp.where(batch.real[..., None], features.reshape(*features.shape[:2], -1), 0)
+    added = Moments(jnp.sum(flat, axis=(0, 1)), jnp.sum(flat**2, axis=(0, 1)), jnp.sum(batch.real))
+    return x, jax.tree.map(jnp.add, moments, Moments(*(leaf.astype(jnp.float32) for leaf in added)))
+
+
+def flap(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: Flap = Flap(),
+    *,
+    on_step: OnStep | None = None,
+) -> Any:
+    """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
+    budgets, alone = as_budgets(budget)
+    run = Run.start(with_output_biases(model) if settings.compensate else model, calibration, on_step)
+    allowed = [run.allowed(entry) for entry in budgets]
+    with run.phase("measure"):
+        moments = measure_moments(run)
+    scores = [
+        unit_scores(entry, np.asarray(_kernel(run.model, index)), settings.criterion, width)
+        for index, (entry, width) in enumerate(zip(moments, _widths(run.model), strict=True))
+    ]
+    order = [np.argsort(entry, kind="stable") for entry in scores]
+    results = []
+    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+        with run.phase("search"):
+            # The paper compares sublayers by standard scores, and ranks units whatever they cost.
+            standard = [(score - score.mean()) / max(float(score.std()), 1e-30) for score in scores]
+            masks = round_masks(keep_by_rank(standard, run.costs(entry), limit), order, entry.round_to)
+        start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
+        results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))
+    return results[0] if alone else results
+
+
+def measure_moments(run: Run) -> list[Moments]:
+    """One forward pass over the calibration texts: the features' sums of every sublayer, bottom up."""
+    architecture, params = run.model.architecture, run.model.params
+    sums = []
+    for index in range(2 * len(architecture.layers)):
+        zeros = jnp.zeros(len(_kernel(run.model, index)), jnp.float32)
+        sums.append(Moments(zeros, jnp.array(zeros), jnp.zeros((), jnp.float32)))
+    for number, batch in enumerate(run.batches):
+        x = run.programs(start, outer_params(params), batch, architecture=architecture)
+        for index in range(len(sums)):
+            half = HALVES[index % 2]
+            p = params["layers"][index // 2][half]
+            x, sums[index] = run.programs(
+                observe_moments, p, x, batch, sums[index], half=half, architecture=architecture
+            )
+        run.step("measure", number + 1, len(run.batches))
+    return sums
+
+
+def unit_scores(
+    moments: Moments, kernel: Float[np.ndarray, "features hidden"], criterion: str, width: int
+) -> Float[np.ndarray, " units"]:
+    """Fluctuation: variance of each feature × squared norm of its weights, the mean over a head's features (WIFV).
+
+    Wanda: root of the sum of squares of each feature × the sum of its absolute weights.
+    """
+    tokens = float(moments.tokens)
+    first, second = np.asarray(moments.first, np.float64), np.asarray(moments.second, np.float64)
+    if criterion == "wanda":
+        each = np.sqrt(second) * np.abs(kernel).sum(1)
+    else:
+        each = np.maximum(second / tokens - (first / tokens) ** 2, 0) * (kernel.astype(np.float64) ** 2).sum(1)
+    return each.reshape(-1, width).mean(1)
+
+
+def compensated(model: Model, moments: Sequence[Moments], masks: Sequence[Mask]) -> Model:
+    """`model` with the mean output of the units that go added to the output biases."""
+    layers = [dict(layer) for layer in model.params["layers"]]
+    for index, (entry, mask) in enumerate(zip(moments, masks, strict=True)):
+        half, kernel = HALVES[index % 2], np.asarray(_kernel(model, index))
+        mean = np.asarray(entry.first) / float(entry.tokens)
+        gone = np.repeat(~mask, len(kernel) // max(len(mask), 1))
+        p = layers[index // 2][half]
+        out = p[OUTPUT[half]]
+        bias = jnp.asarray(out["bias"] + mean[gone] @ kernel[gone])
+        layers[index // 2][half] = {**p, OUTPUT[half]: {**out, "bias": bias}}
+    return model.replace(params={**model.params, "layers": layers})
+
+
+def _kernel(model: Model, index: int) -> Array:
+    half = HALVES[index % 2]
+    return output_kernel(model.params["layers"][index // 2][half], half)
+
+
+def _widths(model: Model) -> list[int]:
+    return [
+        unit_width(model.architecture, HALVES[index % 2], index // 2)
+        for index in range(2 * len(model.architecture.layers))
+    ]

@@ -1,0 +1,206 @@
+"""Pruning language models: every family, every method, and what is particular to next-token prediction."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.errors import DataError
+from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, text_losses
+from jaxprune.model.transformer import apply_head, forward, plain_batch
+from jaxprune.prune.cut import cut, gates_of, with_output_biases
+from tests.finetuning.conftest import WORDS, write_tokenizer
+from tests.helpers import tiny
+
+FAMILIES = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
+GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
+METHODS = {
+    "kprune": (jp.kprune, jp.KPrune()),
+    "gates": (jp.kprune, jp.KPrune(search="gates", refit=False)),
+    "fisher": (jp.fisher, jp.Fisher()),
+    "flap": (jp.flap, jp.Flap()),
+    "wanda": (jp.flap, jp.Flap(criterion="wanda", compensate=False)),
+    "taylor": (jp.taylor, jp.Taylor()),
+    "random": (jp.random_prune, jp.Random(repair="weights")),
+}
+
+
+def settings(family: str) -> dict:
+    grouped = GROUPED if family in ("llama", "mistral", "qwen2", "qwen3") else {}
+    key = "max_position_embeddings" if family != "gpt2" else "n_positions"
+    return tiny.config(family, vocab_size=4 + len(WORDS), **{key: 64}, **grouped)
+
+
+def language_model(folder: Path, family: str) -> jp.Model:
+    named = {name: 0.5 * tensor for name, tensor in tiny.tensors(settings(family)).items()}
+    tiny.write(folder, settings(family), named)
+    write_tokenizer(folder)
+    return jp.load(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return language_model(tmp_path_factory.mktemp("base") / "model", "llama")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("text"), np.random.RandomState(0)
+    for name, count in (("scored.txt", 300), ("calibration.txt", 900)):
+        (folder / name).write_text(" ".join(random.choice(WORDS, count)))
+    return jp.tasks.text(folder / "scored.txt", calibration=folder / "calibration.txt", length=32)
+
+
+def ids_of(model, rows=2, length=7, seed=0):
+    return np.random.RandomState(seed).randint(4, model.architecture.vocab, (rows, length))
+
+
+# --- next-token prediction
+
+
+def test_losses_are_those_of_the_logits(model):
+    batch = plain_batch(model.architecture, ids_of(model), np.array([[1] * 7, [0, 0] + [1] * 5]))
+    logits = forward(model.params, batch, model.architecture).logits
+    following, present = next_tokens(batch)
+    expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(following)[..., None], 2)[..., 0]
+    found = text_losses(model.params, batch, architecture=model.architecture)
+    assert np.asarray(present).sum() == 6 + 4
+    np.testing.assert_allclose(found, np.where(present, expected, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_more_tokens_than_a_slice(model):
+    """Whatever the slices, every token keeps its place."""
+    rows = SLICE // 7 + 3
+    batch = plain_batch(model.architecture, ids_of(model, rows))
+    whole = text_losses(model.params, batch, architecture=model.architecture)
+    last = jax.tree.map(lambda leaf: leaf[-1:], batch)
+    np.testing.assert_allclose(
+        whole[-1:], text_losses(model.params, last, architecture=model.architecture), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_sampled_cotangents_are_the_fisher_information_in_expectation(model):
+    """E[c cᵀ] = Jᵀ (diag p - p pᵀ) J for one token, J the logits' derivative by the stream; 4,000 draws."""
+    a, batch = model.architecture, plain_batch(model.architecture, ids_of(model, 1, 3))
+    hidden = forward(model.params, batch, a).hidden
+    head = lambda x: apply_head(model.params, hidden.at[0, 1].set(x), batch, a)[0, 1]  # noqa: E731
+    jacobian = jax.jacobian(head)(hidden[0, 1])
+    p = jax.nn.softmax(head(hidden[0, 1]) / 2.0)
+    expected = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
+    draw = lambda key: sampled_cotangents(model.params, hidden, batch, a, 2.0, key)[0, 1]  # noqa: E731
+    drawn = jax.lax.map(draw, jax.random.split(jax.random.key(0), 4000))
+    found = drawn.T @ drawn / len(drawn)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert np.abs(drawn.mean(0)).max() < 0.1 * np.sqrt(np.abs(expected).max())
+
+
+# --- cutting
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masked_equals_cut_with_uneven_groups_and_empty_sublayers(family):
+    model = tiny.random_model(settings(family))
+    masks = [np.array(mask, bool) for mask in ([1, 0, 1], [1] * 4 + [0] * 6, [0, 0, 0], [0] * 10)]
+    ids = ids_of(model)
+    gates = jax.tree.map(jnp.asarray, gates_of(model.architecture, masks))
+    gated = forward_with_gates(model, ids, gates)
+    small = cut(model, masks)
+    assert [(size.groups, size.neurons) for size in small.architecture.layers] == [(2, 4), (0, 0)]
+    np.testing.assert_allclose(jp.logits(small, ids), gated, rtol=0, atol=1e-5 * np.abs(gated).max())
+
+
+def forward_with_gates(model, ids, gates):
+    from jaxprune.model.transformer import Sites
+
+    return forward(model.params, plain_batch(model.architecture, ids), model.architecture, Sites(gates=gates)).logits
+
+
+def test_output_biases_change_nothing_until_they_are_set(model):
+    biased = with_output_biases(model)
+    ids = ids_of(model)
+    np.testing.assert_array_equal(jp.logits(biased, ids), jp.logits(model, ids))
+    assert biased.params["layers"][0]["attention"]["o"]["bias"].shape == (model.architecture.hidden,)
+
+
+# --- methods
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_prunes_a_language_model_to_its_budget(name, model, task):
+    function, chosen = METHODS[name]
+    small, smaller = function(model, task.calibration(8, 0), [jp.Budget(r, cost="params") for r in (0.2, 0.5)], chosen)
+    for pruned, least in ((small, 0.2), (smaller, 0.5)):
+        record = pruned.provenance.record
+        assert least <= record["removed"]["params"] < least + 0.35  # a unit of attention is a sixth of this model
+        assert record["masked_vs_cut"] < 1e-5 and record["calibration"]["count"] == 8
+        assert record["calibration"]["tokens"] == 8 * 32
+        assert np.isfinite(jp.evaluate(pruned, task).score)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kprune_serves_every_family_and_its_folder_reloads(family, task, tmp_path):
+    model = language_model(tmp_path / "model", family)
+    small = jp.kprune(model, task.calibration(8, 0), jp.Budget(0.4, cost="params"))
+    assert small.provenance.record["masked_vs_cut"] < 1e-5
+    jp.save(small, tmp_path / "small")
+    again = jp.load(tmp_path / "small")
+    np.testing.assert_array_equal(jp.logits(again, ids_of(model)), jp.logits(small, ids_of(model)))
+    assert jp.evaluate(again, task).score == jp.evaluate(small, task).score
+
+
+def test_the_refit_lowers_the_loss_that_cutting_raised(model, task):
+    calibration, budget = task.calibration(24, 0), jp.Budget(0.4, cost="params")
+    drift = {}
+    dense = jp.logits(model, ids_of(model, 8, 32))
+    for refit in (False, True):
+        small = jp.kprune(model, calibration, budget, jp.KPrune(refit=refit))
+        drift[refit] = float(np.mean((jp.logits(small, ids_of(model, 8, 32)) - dense) ** 2))
+    assert drift[True] < drift[False]
+
+
+def test_flap_writes_the_mean_of_what_goes_into_the_bias(model, task):
+    plain, biased = (
+        jp.flap(model, task.calibration(24, 0), jp.Budget(0.4, cost="params"), jp.Flap(compensate=compensate))
+        for compensate in (False, True)
+    )
+    assert plain.architecture.layers == biased.architecture.layers
+    assert "bias" not in plain.params["layers"][0]["feed_forward"]["down"]
+    dense = jp.logits(model, ids_of(model, 8, 32))
+    far = [float(np.mean((jp.logits(m, ids_of(model, 8, 32)) - dense) ** 2)) for m in (plain, biased)]
+    assert far[1] < far[0]
+
+
+def test_taylor_scores_are_gradients_times_weights(model):
+    """Against a gradient of the plain logits' loss, without slices or rematerialisation."""
+    from jaxprune.prune.taylor import add_gradient, taylor_scores
+
+    a, batch = model.architecture, plain_batch(model.architecture, ids_of(model))
+
+    def loss(layers):
+        whole = {**model.params, "layers": layers}
+        return jnp.sum(next_token_losses(whole, forward(whole, batch, a).hidden, batch, a))
+
+    expected = jax.grad(loss)(model.params["layers"])
+    zeros = jax.tree.map(jnp.zeros_like, model.params["layers"])
+    found = add_gradient(model.params, batch, zeros, architecture=a)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected)
+    scores = taylor_scores(model, found)
+    p, g = (tree[0]["feed_forward"] for tree in (model.params["layers"], expected))
+    by_hand = sum(np.abs(p[name]["kernel"] * g[name]["kernel"]).sum(0) for name in ("up", "gate"))
+    by_hand = by_hand + np.abs(p["down"]["kernel"] * g["down"]["kernel"]).sum(1)
+    np.testing.assert_allclose(scores[1], by_hand, rtol=1e-4)
+
+
+def test_methods_that_do_not_fit_say_so(model, task):
+    from jaxprune.assets import demo_data_path, demo_model_path
+
+    classifier, texts = jp.load(demo_model_path()), jp.tasks.folder(demo_data_path())
+    with pytest.raises(DataError, match="taylor is for language models, the head of this one is classification"):
+        jp.taylor(classifier, texts.calibration(8), jp.Budget(0.5))
+    with pytest.raises(DataError, match="the published K-prune is for classifiers"):
+        jp.kprune(model, task.calibration(8), jp.Budget(0.5), jp.KPrune.presets()["published"])
+    with pytest.raises(DataError, match="text needs a causal_lm head, the model has classification"):
+        jp.evaluate(classifier, task)
