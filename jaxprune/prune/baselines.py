@@ -4,7 +4,7 @@ Each has `refit`: the output weights of what stays are then fitted as K-prune do
 what a choice of units is worth and what the refit is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from .cut import Mask, map_units, unit_counts
 from .follow import Fit, follow
 from .measure import HALVES, measure
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import keep_mask
+from .search import keep_mask, score_curve, uniform_masks
 
 REPAIRS = ("none", "scales", "weights")
 
@@ -100,14 +100,12 @@ def fisher(
         )
     scores = [np.asarray(entry.gates, np.float64) for entry in measured.statistics]
     blocks = [np.asarray(entry.block, np.float64) for entry in measured.statistics]
-    order = [np.argsort(entry, kind="stable") for entry in scores]
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
-            masks = fisher_masks(scores, run.costs(entry), limit)
+            masks = masks_for(entry, scores, run.costs(entry), limit, fisher_masks)
             if settings.rearrange:
                 masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
-            masks = round_masks(masks, order, entry.round_to)
         results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
     return results[0] if alone else results
 
@@ -150,14 +148,27 @@ def by_scores(
     """One global threshold on score per cost, then the repair that the settings name."""
     budgets, alone = as_budgets(budget)
     limits = [run.allowed(entry) for entry in budgets]
-    order = [np.argsort(entry, kind="stable") for entry in scores]
     results = []
     for entry, limit in zip(budgets, limits, strict=True):
         with run.phase("search"):
-            costs = run.costs(entry)
-            masks = round_masks(threshold(scores, costs, limit), order, entry.round_to)
+            masks = masks_for(entry, scores, run.costs(entry), limit, threshold)
         results.append(repaired(run, method, settings, entry, masks, ()))
     return results[0] if alone else results
+
+
+def masks_for(
+    budget: Budget,
+    scores: Sequence[np.ndarray],
+    costs: Sequence[int],
+    allowed: int,
+    choose: Callable[[Sequence[np.ndarray], Sequence[int], int], list[Mask]],
+) -> list[Mask]:
+    """Masks by `choose`(scores, costs, allowed), rounded; or, where the budget asks, the same sizes in every layer."""
+    if budget.uniform:
+        curves = [score_curve(entry) for entry in scores]
+        return uniform_masks(curves, costs, allowed, budget.round_to, budget.keep_heads)
+    order = [np.argsort(entry, kind="stable") for entry in scores]
+    return round_masks(choose(scores, costs, allowed), order, budget.round_to)
 
 
 def repaired(

@@ -18,11 +18,15 @@ class Budget:
     """
 
     remove: float = field(metadata={"help": "fraction of the cost to remove, in (0, 1)"})
-    cost: Cost = field(default="flops", metadata={"help": "what is counted: flops or params"})
+    cost: Cost = field(default="flops", metadata={"help": "what is counted: flops, params or bytes"})
     length: int | None = field(
         default=None, metadata={"help": "tokens a text at which FLOPs are counted (default: the calibration's mean)"}
     )
     round_to: int = field(default=1, metadata={"help": "keep neurons in multiples of this; the budget still holds"})
+    uniform: bool = field(
+        default=False, metadata={"help": "the same number of heads, groups and neurons in every layer, for export"}
+    )
+    keep_heads: bool = field(default=False, metadata={"help": "with uniform: remove neurons only"})
 
     def __post_init__(self):
         if not _number(self.remove) or not 0 < self.remove < 1:
@@ -33,6 +37,8 @@ class Budget:
             raise BudgetError(f"length must be a number of tokens, at least 1, got {self.length}.")
         if not _whole(self.round_to) or self.round_to < 1:
             raise BudgetError(f"round_to must be a whole number, at least 1, got {self.round_to}.")
+        if self.keep_heads and not self.uniform:
+            raise BudgetError("keep_heads goes with uniform=True; without it heads and neurons compete for the budget.")
 
     def allowed(self, architecture: Architecture, length: int | None = None) -> int:
         """The cost that may stay, rounded down; `length` is used where the budget does not state one.

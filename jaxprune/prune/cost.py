@@ -1,4 +1,4 @@
-"""What a unit costs, in exact integers: floating-point operations at a stated length, or parameters.
+"""What a unit costs, in exact integers: floating-point operations at a stated length, parameters or bytes.
 
 A *unit* is what pruning removes whole: an attention head (with grouped queries, a key-value group and its queries) or
 a neuron of a feed-forward sublayer. Its cost does not depend on which others stay, so the cost of a model is a sum.
@@ -12,8 +12,9 @@ from typing import Any, Literal
 from ..errors import BudgetError
 from ..model.architecture import Architecture, LayerSizes, parameter_shapes
 
-Cost = Literal["flops", "params"]
-COSTS: tuple[Cost, ...] = ("flops", "params")
+Cost = Literal["flops", "params", "bytes"]
+COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")
+BYTES = 4  # of a parameter in a saved folder: float32
 
 
 def unit_flops(architecture: Architecture, size: LayerSizes, length: int) -> tuple[int, int]:
@@ -45,8 +46,10 @@ def unit_parameters(architecture: Architecture, size: LayerSizes) -> tuple[int, 
 
 def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[tuple[int, int]]:
     """The cost of one head unit and of one neuron, for every layer. `length` is needed for FLOPs only."""
-    if cost == "params":
-        return [unit_parameters(architecture, size) for size in architecture.layers]
+    if cost in ("params", "bytes"):
+        each = BYTES if cost == "bytes" else 1
+        pairs = (unit_parameters(architecture, size) for size in architecture.layers)
+        return [(each * head, each * neuron) for head, neuron in pairs]
     if cost != "flops":
         raise BudgetError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}.")
     if length is None or length < 1:
@@ -91,7 +94,10 @@ def whole_flops(architecture: Architecture, length: int) -> int:
 
 def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str, float]:
     """The fractions of the prunable cost that `pruned` no longer has: {"flops": …, "params": …}."""
-    return {cost: 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length) for cost in COSTS}
+    found = {}
+    for cost in ("flops", "params"):  # bytes are parameters in other units
+        found[cost] = 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length)
+    return found
 
 
 def _size(tree: Any) -> int:

@@ -20,11 +20,11 @@ from ..errors import SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Batch, Model, Params
 from ..model.transformer import HALVES, OUTPUT, context_of, sublayer
-from .baselines import check_repair, keep_by_rank, repaired
+from .baselines import check_repair, keep_by_rank, masks_for, repaired
 from .budget import Budget
 from .cut import Mask, with_output_biases
 from .measure import outer_params, output_kernel, start, unit_width
-from .run import OnStep, Run, as_budgets, round_masks
+from .run import OnStep, Run, as_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,12 @@ def flap(
         unit_scores(entry, np.asarray(_kernel(run.model, index)), settings.criterion, width)
         for index, (entry, width) in enumerate(zip(moments, _widths(run.model), strict=True))
     ]
-    order = [np.argsort(entry, kind="stable") for entry in scores]
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
             # The paper compares sublayers by standard scores, and ranks units whatever they cost.
             standard = [(score - score.mean()) / max(float(score.std()), 1e-30) for score in scores]
-            masks = round_masks(keep_by_rank(standard, run.costs(entry), limit), order, entry.round_to)
+            masks = masks_for(entry, standard, run.costs(entry), limit, keep_by_rank)
         start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
         results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))
     return results[0] if alone else results

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.task import Calibration
-from ..errors import SettingsError
+from ..errors import BudgetError, SettingsError
 from ..model.model import Model
 from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
@@ -28,7 +28,7 @@ from .follow import PUBLISHED_FIT, Fit, follow
 from .measure import Measurement, Statistics, measure, output_kernel
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root
+from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root, score_curve, uniform_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,12 @@ def _default(
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
-            masks = allocate(tilted(curves, settings.depth_ratio), run.costs(entry), limit)
-            masks = round_masks(masks, [c.order for c in curves], entry.round_to)
+            weighed = tilted(curves, settings.depth_ratio)
+            if entry.uniform:
+                masks = uniform_masks(weighed, run.costs(entry), limit, entry.round_to, entry.keep_heads)
+            else:
+                masks = allocate(weighed, run.costs(entry), limit)
+                masks = round_masks(masks, [c.order for c in curves], entry.round_to)
         with run.phase("refit"):
             fitted, reports = follow(
                 run.model,
@@ -161,6 +165,8 @@ def _default(
 def _published(
     model: Model, calibration: Calibration, budget: Budget, settings: KPrune, on_step: OnStep | None
 ) -> Model:
+    if budget.uniform:
+        raise BudgetError("the published preset decides sublayer by sublayer and cannot be uniform; use the default.")
     run = Run.start(model, calibration, on_step, group=BATCH_TEXTS)
     with run.phase("search and refit"):
         fitted, masks, reports = published_masks(
@@ -230,9 +236,7 @@ def surgeon_inputs(
 
 def gate_curve(statistics: Statistics, texts: int) -> Curve:
     """Units by their gates alone: ½ mean squared gradient, as if damages added up and nothing was re-fitted."""
-    scores = np.asarray(statistics.gates, np.float64) / texts / 2
-    order = np.argsort(scores, kind="stable")
-    return Curve(order, np.concatenate([[0.0], np.cumsum(scores[order])]))
+    return score_curve(np.asarray(statistics.gates, np.float64) / texts / 2)
 
 
 def tilted(curves: Sequence[Curve], ratio: float) -> list[Curve]:

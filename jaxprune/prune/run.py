@@ -138,7 +138,7 @@ class Run:
         record = {
             "method": method,
             "settings": dataclasses.asdict(settings),
-            "budget": {"remove": budget.remove, "cost": budget.cost, "length": length, "round_to": budget.round_to},
+            "budget": {**dataclasses.asdict(budget), "length": length},
             "removed": removed(dense, small.architecture, length),
             "kept": kept_units(masks),
             "masked_vs_cut": error,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..errors import NumericalError
+from ..errors import BudgetError, NumericalError
 
 
 class Curve(NamedTuple):
@@ -38,6 +38,46 @@ def threshold_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.nd
     if mask.all():
         return mask
     return scores > np.max(scores[~mask])
+
+
+def score_curve(scores: np.ndarray) -> Curve:
+    """The curve of units whose damages add up: the lowest score goes first."""
+    order = np.argsort(scores, kind="stable")
+    return Curve(order, np.concatenate([[0.0], np.cumsum(np.asarray(scores, np.float64)[order])]))
+
+
+def uniform_masks(
+    curves: Sequence[Curve], costs: Sequence[int], allowed: int, round_to: int = 1, keep_heads: bool = False
+) -> list[np.ndarray]:
+    """Masks with as many heads and as many neurons in every layer, those of least damage that fit into `allowed`.
+
+    Curves and costs are per sublayer, bottom up; every layer must have the same sizes to begin with. At least one head
+    and `round_to` neurons stay in a layer, neurons in multiples of `round_to`. Raises `BudgetError` where that does not
+    fit, or where layers differ.
+    """
+    sizes = {(len(heads.order), len(neurons.order)) for heads, neurons in zip(curves[::2], curves[1::2], strict=True)}
+    if len(sizes) != 1:
+        raise BudgetError("uniform needs a model whose layers are all alike; start from the dense one.")
+    ((heads, neurons),) = sizes
+    depth, best = len(curves) // 2, (np.inf, 0, 0)
+    for kept in range(heads if keep_heads else 1, heads + 1):
+        room = allowed // depth - kept * costs[0]
+        fitting = min(max(room, 0) // costs[1], neurons) // round_to * round_to
+        if not fitting:
+            continue
+        damage = sum(float(curve.damage[heads - kept]) for curve in curves[::2])
+        damage += sum(float(curve.damage[neurons - fitting]) for curve in curves[1::2])
+        best = min(best, (damage, kept, fitting))
+    if not best[1]:
+        raise BudgetError(
+            f"no heads with at least {round_to} neurons in each of {depth} layers fit into the budget; remove less."
+        )
+    masks = []
+    for index, curve in enumerate(curves):
+        mask = np.ones(len(curve.order), bool)
+        mask[curve.order[: len(mask) - best[1 + index % 2]]] = False
+        masks.append(mask)
+    return masks
 
 
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:

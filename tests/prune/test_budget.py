@@ -31,7 +31,7 @@ def test_allowed_is_exact():
     assert Budget(0.6, length=25).allowed(model(*[(12, 1536)] * 6), 53) == 214_640_640  # the budget's own length wins
 
 
-@given(st.floats(0.001, 0.98), st.sampled_from(["flops", "params"]))
+@given(st.floats(0.001, 0.98), st.sampled_from(["flops", "params", "bytes"]))
 def test_what_may_stay_never_exceeds_the_fraction(remove, cost):
     dense = model((12, 1536), (6, 100))
     allowed = Budget(remove, cost).allowed(dense, 32)

@@ -1,6 +1,7 @@
 """Pruning language models: every family, every method, and what is particular to next-token prediction."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import DataError
+from jaxprune.errors import BudgetError, DataError
 from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, text_losses
-from jaxprune.model.transformer import apply_head, forward, plain_batch
+from jaxprune.model.transformer import Sites, apply_head, forward, plain_batch, whole_forward
 from jaxprune.prune.cut import cut, gates_of, with_output_biases
 from tests.finetuning.conftest import WORDS, write_tokenizer
 from tests.helpers import tiny
@@ -31,7 +32,8 @@ METHODS = {
 def settings(family: str) -> dict:
     grouped = GROUPED if family in ("llama", "mistral", "qwen2", "qwen3") else {}
     key = "max_position_embeddings" if family != "gpt2" else "n_positions"
-    return tiny.config(family, vocab_size=4 + len(WORDS), **{key: 64}, **grouped)
+    changes: dict[str, Any] = {"vocab_size": 4 + len(WORDS), key: 64, **grouped}
+    return tiny.config(family, **changes)
 
 
 def language_model(folder: Path, family: str) -> jp.Model:
@@ -63,7 +65,7 @@ def ids_of(model, rows=2, length=7, seed=0):
 
 def test_losses_are_those_of_the_logits(model):
     batch = plain_batch(model.architecture, ids_of(model), np.array([[1] * 7, [0, 0] + [1] * 5]))
-    logits = forward(model.params, batch, model.architecture).logits
+    logits = whole_forward(model.params, batch, architecture=model.architecture)
     following, present = next_tokens(batch)
     expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(following)[..., None], 2)[..., 0]
     found = text_losses(model.params, batch, architecture=model.architecture)
@@ -113,9 +115,8 @@ def test_masked_equals_cut_with_uneven_groups_and_empty_sublayers(family):
 
 
 def forward_with_gates(model, ids, gates):
-    from jaxprune.model.transformer import Sites
-
-    return forward(model.params, plain_batch(model.architecture, ids), model.architecture, Sites(gates=gates)).logits
+    batch = plain_batch(model.architecture, ids)
+    return np.asarray(forward(model.params, batch, model.architecture, Sites(gates=gates)).logits)
 
 
 def test_output_biases_change_nothing_until_they_are_set(model):
@@ -149,6 +150,28 @@ def test_kprune_serves_every_family_and_its_folder_reloads(family, task, tmp_pat
     again = jp.load(tmp_path / "small")
     np.testing.assert_array_equal(jp.logits(again, ids_of(model)), jp.logits(small, ids_of(model)))
     assert jp.evaluate(again, task).score == jp.evaluate(small, task).score
+
+
+@pytest.mark.parametrize("name", ["kprune", "fisher", "flap", "random"])
+def test_uniform_layers_keep_the_budget(name, model, task):
+    function, chosen = METHODS[name]
+    calibration = task.calibration(8, 0)
+    small = function(model, calibration, jp.Budget(0.4, cost="params", uniform=True, round_to=2), chosen)
+    (size,) = set(small.architecture.layers)
+    assert size.groups >= 1 and size.neurons % 2 == 0 and small.provenance.record["removed"]["params"] >= 0.4
+    assert small.provenance.record["budget"]["uniform"] and small.provenance.record["masked_vs_cut"] < 1e-5
+    small = function(model, calibration, jp.Budget(0.2, cost="params", uniform=True, keep_heads=True), chosen)
+    assert {(size.groups, size.neurons < 10) for size in small.architecture.layers} == {(3, True)}
+
+
+def test_uniform_layers_that_cannot_be(model, task):
+    with pytest.raises(BudgetError, match="with at least 8 neurons in each of 2 layers fit into the budget"):
+        jp.random_prune(model, task.calibration(8), jp.Budget(0.8, cost="params", uniform=True, round_to=8))
+    uneven = jp.random_prune(model, task.calibration(8), jp.Budget(0.3, cost="params"))
+    with pytest.raises(BudgetError, match="uniform needs a model whose layers are all alike"):
+        jp.random_prune(uneven, task.calibration(8), jp.Budget(0.3, cost="params", uniform=True))
+    with pytest.raises(BudgetError, match="keep_heads goes with uniform"):
+        jp.Budget(0.3, keep_heads=True)
 
 
 def test_the_refit_lowers_the_loss_that_cutting_raised(model, task):
