@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
     from .data import tasks as tasks
     from .data.evaluate import evaluate as evaluate
+    from .data.generate import generate as generate
     from .data.task import Calibration as Calibration, Example as Example, Task as Task
     from .finetuning.finetune import finetune as finetune, load_adapter as load_adapter
     from .finetuning.importance import Importance as Importance
@@ -48,6 +49,7 @@ _HOMES = {
     "save": "checkpoint",
     "tasks": "data",
     "evaluate": "data.evaluate",
+    "generate": "data.generate",
     "Calibration": "data.task",
     "Example": "data.task",
     "Task": "data.task",

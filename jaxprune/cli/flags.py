@@ -93,12 +93,12 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     return Calibration.of_texts(texts, pairs if all(tabs) else None, max_length=task.max_length, source=file)
 
 
-def read_lines(file: str) -> list[str]:
+def read_lines(file: str, asked_by: str = "--calibration-texts") -> list[str]:
     """The lines of a UTF-8 file that are not blank. Raises `DataError`."""
     try:
         lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check --calibration-texts.") from error
+        raise DataError(f"{file} cannot be read ({error.strerror}); check {asked_by}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it.") from error
     if not lines:

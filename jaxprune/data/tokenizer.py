@@ -84,6 +84,15 @@ class Tokenizer:
         self.backend.no_truncation()
         return np.array(self._encode([text], add_special_tokens=False)[0].ids, np.int32)
 
+    def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of whole texts with the special tokens that begin one."""
+        self.backend.no_truncation()
+        return [np.array(encoding.ids, np.int32) for encoding in self._encode(list(texts))]
+
+    def text(self, ids: Any) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.backend.decode([int(number) for number in ids], skip_special_tokens=True)
+
     def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import DataError
 from .architecture import Architecture
@@ -135,11 +135,15 @@ class Context(NamedTuple):
 
 def context_of(architecture: Architecture, batch: Batch) -> Context:
     """Which tokens see each other, and how far their queries and keys are turned."""
-    mask = attention_mask(architecture, batch)
+    return Context(attention_mask(architecture, batch), rotation_at(architecture, batch.positions))
+
+
+def rotation_at(architecture: Architecture, positions: Int[Array, "rows length"]) -> tuple[Array, Array] | None:
+    """Cosine and sine for `rotate`; None where positions are not rotary."""
     if architecture.positions != "rotary":
-        return Context(mask)
-    angles = batch.positions[..., None].astype(jnp.float32) * jnp.asarray(architecture.rotary, jnp.float32)
-    return Context(mask, (architecture.rotary_scale * jnp.cos(angles), architecture.rotary_scale * jnp.sin(angles)))
+        return None
+    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(architecture.rotary, jnp.float32)
+    return architecture.rotary_scale * jnp.cos(angles), architecture.rotary_scale * jnp.sin(angles)
 
 
 def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
@@ -196,20 +200,29 @@ def features_of(
         activation = ACTIVATIONS[architecture.activation]
         return activation(inputs[1]) * inputs[0] if architecture.gated else activation(inputs[0])
     q, k, v = inputs
-    rows, length, groups, queries, width = q.shape
-    if groups == 0:
+    if q.shape[2] == 0:  # no heads are left
         return q
-    scale = architecture.attention_scale if architecture.attention_scale is not None else width**-0.5
-    mask = context.mask
     if context.rotation is not None:
         q, k = rotate(q, context.rotation), rotate(k, context.rotation)
     if dropout is not None:  # the library's attention does not show its weights
+        scale, mask = attention_scale(architecture), context.mask
         weights = jnp.einsum("bqgnw,bkgw->bgnqk", q, k, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask[:, None], weights, jnp.finfo(weights.dtype).min))
         return jnp.einsum("bgnqk,bkgw->bqgnw", drop(weights, dropout, 0).astype(q.dtype), v)
-    q = q.reshape(rows, length, groups * queries, width)
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale)
-    return mixed.reshape(rows, length, groups, queries, width)
+    return attend(q, k, v, context.mask, architecture)
+
+
+def attention_scale(architecture: Architecture) -> float:
+    scale = architecture.attention_scale
+    return architecture.head_width**-0.5 if scale is None else scale
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture) -> Array:
+    """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width]."""
+    rows, length, groups, queries, width = q.shape
+    flat = q.reshape(rows, length, groups * queries, width)
+    mixed = jax.nn.dot_product_attention(flat, k, v, mask=mask, scale=attention_scale(architecture))
+    return mixed.reshape(q.shape)
 
 
 def sublayer_features(
