@@ -54,7 +54,7 @@ def variant(name: str):
     function, settings = table["kprune"]
     changes = dict(part.strip().split("=") for part in name.split(",")[1:])
     known = {bool: lambda text: {"True": True, "False": False}[text]}
-    kinds = {key: type(getattr(settings, key)) for key in changes}
+    kinds = {key: float if getattr(settings, key) is None else type(getattr(settings, key)) for key in changes}
     return function, replace(settings, **{key: known.get(kinds[key], kinds[key])(v) for key, v in changes.items()})
 
 

@@ -229,7 +229,8 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
     if "head_width" not in family.keys:
         raise CheckpointError(
             f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
-            f"say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or {_FILL}."
+            "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
+            f"{_FILL}."
         )
     if family.heads_divide and a.hidden % new.heads:
         raise CheckpointError(

@@ -40,8 +40,8 @@ def fused(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
         module, _, leaf = name.rpartition(".")
         whole, _, part = module.rpartition(".")
         fits = (parts for pattern, parts in family.fused.items() if fnmatchcase(whole, pattern))
-        parts: tuple[str, ...] = next(fits, ())
-        if part in parts:
+        parts = next(fits, None)
+        if parts is not None and part in parts:
             if part != parts[0]:
                 continue
             module, pieces = whole, [tensors[f"{whole}.{other}.{leaf}"] for other in parts]
