@@ -156,7 +156,7 @@ def _with_biases(family: Family, a: Architecture) -> Architecture:
             if getattr(a, name) and not needed[name]:
                 raise CheckpointError(
                     f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
-                    "place for them; prune without fitting biases (--no-intercept), then export."
+                    "place for them; prune without adding them (FLAP: --no-compensate), then export."
                 )
     return replace(a, **needed)
 
