@@ -1,7 +1,7 @@
 """Texts to token ids, with the tokenizer files that lie beside a checkpoint."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,11 @@ class Tokenizer:
             found.append(np.array(encoding.ids[:end], np.int32))
         return found
 
-    def text(self, ids: Iterable[int]) -> str:
+    def text(self, ids: Any) -> str:
         """The text of token ids, special tokens left out."""
         return self.backend.decode([int(number) for number in ids], skip_special_tokens=True)
 
-    def continuation(self, prompt: Iterable[int], new: Iterable[int]) -> str:
+    def continuation(self, prompt: Any, new: Any) -> str:
         """What the new tokens add to the text of a prompt: some tokenizers drop the space that begins a text."""
         before, whole = self.text(prompt), self.text([*prompt, *new])
         return whole[len(before) :] if whole.startswith(before) else self.text(new)

@@ -161,7 +161,7 @@ def _check(a: Architecture, asked: list[np.ndarray], new: int) -> None:
 
 def _rounded(count: int) -> int:
     """Up to a multiple of 16, of long ones to three significant bits: few shapes, and little padding."""
-    step = max(16, 1 << (count.bit_length() - 3))
+    step = max(16, (1 << count.bit_length()) >> 3)
     return -(-count // step) * step
 
 
