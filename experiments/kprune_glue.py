@@ -17,6 +17,7 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def variant(name: str):
         return table[name]
     function, settings = table["kprune"]
     changes = dict(part.strip().split("=") for part in name.split(",")[1:])
-    known = {bool: lambda text: {"True": True, "False": False}[text]}
+    known: dict[Any, Any] = {bool: lambda text: {"True": True, "False": False}[text], type(None): float}
     kinds = {key: type(getattr(settings, key)) for key in changes}
     return function, replace(settings, **{key: known.get(kinds[key], kinds[key])(v) for key, v in changes.items()})
 

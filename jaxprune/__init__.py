@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
+    from .checkpoint.export import export as export
     from .data import tasks as tasks
     from .data.evaluate import evaluate as evaluate
     from .data.generate import generate as generate
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "checkpoint",
     "save": "checkpoint",
+    "export": "checkpoint.export",
     "tasks": "data",
     "evaluate": "data.evaluate",
     "generate": "data.generate",

@@ -11,7 +11,7 @@ from .rotary import KEYS, rotary_of
 HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]
 
-_PROBLEMS: Mapping[str, Problem] = {
+PROBLEMS: Mapping[str, Problem] = {
     "single_label_classification": "single_label",
     "multi_label_classification": "multi_label",
     "regression": "regression",
@@ -254,8 +254,8 @@ def _problem(config: Mapping[str, Any], labels: tuple[str, ...], where: str) -> 
     problem = config.get("problem_type")
     if problem is None:
         return "regression" if len(labels) == 1 else "single_label"
-    if problem not in _PROBLEMS:
-        raise CheckpointError(f"{where}: problem_type is {problem!r}, expected one of {', '.join(_PROBLEMS)}.")
+    if problem not in PROBLEMS:
+        raise CheckpointError(f"{where}: problem_type is {problem!r}, expected one of {', '.join(PROBLEMS)}.")
     if problem == "regression" and len(labels) != 1:
         raise CheckpointError(f"{where}: a regression onto {len(labels)} values is not supported, only onto one.")
-    return _PROBLEMS[problem]
+    return PROBLEMS[problem]

@@ -43,6 +43,11 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # patterns of modules that hold several, in order
+    # What an export has to know of transformers:
+    language_model: str = "ForCausalLM"  # how the name of the class with that head ends
+    drawn: tuple[str, ...] = ()  # modules of the class without a head that we do not compute: drawn at random there
+    heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
+    unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
 
 
 # What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
@@ -104,6 +109,7 @@ _ROWS = (
             "question_answering": Head(output="qa_outputs"),
         },
         pretrained_pooler=True,
+        drawn=("pooler.dense",),
         ignored=("cls.*", "embeddings.position_ids", "embeddings.token_type_ids"),
     ),
     Family(
@@ -120,6 +126,7 @@ _ROWS = (
             "classification": Head(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
             "question_answering": Head(output="qa_outputs"),
         },
+        drawn=("pooler.dense",),
         ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids", "embeddings.token_type_ids"),
     ),
     Family(
@@ -294,6 +301,7 @@ _ROWS += (
         neurons_per_hidden=4,
         transposed=("h.*.attn.c_*", "h.*.mlp.c_*"),
         fused={"h.*.attn.c_attn": ("q", "k", "v")},
+        language_model="LMHeadModel",
     ),
     Family(
         model_type="llama",
@@ -306,6 +314,7 @@ _ROWS += (
         modules=_LLAMA_MODULES,
         heads=_LANGUAGE_MODEL,
         ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        heads_divide=True,
     ),
     Family(
         model_type="mistral",
@@ -334,6 +343,7 @@ _ROWS += (
         modules=_LLAMA_MODULES,
         heads=_LANGUAGE_MODEL,
         ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        unlisted=("head_dim",),
     ),
     Family(
         model_type="qwen3",

@@ -18,7 +18,7 @@ def separated(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored
     for name, stored in tensors.items():
         module, _, leaf = name.rpartition(".")
         if leaf == "weight" and len(stored.shape) == 2 and _matches(module, family.transposed):
-            stored = Stored(stored.shape[::-1], stored.dtype, lambda read=stored.read: read().T)
+            stored = _transposed(stored)
         parts = next((parts for pattern, parts in family.fused.items() if fnmatchcase(module, pattern)), None)
         if parts is None or not stored.shape or stored.shape[0] % len(parts):
             out[name] = stored
@@ -33,22 +33,32 @@ def separated(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored
     return out
 
 
-def fused(tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, np.ndarray]:
-    """The inverse of `separated`, on arrays: as the family's files have them."""
-    gathered: dict[str, np.ndarray] = {}
-    for name, array in tensors.items():
+def fused(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
+    """The inverse of `separated`: the tensors as the family's files have them. Nothing is read yet."""
+    out: dict[str, Stored] = {}
+    for name, stored in tensors.items():
         module, _, leaf = name.rpartition(".")
         whole, _, part = module.rpartition(".")
-        parts = next((parts for pattern, parts in family.fused.items() if fnmatchcase(whole, pattern)), None)
-        if parts is None or part not in parts:
-            gathered[name] = array
-        elif part == parts[0]:
-            pieces = [tensors[f"{whole}.{other}.{leaf}"] for other in parts]
-            gathered[f"{whole}.{leaf}"] = np.concatenate(pieces)
-    return {
-        name: array.T if array.ndim == 2 and _matches(name.rpartition(".")[0], family.transposed) else array
-        for name, array in gathered.items()
-    }
+        fits = (parts for pattern, parts in family.fused.items() if fnmatchcase(whole, pattern))
+        parts = next(fits, None)
+        if parts is not None and part in parts:
+            if part != parts[0]:
+                continue
+            module, pieces = whole, [tensors[f"{whole}.{other}.{leaf}"] for other in parts]
+
+            def read(pieces: list[Stored] = pieces) -> np.ndarray:
+                return np.concatenate([piece.read() for piece in pieces])
+
+            rows = sum(piece.shape[0] for piece in pieces)
+            stored = Stored((rows, *stored.shape[1:]), stored.dtype, read)
+        if leaf == "weight" and len(stored.shape) == 2 and _matches(module, family.transposed):
+            stored = _transposed(stored)
+        out[f"{module}.{leaf}"] = stored
+    return out
+
+
+def _transposed(stored: Stored) -> Stored:
+    return Stored(stored.shape[::-1], stored.dtype, lambda: stored.read().T)
 
 
 def _matches(module: str, patterns: tuple[str, ...]) -> bool:

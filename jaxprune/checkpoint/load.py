@@ -119,7 +119,7 @@ def _parameters(
     if declared is None or not task.keeps_weights_of(declared) or not _has(names, tensors, "head."):
         kept = ("pooler.",) if family.pretrained_pooler and _has(names, tensors, "pooler.") else ()
         names = {ours: name for ours, name in names.items() if not _of_head(ours) or ours.startswith(kept)}
-    expected = {name: _file_shape(ours, shapes[ours]) for ours, name in names.items()}
+    expected = {name: file_shape(ours, shapes[ours]) for ours, name in names.items()}
     _compare(folder, expected, tensors, family)
     found = {}
     for ours, name in names.items():
@@ -216,7 +216,7 @@ def _has(names: Mapping[str, str], tensors: Mapping[str, Stored], prefix: str) -
     return any(name in tensors for ours, name in names.items() if ours.startswith(prefix))
 
 
-def _file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a parameter of ours has in a file: units flattened, kernels [out, in]."""
     if name.endswith(".bias"):
         return (prod(shape),)

@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST = "jaxprune.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
 
 
 def manifest_of(model: Model) -> dict[str, Any]:

@@ -8,17 +8,28 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, NumericalError, OutputError
 from ..model.model import Model
 from .files import inside
-from .manifest import INDEX, MANIFEST, WEIGHTS, check_finite, check_shapes, manifest_of, manifest_text, named_parameters
-from .read import source_hash
+from .manifest import (
+    EXPORTED,
+    INDEX,
+    MANIFEST,
+    WEIGHTS,
+    check_finite,
+    check_shapes,
+    manifest_of,
+    manifest_text,
+    named_parameters,
+)
+from .read import Stored, source_hash
 
 SHARD_BYTES = 5 * 2**30
 TOKENIZER_FILES = (
@@ -30,6 +41,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "chat_template.jinja",
 )
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
@@ -56,20 +68,36 @@ def save(
     check_output(folder, overwrite)
     parameters, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
+    tensors = {name: Stored(np.shape(leaf), "float32", partial(np.asarray, leaf)) for name, leaf in parameters.items()}
+    manifest = manifest_text(manifest_of(model) | _hash_of(model))
+
+    def fill(part: Path) -> None:
+        write_tensors(part, tensors, shard_bytes)
+        copy_tokenizer(model.provenance.source, part)
+        if run_folder is not None:
+            for file in (Path(run_folder) / name for name in RUN_FILES):
+                if file.is_file():
+                    shutil.copyfile(file, part / file.name)
+
+    write_folder(folder, MANIFEST, manifest, fill, overwrite)
+    return folder
+
+
+def write_folder(folder: Path, mark: str, text: str, fill: Callable[[Path], None], overwrite: bool) -> None:
+    """Put a folder in place that holds the file `mark` with `text`, and what `fill` writes into the path it gets.
+
+    It is made beside `folder` and renamed there once the disk holds all of it, so that a kill leaves what was there.
+    Raises `OutputError` where `check_output` does or the disk refuses.
+    """
     target = Path(os.path.abspath(folder))
     part = _sibling(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        _write_tensors(part, parameters, shard_bytes)
-        _copy_tokenizer(model.provenance.source, part)
-        if run_folder is not None:
-            for file in (Path(run_folder) / name for name in RUN_FILES):
-                if file.is_file():
-                    shutil.copyfile(file, part / file.name)
-        (part / MANIFEST).write_text(manifest_text(manifest_of(model) | _hash_of(model)), encoding="utf-8")
+        fill(part)
+        (part / mark).write_text(text, encoding="utf-8")
         for file in part.iterdir():
-            shutil.copymode(part / MANIFEST, file)  # which has what the umask allows; safetensors shuts others out
+            shutil.copymode(part / mark, file)  # which has what the umask allows; safetensors shuts others out
             _sync(file)
         _sync(part)
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
@@ -80,13 +108,13 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
     with contextlib.suppress(OSError):  # some network folders refuse; the model is in place already
         _sync(target.parent)
-    return folder
 
 
 def check_output(folder: str | Path, overwrite: bool = False) -> None:
     """Raise `OutputError` where `save` would refuse `folder`, so that it is known before the work.
 
-    A folder that is missing or empty is fine. With `overwrite` so is one that holds a model of ours and nothing else.
+    A folder that is missing or empty is fine. With `overwrite` so is one that holds a model that we saved or exported,
+    and nothing else.
     """
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -97,9 +125,10 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
         raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
     if present and not overwrite:
         raise OutputError(f"{folder} exists and is not empty; choose another folder, or overwrite it.")
-    if present and MANIFEST not in present:
+    if present and MANIFEST not in present and EXPORTED not in present:
         raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
-    foreign = [name for name in present if not _ours(name)]
+    config = ("config.json",) if EXPORTED in present else ()
+    foreign = [name for name in present if not _ours(name) and name not in config]
     if foreign:
         raise OutputError(f"{folder} also holds {foreign[0]}, which jaxprune did not write; move it, then overwrite.")
     check_writable(folder.absolute().parent)
@@ -116,31 +145,45 @@ def check_writable(folder: str | Path) -> None:
 
 def _ours(name: str) -> bool:
     weights = name.startswith("model") and name.endswith(".safetensors")
-    return weights or name in (MANIFEST, INDEX, *TOKENIZER_FILES, *RUN_FILES)
+    return weights or name in (MANIFEST, EXPORTED, INDEX, *TOKENIZER_FILES, *RUN_FILES)
 
 
-def _write_tensors(folder: Path, parameters: Mapping[str, Any], shard_bytes: int) -> None:
+def write_tensors(
+    folder: Path, tensors: Mapping[str, Stored], shard_bytes: int, metadata: dict[str, str] | None = None
+) -> None:
+    """Write `tensors`, each in its own type, to one safetensors file or, above `shard_bytes`, to several and an index.
+
+    Their numbers are read one file at a time. Raises `NumericalError` for NaN and Inf, and for numbers too large for
+    their type.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    shards = _shards({name: 4 * math.prod(np.shape(leaf)) for name, leaf in parameters.items()}, shard_bytes)
+    sizes = {name: jnp.dtype(stored.dtype).itemsize * math.prod(stored.shape) for name, stored in tensors.items()}
+    shards = _shards(sizes, shard_bytes)
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     names = [WEIGHTS] if len(shards) == 1 else names
     for file, shard in zip(names, shards, strict=True):
-        tensors = {}
-        for name in shard:
-            # safetensors writes the buffer as it lies: a transposed array would be saved wrong without a word.
-            tensors[name] = np.ascontiguousarray(parameters[name], dtype=np.float32)
-            check_finite(name, tensors[name], "the model")
+        arrays = {name: _to_write(name, tensors[name]) for name in shard}
         try:
-            save_file(tensors, folder / file)
+            save_file(arrays, folder / file, metadata)
         except SafetensorError as error:  # how the package reports a full disk
             raise OSError(" ".join(str(error).split())) from error
     if len(shards) > 1:
         places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        total = sum(4 * math.prod(np.shape(leaf)) for leaf in parameters.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _to_write(name: str, stored: Stored) -> np.ndarray:
+    # safetensors writes the buffer as it lies: a transposed array would be saved wrong without a word.
+    array = np.ascontiguousarray(stored.read(), dtype=np.float32)
+    check_finite(name, array, "the model")
+    with np.errstate(over="ignore"):
+        out = array.astype(jnp.dtype(stored.dtype), copy=False)
+    if not np.isfinite(out).all():
+        raise NumericalError(f"tensor {name} of the model has numbers too large for {stored.dtype}; choose float32.")
+    return out
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
@@ -167,7 +210,7 @@ def _hash_of(model: Model) -> dict[str, str]:
         return {}
 
 
-def _copy_tokenizer(source: str | None, folder: Path) -> None:
+def copy_tokenizer(source: str | None, folder: Path) -> None:
     """Copy what tells texts from ids. A model made in memory has none; a link that leads elsewhere is not followed."""
     if source is None:
         return

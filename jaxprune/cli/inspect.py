@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "parameters": whole_parameters(architecture),
         "prunable_parameters": parameters(architecture),
         "bytes": 4 * whole_parameters(architecture),
-        "record": record or None,
+        "record": {name: entry for name, entry in record.items() if name != "source_config"} or None,
         "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
     }
     facts = {

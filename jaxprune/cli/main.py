@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from ..errors import JaxpruneError
 from ..report.files import dumps
-from . import bench, compare, demo, evaluate, finetune, generate, inspect, plan, prune, recap
+from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
 
-COMMANDS = (prune, finetune, recap, evaluate, generate, compare, plan, inspect, bench, demo)
+COMMANDS = (prune, finetune, recap, evaluate, generate, compare, plan, inspect, bench, export, demo)
 
 
 class UsageError(JaxpruneError):

@@ -17,7 +17,9 @@ from .tokenizer import Encoded, Tokenizer
 
 LENGTH = 512  # tokens of a window
 SHARED = 60  # characters from which on a line that two texts share is no accident
-HUB = {"wikitext2": ("wikitext", "wikitext-2-raw-v1", "test", "train")}  # name, configuration, scored, calibration
+HUB = {
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "train")
+}  # name, configuration, scored, calibration
 
 
 def text(

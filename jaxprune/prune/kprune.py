@@ -12,7 +12,7 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..data.task import Calibration
 from ..errors import BudgetError, SettingsError
+from ..model.architecture import Architecture
 from ..model.model import Model
 from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
@@ -30,28 +31,48 @@ from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
 from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root, score_curve, uniform_masks
 
+# What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
+# reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
+# its text is any text, so that the correlations of a few calibration windows are trusted less.
+BY_KIND = {
+    "encoder": {"elimination_ridge": 700.0, "depth_ratio": 6.0, "ridge": 2000.0, "input_ridge": 700.0},
+    "causal_lm": {"elimination_ridge": 8000.0, "depth_ratio": 1.0, "ridge": 8000.0, "input_ridge": 3000.0},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class KPrune:
-    """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe."""
+    """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe.
+
+    None: what `BY_KIND` says for the model's kind.
+    """
 
     search: Literal["surgeon", "gates", "published"] = field(
         default="surgeon", metadata={"help": "scores: damage after refit, gate Fisher alone, or the paper's"}
     )
     sensitivity: bool = field(default=True, metadata={"help": "weigh output directions by their gradient"})
     token_floor: float = field(default=0.5, metadata={"help": "share of token weight that every token gets alike"})
-    elimination_ridge: float = field(
-        default=700.0, metadata={"help": "ridge of the scores, in tokens on which features were independent"}
+    elimination_ridge: float | None = field(
+        default=None,
+        metadata={
+            "help": "ridge of the scores, in tokens on which features were independent; 700, language models 8000"
+        },
     )
-    depth_ratio: float = field(default=6.0, metadata={"help": "weight of damage in the first layer over the last"})
+    depth_ratio: float | None = field(
+        default=None, metadata={"help": "weight of damage in the first layer over the last; 6, language models 1"}
+    )
     refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
-    ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
+    ridge: float | None = field(
+        default=None, metadata={"help": "ridge of the output fit, in tokens; 2000, language models 8000"}
+    )
     pull: float = field(
         default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"}
     )
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     refit_inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream"})
-    input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
+    input_ridge: float | None = field(
+        default=None, metadata={"help": "ridge of the input fit, in tokens; 700, language models 3000"}
+    )
     temperature: float = field(default=2.0, metadata={"help": "softmax temperature of the predictive term"})
     exact_up_to: int = field(default=4, metadata={"help": "classes up to which the Fisher factors are exact"})
     balance: float = field(default=2.5e-4, metadata={"help": "published only: weight of representational knowledge"})
@@ -59,10 +80,11 @@ class KPrune:
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
 
     def __post_init__(self):
-        for name in ("elimination_ridge", "ridge", "input_ridge", "pull", "balance"):
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        for name in given.keys() & {"elimination_ridge", "ridge", "input_ridge", "pull", "balance"}:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
-        for name in ("temperature", "head_weight", "depth_ratio"):
+        for name in given.keys() & {"temperature", "head_weight", "depth_ratio"}:
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be a positive number, got {getattr(self, name)}.")
         if not 0 < self.token_floor <= 1:
@@ -76,8 +98,15 @@ class KPrune:
         fit = {"ridge": PUBLISHED_FIT.ridge, "pull": PUBLISHED_FIT.pull, "intercept": PUBLISHED_FIT.intercept}
         return {"published": KPrune(search="published", refit_inputs=False, token_floor=1.0, **fit)}
 
+    def settled(self, architecture: Architecture) -> "KPrune":
+        """These settings with every open one as the kind of model has it."""
+        kind = BY_KIND["causal_lm" if architecture.head == "causal_lm" else "encoder"]
+        return replace(self, **{name: value for name, value in kind.items() if getattr(self, name) is None})
+
     @property
     def fit(self) -> Fit:
+        """How weights are fitted, by settled settings."""
+        assert self.ridge is not None and self.input_ridge is not None
         return Fit(
             kind="weights" if self.refit else "none",
             ridge=self.ridge,
@@ -107,6 +136,7 @@ def kprune(
     `BudgetError`, `DataError`, `NumericalError`.
     """
     budgets, alone = as_budgets(budget)
+    settings = settings.settled(model.architecture)
     if settings.search == "published":
         results = [_published(model, calibration, entry, settings, on_step) for entry in budgets]
     else:
@@ -117,6 +147,7 @@ def kprune(
 def _default(
     model: Model, calibration: Calibration, budgets: list[Budget], settings: KPrune, on_step: OnStep | None
 ) -> list[Model]:
+    assert settings.depth_ratio is not None  # settled
     run = Run.start(model, calibration, on_step)
     allowed = [run.allowed(budget) for budget in budgets]
     with run.phase("measure"):
@@ -189,6 +220,8 @@ def _published(
 
 def damage_curves(model: Model, measured: Measurement, settings: KPrune, programs: Programs) -> list[Curve]:
     """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
+    settings = settings.settled(model.architecture)
+    assert settings.elimination_ridge is not None
     curves = []
     for index, statistics in enumerate(measured.statistics):
         half = HALVES[index % 2]

@@ -282,7 +282,7 @@ save(load_own(source), folder, overwrite=True)
 
 @pytest.mark.parametrize(
     ("point", "count", "survivor"),
-    [("_write_tensors", 1, 0), ("_sync", 1, 0), ("_sync", 3, 0), ("_swap", 1, 0), ("_exchange", 1, 1)],
+    [("write_tensors", 1, 0), ("_sync", 1, 0), ("_sync", 3, 0), ("_swap", 1, 0), ("_exchange", 1, 1)],
 )
 def test_a_kill_leaves_the_old_folder_or_the_new(tmp_path, point, count, survivor):
     if point == "_exchange" and sys.platform not in ("linux", "darwin"):

@@ -9,7 +9,7 @@ import pytest
 from jaxprune.cli import flags
 from jaxprune.errors import DataError
 
-TASK = SimpleNamespace(max_length=32, calibration=lambda count, seed: (count, seed))
+TASK = SimpleNamespace(kind="single_label", max_length=32, calibration=lambda count, seed: (count, seed))
 
 
 def draw(file, count=3, seed=0):

@@ -78,6 +78,19 @@ def test_inspect_lists_every_warning_once(cli, small):
     assert len(run.data["warnings"]) == len(set(run.data["warnings"])) == run.err.count("jaxprune: warning: ")
 
 
+def test_export_fills_up_uneven_layers_when_asked(cli, inputs, small, tmp_path):
+    out = tmp_path / "out"
+    words = ("export", "--model", small, "--format", "hf", "--out", out)
+    run = cli(*words)
+    assert run.code == 2 and run.err.count("\n") == 1
+    assert "jaxprune: error: the layers differ in size" in run.err and not out.exists()
+    run = cli.json(*words, "--fill-zeros", "--dtype", "bfloat16")
+    assert run.code == 0, run.err
+    assert run.data["config"]["architectures"] == ["BertForSequenceClassification"]
+    assert run.data["bytes"] == cli.json("inspect", "--model", inputs.model).data["bytes"] / 2
+    assert (out / "tokenizer.json").exists() and "out" in cli(*words, "--fill-zeros", "--overwrite").out
+
+
 def test_bench_finds_the_dense_model_by_itself(cli, small):
     run = cli.json("bench", "--model", small, "--shapes", "2x16", "1x8", "--repeats", 2)
     assert run.code == 0, run.err

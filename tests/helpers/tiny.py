@@ -19,6 +19,7 @@ from jaxprune.checkpoint.config import architecture_from, choose_task, declared_
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.layout import fused
 from jaxprune.checkpoint.load import tensor_names
+from jaxprune.checkpoint.read import Stored
 from jaxprune.model import Architecture, Model, parameter_shapes
 
 FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin")
@@ -88,9 +89,10 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
     outside = tuple(f"{module}." for head in family.heads.values() for module in (head.output, head.pooler) if module)
     if family.pretrained_pooler:
         outside = tuple(module for module in outside if not module.startswith("pooler."))
+    held = {name: Stored(leaf.shape, "float32", lambda leaf=leaf: leaf) for name, leaf in out.items()}
     return {
-        ("" if name.startswith(outside) or not prefix else family.prefix) + name: np.array(array, order="C")
-        for name, array in fused(out, family).items()
+        ("" if name.startswith(outside) or not prefix else family.prefix) + name: np.array(stored.read(), order="C")
+        for name, stored in fused(held, family).items()
     }
 
 

@@ -14,7 +14,7 @@ from jaxprune.model.transformer import HALVES, INPUTS, OUTPUT
 from jaxprune.prune.cut import unit_counts
 
 GROUPED = Architecture(
-    family="llama", vocab=9, hidden=6, head_width=2, max_positions=8, positions="rotary", embed_norm=False, norm="rms",
+    family="llama", vocab=9, hidden=6, head_width=2, max_positions=8, positions="none", embed_norm=False, norm="rms",
     layers=(LayerSizes(groups=2, queries=2, neurons=5), LayerSizes(groups=3, neurons=4)), gated=True,
     activation="silu", attention_bias=False,
 )  # fmt: skip

@@ -1,0 +1,321 @@
+"""`export`: a model as an ordinary Hugging Face folder, which transformers loads without any code of ours.
+
+Its config.json has one size for all layers. A model whose layers are equal is written as small as it is; any other one
+in the sizes of the checkpoint it was cut from, with zeros where units were removed (`fill_zeros`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import CheckpointError, OutputError, SettingsError
+from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.model import Model
+from .config import PROBLEMS, Task, architecture_from, declared_task, family_of
+from .families import Family
+from .layout import fused
+from .load import file_shape, tensor_names
+from .manifest import EXPORTED, check_shapes, manifest_of, manifest_text, named_parameters
+from .read import Stored
+from .write import SHARD_BYTES, check_output, copy_tokenizer, write_folder, write_tensors
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_WHERE = "the exported config.json"
+_FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
+# Fields of the architecture that one setting of a config.json switches together: our name of its key -> the fields.
+_BIASES = {
+    "attention_bias": ("attention_bias", "output_bias"),
+    "feed_forward_bias": ("feed_forward_bias", "down_bias"),
+}
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    config: dict[str, Any]  # the contents of config.json
+    bytes: int  # of all tensors
+    warnings: tuple[str, ...]
+
+
+def export(
+    model: Model,
+    folder: str | Path,
+    *,
+    fill_zeros: bool = False,
+    overwrite: bool = False,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
+    """Write `model` to `folder` as transformers would: config.json, tensors in `dtype`, tokenizer files.
+
+    config.json is that of the checkpoint the model was read from, with sizes, biases and head as they are now. With
+    `fill_zeros` the sizes are those of the checkpoint: kept units lie at their old places, removed ones are zero.
+    The record of the pruning lies beside it in `jaxprune_export.json`.
+
+    The folder is there whole or not at all, as with `save`. Raises `CheckpointError` for a model that no config.json
+    of its family can describe, and says what can be done; `OutputError`, `NumericalError` as `save` does.
+    """
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    check_output(folder, overwrite)
+    origin = model.provenance.source
+    if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
+        raise OutputError(f"{folder} is where the model was read from; choose another folder.")
+    found, _ = named_parameters(model.params)
+    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in found.items()}, model.architecture, "the model")
+    source = _source_config(model)
+    family = family_of(source, "the model's source_config")
+    warnings: list[str] = []
+    config = _with_head(source, family, model.architecture)
+    dense = _described(family, config)
+    target = _with_biases(family, model.architecture)
+    kept = None
+    if fill_zeros:
+        kept = _places(model, dense, warnings)
+        target = target.with_layers(dense.layers)
+    else:
+        _check_uniform(family, target, dense)
+    config = _with_sizes(config, family, target, dense, warnings)
+    _check_description(_described(family, config), target)
+    config = _with_dtype(config, dtype)
+    tensors = _tensors(found, family, target, kept, dtype)
+    if target.head == "none" and family.drawn:
+        modules = ", ".join(family.drawn)
+        warnings.append(
+            f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
+            "at random; use last_hidden_state."
+        )
+
+    def fill(part: Path) -> None:
+        (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
+        write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
+        copy_tokenizer(origin, part)
+
+    settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": dtype, "warnings": warnings}
+    write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
+    size = sum(math.prod(stored.shape) for stored in tensors.values()) * (4 if dtype == "float32" else 2)
+    return Exported(folder, config, size, tuple(warnings))
+
+
+# --- what config.json says
+
+
+def _source_config(model: Model) -> dict[str, Any]:
+    source = model.provenance.record.get("source_config")
+    if not isinstance(source, dict):
+        raise CheckpointError(
+            "the model's record has no source_config, so that no config.json can be written; load a Hugging Face "
+            "checkpoint with this version of jaxprune and prune that."
+        )
+    if source.get("model_type") != model.architecture.family:
+        raise CheckpointError(
+            f"the model is of the family {model.architecture.family}, but its source_config is of "
+            f"{str(source.get('model_type'))[:60]!r}; load and prune the checkpoint anew."
+        )
+    return source
+
+
+def _with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
+    """`source` for the class that has the model's head, with the model's labels."""
+    endings = {
+        "classification": "ForSequenceClassification",
+        "question_answering": "ForQuestionAnswering",
+        "causal_lm": family.language_model,
+        "none": "Model",
+    }
+    config = dict(source, architectures=[family.classes + endings[a.head]])
+    if a.head in ("classification", "question_answering"):  # transformers sizes the last layer by the labels
+        problem = config.pop("problem_type", None)
+        for key in ("id2label", "label2id", "num_labels"):
+            config.pop(key, None)
+        if a.head == "classification":
+            config["id2label"] = {str(number): label for number, label in enumerate(a.labels)}
+            config["label2id"] = {label: number for number, label in enumerate(a.labels)}
+            if problem is not None or a.problem != ("regression" if len(a.labels) == 1 else "single_label"):
+                config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
+    return config
+
+
+def _with_biases(family: Family, a: Architecture) -> Architecture:
+    """`a` with every bias that the family's config.json needs to have those of `a`; what is added will be zero."""
+    needed: dict[str, Any] = {}
+    for key, pair in _BIASES.items():
+        if key in family.keys:
+            needed |= dict.fromkeys(pair, any(getattr(a, name) for name in pair))
+            continue
+        for name in pair:
+            needed[name] = family.switches.get(name, True)
+            if getattr(a, name) and not needed[name]:
+                raise CheckpointError(
+                    f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
+                    "place for them; prune without adding them (FLAP: --no-compensate), then export."
+                )
+    return replace(a, **needed)
+
+
+def _with_sizes(
+    config: Mapping[str, Any], family: Family, target: Architecture, dense: Architecture, warnings: list[str]
+) -> dict[str, Any]:
+    """`config` with the sizes and biases of `target` where they differ from what it says, `dense`."""
+    keys, new, old = family.keys, target.layers[0], dense.layers[0]
+    changed: dict[str, Any] = {}
+    if new.neurons != old.neurons:
+        changed[keys["neurons"]] = new.neurons
+    if (new.groups, new.queries) != (old.groups, old.queries):
+        changed |= {keys["heads"]: new.heads, keys["head_width"]: target.head_width}
+        if "groups" in keys:
+            changed[keys["groups"]] = new.groups
+    for key, (name, _) in _BIASES.items():
+        if getattr(target, name) != getattr(dense, name):
+            changed[keys[key]] = getattr(target, name)
+    for key in family.unlisted:
+        if key in changed:
+            warnings.append(
+                f"{key} is no documented setting of {family.model_type}: transformers 5 reads it, other programs may "
+                "refuse the folder."
+            )
+    return {**config, **changed}
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Under the key that the source uses: transformers 5 reads both, earlier versions only the second."""
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    return {**config, **dict.fromkeys(keys, dtype)}
+
+
+def _described(family: Family, config: Mapping[str, Any]) -> Architecture:
+    task = declared_task(family, config, _WHERE)
+    return architecture_from(family, config, task or Task("none"), _WHERE)
+
+
+def _check_description(described: Architecture, target: Architecture) -> None:
+    """Raise `CheckpointError` unless config.json, as we read it, says what the tensors are."""
+    differ = [field.name for field in fields(target) if getattr(described, field.name) != getattr(target, field.name)]
+    if "rotary" in differ and np.shape(described.rotary) == np.shape(target.rotary):
+        if np.allclose(described.rotary, target.rotary, rtol=1e-5, atol=0):  # another machine's last bit
+            differ.remove("rotary")
+    if differ:
+        name = differ[0]
+        raise CheckpointError(
+            f"the model's {name} is {str(getattr(target, name))[:60]}, and its source's config.json gives "
+            f"{str(getattr(described, name))[:60]}; load and prune the checkpoint anew."
+        )
+
+
+def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None:
+    """Raise `CheckpointError` where the sizes of the layers fit no config.json of the family, with the ways out."""
+    if a.ragged:
+        heads, neurons = ([getattr(size, name) for size in a.layers] for name in ("heads", "neurons"))
+        raise CheckpointError(
+            f"the layers differ in size ({_range(heads)} heads, {_range(neurons)} neurons), and a config.json has one "
+            f"size for all; prune with --uniform, or {_FILL}."
+        )
+    new, old = a.layers[0], dense.layers[0]
+    if min(new.groups, new.neurons) < 1:
+        raise CheckpointError(
+            f"every layer has {new.heads} heads and {new.neurons} neurons, and a config.json needs at least one of "
+            f"each; prune less, or {_FILL}."
+        )
+    if new.heads == old.heads:
+        return
+    if "head_width" not in family.keys:
+        raise CheckpointError(
+            f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
+            "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
+            f"{_FILL}."
+        )
+    if family.heads_divide and a.hidden % new.heads:
+        raise CheckpointError(
+            f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose "
+            f"heads do not divide the hidden size {a.hidden}; keep a number that does, or {_FILL}."
+        )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+# --- what the tensors are
+
+
+def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict[str, list[int]]]:
+    """For every layer, where its groups and neurons lay in the source."""
+    sizes = model.architecture.layers
+    fits = len(sizes) == len(dense.layers) and all(
+        size.queries == room.queries and size.groups <= room.groups and size.neurons <= room.neurons
+        for size, room in zip(sizes, dense.layers, strict=False)
+    )
+    if not fits:
+        raise CheckpointError(
+            "the model's layers do not fit into those of its source's config.json; load and prune the checkpoint anew."
+        )
+    recorded = model.provenance.record.get("kept")
+    counts = [(_counts(size), _counts(room)) for size, room in zip(sizes, dense.layers, strict=True)]
+    if isinstance(recorded, list) and len(recorded) == len(sizes):
+        pairs = zip(recorded, counts, strict=True)
+        if all(_is_choice(layer, name, count[name], room[name]) for layer, (count, room) in pairs for name in count):
+            return recorded
+    if any(count != room for count, room in counts):
+        warnings.append("the record does not say which units were kept: they lie first in their layers, zeros after.")
+    return [{name: list(range(number)) for name, number in count.items()} for count, _ in counts]
+
+
+def _counts(size: LayerSizes) -> dict[str, int]:
+    return {"heads": size.groups, "neurons": size.neurons}
+
+
+def _is_choice(layer: Any, name: str, count: int, room: int) -> bool:
+    """True where the record of a layer names `count` of `room` units, each once."""
+    units = layer.get(name) if isinstance(layer, dict) else None
+    return (
+        isinstance(units, list)
+        and len(units) == len(set(map(str, units))) == count
+        and all(isinstance(unit, int) and not isinstance(unit, bool) and 0 <= unit < room for unit in units)
+    )
+
+
+def _tensors(
+    found: Mapping[str, Any],
+    family: Family,
+    target: Architecture,
+    kept: Sequence[Mapping[str, list[int]]] | None,
+    dtype: str,
+) -> dict[str, Stored]:
+    """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
+    shapes, _ = named_parameters(parameter_shapes(target))
+    tensors = {}
+    for ours, name in tensor_names(family, target).items():
+        units = None
+        if kept is not None and ours.startswith("layers."):
+            _, number, half, *_ = ours.split(".")
+            units = kept[int(number)]["heads" if half == "attention" else "neurons"]
+        read = partial(_read, ours, found.get(ours), shapes[ours], units)
+        tensors[name] = Stored(file_shape(ours, shapes[ours]), dtype, read)
+    modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
+    outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
+    bare = target.head == "none"  # the class without a head has no prefix
+    return {
+        name if bare or name.startswith(outside) else family.prefix + name: stored
+        for name, stored in fused(tensors, family).items()
+    }
+
+
+def _read(ours: str, leaf: Any, shape: tuple[int, ...], units: list[int] | None) -> np.ndarray:
+    """The numbers of a parameter as files have them; a bias that the model lacks is zero, as are removed units."""
+    array = np.zeros(shape, np.float32) if leaf is None else np.asarray(leaf, np.float32)
+    axis = next((axis for axis, (have, want) in enumerate(zip(array.shape, shape, strict=True)) if have != want), None)
+    if axis is not None:  # the axis of the units: layers differ in nothing else
+        full = np.zeros(shape, np.float32)
+        np.moveaxis(full, axis, 0)[units] = np.moveaxis(array, axis, 0)
+        array = full
+    in_file = file_shape(ours, shape)
+    return array.reshape(in_file[::-1]).T if ours.endswith(".kernel") else array.reshape(in_file)

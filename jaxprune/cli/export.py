@@ -1,0 +1,52 @@
+"""Write a model as a folder for other programs: a Hugging Face folder, which transformers loads as it is."""
+
+import argparse
+
+from ..checkpoint.export import DTYPES
+from ..report.tables import facts_table, si
+from . import flags
+from .outcome import Outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    parser.add_argument("--format", choices=("hf",), default="hf", help="of the folder: hf, Hugging Face's (hf)")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the folder is written")
+    parser.add_argument(
+        "--fill-zeros",
+        action="store_true",
+        help="in the sizes of the source, zeros where units were removed: for layers that differ; no speed-up",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the tensors (float32)")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..checkpoint import check_output, load
+    from ..checkpoint.export import export
+
+    check_output(arguments.out, arguments.overwrite)
+    model = load(arguments.model, revision=arguments.revision)
+    written = export(
+        model,
+        arguments.out,
+        fill_zeros=arguments.fill_zeros,
+        overwrite=arguments.overwrite,
+        dtype=arguments.dtype,
+    )
+    data = {
+        "model": arguments.model,
+        "out": arguments.out,
+        "format": arguments.format,
+        "dtype": arguments.dtype,
+        "fill_zeros": arguments.fill_zeros,
+        "bytes": written.bytes,
+        "config": written.config,
+        "warnings": [*model.provenance.warnings, *written.warnings],
+    }
+    facts = {
+        "class": written.config["architectures"][0],
+        "sizes": "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own",
+        f"bytes ({arguments.dtype})": si(written.bytes, "B"),
+    }
+    return Outcome(data, (facts_table(arguments.out, facts),))
