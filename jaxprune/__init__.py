@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .finetuning.recap import Recap as Recap, recap as recap
     from .finetuning.train import Train as Train
     from .model import Model as Model, logits as logits
+    from .model.generate import generate_ids as generate_ids
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
     from .prune.baselines import (
         Fisher as Fisher,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .prune.flap import Flap as Flap, flap as flap
     from .prune.kprune import KPrune as KPrune, kprune as kprune
     from .prune.taylor import Taylor as Taylor, taylor as taylor
-    from .report.bench import bench as bench
+    from .report.bench import bench as bench, generation_speed as generation_speed
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
 
@@ -66,6 +67,7 @@ _HOMES = {
     "Train": "finetuning.train",
     "Model": "model",
     "logits": "model",
+    "generate_ids": "model.generate",
     "from_nnx": "model.nnx",
     "to_nnx": "model.nnx",
     "Fisher": "prune.baselines",
@@ -82,6 +84,7 @@ _HOMES = {
     "Taylor": "prune.taylor",
     "taylor": "prune.taylor",
     "bench": "report.bench",
+    "generation_speed": "report.bench",
     "heat_map": "report.heat_map",
     "plan": "report.plan",
 }

@@ -3,8 +3,11 @@
 import argparse
 
 from ..errors import DataError
+from ..report.tables import facts_table
 from . import flags
 from .outcome import Outcome
+
+SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,30 +18,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the most likely token (0)")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N most likely tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold this share")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    parser.add_argument("--repeat", action="store_true", help="run twice, and time the second run: without compilation")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts that run together, at most (8)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type (float32)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import load
     from ..data.generate import generate
+    from ..model.generate import Sampling
 
     prompts = [*arguments.prompt, *(flags.read_lines(arguments.prompts, "--prompts") if arguments.prompts else [])]
     if not prompts:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    Sampling(**{name: settings[name] for name in SETTINGS[:4]})  # in range before the model is read
     model = load(arguments.model, revision=arguments.revision)
-    settings = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
-    for _ in range(2 if arguments.repeat else 1):
-        found = generate(model, prompts, **settings)
-    data = {
-        "model": arguments.model,
-        **settings,
-        "texts": [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, found.texts, strict=True)],
-        "prompt_tokens": found.prompt_tokens,
-        "tokens": found.tokens,
+    found = generate(model, prompts, dtype=arguments.dtype, **settings)
+    costs = found.as_json()
+    said = [
+        {"prompt": prompt, "text": text, "ids": ids, "ended": ended}
+        for prompt, text, ids, ended in zip(
+            prompts, costs.pop("texts"), costs.pop("ids"), costs.pop("ended"), strict=True
+        )
+    ]
+    asked = {"model": arguments.model, "dtype": arguments.dtype, **settings}
+    data = {**asked, "texts": said, **costs, "warnings": list(model.provenance.warnings)}
+    facts = {
+        "new tokens": found.tokens,
+        "tokens per second": f"{found.tokens_per_second:.1f}",
         "seconds": found.seconds,
-        "tokens_per_second": found.tokens / found.seconds,
-        "compilation_included": not arguments.repeat,
-        "warnings": list(model.provenance.warnings),
+        "compile seconds": found.compile_seconds,
     }
-    return Outcome(data, tuple(f"{prompt}{text}\n" for prompt, text in zip(prompts, found.texts, strict=True)))
+    return Outcome(data, (*(f"{entry['prompt']}{entry['text']}\n" for entry in said), facts_table("Generated", facts)))

@@ -2,27 +2,33 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from ..errors import DataError
 from ..model.generate import Sampling, generate_ids
 from ..model.model import Model
+from ..programs import Programs
 from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model said after every prompt."""
+    """What a model said after every prompt, and what that cost."""
 
     texts: list[str]  # without the prompt and special tokens
-    ids: list[np.ndarray]  # the new tokens, the end token included
+    ids: list[list[int]]  # the new tokens of each, the end token included
+    ended: list[bool]  # true where the model came to an end, false where max_new_tokens stopped it
     prompt_tokens: int
     tokens: int  # new ones
-    seconds: float  # compilation included at the first call of a shape
+    seconds: float  # reading the prompts included, compilation apart
+    compile_seconds: float
+    tokens_per_second: float  # new ones
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def generate(
@@ -35,27 +41,36 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     end_ids: Sequence[int] | None = None,
+    batch: int | None = None,
     dtype: Any = jnp.float32,
+    programs: Programs | None = None,
 ) -> Generation:
-    """Continue texts: the most likely token each time, or with a `temperature` drawn, of the `top_k` or `top_p` best.
+    """Continue one text or several; settings and errors are those of `generate_ids`, which does it on token ids.
 
-    One prompt or several, which run together; a prompt is read with the special tokens that its tokenizer begins a text
-    with. A text ends at one of `end_ids` (default: the model's own). For token ids use `jaxprune.model.generate`.
-    Raises `DataError` and `SettingsError`.
+    A prompt is read with the special tokens that its tokenizer puts before a text.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for number, entry in enumerate(texts):
         if not isinstance(entry, str) or not entry:
             raise DataError(f"prompt {number} is {str(entry)[:40]!r}; give a text that is not empty.")
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    tokenizer = Tokenizer.of(model)
+    drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    drawn |= {"top_k": top_k, "top_p": top_p}
+    Sampling(**drawn)  # checked before the tokenizer is read
+    tokenizer, programs = Tokenizer.of(model), Programs() if programs is None else programs
     asked = tokenizer.prompts(texts)
-    began = time.perf_counter()
-    found = generate_ids(
-        model, asked, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, end_ids=end_ids, dtype=dtype
-    )
-    seconds = time.perf_counter() - began
-    ids = [row[:length] for row, length in zip(found.ids, found.lengths, strict=True)]
+    began, compiled = time.perf_counter(), programs.compile_seconds
+    found = generate_ids(model, asked, **drawn, seed=seed, end_ids=end_ids, batch=batch, dtype=dtype, programs=programs)
+    compile_seconds = programs.compile_seconds - compiled
+    seconds = time.perf_counter() - began - compile_seconds
+    ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
+    tokens = int(found.lengths.sum())
     return Generation(
-        [tokenizer.text(row) for row in ids], ids, sum(map(len, asked)), int(found.lengths.sum()), seconds
+        texts=[tokenizer.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
+        ids=ids,
+        ended=found.ended.tolist(),
+        prompt_tokens=sum(map(len, asked)),
+        tokens=tokens,
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+        tokens_per_second=tokens / max(seconds, 1e-9),
     )

@@ -85,13 +85,23 @@ class Tokenizer:
         return np.array(self._encode([text], add_special_tokens=False)[0].ids, np.int32)
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of whole texts with the special tokens that begin one."""
+        """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
         self.backend.no_truncation()
-        return [np.array(encoding.ids, np.int32) for encoding in self._encode(list(texts))]
+        found = []
+        for encoding in self._encode(list(texts)):
+            added = np.array(encoding.special_tokens_mask, bool)
+            end = len(added) if added.all() else int(np.flatnonzero(~added)[-1]) + 1
+            found.append(np.array(encoding.ids[:end], np.int32))
+        return found
 
     def text(self, ids: Any) -> str:
         """The text of token ids, special tokens left out."""
         return self.backend.decode([int(number) for number in ids], skip_special_tokens=True)
+
+    def continuation(self, prompt: Any, new: Any) -> str:
+        """What the new tokens add to the text of a prompt: some tokenizers drop the space that begins a text."""
+        before, whole = self.text(prompt), self.text([*prompt, *new])
+        return whole[len(before) :] if whole.startswith(before) else self.text(new)
 
     def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.

@@ -157,6 +157,11 @@ def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
     return turned.astype(x.dtype)
 
 
+def turned(q: Array, k: Array, rotation: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    """Queries and keys, rotated where the family does so."""
+    return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
+
+
 def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "rows 1 length length"]:
     """True where a query may look at a key: within one text, never at padding, backwards only if causal.
 
@@ -200,11 +205,8 @@ def features_of(
         activation = ACTIVATIONS[architecture.activation]
         return activation(inputs[1]) * inputs[0] if architecture.gated else activation(inputs[0])
     q, k, v = inputs
-    if q.shape[2] == 0:  # no heads are left
-        return q
-    if context.rotation is not None:
-        q, k = rotate(q, context.rotation), rotate(k, context.rotation)
-    if dropout is not None:  # the library's attention does not show its weights
+    q, k = turned(q, k, context.rotation)
+    if dropout is not None and q.shape[2]:  # the library's attention does not show its weights
         scale, mask = attention_scale(architecture), context.mask
         weights = jnp.einsum("bqgnw,bkgw->bgnqk", q, k, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask[:, None], weights, jnp.finfo(weights.dtype).min))
@@ -220,6 +222,8 @@ def attention_scale(architecture: Architecture) -> float:
 def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture) -> Array:
     """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width]."""
     rows, length, groups, queries, width = q.shape
+    if not groups:  # no heads are left
+        return q
     flat = q.reshape(rows, length, groups * queries, width)
     mixed = jax.nn.dot_product_attention(flat, k, v, mask=mask, scale=attention_scale(architecture))
     return mixed.reshape(q.shape)

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import SettingsError
+from ..errors import DataError, SettingsError
 from ..model import Batch, Model
 from ..model.architecture import Architecture
+from ..model.generate import continue_rows
 from ..model.transformer import whole_forward
+from ..programs import Programs
 from ..prune.cost import flops
 
 SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
@@ -73,6 +75,64 @@ def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tupl
     program = whole_forward.lower(params, batch, architecture=model.architecture).compile()
     seconds = time.perf_counter() - start
     return seconds, program, lambda: jax.block_until_ready(program(params, batch))
+
+
+def generation_speed(
+    model: Model,
+    *,
+    batch: int = 1,
+    prompt_length: int = 32,
+    new_tokens: int = 64,
+    repeats: int = 5,
+    seed: int = 0,
+    dtype: Any = jnp.float32,
+) -> dict:
+    """New tokens per second of greedy generation: `batch` prompts of random tokens, none of which ends early.
+
+    The median of `repeats` turns, compilation apart, with its quartiles; reading the prompts is `prefill_seconds` and
+    counts in `tokens_per_second`, not in `decode_tokens_per_second`. To compare models, call this for them in turns.
+    Raises `DataError` for a model that is no language model, `SettingsError` for sizes that do not fit it.
+    """
+    a = model.architecture
+    if a.head != "causal_lm":
+        raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
+    if min(batch, prompt_length, repeats) < 1 or new_tokens < 2:
+        raise SettingsError(
+            f"batch, prompt_length and repeats must be at least 1 and new_tokens 2, got {batch}, {prompt_length}, "
+            f"{repeats} and {new_tokens}."
+        )
+    if a.positions != "none" and prompt_length + new_tokens > a.max_positions:
+        raise SettingsError(
+            f"{prompt_length} prompt tokens and {new_tokens} new ones exceed the model's {a.max_positions} positions."
+        )
+    params, programs, rows = jax.device_put(model.params), Programs(), np.arange(batch, dtype=np.int32)
+    ids = np.random.RandomState(seed).randint(0, a.vocab, (batch, prompt_length)).astype(np.int32)
+    lengths, ends = np.full(batch, prompt_length, np.int32), np.zeros(0, np.int32)
+
+    def seconds(limit: int) -> float:
+        began = time.perf_counter()
+        inputs = (params, ids, lengths, rows, jax.random.key(0), None, ends, np.int32(limit))
+        jax.block_until_ready(programs(continue_rows, *inputs, architecture=a, room=new_tokens, dtype=jnp.dtype(dtype)))
+        return time.perf_counter() - began
+
+    seconds(1)  # compiles, and warms up
+    turns = np.array([(seconds(1), seconds(new_tokens)) for _ in range(repeats)])
+    low, median, high = (float(value) for value in np.percentile(turns[:, 1], (25, 50, 75)))
+    steps = float(np.median(np.maximum(turns[:, 1] - turns[:, 0], 1e-9)))
+    return {
+        "batch": batch,
+        "prompt_length": prompt_length,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
+        "dtype": jnp.dtype(dtype).name,
+        "device": jax.devices()[0].device_kind,
+        "compile_seconds": programs.compile_seconds,  # 0 where this process has the program already
+        "prefill_seconds": float(np.median(turns[:, 0])),  # and the first token
+        "seconds": median,
+        "seconds_quartiles": [low, high],
+        "tokens_per_second": batch * new_tokens / median,
+        "decode_tokens_per_second": batch * (new_tokens - 1) / steps,
+    }
 
 
 def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:

@@ -20,9 +20,20 @@ def test_prompts_are_continued(folder, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [entry["prompt"] for entry in found["texts"]] == ["the film", "the film", "a book was"]
     assert found["texts"][0]["text"] == found["texts"][1]["text"] and found["tokens"] <= 15
-    assert found["compilation_included"] and found["tokens_per_second"] > 0
+    assert found["tokens_per_second"] > 0 and found["compile_seconds"] > 0
+    assert found["tokens"] == sum(len(entry["ids"]) for entry in found["texts"])
     assert main([*arguments, "--prompt", "the film"]) == 0
-    assert capsys.readouterr().out.startswith("the film")
+    out = capsys.readouterr().out
+    assert out.startswith("the film" + found["texts"][0]["text"]) and "tokens per second" in out
+
+
+def test_the_same_seed_draws_the_same_texts(folder, capsys):
+    hot = ["generate", "--model", folder, "--prompt", "the", "--max-new-tokens", "8", "--temperature", "3", "--json"]
+    texts = []
+    for seed in ("0", "0", "1"):
+        assert main([*hot, "--top-k", "20", "--top-p", "0.99", "--seed", seed]) == 0
+        texts.append(json.loads(capsys.readouterr().out)["texts"][0]["text"])
+    assert texts[0] == texts[1] != texts[2]
 
 
 @pytest.mark.parametrize(
@@ -31,11 +42,20 @@ def test_prompts_are_continued(folder, tmp_path, capsys):
         ([], "there is nothing to continue; give --prompt TEXT or --prompts FILE."),
         (["--prompts", "no-such-file"], "no-such-file cannot be read (No such file or directory); check --prompts."),
         (["--prompt", ""], "prompt 0 is ''; give a text that is not empty."),
-        (["--prompt", "the", "--top-p", "2"], "top_p must lie in (0, 1], got 2.0."),
+        (["--prompt", "the", "--temperature", "1", "--top-p", "2"], "top_p must lie in (0, 1], got 2.0."),
+        (["--prompt", "the", "--temperature", "-1"], "temperature must be a number of at least 0, got -1.0."),
+        (["--prompt", "the", "--temperature", "1", "--top-k", "0"], "top_k must be at least 1, got 0."),
+        (["--prompt", "the", "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0."),
         (["--prompt", "the", "--max-new-tokens", "99"], "exceed the model's 64 positions"),
     ],
 )
 def test_errors_are_one_line(folder, arguments, message, capsys):
     assert main(["generate", "--model", folder, *arguments]) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
     assert message in err and err.count("\n") == 1
+
+
+def test_a_model_that_cannot_speak(inputs, capsys):
+    assert main(["generate", "--model", inputs.model, "--prompt", "the film"]) == 2
+    assert "generating needs a causal_lm head, the model has classification" in capsys.readouterr().err

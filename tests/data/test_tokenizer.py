@@ -30,6 +30,17 @@ def test_presets_of_the_file_do_not_cut_or_pad(tokenizer_folder):
     assert [len(ids) for ids in encoded.ids] == [22, 3]
 
 
+def test_prompts_keep_the_special_tokens_before_them_only(tokenizer_folder):
+    tokenizer = Tokenizer.of(tokenizer_folder)
+    assert [ids.tolist() for ids in tokenizer.prompts(["The film", "good"])] == [[CLS, 4, 6], [CLS, 10]]
+    assert len(tokenizer.prompts(["film " * 99])[0]) == 100
+    assert tokenizer.text([4, 6]) == "the film"
+
+
+def test_a_continuation_keeps_the_space_before_it(tokenizer_folder):
+    assert Tokenizer.of(tokenizer_folder).continuation([CLS, 4], [6, 10]) == " film good"
+
+
 def test_the_longer_text_of_a_pair_is_cut_first(tokenizer_folder):
     encoded = Tokenizer.of(tokenizer_folder).encode([Example("good", "bad " * 20, 0)], 8)
     assert words(encoded) == [[CLS, 10, SEP, 11, 11, 11, 11, SEP]]

@@ -14,19 +14,30 @@ from tests.parity.reference import DECODERS, random_reference
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
 
 
-@pytest.mark.parametrize("family", DECODERS)
-def test_left_padded_prompts_go_on_as_in_transformers(tmp_path, family):
-    reference = random_reference(family, "causal_lm", seed=7)
+CASES = [(family, {}) for family in DECODERS] + [
+    ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 8}),
+    ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES)
+def test_prompts_go_on_as_in_transformers(tmp_path, family, changes):
+    reference = random_reference(family, "causal_lm", seed=7, **changes)
     reference.save_pretrained(tmp_path)
     prompts = [np.array([5, 9, 3, 12]), np.array([7, 4])]
     ids, mask = torch.zeros((2, 4), dtype=torch.long), torch.zeros((2, 4), dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, 4 - len(prompt) :] = torch.from_numpy(prompt)
         mask[row, 4 - len(prompt) :] = 1
-    reference.generation_config.eos_token_id = None
-    with torch.no_grad():
-        theirs = reference.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0
-        )
-    ours = generate_ids(load(tmp_path), prompts, max_new_tokens=8, end_ids=())
-    assert ours.ids.tolist() == theirs[:, 4:].tolist()
+    model, ends = load(tmp_path), ()
+    for _ in range(2):  # without an end token, and with one that comes
+        reference.generation_config.eos_token_id = list(ends) or None
+        with torch.no_grad():
+            theirs = reference.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0
+            )[:, 4:].numpy()
+        ours = generate_ids(model, prompts, max_new_tokens=8, end_ids=ends)
+        for row, length in enumerate(ours.lengths):
+            assert ours.ids[row, :length].tolist() == theirs[row, :length].tolist()
+            assert not theirs[row, length:].any()
+        ends = (int(theirs[0, 3]),)

@@ -3,9 +3,10 @@ import itertools
 import jax
 import pytest
 
-from jaxprune.errors import SettingsError
+from jaxprune.errors import DataError, SettingsError
 from jaxprune.model import forward
-from jaxprune.report.bench import _verdict, bench, full_batch
+from jaxprune.report.bench import _verdict, bench, full_batch, generation_speed
+from tests.helpers.tiny import config, random_model
 
 
 def test_bench_reports_both_models_and_the_flops_ratio(tiny):
@@ -52,3 +53,15 @@ def test_a_gain_within_the_noise_is_called_so():
     assert "turns differ too much" in _verdict(1, 32, 1.61, 2.5, gained=False)
     assert "nothing was gained" in _verdict(1, 32, 1.01, 2.5, gained=False)
     assert "1.61 times as fast; FLOPs fell 2.50 times, 64% of that shows" in _verdict(1, 32, 1.61, 2.5, gained=True)
+
+
+def test_generation_speed_counts_new_tokens(tiny):
+    speed = generation_speed(random_model(config("llama")), batch=2, prompt_length=4, new_tokens=6, repeats=3)
+    low, high = speed["seconds_quartiles"]
+    assert 0 < low <= speed["seconds"] <= high and speed["compile_seconds"] > 0 and speed["prefill_seconds"] > 0
+    assert speed["tokens_per_second"] == pytest.approx(12 / speed["seconds"])
+    assert speed["decode_tokens_per_second"] > 0
+    with pytest.raises(SettingsError, match="15 prompt tokens and 6 new ones exceed the model's 20 positions"):
+        generation_speed(random_model(config("llama")), prompt_length=15, new_tokens=6)
+    with pytest.raises(DataError, match="needs a causal_lm head, the model has classification"):
+        generation_speed(tiny())
