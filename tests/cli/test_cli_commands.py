@@ -114,7 +114,7 @@ def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
 def test_demo_at_a_tiny_size(cli, tmp_path, monkeypatch):
     # `make demo` runs it whole; most of its time goes into compiling programs for every method and budget.
     monkeypatch.setattr("jaxprune.cli.demo.REMOVE", (0.6,))
-    monkeypatch.setattr("jaxprune.cli.demo.METHODS", ("kprune", "random"))
+    monkeypatch.setattr("jaxprune.cli.demo.COMPARED", ("kprune", "random"))
     run = cli.json("demo", "--out", tmp_path, "--calibration-samples", 64, "--limit", 64, "--repeats", 2)
     assert run.code == 0, run.err
     assert [result["method"] for result in run.data["results"]] == ["kprune", "random"]

@@ -134,7 +134,7 @@ def test_published_needs_a_head(demo, calibration):
     bare = dataclasses.replace(demo[0].architecture, head="none", pooler="none", labels=())
     params = {name: value for name, value in demo[0].params.items() if name not in ("pooler", "head")}
     model = demo[0].replace(architecture=bare, params=params)
-    with pytest.raises(DataError, match="task head"):
+    with pytest.raises(DataError, match="is for classifiers and question answering"):
         jp.kprune(model, calibration, jp.Budget(0.5, length=16), jp.KPrune.presets()["published"])
     small = jp.kprune(model, calibration, jp.Budget(0.5, length=16))  # the default measures hidden states
     assert small.provenance.record["masked_vs_cut"] < 1e-5
