@@ -22,6 +22,11 @@ def _abstract(leaf: Any) -> Hashable:
     return shape, dtype, None, None
 
 
+def forget() -> None:
+    """Let go of all programs, as `jax.clear_caches` does for those of jit: long-lived processes run out of mappings."""
+    _COMPILED.clear()
+
+
 @dataclass
 class Programs:
     """Runs jitted functions and keeps the books of one run. Static arguments go by keyword, arrays by position."""

@@ -3,6 +3,7 @@
 Strict dtype promotion is not set: optax mixes its int32 step count with floats.
 """
 
+import gc
 import os
 from contextlib import contextmanager
 
@@ -22,6 +23,20 @@ hypothesis.settings.load_profile("jaxprune")
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each program of XLA's CPU compiler holds a dozen memory mappings, and Linux grants a process 65,530.
+
+    A process that compiles more crashes inside the compiler; all tests together come close.
+    """
+    yield
+    from jaxprune import programs  # not above: the hook that checks array types comes after this file
+
+    programs.forget()
+    jax.clear_caches()
+    gc.collect()
 
 
 def _existing(path: Path, hint: str) -> Path:

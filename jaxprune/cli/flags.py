@@ -58,7 +58,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--calibration-samples", type=int, default=512, metavar="N", help="texts (text: windows) to measure on (512)"
+        "--calibration-samples", type=int, metavar="N", help="texts to measure on (512; of running text 16 windows)"
     )
     parser.add_argument(
         "--calibration-texts",

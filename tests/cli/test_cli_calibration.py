@@ -1,6 +1,6 @@
 """Calibration texts from a file of one's own."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +20,16 @@ def draw(file, count=3, seed=0):
 
 def test_without_a_file_the_task_draws():
     assert draw(None, 7, 1) == (7, 1)
+
+
+def test_without_a_count_running_text_draws_fewer():
+    assert draw(None, None) == (512, 0)
+    text = SimpleNamespace(kind="language", calibration=lambda count, seed: (count, seed))
+    parser = ArgumentParser()
+    flags.add_calibration(parser)
+    arguments = parser.parse_args([])
+    arguments.seed = 0
+    assert flags.calibration(arguments, text) == (16, 0)
 
 
 def test_rows_are_drawn_as_a_task_draws_them(tmp_path):
