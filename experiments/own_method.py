@@ -43,7 +43,7 @@ def prune_by_activity(model, calibration, budget, fit=Fit()):
         masks = threshold(scores, run.costs(budget), run.allowed(budget))  # true keeps
     with run.phase("refit"):
         weights = [[batch.real.astype(jnp.float32)] * len(masks) for batch in run.batches]  # all tokens count alike
-        fitted, reports = follow(run.model, masks, run.batches, weights, fit, run.programs)
+        fitted, reports = follow(run.model, run.params, masks, run.batches, weights, fit, run.programs)
     return run.finish("activity", fit, budget, fitted, masks, reports)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from .devices import Devices
 from .memory import PeakMeter, temp_bytes
 
 _COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own cache: for the life of the process
@@ -17,9 +18,18 @@ _COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own c
 
 def _abstract(leaf: Any) -> Hashable:
     if isinstance(leaf, jax.Array):
-        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), leaf.sharding
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), _placement(leaf.sharding)
     shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))
     return shape, dtype, None, None
+
+
+def _placement(sharding: Any) -> Hashable:
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return sharding
+    axes = list(sharding.spec)
+    while axes and axes[-1] is None:  # P("data") and P("data", None) are one
+        axes.pop()
+    return sharding.mesh, tuple(axes), sharding.memory_kind
 
 
 def forget() -> None:
@@ -32,6 +42,7 @@ class Programs:
     """Runs jitted functions and keeps the books of one run. Static arguments go by keyword, arrays by position."""
 
     meter: PeakMeter = field(default_factory=PeakMeter)
+    devices: Devices = Devices()  # where what they run on lives
     compile_seconds: float = 0.0
     compiled: int = 0  # programs this run had to compile
     own: dict[Hashable, tuple[Callable[..., Any], int]] | None = None  # {}: programs go when this object goes

@@ -18,7 +18,7 @@ from .families import FAMILIES, Family
 from .files import inside, listed, read_json
 from .hub import locate
 from .layout import separated
-from .manifest import MANIFEST, check_finite, load_own, named_parameters
+from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import Stored, read_tensors
 from .write import TOKENIZER_FILES
 
@@ -34,24 +34,31 @@ def load(
     problem: str | None = None,
     seed: int = 0,
     revision: str | None = None,
+    dtype: str = "float32",
+    host: bool = False,
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
     `head` ("classification", "question_answering", "causal_lm", "none"), `labels` (names, or how many) and `problem`
     ("single_label", "multi_label", "regression") default to what the checkpoint says. Where the file's head is for
-    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance. Parameters are
-    float32 JAX arrays, whatever the file has.
+    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance.
+
+    Parameters are float32 JAX arrays, whatever the file has. `dtype` "bfloat16" halves their memory, "auto" takes
+    bfloat16 where the file does; products are computed in float32 all the same. With `host` they are NumPy arrays, for
+    pruning with `stream` on a device that could not hold them.
 
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
     """
     if not 0 <= seed < 2**32:  # what NumPy's generator takes
         raise SettingsError(f"seed is {seed}, expected an integer from 0 to {2**32 - 1}.")
+    if dtype not in DTYPES:
+        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder, origin = locate(source, revision)
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
-        return _with_task(load_own(folder), head, labels, problem, seed)
+        return _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
     where = str(folder / "config.json")
     config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
     family = family_of(config, where)
@@ -59,8 +66,8 @@ def load(
     declared = _task_of_head(family, config, tensors, where) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
     architecture = architecture_from(family, config, task, where)
-    found = _parameters(folder, tensors, family, architecture, task, declared)
-    params, warnings = _complete(architecture, found, seed, str(source))
+    found = _parameters(folder, tensors, family, architecture, task, declared, dtype)
+    params, warnings = _complete(architecture, found, seed, str(source), host)
     return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings))
 
 
@@ -112,6 +119,7 @@ def _parameters(
     architecture: Architecture,
     task: Task,
     declared: Task | None,
+    dtype: str,
 ) -> dict[str, np.ndarray]:
     """The parameters that the files hold, in our shapes; those of a head for another task are left out."""
     names, shapes = tensor_names(family, architecture), _shapes(architecture)
@@ -125,6 +133,7 @@ def _parameters(
     for ours, name in names.items():
         array = tensors[name].read()
         check_finite(name, array, str(folder))
+        array = array.astype(stored_type(tensors[name].dtype, dtype), copy=False)
         found[ours] = array.T.reshape(shapes[ours]) if ours.endswith(".kernel") else array.reshape(shapes[ours])
     return found
 
@@ -158,19 +167,20 @@ def _compare(
 
 
 def _complete(
-    architecture: Architecture, found: Mapping[str, Any], seed: int, where: str
+    architecture: Architecture, found: dict[str, Any], seed: int, where: str, host: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The whole tree: what is not in `found` is drawn from N(0, 0.02²), biases 0; and what to say of it."""
+    """The whole tree, which empties `found`; what is not there is drawn from N(0, 0.02²), biases 0; and what to say."""
     shapes, structure = named_parameters(parameter_shapes(architecture))
+    array = np.array if host else jnp.array  # a copy: jnp.asarray would share NumPy's memory
     random = np.random.RandomState(seed)
     leaves, new = [], []
     for name, shape in shapes.items():
         if name in found:
-            leaves.append(jnp.array(found[name], jnp.float32))
+            leaves.append(array(found.pop(name)))  # one by one: memory never holds all of them twice
             continue
         new.append(name.split(".")[0])
         drawn = np.zeros(shape) if name.endswith(".bias") else random.normal(0.0, 0.02, shape)
-        leaves.append(jnp.array(drawn, jnp.float32))
+        leaves.append(array(drawn, jnp.float32))
     warnings = ()
     if new:
         parts = " and ".join(dict.fromkeys(new))
@@ -199,7 +209,8 @@ def _with_task(
     if not task.keeps_weights_of(old):
         kept = ("pooler.",) if family.pretrained_pooler else ()
         found = {name: leaf for name, leaf in found.items() if not _of_head(name) or name.startswith(kept)}
-    params, warnings = _complete(changed, found, seed, where)
+    host = isinstance(next(iter(found.values())), np.ndarray)
+    params, warnings = _complete(changed, found, seed, where, host)
     notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
     return Model(changed, params, notes)
 

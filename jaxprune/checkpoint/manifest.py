@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST = "jaxprune.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DTYPES = ("float32", "bfloat16", "auto")  # that parameters can be loaded in; auto: bfloat16 where the file is
 EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
 
 
@@ -72,10 +73,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def load_own(folder: str | Path) -> Model:
+def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> Model:
     """The model in a folder that `save` wrote; its logits are the saved model's, to the bit.
 
-    Parameters are float32 JAX arrays that own their memory: this version saves and reads no other type. The
+    Parameters are JAX arrays that own their memory, or with `host` NumPy arrays, of `dtype` (see `load`). The
     provenance names `folder` as the source, and the whole manifest is its record.
 
     Raises `CheckpointError` for a damaged, incomplete or newer folder and `NumericalError` for NaN or Inf.
@@ -83,7 +84,7 @@ def load_own(folder: str | Path) -> Model:
     folder = Path(folder)
     manifest = read_manifest(folder)
     architecture = architecture_of(manifest["architecture"], str(folder / MANIFEST))
-    params = _read_params(folder, architecture)
+    params = _read_params(folder, architecture, dtype, host)
     return Model(architecture, params, Provenance(str(folder), manifest, tuple(manifest.get("warnings", []))))
 
 
@@ -170,12 +171,18 @@ def check_finite(name: str, array: np.ndarray, where: str) -> None:
         raise NumericalError(f"tensor {name} of {where} holds NaN or Inf; go back to a model whose numbers are finite.")
 
 
-def _read_params(folder: Path, architecture: Architecture) -> Params:
+def stored_type(of_file: str, asked: str) -> Any:
+    """The type of a parameter that a file has in type `of_file`, where `asked` is one of `DTYPES`."""
+    return jnp.dtype("bfloat16" if asked == "bfloat16" or (asked, of_file) == ("auto", "bfloat16") else "float32")
+
+
+def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> Params:
     """Shapes are checked from the headers, before any number is read."""
     from safetensors import SafetensorError, safe_open
 
     owner: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
     files = shards(inside(folder, INDEX), ".safetensors") if (folder / INDEX).exists() else [WEIGHTS]
     for name in files:
         try:
@@ -189,13 +196,17 @@ def _read_params(folder: Path, architecture: Architecture) -> Params:
                 raise CheckpointError(f"{folder} holds tensor {key} in two files; save the model anew.")
             view = file.get_slice(key)
             owner[key], shapes[key] = file, tuple(view.get_shape())
-            if view.get_dtype() != "F32":
-                raise CheckpointError(f"tensor {key} of {folder} is {view.get_dtype()}, expected F32; save it anew.")
+            types[key] = {"F32": "float32", "BF16": "bfloat16"}.get(view.get_dtype(), "")
+            if not types[key]:
+                raise CheckpointError(
+                    f"tensor {key} of {folder} is {view.get_dtype()}, expected F32 or BF16; save it anew."
+                )
     check_shapes(shapes, architecture, str(folder))
     names, structure = named_parameters(parameter_shapes(architecture))
     leaves = []
     for name in names:
         array = owner[name].get_tensor(name)
         check_finite(name, array, str(folder))
-        leaves.append(jnp.array(array, jnp.float32))  # a copy: jnp.asarray would share NumPy's memory
+        # A copy: jnp.asarray would share NumPy's memory.
+        leaves.append((np.array if host else jnp.array)(array, stored_type(types[name], dtype)))
     return structure.unflatten(leaves)

@@ -28,6 +28,7 @@ from .manifest import (
     manifest_of,
     manifest_text,
     named_parameters,
+    stored_type,
 )
 from .read import Stored, source_hash
 
@@ -56,9 +57,9 @@ def save(
 ) -> Path:
     """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back to the bit.
 
-    Parameters are written as float32, whatever they were. There is no `config.json`: other loaders would quietly
-    build the dense model. Above `shard_bytes` the tensors are spread over several files. The log and the heat map
-    in `run_folder` are copied along.
+    Parameters are written as bfloat16 where they are that, else as float32. There is no `config.json`: other loaders
+    would quietly build the dense model. Above `shard_bytes` the tensors are spread over several files. The log and the
+    heat map in `run_folder` are copied along.
 
     Everything is written beside `folder` and renamed there at the end, so that a kill or a full disk leaves the old
     folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN or
@@ -68,7 +69,10 @@ def save(
     check_output(folder, overwrite)
     parameters, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
-    tensors = {name: Stored(np.shape(leaf), "float32", partial(np.asarray, leaf)) for name, leaf in parameters.items()}
+    tensors = {
+        name: Stored(np.shape(leaf), stored_type(np.dtype(leaf.dtype).name, "auto").name, partial(np.asarray, leaf))
+        for name, leaf in parameters.items()
+    }
     manifest = manifest_text(manifest_of(model) | _hash_of(model))
 
     def fill(part: Path) -> None:

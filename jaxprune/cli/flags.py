@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..prune.budget import Budget
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
@@ -20,6 +20,42 @@ OWN = frozenset({"seed"})
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_ID", help="the checkpoint")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="of the weights in memory and in the saved folder; auto: as the checkpoint (float32)",
+    )
+    parser.add_argument(
+        "--stream", action="store_true", help="keep weights in host memory, bring one sublayer at a time to the device"
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="data=N[,model=M]",
+        help="spread calibration batches over N devices, large weights over M (default: one device)",
+    )
+
+
+def placement(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keywords mesh and stream of a pruning method. Raises `SettingsError`."""
+    return {"mesh": None if arguments.mesh is None else make_mesh(arguments.mesh), "stream": arguments.stream}
+
+
+def make_mesh(text: str) -> Any:
+    """A mesh from "data=4" or "data=2,model=2". Raises `SettingsError` for other texts and too few devices."""
+    import jax
+
+    sizes = dict(part.partition("=")[::2] for part in text.split(","))
+    if "data" not in sizes or not sizes.keys() <= {"data", "model"} or not all(n.isdecimal() for n in sizes.values()):
+        raise SettingsError(f"--mesh {text} is not understood; write data=4, or data=2,model=2.")
+    shape = int(sizes["data"]), int(sizes.get("model", 1))
+    count, present = shape[0] * shape[1], jax.device_count()
+    if not 0 < count <= present:
+        raise SettingsError(f"--mesh {text} needs {count} devices, there are {present}; ask for at most as many.")
+    return jax.sharding.Mesh(np.array(jax.devices()[:count]).reshape(shape), ("data", "model"))
 
 
 def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
+    flags.add_placement(parser)
     parser.add_argument("--seed", type=int, default=0, help="draws the calibration texts and seeds the method (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
@@ -45,14 +46,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for folder in folders:
         check_output(folder, arguments.overwrite)
     task = flags.task(arguments)
-    model = load(arguments.model, revision=arguments.revision)
+    where = flags.placement(arguments)
+    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)
 
     dense = evaluate(model, task, limit=arguments.limit) if arguments.evaluate else None
     with progress(arguments.method, arguments.quiet) as on_step:
-        results = chosen.run(model, calibration, budgets, arguments.seed, on_step)
+        results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
         after = evaluate(pruned, task, limit=arguments.limit) if arguments.evaluate else None

@@ -48,6 +48,15 @@ def pack(
     return [_batch(part, encoded, architecture, shape) for part in filled]
 
 
+def with_empty_rows(batch: Batch, multiple: int) -> Batch:
+    """The batch with rows of padding added, so that so many devices can share it evenly. NumPy arrays."""
+    missing = -len(batch.ids) % multiple
+    if not missing:
+        return batch
+    filled = [np.pad(leaf, [(0, missing), (0, 0)]) for leaf in batch[:-1]]
+    return Batch(*filled, np.pad(batch.index, [(0, missing), (0, 0)], constant_values=-1))  # type: ignore[arg-type]
+
+
 def batch_tokens() -> int:
     """Slots a batch aims at. A few hundred keep a CPU's matrix units busy, and what a batch needs then stays in its
     caches; on an accelerator a program must be large, or launching it takes longer than running it.

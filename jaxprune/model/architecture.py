@@ -5,6 +5,25 @@ from typing import Any, Literal
 
 from ..errors import SettingsError
 
+ATTENTION, FEED_FORWARD = "attention", "feed_forward"
+HALVES = (ATTENTION, FEED_FORWARD)
+
+# Where the unit axis of each array lies, per half; arrays that are not named here (norms, output biases) stay whole.
+# An attention unit is a key-value group together with its query heads.
+UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
+    "attention": {
+        "q": {"kernel": 1, "bias": 0},
+        "k": {"kernel": 1, "bias": 0},
+        "v": {"kernel": 1, "bias": 0},
+        "o": {"kernel": 0},
+    },
+    "feed_forward": {
+        "up": {"kernel": 1, "bias": 0},
+        "gate": {"kernel": 1, "bias": 0},
+        "down": {"kernel": 0},
+    },
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSizes:

@@ -16,12 +16,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import DataError
-from .architecture import Architecture
+from .architecture import ATTENTION as ATTENTION, FEED_FORWARD, HALVES, Architecture
 from .model import Batch, Model, Params
 from .split import Split, look_up, split_dense, split_project
 
-ATTENTION, FEED_FORWARD = "attention", "feed_forward"
-HALVES = (ATTENTION, FEED_FORWARD)
 INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}  # projections that read the residual stream
 OUTPUT = {"attention": "o", "feed_forward": "down"}  # the projection that writes to it
 
@@ -268,9 +266,9 @@ def sublayer(
 
 
 def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
-    """The residual stream before the first sublayer."""
+    """The residual stream before the first sublayer, float32: sums of tables that may be kept in fewer bits."""
     p = params["embed"]
-    x = look_up(p["token"], batch.ids)
+    x = look_up(p["token"], batch.ids).astype(jnp.float32)
     if "project" in p:
         x = dense(p["project"], x)
     if architecture.positions == "learned":

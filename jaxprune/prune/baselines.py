@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ..data.task import Calibration
 from ..errors import SettingsError
@@ -79,14 +80,16 @@ def fisher(
     settings: Fisher = Fisher(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
     budgets, alone = as_budgets(budget)
-    run = Run.start(model, calibration, on_step)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         measured = measure(
-            run.model.params,
+            run.params,
             run.model.architecture,
             run.batches,
             temperature=1.0,
@@ -98,8 +101,8 @@ def fisher(
             fisher_blocks=settings.rearrange,
             on_batch=lambda done: run.step("measure", done, len(run.batches)),
         )
-    scores = [np.asarray(entry.gates, np.float64) for entry in measured.statistics]
-    blocks = [np.asarray(entry.block, np.float64) for entry in measured.statistics]
+    found = run.devices.read([(entry.gates, entry.block) for entry in measured.statistics])
+    scores, blocks = ([np.asarray(pair[part], np.float64) for pair in found] for part in (0, 1))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -117,9 +120,11 @@ def magnitude(
     settings: Magnitude = Magnitude(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
     return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
@@ -130,9 +135,11 @@ def random_prune(
     settings: Random = Random(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """Prune units at random; see `Random`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.
@@ -188,6 +195,7 @@ def repaired(
         with run.phase("refit"):
             fitted, reports = follow(
                 run.model,
+                run.params,
                 masks,
                 run.batches,
                 weights,

@@ -8,27 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from ..model.architecture import Architecture, LayerSizes
+from ..model.architecture import ATTENTION, HALVES, UNIT_AXES, Architecture, LayerSizes
 from ..model.model import Model, Params
-from ..model.transformer import ATTENTION, HALVES, OUTPUT
+from ..model.transformer import OUTPUT
 
 Mask = Bool[np.ndarray, " _"]  # one flag a unit; lists mix lengths, so the axis has no name
-
-# Where the unit axis of each array lies, per half; arrays that are not named here (norms, output biases) stay whole.
-# An attention unit is a key-value group together with its query heads.
-UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
-    "attention": {
-        "q": {"kernel": 1, "bias": 0},
-        "k": {"kernel": 1, "bias": 0},
-        "v": {"kernel": 1, "bias": 0},
-        "o": {"kernel": 0},
-    },
-    "feed_forward": {
-        "up": {"kernel": 1, "bias": 0},
-        "gate": {"kernel": 1, "bias": 0},
-        "down": {"kernel": 0},
-    },
-}
 
 
 def map_units(half: str, function: Any, *trees: Params) -> Params:
@@ -58,7 +42,9 @@ def put_units(half: str, full: Params, units: np.ndarray, small: Params) -> Para
         np.moveaxis(out, axis, 0)[units] = np.moveaxis(np.asarray(small_leaf), axis, 0)[: len(units)]
         return out
 
-    return map_units(half, put, small, full)
+    # Norms and output biases are not gathered by unit: they keep their type here, the others in `put`.
+    as_before = lambda new, old: np.asarray(new).astype(old.dtype)  # noqa: E731
+    return jax.tree.map(as_before, map_units(half, put, small, full), full)
 
 
 def unit_counts(architecture: Architecture) -> list[int]:
@@ -114,7 +100,7 @@ def with_output_biases(model: Model) -> Model:
         halves = {}
         for half in HALVES:
             out = layer[half][OUTPUT[half]]
-            bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, np.float32)
+            bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, out["kernel"].dtype)
             halves[half] = {**layer[half], OUTPUT[half]: {**out, "bias": bias}}
         layers.append(halves)
     architecture = replace(model.architecture, output_bias=True, down_bias=True)

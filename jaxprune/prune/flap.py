@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ..data.task import Calibration
@@ -48,9 +49,9 @@ class Flap:
 class Moments(NamedTuple):
     """Sums over real tokens of a sublayer's features."""
 
-    first: Float[Array, " features"]
-    second: Float[Array, " features"]
-    tokens: Float[Array, ""]
+    first: Float[Any, " features"]
+    second: Float[Any, " features"]
+    tokens: Float[Any, ""]
 
 
 @partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="moments")
@@ -71,10 +72,13 @@ def flap(
     settings: Flap = Flap(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
     budgets, alone = as_budgets(budget)
-    run = Run.start(with_output_biases(model) if settings.compensate else model, calibration, on_step)
+    dense = with_output_biases(model) if settings.compensate else model
+    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         moments = measure_moments(run)
@@ -94,21 +98,23 @@ def flap(
 
 
 def measure_moments(run: Run) -> list[Moments]:
-    """One forward pass over the calibration texts: the features' sums of every sublayer, bottom up."""
-    architecture, params = run.model.architecture, run.model.params
-    sums = []
-    for index in range(2 * len(architecture.layers)):
-        zeros = jnp.zeros(len(_kernel(run.model, index)), jnp.float32)
-        sums.append(Moments(zeros, jnp.array(zeros), jnp.zeros((), jnp.float32)))
-    for number, batch in enumerate(run.batches):
-        x = run.programs(start, outer_params(params), batch, architecture=architecture)
-        for index in range(len(sums)):
-            half = HALVES[index % 2]
-            p = params["layers"][index // 2][half]
-            x, sums[index] = run.programs(
-                observe_moments, p, x, batch, sums[index], half=half, architecture=architecture
+    """One forward pass over the calibration texts: the features' sums of every sublayer, bottom up.
+
+    All batches pass a sublayer before the next one comes.
+    """
+    architecture, params, devices, sums = run.model.architecture, run.params, run.devices, []
+    outer = devices.fetch(outer_params(params))
+    xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
+    del outer
+    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+        zeros = jnp.zeros(len(_kernel(run.model, index)))
+        total = devices.everywhere(Moments(zeros, zeros, jnp.zeros(())))
+        for number, batch in enumerate(run.batches):
+            xs[number], total = run.programs(
+                observe_moments, p, xs[number], batch, total, half=half, architecture=architecture
             )
-        run.step("measure", number + 1, len(run.batches))
+        sums.append(devices.read(total))
+        run.step("measure", index + 1, 2 * len(architecture.layers))
     return sums
 
 
@@ -137,12 +143,13 @@ def compensated(model: Model, moments: Sequence[Moments], masks: Sequence[Mask])
         gone = np.repeat(~mask, len(kernel) // max(len(mask), 1))
         p = layers[index // 2][half]
         out = p[OUTPUT[half]]
-        bias = jnp.asarray(out["bias"] + mean[gone] @ kernel[gone])
+        bias = np.asarray(out["bias"]) + mean[gone] @ np.asarray(kernel[gone], np.float32)
+        bias = bias.astype(out["bias"].dtype)
         layers[index // 2][half] = {**p, OUTPUT[half]: {**out, "bias": bias}}
     return model.replace(params={**model.params, "layers": layers})
 
 
-def _kernel(model: Model, index: int) -> Array:
+def _kernel(model: Model, index: int) -> Float[Any, "features hidden"]:
     half = HALVES[index % 2]
     return output_kernel(model.params["layers"][index // 2][half], half)
 

@@ -170,83 +170,92 @@ def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
     return np.concatenate([kept, gone[: width - len(kept)]]).astype(np.int32), len(kept)
 
 
-def begin(model: Model, batches: Sequence[Batch], programs: Programs) -> Streams:
+def begin(params: Params, architecture: Architecture, batches: Sequence[Batch], programs: Programs) -> Streams:
     """Both streams before sublayer 0."""
-    outer = outer_params(model.params)
-    streams = [programs(start, outer, batch, architecture=model.architecture) for batch in batches]
+    outer = programs.devices.fetch(outer_params(params))
+    streams = [programs(start, outer, batch, architecture=architecture) for batch in batches]
     return Streams(list(streams), [jnp.array(x) for x in streams])  # copies: the dense stream is donated on its way
 
 
 def follow_sublayer(
-    model: Model,
+    p: Params,
+    architecture: Architecture,
     index: int,
     mask: Mask,
     streams: Streams,
     batches: Sequence[Batch],
-    weights: Sequence[Array],
+    weights: Sequence[Any],
     fit: Fit,
     programs: Programs,
 ) -> tuple[Params, dict[str, Any]]:
     """Fit the kept units of sublayer `index` and move both streams past it (in place).
 
-    `model` is the dense one, `weights` one array of token weights a batch. Returns the half's parameters in full
-    size, units that go untouched (the cut removes them), and a report of plain numbers.
+    `p` is the dense sublayer on the devices, `weights` one array of token weights a batch. Returns the half's
+    parameters as NumPy arrays in full size, units that go untouched (the cut removes them), and a report of plain
+    numbers.
     """
-    architecture, half = model.architecture, HALVES[index % 2]
-    p = model.params["layers"][index // 2][half]
+    devices, half = programs.devices, HALVES[index % 2]
+    full = devices.read(p)
     width = unit_width(architecture, half, index // 2)
     units, kept = padded_units(mask, 2 if half == ATTENTION else 4)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
-    small = take_units(half, jax.tree.map(np.asarray, p), units)
+    small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
     inputs = fit.kind == "weights" and fit.inputs
-    normal = empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0))
+    normal = devices.everywhere(empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0)))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
+        weight = devices.rows(weight)
         streams.dense[number], normal = programs(enter, p, *both, batch, weight, normal, inputs=inputs, **static)
     if inputs and index:  # at the first sublayer the streams are the same
-        small, solved = fit_inputs(small, normal, fit.input_ridge, half=half)
+        small, solved = fit_inputs(small, devices.read(normal), fit.input_ridge, half=half)
         report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
-    normal = empty_normal(len(units) * width, architecture.hidden)
-    on_device = jax.tree.map(jnp.asarray, small)
+    normal = devices.everywhere(empty_normal(len(units) * width, architecture.hidden))
+    on_device = devices.fetch(small)
     for goal, x_pruned, batch, weight in zip(streams.dense, streams.pruned, batches, weights, strict=True):
-        normal = programs(observe, on_device, goal, x_pruned, batch, weight, normal, **static)
+        normal = programs(observe, on_device, goal, x_pruned, batch, devices.rows(weight), normal, **static)
     programs.meter.sample("refit")
     if fit.kind == "none":
         small = silence(small, half=half, units=kept)
     else:
-        small, solved = fit_outputs(small, normal, fit, half=half, units=kept)
+        small, solved = fit_outputs(small, devices.read(normal), fit, half=half, units=kept)
         report |= {"rank": solved.rank, "features": kept * width}
         report |= {"residual": solved.residual, "residual_before": solved.before}
-    on_device = jax.tree.map(jnp.asarray, small)
+    fitted = put_units(half, full, units[:kept], small)
+    # What is kept in fewer bits is rounded now, so that the pruned stream, and all later fits, know of it.
+    rounded = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype).astype(np.float32), small, full)
+    on_device = devices.fetch(rounded)
     for number, batch in enumerate(batches):
         both = streams.dense[number], streams.pruned[number]
         streams.dense[number], streams.pruned[number] = programs(leave, on_device, *both, batch, **static)
-    return put_units(half, p, units[:kept], small), report
+    return fitted, report
 
 
 def follow(
     model: Model,
+    params: Params,
     masks: Sequence[Mask],
     batches: Sequence[Batch],
-    weights: Sequence[Sequence[Array]],
+    weights: Sequence[Sequence[Any]],
     fit: Fit,
     programs: Programs,
     on_sublayer: Callable[[int], None] = lambda done: None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The dense model with the kept units of every sublayer fitted in turn; shapes stay (`cut` comes after).
 
-    `weights` are token weights, [batch][sublayer]. A report per sublayer: rank, residuals before and after.
+    `params` are the model's where the run keeps them, `weights` token weights, [batch][sublayer]. A report per
+    sublayer: rank, residuals before and after.
     """
-    streams = begin(model, batches, programs)
+    architecture = model.architecture
+    streams = begin(params, architecture, batches, programs)
     layers: list[Params] = []
     reports = []
-    for index, mask in enumerate(masks):
+    for index, half, p in programs.devices.sublayers(params["layers"], range(len(masks))):
         here = [per_batch[index] for per_batch in weights]
-        fitted, report = follow_sublayer(model, index, mask, streams, batches, here, fit, programs)
-        if HALVES[index % 2] == ATTENTION:
+        fitted, report = follow_sublayer(p, architecture, index, masks[index], streams, batches, here, fit, programs)
+        if half == ATTENTION:
             layers.append({})
-        layers[-1][HALVES[index % 2]] = fitted
+        layers[-1][half] = fitted
         reports.append(report)
         on_sublayer(index + 1)
     return model.replace(params={**model.params, "layers": layers}), reports

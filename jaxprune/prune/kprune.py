@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ..data.task import Calibration
 from ..errors import BudgetError, SettingsError
@@ -127,32 +128,35 @@ def kprune(
     settings: KPrune = KPrune(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
     `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
     measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
-    The result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises
-    `BudgetError`, `DataError`, `NumericalError`.
+    `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
+    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. Its `provenance.record` says
+    what was removed, what it cost and how well the refit went. Raises `BudgetError`, `DataError`, `NumericalError`.
     """
     budgets, alone = as_budgets(budget)
     settings = settings.settled(model.architecture)
     if settings.search == "published":
-        results = [_published(model, calibration, entry, settings, on_step) for entry in budgets]
+        results = []
+        for entry in budgets:
+            run = Run.start(model, calibration, on_step, group=BATCH_TEXTS, mesh=mesh, stream=stream)
+            results.append(_published(run, entry, settings))
     else:
-        results = _default(model, calibration, budgets, settings, on_step)
+        results = _default(Run.start(model, calibration, on_step, mesh=mesh, stream=stream), budgets, settings)
     return results[0] if alone else results
 
 
-def _default(
-    model: Model, calibration: Calibration, budgets: list[Budget], settings: KPrune, on_step: OnStep | None
-) -> list[Model]:
+def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
     assert settings.depth_ratio is not None  # settled
-    run = Run.start(model, calibration, on_step)
     allowed = [run.allowed(budget) for budget in budgets]
     with run.phase("measure"):
         measured = measure(
-            run.model.params,
+            run.params,
             run.model.architecture,
             run.batches,
             temperature=settings.temperature,
@@ -180,6 +184,7 @@ def _default(
         with run.phase("refit"):
             fitted, reports = follow(
                 run.model,
+                run.params,
                 masks,
                 run.batches,
                 measured.weights,
@@ -193,15 +198,13 @@ def _default(
     return results
 
 
-def _published(
-    model: Model, calibration: Calibration, budget: Budget, settings: KPrune, on_step: OnStep | None
-) -> Model:
+def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
     if budget.uniform:
         raise BudgetError("the published preset decides sublayer by sublayer and cannot be uniform; use the default.")
-    run = Run.start(model, calibration, on_step, group=BATCH_TEXTS)
     with run.phase("search and refit"):
         fitted, masks, reports = published_masks(
             run.model,
+            run.params,
             run.batches,
             run.costs(budget),
             run.allowed(budget),
@@ -210,7 +213,7 @@ def _published(
             head_weight=settings.head_weight,
             programs=run.programs,
             fit=settings.fit,
-            on_sublayer=lambda done: run.step("search", done, 2 * len(model.architecture.layers)),
+            on_sublayer=lambda done: run.step("search", done, 2 * len(run.model.architecture.layers)),
         )
     return run.finish("kprune", settings, budget, fitted, masks, reports)
 
@@ -224,7 +227,7 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
     assert settings.elimination_ridge is not None
     curves = []
     for index, statistics in enumerate(measured.statistics):
-        half = HALVES[index % 2]
+        half, statistics = HALVES[index % 2], programs.devices.read(statistics)
         units = statistics.gates.shape[0]
         if units == 0:
             curves.append(Curve(np.zeros(0, int), np.zeros(1)))
@@ -232,7 +235,7 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
         if settings.search == "gates":
             curves.append(gate_curve(statistics, measured.texts))
             continue
-        kernel = np.asarray(output_kernel(model.params["layers"][index // 2][half], half))
+        kernel = np.asarray(output_kernel(model.params["layers"][index // 2][half], half), np.float32)
         gram, weight = surgeon_inputs(
             statistics, kernel, measured.tokens, measured.texts, settings.elimination_ridge, settings.sensitivity
         )

@@ -4,15 +4,18 @@ The model runs sublayer by sublayer, so that one small program serves every laye
 input projections behind, for one batch at a time; the backward sweep starts from them and computes no projection twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..devices import Devices
 from ..errors import NumericalError
 from ..model.architecture import Architecture
 from ..model.language import sampled_cotangents
@@ -53,7 +56,7 @@ def empty_statistics(units: int, width: int, hidden: int, grams: bool, blocks: b
     )
 
 
-def output_kernel(p: Params, half: str) -> Float[Array, "features hidden"]:
+def output_kernel(p: Params, half: str) -> Float[Any, "features hidden"]:
     """A sublayer's output projection as a matrix."""
     kernel = p[OUTPUT[half]]["kernel"]
     return kernel.reshape(-1, kernel.shape[-1])
@@ -103,16 +106,22 @@ def outer_params(params: Params) -> Params:
     return {name: value for name, value in params.items() if name != "layers"}
 
 
-def run(
+def streams(
     params: Params, batch: Batch, architecture: Architecture, programs: Programs, first: int = 0, x: Array | None = None
-) -> list[Array]:
+) -> Iterator[Array]:
     """The residual stream before sublayer `first` (handed in as `x` unless it is 0) and after every later one."""
-    streams = [programs(start, outer_params(params), batch, architecture=architecture) if x is None else x]
-    for index in range(first, 2 * len(params["layers"])):
-        half = HALVES[index % 2]
-        p = params["layers"][index // 2][half]
-        streams.append(programs(advance, p, streams[-1], batch, half=half, architecture=architecture)[0])
-    return streams
+    if x is None:
+        x = programs(start, programs.devices.fetch(outer_params(params)), batch, architecture=architecture)
+    here: Any = x
+    yield here
+    for _, half, p in programs.devices.sublayers(params["layers"], range(first, 2 * len(params["layers"]))):
+        here = programs(advance, p, here, batch, half=half, architecture=architecture)[0]
+        yield here
+
+
+def last_stream(params: Params, batch: Batch, architecture: Architecture, programs: Programs) -> Array:
+    """The residual stream after all sublayers."""
+    return deque(streams(params, batch, architecture, programs), maxlen=1)[0]
 
 
 # --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
@@ -267,7 +276,7 @@ class Measurement(NamedTuple):
     """What one pass over the calibration texts leaves behind."""
 
     statistics: list[Statistics]  # per sublayer, bottom up
-    weights: list[list[Array]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
+    weights: list[list[Any]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
     tokens: int
     texts: int
 
@@ -286,54 +295,50 @@ def measure(
     fisher_blocks: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
-    """Statistics of every sublayer of the dense model: about five forward passes, one batch in memory at a time."""
-    hidden = architecture.hidden
-    sums = []
-    for size in architecture.layers:
-        width = size.queries * architecture.head_width
-        sums.append(empty_statistics(size.groups, width, hidden, grams, fisher_blocks))
-        sums.append(empty_statistics(size.neurons, 1, hidden, grams, fisher_blocks))
-    outer = outer_params(params)
-    energies, tokens, texts = [], 0, 0
-    for number, batch in enumerate(batches):
-        x, traces = programs(start, outer, batch, architecture=architecture), []
-        for index in range(2 * len(architecture.layers)):
-            half = HALVES[index % 2]
-            p = params["layers"][index // 2][half]
-            x, trace = programs(advance, p, x, batch, half=half, architecture=architecture)
-            traces.append(trace)
-        programs.meter.sample("measure")
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        cotangents = programs(
-            head_cotangents,
-            outer,
-            x,
-            batch,
-            key,
-            architecture=architecture,
-            temperature=temperature,
-            exact_up_to=exact_up_to,
-        )
-        of_batch: list[Array] = []
-        for index in reversed(range(2 * len(architecture.layers))):
-            half = HALVES[index % 2]
-            p = params["layers"][index // 2][half]
-            cotangents, sums[index], energy = programs(
-                sweep_back,
-                p,
-                traces.pop(),
-                batch,
-                cotangents,
-                sums[index],
-                half=half,
-                architecture=architecture,
-                floor=floor,
+    """Statistics of every sublayer of the dense model: about five forward passes, one batch in memory at a time.
+
+    With streamed weights many batches pass a sublayer before the next one comes, their residual streams wait in host
+    memory, and the way back computes input projections once more: a sixth pass, and the same numbers to the bit.
+    """
+    devices, sublayers = programs.devices, 2 * len(architecture.layers)
+    sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, grams, blocks=fisher_blocks)]
+    energies: list[list[Any]] = [[None] * sublayers for _ in batches]
+    for group in _groups(batches, architecture, devices.stream):
+        xs, kept = _upwards(params, architecture, [batches[number] for number in group], programs)
+        outer = devices.fetch(outer_params(params))
+        cotangents = []
+        for number in group:
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            cotangents.append(
+                programs(
+                    head_cotangents,
+                    outer,
+                    xs.pop(0),
+                    batches[number],
+                    devices.everywhere(key),
+                    architecture=architecture,
+                    temperature=temperature,
+                    exact_up_to=exact_up_to,
+                )
             )
-            of_batch.append(energy)
-        energies.append(of_batch[::-1])
-        tokens += int(jnp.sum(batch.real))
-        texts += int(jnp.sum(batch.index >= 0))
-        on_batch(number + 1)
+        del outer
+        for index, half, p in devices.sublayers(params["layers"], reversed(range(sublayers))):
+            static = {"half": half, "architecture": architecture}
+            waiting, total = kept.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
+            for place, number in enumerate(group):
+                trace, batch = waiting.pop(0), batches[number]
+                if devices.stream:
+                    trace = programs(advance, p, devices.rows(trace), batch, **static)[1]
+                cotangents[place], total, energy = programs(
+                    sweep_back, p, trace, batch, cotangents[place], total, floor=floor, **static
+                )
+                energies[number][index] = devices.keep(energy)
+            if devices.stream:
+                programs.meter.sample("measure")
+            sums[index] = devices.keep(total)
+            del total
+        on_batch(group[-1] + 1)
+    tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
     for index, entry in enumerate(sums):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
             raise NumericalError(
@@ -343,12 +348,61 @@ def measure(
     totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
     weights = [
         [
-            token_weights(energy, batch.real.astype(jnp.float32), total, tokens, floor)
+            devices.keep(token_weights(devices.rows(energy), batch.real.astype(jnp.float32), total, tokens, floor))
             for energy, total in zip(column, totals, strict=True)
         ]
         for batch, column in zip(batches, energies, strict=True)
     ]
     return Measurement(sums, weights, tokens, texts)
+
+
+def count_tokens(batches: Sequence[Batch], devices: Devices) -> int:
+    """Real tokens in all batches."""
+    return sum(int(np.sum(devices.read(batch.segments) > 0)) for batch in batches)
+
+
+def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
+    return sum(int(np.sum(devices.read(batch.index) >= 0)) for batch in batches)
+
+
+WAITING = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
+
+
+def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
+    """Numbers of the batches that pass a sublayer together: one, or with streamed weights as many as may wait."""
+    slots = max(batch.ids.size for batch in batches)
+    each = 4 * slots * architecture.hidden * 2 * len(architecture.layers)
+    size = max(1, WAITING // each) if stream else 1
+    return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
+
+
+def _empty_sums(architecture: Architecture, grams: bool, blocks: bool) -> Iterator[Statistics]:
+    for size in architecture.layers:
+        width = size.queries * architecture.head_width
+        yield empty_statistics(size.groups, width, architecture.hidden, grams, blocks)
+        yield empty_statistics(size.neurons, 1, architecture.hidden, grams, blocks)
+
+
+def _upwards(
+    params: Params, architecture: Architecture, batches: Sequence[Batch], programs: Programs
+) -> tuple[list[Array], list[list[Any]]]:
+    """The last residual stream of every batch, and what the way back needs, [sublayer][batch].
+
+    That is a `Trace`, or with streamed weights the residual stream before the sublayer, in host memory.
+    """
+    devices, kept = programs.devices, []
+    outer = devices.fetch(outer_params(params))
+    xs = [programs(start, outer, batch, architecture=architecture) for batch in batches]
+    del outer
+    for _, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+        waiting = []
+        for place, batch in enumerate(batches):
+            before = xs[place]
+            xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
+            waiting.append(devices.keep(before) if devices.stream else trace)
+        kept.append(waiting)
+    programs.meter.sample("measure")
+    return xs, kept
 
 
 def unit_width(architecture: Architecture, half: str, layer: int) -> int:

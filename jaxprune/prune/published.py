@@ -30,7 +30,16 @@ from ..model.transformer import (
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer
-from .measure import finish, outer_params, output_kernel, run, span_probabilities
+from .measure import (
+    count_texts,
+    count_tokens,
+    finish,
+    last_stream,
+    outer_params,
+    output_kernel,
+    span_probabilities,
+    streams,
+)
 from .search import threshold_mask
 
 
@@ -98,6 +107,7 @@ def knowledge_back(
 
 def published_masks(
     model: Model,
+    params: Params,
     batches: Sequence[Batch],
     costs: Sequence[int],
     allowed: int,
@@ -111,35 +121,35 @@ def published_masks(
 ) -> tuple[Model, list[Mask], list[dict[str, Any]]]:
     """Prune and fit as published; `batches` hold 32 texts each, `costs` the cost of one unit per sublayer.
 
-    `balance` is λ, `head_weight` μ. Returns the fitted model in full size, masks, and a report per sublayer.
+    `params` are the model's where the run keeps them, `balance` is λ, `head_weight` μ. Returns the fitted model in
+    full size, masks, and a report per sublayer.
     """
-    architecture = model.architecture
+    architecture, devices = model.architecture, programs.devices
     if architecture.head in ("none", "causal_lm"):
         raise DataError("the published K-prune is for classifiers and question answering; use the default settings.")
     sublayers = 2 * len(architecture.layers)
-    outer = outer_params(model.params)
+    outer = devices.fetch(outer_params(params))
     counts = unit_counts(architecture)
     units = [cost / 1e9 for cost in costs]
     said = [
-        programs(finish, outer, run(model.params, batch, architecture, programs)[-1], batch, architecture=architecture)
+        programs(finish, outer, last_stream(params, batch, architecture, programs), batch, architecture=architecture)
         for batch in batches
     ]
-    tokens = sum(int(jnp.sum(batch.real)) for batch in batches)
-    texts = sum(int(jnp.sum(batch.index >= 0)) for batch in batches)
-    streams = begin(model, batches, programs)
+    tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
+    both = begin(params, architecture, batches, programs)
     weights = [batch.real.astype(jnp.float32) for batch in batches]
     fitted = [dict(layer) for layer in model.params["layers"]]
     masks: list[Mask] = []
     reports = []
     for first in range(sublayers):
         sums = {
-            index: Knowledge(*(jnp.zeros(output_kernel(_half(model, index), HALVES[index % 2]).shape[0]),) * 2)
+            index: Knowledge(*(jnp.zeros(len(output_kernel(_half(model, index), HALVES[index % 2]))),) * 2)
             for index in range(first, sublayers)
         }
-        sums = {index: Knowledge(*(jnp.array(leaf) for leaf in entry)) for index, entry in sums.items()}
+        sums = devices.everywhere(sums)
         for number, batch in enumerate(batches):
             # Above `first` nothing is pruned yet, so the dense parameters serve; below, the stream remembers.
-            above = run(model.params, batch, architecture, programs, first, streams.pruned[number])
+            above = list(streams(params, batch, architecture, programs, first, both.pruned[number]))
             cotangent = programs(
                 loss_cotangent,
                 outer,
@@ -149,31 +159,33 @@ def published_masks(
                 architecture=architecture,
                 temperature=temperature,
             )
-            for index in reversed(range(first, sublayers)):
+            for index, half, p in devices.sublayers(params["layers"], reversed(range(first, sublayers))):
                 cotangent, sums[index] = programs(
                     knowledge_back,
-                    _half(model, index),
+                    p,
                     above[index - first],
                     batch,
                     cotangent,
                     sums[index],
-                    half=HALVES[index % 2],
+                    half=half,
                     architecture=architecture,
                 )
             programs.meter.sample("measure")
         scores, unit_costs = [], []
         for index in range(first, sublayers):
             kernel = np.asarray(output_kernel(_half(model, index), HALVES[index % 2]))
-            predictive = np.asarray(sums[index].predictive, np.float64) / texts
-            representational = np.asarray(sums[index].energy, np.float64) * np.mean(kernel**2, axis=1) / tokens
+            found = devices.read(sums[index])
+            predictive = found.predictive.astype(np.float64) / texts
+            representational = found.energy.astype(np.float64) * np.mean(kernel**2, axis=1) / tokens
             per_unit = (predictive + balance * representational).reshape(counts[index], -1).mean(axis=1)
             scores.append(per_unit * (head_weight if index % 2 == 0 else 1.0) / units[index])
             unit_costs.append(np.full(counts[index], costs[index]))
         mask = threshold_mask(np.concatenate(scores), np.concatenate(unit_costs), allowed)[: counts[first]]
         allowed -= int(mask.sum()) * costs[first]
         masks.append(mask)
-        half, report = follow_sublayer(model, first, mask, streams, batches, weights, fit, programs)
-        fitted[first // 2][HALVES[first % 2]] = half
+        for _, half, p in devices.sublayers(params["layers"], [first]):
+            found, report = follow_sublayer(p, architecture, first, mask, both, batches, weights, fit, programs)
+            fitted[first // 2][half] = found
         reports.append(report)
         on_sublayer(first + 1)
     return model.replace(params={**model.params, "layers": fitted}), masks, reports

@@ -11,21 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
-from ..data.batches import logits_difference, pack
+from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
 from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
+from ..devices import Devices
 from ..errors import NumericalError
 from ..model.language import text_losses
-from ..model.model import Batch, Model
+from ..model.model import Batch, Model, Params
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .budget import Budget
 from .cost import removed, unit_costs
 from .cut import Mask, cut, kept_units, silenced
-from .measure import finish, outer_params, run
+from .measure import advance, finish, last_stream, outer_params, start
 
 OnStep = Callable[[dict[str, Any]], None]
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
@@ -35,7 +37,8 @@ FIRST = 64  # tokens of a row on which a language model's logits are compared: a
 class Run:
     """One pruning run: the dense model, its calibration batches, and the books."""
 
-    model: Model
+    model: Model  # as it was given
+    params: Params  # the same parameters where the run keeps them: see `Devices.params`
     calibration: Calibration
     batches: list[Batch]
     tokens: int  # real ones
@@ -48,24 +51,35 @@ class Run:
     blas: ThreadpoolController = field(default_factory=ThreadpoolController)
 
     @staticmethod
-    def start(model: Model, calibration: Calibration, on_step: OnStep | None, group: int | None = None) -> "Run":
-        """Tokenise and pack the calibration texts and move them and the weights to the device.
+    def start(
+        model: Model,
+        calibration: Calibration,
+        on_step: OnStep | None,
+        group: int | None = None,
+        *,
+        mesh: Mesh | None = None,
+        stream: bool = False,
+    ) -> "Run":
+        """Tokenise and pack the calibration texts and move them and the weights to the devices.
 
         `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
         """
         began = time.perf_counter()
+        devices = Devices(mesh, stream)
         encoded = encode_calibration(Tokenizer.of(model), calibration)
-        batches = [jax.tree.map(jnp.asarray, batch) for batch in pack(encoded, model.architecture, group=group)]
-        model = model.replace(params=jax.tree.map(jnp.asarray, model.params))
+        packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
+        batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
         run = Run(
             model,
+            devices.params(model.params),
             calibration,
             batches,
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
             warnings=[*model.provenance.warnings, *calibration.warnings],
+            programs=Programs(devices=devices),
         )
         run.phases["prepare"] = time.perf_counter() - began
         return run
@@ -81,6 +95,10 @@ class Run:
             yield
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
+
+    @property
+    def devices(self) -> Devices:
+        return self.programs.devices
 
     def step(self, phase: str, done: int, of: int) -> None:
         self.on_step({"phase": phase, "done": done, "of": of})
@@ -101,14 +119,19 @@ class Run:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
 
         The median of a few batches (all have one shape), times their number. Not part of the method: booked nowhere.
+        With streamed weights the pass streams them too, and ends before the head.
         """
-        programs = Programs()  # its own books
-        params, architecture = scannable(self.model.params), self.model.architecture
-        whole = text_losses if architecture.head == "causal_lm" else whole_forward
+        programs, architecture = Programs(devices=self.devices), self.model.architecture  # its own books
+        if self.devices.stream:
+            forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
+        else:
+            params = scannable(self.params)
+            whole = text_losses if architecture.head == "causal_lm" else whole_forward
+            forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []
         for batch in self.batches[:1] + self.batches[:7]:  # the first one compiles and warms up
             began = time.perf_counter()
-            jax.block_until_ready(programs(whole, params, batch, architecture=architecture))
+            jax.block_until_ready(forward(batch))
             seconds.append(time.perf_counter() - began)
         return float(np.median(seconds[1:])) * len(self.batches)
 
@@ -126,7 +149,8 @@ class Run:
         """Cut `fitted` (full size) to `masks` and write the record. Checks that cutting changed nothing."""
         with self.phase("cut"):
             small = cut(self.model.replace(params=fitted.params), masks)
-            small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
+            if not self.devices.stream and self.devices.mesh is None:
+                small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
             check_finite(small)
             error = self._masked_versus_cut(fitted, small, masks)
         self.step("cut", 1, 1)
@@ -162,20 +186,26 @@ class Run:
             **(notes or {}),
         }
         self.phases.clear()  # a second budget books its own time
-        self.programs = Programs()
+        self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
         return small.replace(provenance=provenance).with_record(**record)
 
     def _masked_versus_cut(self, fitted: Model, small: Model, masks: Sequence[Mask]) -> float:
         """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-        batch = self.batches[0]
-        params = jax.tree.map(jnp.asarray, silenced(fitted, masks).params)
-        last = run(params, batch, fitted.architecture, self.programs)[-1]  # by programs compiled before
+        devices, batch = self.devices, self.batches[0]
+        params = devices.params(silenced(fitted, masks).params)
+        last = last_stream(params, batch, fitted.architecture, self.programs)  # by programs compiled before
+        # From here on few rows, on one device.
+        last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
         if fitted.architecture.head == "causal_lm":
             last, batch = last[:2, :FIRST], beginning(batch)
-        masked = self.programs(finish, outer_params(params), last, batch, architecture=fitted.architecture)
+        masked = self.programs(finish, outer, last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
-        without = self.programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+        if devices.stream:
+            without = _streamed_forward(small, batch, self.programs)
+        else:
+            on_device = jax.tree.map(jnp.asarray, small.params)
+            without = self.programs.once(whole_forward, on_device, batch, architecture=small.architecture)
         error = logits_difference(masked, without, batch)
         if not math.isfinite(error):
             raise NumericalError(
@@ -184,6 +214,16 @@ class Run:
         if error > 1e-5:
             self.warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
         return error
+
+
+def _streamed_forward(model: Model, batch: Batch, programs: Programs) -> jax.Array:
+    """Logits of a model whose sublayers are too many for the device; their shapes differ, so do their programs."""
+    architecture, devices = model.architecture, Devices(stream=True)
+    outer = devices.fetch(outer_params(model.params))
+    x = programs.once(start, outer, batch, architecture=architecture)
+    for _, half, p in devices.sublayers(model.params["layers"], range(2 * len(architecture.layers))):
+        x = programs.once(advance, p, x, batch, half=half, architecture=architecture)[0]
+    return programs.once(finish, outer, x, batch, architecture=architecture)
 
 
 def beginning(batch: Batch) -> Batch:

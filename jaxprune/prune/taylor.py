@@ -4,7 +4,7 @@ Ma, Fang, Wang: LLM-Pruner: On the Structural Pruning of Large Language Models, 
 order: Σ |w · ∂L/∂w| over all weights of a unit, L the next-token loss on the calibration texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ..data.task import Calibration
@@ -19,10 +20,12 @@ from ..errors import DataError
 from ..model.architecture import Architecture
 from ..model.language import next_token_losses
 from ..model.model import Batch, Model, Params
-from ..model.transformer import HALVES, forward
+from ..model.transformer import HALVES, context_of, sublayer
+from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget
 from .cut import map_units, unit_counts
+from .measure import outer_params, streams
 from .run import OnStep, Run
 
 
@@ -38,16 +41,22 @@ class Taylor:
         check_repair(self.repair)
 
 
-@partial(jax.jit, static_argnames="architecture", donate_argnames="total")
-def add_gradient(params: Params, batch: Batch, total: Any, *, architecture: Architecture) -> Any:
-    """`total` plus the gradient of the summed next-token loss of a batch, for the layers' parameters."""
+@partial(jax.jit, static_argnames="architecture")
+def loss_cotangent(outer: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
+    """The gradient of a batch's summed next-token loss at the last residual stream."""
+    return jax.grad(lambda x: jnp.sum(next_token_losses(outer, x, batch, architecture)))(x)
 
-    def loss(layers: Any) -> Array:
-        whole = {**params, "layers": layers}
-        hidden = forward(whole, batch, architecture, remat=True).hidden
-        return jnp.sum(next_token_losses(whole, hidden, batch, architecture))
 
-    return jax.tree.map(jnp.add, total, jax.grad(loss)(params["layers"]))
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="total")
+def add_gradient(
+    p: Params, x: Array, batch: Batch, cotangent: Array, total: Any, *, half: str, architecture: Architecture
+) -> tuple[Array, Any]:
+    """The cotangent before a sublayer that reads the stream `x`, and `total` plus the gradient of its parameters."""
+    context = context_of(architecture, batch)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), p)
+    _, pull = jax.vjp(lambda p, x: sublayer(half, p, x, context, architecture)[0], exact, x)
+    slope, cotangent = pull(cotangent)
+    return cotangent, jax.tree.map(jnp.add, total, slope)
 
 
 def taylor(
@@ -57,6 +66,8 @@ def taylor(
     settings: Taylor = Taylor(),
     *,
     on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
 ) -> Any:
     """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
 
@@ -66,17 +77,50 @@ def taylor(
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
-    run = Run.start(model, calibration, on_step)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
     with run.phase("measure"):
-        total = jax.tree.map(jnp.zeros_like, run.model.params["layers"])
-        for number, batch in enumerate(run.batches):
-            total = run.programs(add_gradient, run.model.params, batch, total, architecture=model.architecture)
-            run.step("measure", number + 1, len(run.batches))
-        scores = taylor_scores(run.model, total)
+        gradient = summed_gradient(
+            run.params,
+            run.model.architecture,
+            run.batches,
+            run.programs,
+            lambda done: run.step("measure", done, len(run.batches)),
+        )
+        scores = taylor_scores(model, gradient)
     return by_scores(run, "taylor", settings, budget, scores)
 
 
-def taylor_scores(model: Model, gradient: Any) -> list[np.ndarray]:
+def summed_gradient(
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    programs: Programs,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[Params]:
+    """The gradient of the next-token loss summed over all tokens, one tree a sublayer, NumPy arrays."""
+    devices = programs.devices
+    sublayers = range(2 * len(architecture.layers))
+    zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.float32)  # noqa: E731
+    total = [
+        devices.keep(devices.fetch(jax.tree.map(zeros, params["layers"][index // 2][HALVES[index % 2]])))
+        for index in sublayers
+    ]
+    for number, batch in enumerate(batches):
+        below = [devices.keep(x) for x in streams(params, batch, architecture, programs)]
+        outer = devices.fetch(outer_params(params))
+        cotangent = programs(loss_cotangent, outer, devices.rows(below.pop()), batch, architecture=architecture)
+        del outer
+        for index, half, p in devices.sublayers(params["layers"], reversed(sublayers)):
+            here = devices.fetch(jax.tree.map(jnp.array, total[index])) if devices.stream else total[index]
+            cotangent, here = programs(
+                add_gradient, p, devices.rows(below.pop()), batch, cotangent, here, half=half, architecture=architecture
+            )
+            total[index] = devices.keep(here)
+        on_batch(number + 1)
+    return devices.read(total)
+
+
+def taylor_scores(model: Model, gradient: Sequence[Params]) -> list[np.ndarray]:
     """Σ |w · g| over the weights and biases of every unit, per sublayer."""
     scores = []
     for index, count in enumerate(unit_counts(model.architecture)):
@@ -87,6 +131,6 @@ def taylor_scores(model: Model, gradient: Any) -> list[np.ndarray]:
             total += np.moveaxis(product, axis, 0).reshape(len(total), -1).sum(1)
             return weight
 
-        map_units(half, add, model.params["layers"][index // 2][half], gradient[index // 2][half])
+        map_units(half, add, model.params["layers"][index // 2][half], gradient[index])
         scores.append(total)
     return scores

@@ -41,15 +41,24 @@ class Method(NamedTuple):
     settings: Any
 
     def run(
-        self, model: Model, calibration: Any, budgets: Sequence[Budget], seed: int | None = None, on_step: Any = None
+        self,
+        model: Model,
+        calibration: Any,
+        budgets: Sequence[Budget],
+        seed: int | None = None,
+        on_step: Any = None,
+        **where: Any,
     ) -> list[Model]:
-        """One pruned model per budget, from one measuring pass. `seed` replaces the settings' own, if they have one."""
+        """One pruned model per budget, from one measuring pass. `seed` replaces the settings' own, if they have one.
+
+        `where`: mesh and stream, see `kprune`.
+        """
         entry = METHODS[self.name]
         function = getattr(importlib.import_module(entry.module), entry.function)
         settings = self.settings
         if seed is not None and any(field.name == "seed" for field in dataclasses.fields(settings)):
             settings = dataclasses.replace(settings, seed=seed)
-        return list(function(model, calibration, list(budgets), settings, on_step=on_step))
+        return list(function(model, calibration, list(budgets), settings, on_step=on_step, **where))
 
 
 def settings_class(name: str) -> type:

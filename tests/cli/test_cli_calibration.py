@@ -12,7 +12,7 @@ from jaxprune.errors import DataError
 TASK = SimpleNamespace(kind="single_label", max_length=32, calibration=lambda count, seed: (count, seed))
 
 
-def draw(file, count=3, seed=0):
+def draw(file, count: int | None = 3, seed=0):
     return flags.calibration(
         Namespace(calibration_samples=count, seed=seed, calibration_texts=file and str(file)), TASK
     )

@@ -1,8 +1,5 @@
 """Pruning language models: every family, every method, and what is particular to next-token prediction."""
 
-from pathlib import Path
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +8,14 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import BudgetError, DataError
 from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, text_losses
-from jaxprune.model.transformer import Sites, apply_head, forward, plain_batch, whole_forward
+from jaxprune.model.transformer import HALVES, Sites, apply_head, forward, plain_batch, whole_forward
+from jaxprune.programs import Programs
 from jaxprune.prune.cut import cut, gates_of, with_output_biases
-from tests.finetuning.conftest import WORDS, write_tokenizer
+from tests.finetuning.conftest import WORDS
 from tests.helpers import tiny
+from tests.helpers.decoders import language_model, settings
 
 FAMILIES = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
 METHODS = {
     "kprune": (jp.kprune, jp.KPrune()),
     "gates": (jp.kprune, jp.KPrune(search="gates", refit=False)),
@@ -27,20 +25,6 @@ METHODS = {
     "taylor": (jp.taylor, jp.Taylor()),
     "random": (jp.random_prune, jp.Random(repair="weights")),
 }
-
-
-def settings(family: str) -> dict:
-    grouped = GROUPED if family in ("llama", "mistral", "qwen2", "qwen3") else {}
-    key = "max_position_embeddings" if family != "gpt2" else "n_positions"
-    changes: dict[str, Any] = {"vocab_size": 4 + len(WORDS), key: 64, **grouped}
-    return tiny.config(family, **changes)
-
-
-def language_model(folder: Path, family: str) -> jp.Model:
-    named = {name: 0.5 * tensor for name, tensor in tiny.tensors(settings(family)).items()}
-    tiny.write(folder, settings(family), named)
-    write_tokenizer(folder)
-    return jp.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +182,7 @@ def test_flap_writes_the_mean_of_what_goes_into_the_bias(model, task):
 
 def test_taylor_scores_are_gradients_times_weights(model):
     """Against a gradient of the plain logits' loss, without slices or rematerialisation."""
-    from jaxprune.prune.taylor import add_gradient, taylor_scores
+    from jaxprune.prune.taylor import summed_gradient, taylor_scores
 
     a, batch = model.architecture, plain_batch(model.architecture, ids_of(model))
 
@@ -207,9 +191,9 @@ def test_taylor_scores_are_gradients_times_weights(model):
         return jnp.sum(next_token_losses(whole, forward(whole, batch, a).hidden, batch, a))
 
     expected = jax.grad(loss)(model.params["layers"])
-    zeros = jax.tree.map(jnp.zeros_like, model.params["layers"])
-    found = add_gradient(model.params, batch, zeros, architecture=a)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected)
+    found = summed_gradient(model.params, a, [batch], Programs())
+    halves = [layer[half] for layer in expected for half in HALVES]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, halves)
     scores = taylor_scores(model, found)
     p, g = (tree[0]["feed_forward"] for tree in (model.params["layers"], expected))
     by_hand = sum(np.abs(p[name]["kernel"] * g[name]["kernel"]).sum(0) for name in ("up", "gate"))
