@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="validation", metavar="NAME", help="validation (default), train, or test where it has labels"
     )
     flags.add_limit(parser)
+    flags.add_storage(parser)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -22,8 +23,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
-    model = load(arguments.model, revision=arguments.revision)
-    evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit)
+    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream)
     warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
     asked = {"model": arguments.model, "task": task.name, "split": arguments.split}
     data = {**asked, **evaluation.as_json(), "warnings": warnings}

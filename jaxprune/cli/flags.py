@@ -22,16 +22,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
 
 
-def add_placement(parser: argparse.ArgumentParser) -> None:
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """How weights are kept: `--dtype`, `--stream`."""
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="of the weights in memory and in the saved folder; auto: as the checkpoint (float32)",
+        help="of the weights in memory, and in a saved folder; auto: as the checkpoint (float32)",
     )
     parser.add_argument(
         "--stream", action="store_true", help="keep weights in host memory, bring one sublayer at a time to the device"
     )
+
+
+def add_mesh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh",
         metavar="data=N[,model=M]",
@@ -48,7 +52,7 @@ def make_mesh(text: str) -> Any:
     """A mesh from "data=4" or "data=2,model=2". Raises `SettingsError` for other texts and too few devices."""
     import jax
 
-    sizes = dict(part.partition("=")[::2] for part in text.split(","))
+    sizes = {name: number for name, _, number in (part.partition("=") for part in text.split(","))}
     if "data" not in sizes or not sizes.keys() <= {"data", "model"} or not all(n.isdecimal() for n in sizes.values()):
         raise SettingsError(f"--mesh {text} is not understood; write data=4, or data=2,model=2.")
     shape = int(sizes["data"]), int(sizes.get("model", 1))

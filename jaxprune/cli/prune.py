@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
-    flags.add_placement(parser)
+    flags.add_storage(parser)
+    flags.add_mesh(parser)
     parser.add_argument("--seed", type=int, default=0, help="draws the calibration texts and seeds the method (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
@@ -52,12 +53,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)
 
-    dense = evaluate(model, task, limit=arguments.limit) if arguments.evaluate else None
+    dense = evaluate(model, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
     with progress(arguments.method, arguments.quiet) as on_step:
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
-        after = evaluate(pruned, task, limit=arguments.limit) if arguments.evaluate else None
+        after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
         pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite)
         runs.append(_describe(pruned, folder, dense, after))

@@ -1,15 +1,18 @@
 """Predictions of a model, and its scores on a task."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ..devices import Devices
 from ..errors import DataError, NumericalError
 from ..model import Batch, Model
+from ..model.by_sublayer import last_outputs
 from ..model.language import text_losses
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
@@ -76,17 +79,21 @@ def evaluate(
     split: str = "validation",
     limit: int | None = None,
     programs: Programs | None = None,
+    stream: bool = False,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
+    With `stream` weights come to the device one sublayer at a time (load the model with `host=True`).
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
     tokenizer = Tokenizer.of(model)
     programs = Programs() if programs is None else programs
+    if stream:
+        programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
         return _language(model, task, split, limit, tokenizer, programs)
     examples = task.split(split)[:limit]
@@ -122,11 +129,8 @@ def _language(
     found = windows_of(tokenizer, texts, task.max_length, task.source)
     ids = found[: min(limit or len(found), task.windows or len(found))]
     batches = pack(Encoded(ids, [np.zeros_like(entry) for entry in ids]), model.architecture)
-    params, compiled, began = jax.device_put(scannable(model.params)), programs.compile_seconds, time.perf_counter()
-    total = 0.0
-    for batch in batches:
-        losses = np.asarray(programs(text_losses, params, batch, architecture=model.architecture))
-        total += float(np.sum(losses, dtype=np.float64))
+    outputs, compiled, began = _outputs(model, batches, programs), programs.compile_seconds, time.perf_counter()
+    total = sum(float(np.sum(np.asarray(losses), dtype=np.float64)) for losses in outputs)
     compile_seconds = programs.compile_seconds - compiled
     seconds = time.perf_counter() - began - compile_seconds
     predicted, tokens = len(ids) * (task.max_length - 1), len(ids) * task.max_length
@@ -152,11 +156,10 @@ def _language(
 
 def _run(model: Model, encoded: Encoded, programs: Programs | None = None) -> _Run:
     """One compiled program over all batches, of one shape; waits for the results, so that the time is true."""
-    programs, params = Programs() if programs is None else programs, jax.device_put(scannable(model.params))
+    programs = Programs() if programs is None else programs
     batches = pack(encoded, model.architecture)
-    began, compiled = time.perf_counter(), programs.compile_seconds
-    pending = [programs(whole_forward, params, batch, architecture=model.architecture) for batch in batches]
-    values = [np.asarray(value) for value in pending]
+    outputs, began, compiled = _outputs(model, batches, programs), time.perf_counter(), programs.compile_seconds
+    values = [np.asarray(value) for value in list(outputs)]
     compile_seconds = programs.compile_seconds - compiled
     seconds = time.perf_counter() - began - compile_seconds
     for number, (value, batch) in enumerate(zip(values, batches, strict=True)):
@@ -168,6 +171,17 @@ def _run(model: Model, encoded: Encoded, programs: Programs | None = None) -> _R
                 "check the checkpoint's weights."
             )
     return _Run(values, batches, seconds, compile_seconds)
+
+
+def _outputs(model: Model, batches: Sequence[Batch], programs: Programs) -> Iterator[Any]:
+    """Every batch's logits, of a language model its next-token losses."""
+    architecture = model.architecture
+    if programs.devices.stream:
+        on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
+        return last_outputs(model.params, on_device, architecture, programs)
+    params = jax.device_put(scannable(model.params))
+    whole = text_losses if architecture.head == "causal_lm" else whole_forward
+    return (programs(whole, params, batch, architecture=architecture) for batch in batches)
 
 
 # --- one scorer a kind of task: (metrics, doubts, real tokens, the run)

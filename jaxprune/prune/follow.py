@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..model.architecture import Architecture
+from ..model.by_sublayer import outer_params, start
 from ..model.model import Batch, Model, Params
 from ..model.transformer import (
     ATTENTION,
@@ -31,7 +32,7 @@ from ..model.transformer import (
 )
 from ..programs import Programs
 from .cut import Mask, put_units, take_units
-from .measure import outer_params, start, unit_width
+from .measure import unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 
 

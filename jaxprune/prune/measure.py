@@ -4,7 +4,6 @@ The model runs sublayer by sublayer, so that one small program serves every laye
 input projections behind, for one batch at a time; the backward sweep starts from them and computes no projection twice.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jaxtyping import Array, Float
 from ..devices import Devices
 from ..errors import NumericalError
 from ..model.architecture import Architecture
+from ..model.by_sublayer import Trace, advance, outer_params, start
 from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
 from ..model.transformer import (
@@ -26,9 +26,7 @@ from ..model.transformer import (
     OUTPUT,
     apply_head,
     context_of,
-    embed,
     features_of,
-    project_out,
     residual,
     sublayer_inputs,
 )
@@ -71,57 +69,6 @@ def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Ar
     """Sum over the tokens of every packed text; padding counts nowhere."""
     texts = jax.nn.one_hot(batch.segments - 1, batch.pool.shape[1], dtype=values.dtype)  # 0 for padding
     return jnp.einsum("rts,rtn->rsn", texts, values, precision="highest")
-
-
-@partial(jax.jit, static_argnames="architecture")
-def start(params: Params, batch: Batch, *, architecture: Architecture) -> Array:
-    """The residual stream before sublayer 0."""
-    return embed(params, batch, architecture).astype(jnp.float32)
-
-
-class Trace(NamedTuple):
-    """What the way back needs of a sublayer, instead of computing it again."""
-
-    inputs: tuple[Array, ...]  # its input projections
-    around: Float[Array, "rows length hidden"]  # what its norm reads: the stream before it (pre) or after it (post)
-
-
-@partial(jax.jit, static_argnames=("half", "architecture"))
-def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> tuple[Array, Trace]:
-    """The residual stream after one sublayer, and what `sweep_back` needs."""
-    inputs = sublayer_inputs(half, p, x, architecture)
-    features = features_of(half, inputs, context_of(architecture, batch), architecture)
-    update = project_out(p[OUTPUT[half]], features)
-    return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
-
-
-@partial(jax.jit, static_argnames="architecture")
-def finish(params: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
-    """Logits from the last residual stream."""
-    return apply_head(params, x, batch, architecture).astype(jnp.float32)
-
-
-def outer_params(params: Params) -> Params:
-    """The parameters outside the layers, so that a program over them does not depend on depth."""
-    return {name: value for name, value in params.items() if name != "layers"}
-
-
-def streams(
-    params: Params, batch: Batch, architecture: Architecture, programs: Programs, first: int = 0, x: Array | None = None
-) -> Iterator[Array]:
-    """The residual stream before sublayer `first` (handed in as `x` unless it is 0) and after every later one."""
-    if x is None:
-        x = programs(start, programs.devices.fetch(outer_params(params)), batch, architecture=architecture)
-    here: Any = x
-    yield here
-    for _, half, p in programs.devices.sublayers(params["layers"], range(first, 2 * len(params["layers"]))):
-        here = programs(advance, p, here, batch, half=half, architecture=architecture)[0]
-        yield here
-
-
-def last_stream(params: Params, batch: Batch, architecture: Architecture, programs: Programs) -> Array:
-    """The residual stream after all sublayers."""
-    return deque(streams(params, batch, architecture, programs), maxlen=1)[0]
 
 
 # --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction

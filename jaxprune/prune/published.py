@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ..errors import DataError
 from ..model.architecture import Architecture
+from ..model.by_sublayer import finish, last_stream, outer_params, streams
 from ..model.model import Batch, Model, Params
 from ..model.transformer import (
     HALVES,
@@ -30,16 +31,7 @@ from ..model.transformer import (
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer
-from .measure import (
-    count_texts,
-    count_tokens,
-    finish,
-    last_stream,
-    outer_params,
-    output_kernel,
-    span_probabilities,
-    streams,
-)
+from .measure import count_texts, count_tokens, output_kernel, span_probabilities
 from .search import threshold_mask
 
 

@@ -20,6 +20,7 @@ from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
 from ..devices import Devices
 from ..errors import NumericalError
+from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
 from ..model.transformer import scannable, whole_forward
@@ -27,7 +28,6 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import removed, unit_costs
 from .cut import Mask, cut, kept_units, silenced
-from .measure import advance, finish, last_stream, outer_params, start
 
 OnStep = Callable[[dict[str, Any]], None]
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
@@ -202,7 +202,8 @@ class Run:
         masked = self.programs(finish, outer, last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
         if devices.stream:
-            without = _streamed_forward(small, batch, self.programs)
+            without = last_outputs(small.params, [batch], small.architecture, self.programs, logits=True)
+            without = next(without)
         else:
             on_device = jax.tree.map(jnp.asarray, small.params)
             without = self.programs.once(whole_forward, on_device, batch, architecture=small.architecture)
@@ -214,16 +215,6 @@ class Run:
         if error > 1e-5:
             self.warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
         return error
-
-
-def _streamed_forward(model: Model, batch: Batch, programs: Programs) -> jax.Array:
-    """Logits of a model whose sublayers are too many for the device; their shapes differ, so do their programs."""
-    architecture, devices = model.architecture, Devices(stream=True)
-    outer = devices.fetch(outer_params(model.params))
-    x = programs.once(start, outer, batch, architecture=architecture)
-    for _, half, p in devices.sublayers(model.params["layers"], range(2 * len(architecture.layers))):
-        x = programs.once(advance, p, x, batch, half=half, architecture=architecture)[0]
-    return programs.once(finish, outer, x, batch, architecture=architecture)
 
 
 def beginning(batch: Batch) -> Batch:

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from ..data.task import Calibration
 from ..errors import DataError
 from ..model.architecture import Architecture
+from ..model.by_sublayer import outer_params, streams
 from ..model.language import next_token_losses
 from ..model.model import Batch, Model, Params
 from ..model.transformer import HALVES, context_of, sublayer
@@ -25,7 +26,6 @@ from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget
 from .cut import map_units, unit_counts
-from .measure import outer_params, streams
 from .run import OnStep, Run
 
 

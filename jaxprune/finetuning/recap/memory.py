@@ -6,9 +6,9 @@ import numpy as np
 
 from ...memory import program_bytes, temp_bytes
 from ...model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from ...model.by_sublayer import outer_params
 from ...model.split import Split
 from ...model.transformer import HALVES, INPUTS, OUTPUT, whole_forward
-from ...prune.measure import outer_params
 from ..lora import count
 from ..memory import FLOAT, activation_bytes, compiled_step
 from ..train import Train, select

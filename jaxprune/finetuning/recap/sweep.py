@@ -16,10 +16,10 @@ from jaxtyping import Array
 
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
+from ...model.by_sublayer import outer_params, start
 from ...model.transformer import ATTENTION, FEED_FORWARD, HALVES, apply_head, context_of, whole_layer
 from ...programs import Programs
 from ...prune.cut import Mask, map_units
-from ...prune.measure import outer_params, start
 from ..importance import at_tokens
 from ..losses import logits_losses, summed_loss, text_count
 
