@@ -224,7 +224,7 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
             f"every layer has {new.heads} heads and {new.neurons} neurons, and a config.json needs at least one of "
             f"each; prune less, or {_FILL}."
         )
-    if new.heads == old.heads:
+    if family.can_say(new.heads, old.heads, a.hidden):
         return
     if "head_width" not in family.keys:
         raise CheckpointError(
@@ -232,11 +232,10 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
             "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
             f"{_FILL}."
         )
-    if family.heads_divide and a.hidden % new.heads:
-        raise CheckpointError(
-            f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose "
-            f"heads do not divide the hidden size {a.hidden}; keep a number that does, or {_FILL}."
-        )
+    raise CheckpointError(
+        f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose heads "
+        f"do not divide the hidden size {a.hidden}; keep a number that does, or {_FILL}."
+    )
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -49,6 +49,11 @@ class Family:
     heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
     unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
 
+    def can_say(self, heads: int, of: int, hidden: int) -> bool:
+        """Whether a config.json of the family can describe layers with `heads` of originally `of` heads left."""
+        widths = "head_width" in self.keys and not (self.heads_divide and hidden % heads)
+        return heads == of or widths
+
 
 # What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
 _OFF = {

@@ -19,7 +19,7 @@ from .cut import Mask, map_units, unit_counts
 from .follow import Fit, follow
 from .measure import HALVES, measure
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import keep_mask, score_curve, uniform_masks
+from .search import keep_mask, score_curve
 
 REPAIRS = ("none", "scales", "weights")
 
@@ -106,7 +106,7 @@ def fisher(
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
-            masks = masks_for(entry, scores, run.costs(entry), limit, fisher_masks)
+            masks = masks_for(run, entry, scores, limit, fisher_masks)
             if settings.rearrange:
                 masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
         results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
@@ -158,22 +158,22 @@ def by_scores(
     results = []
     for entry, limit in zip(budgets, limits, strict=True):
         with run.phase("search"):
-            masks = masks_for(entry, scores, run.costs(entry), limit, threshold)
+            masks = masks_for(run, entry, scores, limit, threshold)
         results.append(repaired(run, method, settings, entry, masks, ()))
     return results[0] if alone else results
 
 
 def masks_for(
+    run: Run,
     budget: Budget,
     scores: Sequence[np.ndarray],
-    costs: Sequence[int],
     allowed: int,
     choose: Callable[[Sequence[np.ndarray], Sequence[int], int], list[Mask]],
 ) -> list[Mask]:
     """Masks by `choose`(scores, costs, allowed), rounded; or, where the budget asks, the same sizes in every layer."""
     if budget.uniform:
-        curves = [score_curve(entry) for entry in scores]
-        return uniform_masks(curves, costs, allowed, budget.round_to, budget.keep_heads)
+        return run.uniform([score_curve(entry) for entry in scores], budget, allowed)
+    costs = run.costs(budget)
     order = [np.argsort(entry, kind="stable") for entry in scores]
     return round_masks(choose(scores, costs, allowed), order, budget.round_to)
 

@@ -92,7 +92,7 @@ def flap(
         with run.phase("search"):
             # The paper compares sublayers by standard scores, and ranks units whatever they cost.
             standard = [(score - score.mean()) / max(float(score.std()), 1e-30) for score in scores]
-            masks = masks_for(entry, standard, run.costs(entry), limit, keep_by_rank)
+            masks = masks_for(run, entry, standard, limit, keep_by_rank)
         start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
         results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))
     return results[0] if alone else results

@@ -30,7 +30,7 @@ from .follow import PUBLISHED_FIT, Fit, follow
 from .measure import Measurement, Statistics, measure, output_kernel
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root, score_curve, uniform_masks
+from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root, score_curve
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
@@ -177,7 +177,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
         with run.phase("search"):
             weighed = tilted(curves, settings.depth_ratio)
             if entry.uniform:
-                masks = uniform_masks(weighed, run.costs(entry), limit, entry.round_to, entry.keep_heads)
+                masks = run.uniform(weighed, entry, limit)
             else:
                 masks = allocate(weighed, run.costs(entry), limit)
                 masks = round_masks(masks, [c.order for c in curves], entry.round_to)

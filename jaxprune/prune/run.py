@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
+from ..checkpoint.families import FAMILIES
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
 from ..data.text import encode_calibration
@@ -28,6 +29,7 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import removed, unit_costs
 from .cut import Mask, cut, kept_units, silenced
+from .search import Curve, uniform_masks
 
 OnStep = Callable[[dict[str, Any]], None]
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
@@ -114,6 +116,16 @@ class Run:
 
     def allowed(self, budget: Budget) -> int:
         return budget.allowed(self.model.architecture, self.length(budget))
+
+    def uniform(self, curves: Sequence[Curve], budget: Budget, allowed: int) -> list[Mask]:
+        """The same sizes in every layer, with numbers of heads that an export can write wherever some of them fit."""
+        a = self.model.architecture
+        family, size = FAMILIES.get(a.family), a.layers[0]
+        groups = range(1, size.groups + 1)
+        said = (
+            groups if family is None else [n for n in groups if family.can_say(n * size.queries, size.heads, a.hidden)]
+        )
+        return uniform_masks(curves, self.costs(budget), allowed, budget.round_to, budget.keep_heads, said)
 
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.

@@ -1,6 +1,7 @@
 """Which units go: elimination curves inside a sublayer, and one threshold across sublayers."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,27 +48,36 @@ def score_curve(scores: np.ndarray) -> Curve:
 
 
 def uniform_masks(
-    curves: Sequence[Curve], costs: Sequence[int], allowed: int, round_to: int = 1, keep_heads: bool = False
+    curves: Sequence[Curve],
+    costs: Sequence[int],
+    allowed: int,
+    round_to: int = 1,
+    keep_heads: bool = False,
+    preferred: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
     """Masks with as many heads and as many neurons in every layer, those of least damage that fit into `allowed`.
 
     Curves and costs are per sublayer, bottom up; every layer must have the same sizes to begin with. At least one head
-    and `round_to` neurons stay in a layer, neurons in multiples of `round_to`. Raises `BudgetError` where that does not
-    fit, or where layers differ.
+    and `round_to` neurons stay in a layer, neurons in multiples of `round_to`. Where a number of heads in `preferred`
+    fits, no other is taken. Raises `BudgetError` where nothing fits, or where layers differ.
     """
     sizes = {(len(heads.order), len(neurons.order)) for heads, neurons in zip(curves[::2], curves[1::2], strict=True)}
     if len(sizes) != 1:
         raise BudgetError("uniform needs a model whose layers are all alike; start from the dense one.")
     ((heads, neurons),) = sizes
     depth, best = len(curves) // 2, (np.inf, 0, 0)
-    for kept in range(heads if keep_heads else 1, heads + 1):
-        room = allowed // depth - kept * costs[0]
-        fitting = min(max(room, 0) // costs[1], neurons) // round_to * round_to
-        if not fitting:
-            continue
-        damage = sum(float(curve.damage[heads - kept]) for curve in curves[::2])
-        damage += sum(float(curve.damage[neurons - fitting]) for curve in curves[1::2])
-        best = min(best, (damage, kept, fitting))
+    numbers = range(heads if keep_heads else 1, heads + 1)
+    for candidates in ([] if preferred is None else [kept for kept in numbers if kept in preferred], numbers):
+        for kept in candidates:
+            room = allowed // depth - kept * costs[0]
+            fitting = min(max(room, 0) // costs[1], neurons) // round_to * round_to
+            if not fitting:
+                continue
+            damage = sum(float(curve.damage[heads - kept]) for curve in curves[::2])
+            damage += sum(float(curve.damage[neurons - fitting]) for curve in curves[1::2])
+            best = min(best, (damage, kept, fitting))
+        if best[1]:
+            break
     if not best[1]:
         raise BudgetError(
             f"no heads with at least {round_to} neurons in each of {depth} layers fit into the budget; remove less."
@@ -81,10 +91,16 @@ def uniform_masks(
 
 
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """A with A Aᵀ = matrix, for a positive semidefinite matrix; a millionth of its mean diagonal is added."""
-    n = len(matrix)
-    jitter = 1e-6 * max(float(np.trace(matrix)) / max(n, 1), 1e-30)
-    return np.linalg.cholesky(np.asarray(matrix, np.float64) + jitter * np.eye(n)).astype(np.float32)
+    """A with A Aᵀ = matrix, for a positive semidefinite matrix; a millionth of its mean diagonal is added.
+
+    More, where fewer tokens than dimensions were seen: rounding then leaves eigenvalues well below zero.
+    """
+    matrix, n = np.asarray(matrix, np.float64), len(matrix)
+    mean = max(float(np.trace(matrix)) / max(n, 1), 1e-30)
+    for share in (1e-6, 1e-5, 1e-4, 1e-3):
+        with suppress(np.linalg.LinAlgError):
+            return np.linalg.cholesky(matrix + share * mean * np.eye(n)).astype(np.float32)
+    raise NumericalError("the gradients' second moments are not positive semidefinite; calibrate on more texts.")
 
 
 @partial(jax.jit, static_argnames="chunk")

@@ -148,6 +148,21 @@ def test_uniform_layers_keep_the_budget(name, model, task):
     assert {(size.groups, size.neurons < 10) for size in small.architecture.layers} == {(3, True)}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_uniform_keeps_heads_that_an_export_can_write(family, task, tmp_path):
+    """Of 3 groups of 2 heads, width 24: 4 divides it and 6 does; OPT and GPT-2 say no width of a head."""
+    model = language_model(tmp_path / "model", family)
+    fixed = family in ("opt", "gpt2")
+    budget = jp.Budget(0.2 if fixed else 0.5, cost="params", uniform=True)
+    small = jp.random_prune(model, task.calibration(8, 0), budget)
+    (size,) = set(small.architecture.layers)
+    assert size.groups == 3 if fixed else size.groups < 3
+    jp.export(small, tmp_path / "out")
+    np.testing.assert_allclose(
+        jp.logits(jp.load(tmp_path / "out"), ids_of(model)), jp.logits(small, ids_of(model)), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_uniform_layers_that_cannot_be(model, task):
     with pytest.raises(BudgetError, match="with at least 8 neurons in each of 2 layers fit into the budget"):
         jp.random_prune(model, task.calibration(8), jp.Budget(0.8, cost="params", uniform=True, round_to=8))

@@ -13,6 +13,7 @@ from jaxprune.prune.search import (
     eliminate_groups,
     eliminate_neurons,
     keep_mask,
+    psd_root,
     slopes,
     threshold_mask,
 )
@@ -96,3 +97,15 @@ def test_allocation_takes_from_where_it_hurts_least():
     dear = Curve(np.array([1, 0]), np.array([0.0, 5.0, 10.0]))
     masks = allocate([cheap, dear], [1, 1], 3)
     assert masks[0].tolist() == [False, True, False] and masks[1].all()
+
+
+def test_roots_of_second_moments_of_few_tokens():
+    """Ten float32 gradients of 200 dimensions, one direction far above the others: eigenvalues of rounding size."""
+    random = np.random.RandomState(0)
+    g = (random.normal(size=(10, 200)) * np.array([100.0] + [1.0] * 9)[:, None]).astype(np.float32)
+    moments = g.T @ g
+    assert np.linalg.eigvalsh(moments.astype(np.float64)).min() < -1e-6 * np.trace(moments) / 200
+    root = psd_root(moments)
+    np.testing.assert_allclose(root @ root.T, moments, atol=2e-3 * np.trace(moments) / 200)
+    with pytest.raises(NumericalError, match="not positive semidefinite; calibrate on more texts"):
+        psd_root(-np.eye(3, dtype=np.float32))
