@@ -66,6 +66,32 @@ def test_other_float_types_become_float32(tmp_path, form, dtype):
     assert model.params["embed"]["token"].dtype == np.float32
 
 
+def test_parameters_in_bfloat16_and_in_host_memory(tmp_path):
+    from ml_dtypes import bfloat16
+
+    settings = tiny.config("llama")
+    tensors = tiny.tensors(settings)
+    mixed = {name: array.astype(bfloat16) if "q_proj" in name else array for name, array in tensors.items()}
+    folder = tiny.write(tmp_path / "model", settings, mixed)
+    expected = load(folder)
+    kinds = lambda model: {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)}  # noqa: E731
+    half = load(folder, dtype="bfloat16", host=True)
+    assert kinds(half) == {"bfloat16"} and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(half.params))
+    rounded = lambda leaf: np.asarray(leaf).astype(bfloat16)  # noqa: E731
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, rounded(y)), half.params, expected.params)
+    auto = load(folder, dtype="auto")
+    assert kinds(auto) == {"bfloat16", "float32"}
+    assert auto.params["layers"][0]["attention"]["q"]["kernel"].dtype == bfloat16
+    # A folder of ours keeps the types, and its logits are those of the model in memory, in whatever type it is read.
+    save(half, tmp_path / "saved")
+    assert kinds(load(tmp_path / "saved", dtype="auto")) == {"bfloat16"}
+    for again in (load(tmp_path / "saved"), load(tmp_path / "saved", dtype="auto", host=True)):
+        np.testing.assert_array_equal(jp.logits(again, IDS), jp.logits(half, IDS))
+    assert kinds(load(tmp_path / "saved")) == {"float32"}
+    with pytest.raises(SettingsError, match="dtype is 'int8', expected one of float32, bfloat16, auto"):
+        load(folder, dtype="int8")
+
+
 def test_transposed_views_in_a_pickle_are_read_right(tmp_path):
     settings = tiny.config("bert")
     named = {name: array.T.copy().T if array.ndim == 2 else array for name, array in tiny.tensors(settings).items()}

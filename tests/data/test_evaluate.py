@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jaxprune as jp
+from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.data import tasks
 from jaxprune.data.evaluate import evaluate, predict
 from jaxprune.data.fit import fit
@@ -237,3 +239,22 @@ def test_dense_scores_of_the_real_checkpoints(shared, real_model, name, right, c
     if f1 is not None:
         assert result.metrics["f1"] == pytest.approx(f1, abs=0.002)
     assert result.warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["classification", "text"])
+def test_streamed_weights_give_the_same_score(kind, tmp_path, monkeypatch):
+    from jaxprune.model import by_sublayer
+    from tests.finetuning.conftest import WORDS
+    from tests.helpers.decoders import language_model
+
+    if kind == "text":
+        source = language_model(tmp_path / "model", "qwen2").provenance.source
+        (tmp_path / "text.txt").write_text(" ".join(WORDS[n % len(WORDS)] for n in range(300)))
+        task = jp.tasks.text(tmp_path / "text.txt", length=32)
+    else:
+        source, task = demo_model_path(), jp.tasks.folder(demo_data_path())
+    monkeypatch.setattr(by_sublayer, "WAITING", 2**16)  # so little may wait that there are several groups of batches
+    expected = jp.evaluate(jp.load(source), task, limit=64)
+    found = jp.evaluate(jp.load(source, host=True), task, limit=64, stream=True)
+    assert found.examples == expected.examples
+    assert found.score == pytest.approx(expected.score, rel=1e-6)
