@@ -52,6 +52,8 @@ def test_a_setting_of_another_method_is_refused(cli):
         (("--task", "poetry"), "poetry"),
         (("--remove", "0.9999"), "less than one unit"),
         (("--calibration-samples", "1000"), "64"),
+        (("--mesh", "data=4096"), "--mesh data=4096 needs 4096 devices, there are"),
+        (("--mesh", "4"), "--mesh 4 is not understood; write data=4"),
     ],
 )
 def test_bad_inputs_stop_before_the_first_forward_pass(cli, inputs, tmp_path, monkeypatch, change, says):

@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 ASKED = ("removed", "dense_score", "score", "metric", "masked_vs_cut", "seconds", "dense_forwards", "peak_bytes")
 
@@ -27,6 +29,23 @@ def test_prune_then_evaluate(cli, inputs, tmp_path):
     assert scored.data["tokens_per_second"] > 0
     manifest = json.loads((out / "jaxprune.json").read_text())
     assert run.data["score"] in _numbers(manifest) and run.data["dense_score"] in _numbers(manifest)
+
+
+def test_streamed_bfloat16_weights(cli, inputs, tmp_path):
+    """The same units, and a folder of half the bytes, whether weights are streamed or not."""
+    found = {}
+    for words in (("--dtype", "bfloat16"), ("--dtype", "bfloat16", "--stream"), ("--mesh", "data=1")):
+        out = tmp_path / "-".join(words)
+        run = cli.json("prune", *task(inputs), "--remove", 0.5, "--calibration-samples", 32, "--out", out, *words)
+        assert run.code == 0, run.err
+        found[words] = load_file(out / "model.safetensors"), run.data["score"], run.data["layers"]
+    whole, streamed, mesh = found.values()
+    assert whole[1:] == streamed[1:]
+    for name, tensor in whole[0].items():
+        np.testing.assert_array_equal(tensor, streamed[0][name])
+        assert (tensor.dtype.name, mesh[0][name].dtype.name) == ("bfloat16", "float32")
+    scored = cli.json("evaluate", *task(inputs)[2:], "--model", out, "--stream")
+    assert scored.data["score"] == mesh[1]
 
 
 def test_several_budgets_share_one_measuring_pass(cli, inputs, tmp_path):
