@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, SettingsError
-from ..report.bench import SHAPES, bench
-from ..report.tables import bench_table
+from ..report.bench import SHAPES, bench, generation_bench
+from ..report.tables import bench_table, generation_table
 from . import flags
 from .outcome import Outcome
 
@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", nargs="+", default=[f"{r}x{n}" for r, n in SHAPES], metavar="ROWSxLENGTH", help="(32x128 1x32)"
     )
+    parser.add_argument(
+        "--generate", nargs="+", type=int, metavar="BATCH", help="time generation of such batches instead (1 8)"
+    )
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns to take the median of (20)")
 
 
@@ -30,6 +33,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     pruned = load(arguments.model, revision=arguments.revision)
     name, revision = (arguments.dense, None) if arguments.dense else dense_source(pruned.provenance.record)
     dense = load(name, revision=revision)
+    if arguments.generate:
+        rows = [generation_bench(dense, pruned, batch=batch, repeats=arguments.repeats) for batch in arguments.generate]
+        data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
+        return Outcome(data, (generation_table(rows),))
     rows = [bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats) for r, n in shapes]
     data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
     return Outcome(data, (bench_table(rows), *(row["verdict"] for row in rows)))

@@ -93,29 +93,10 @@ def generation_speed(
     counts in `tokens_per_second`, not in `decode_tokens_per_second`. To compare models, call this for them in turns.
     Raises `DataError` for a model that is no language model, `SettingsError` for sizes that do not fit it.
     """
-    a = model.architecture
-    if a.head != "causal_lm":
-        raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
-    if min(batch, prompt_length, repeats) < 1 or new_tokens < 2:
-        raise SettingsError(
-            f"batch, prompt_length and repeats must be at least 1 and new_tokens 2, got {batch}, {prompt_length}, "
-            f"{repeats} and {new_tokens}."
-        )
-    if a.positions != "none" and prompt_length + new_tokens > a.max_positions:
-        raise SettingsError(
-            f"{prompt_length} prompt tokens and {new_tokens} new ones exceed the model's {a.max_positions} positions."
-        )
-    params, programs, rows = jax.device_put(model.params), Programs(), np.arange(batch, dtype=np.int32)
-    ids = np.random.RandomState(seed).randint(0, a.vocab, (batch, prompt_length)).astype(np.int32)
-    lengths, ends = np.full(batch, prompt_length, np.int32), np.zeros(0, np.int32)
-
-    def seconds(limit: int) -> float:
-        began = time.perf_counter()
-        inputs = (params, ids, lengths, rows, jax.random.key(0), None, ends, np.int32(limit))
-        jax.block_until_ready(programs(continue_rows, *inputs, architecture=a, room=new_tokens, dtype=jnp.dtype(dtype)))
-        return time.perf_counter() - began
-
-    seconds(1)  # compiles, and warms up
+    if repeats < 1:
+        raise SettingsError(f"repeats must be at least 1, got {repeats}.")
+    programs = Programs()
+    seconds = ready_to_generate(model, batch, prompt_length, new_tokens, seed, dtype, programs)
     turns = np.array([(seconds(1), seconds(new_tokens)) for _ in range(repeats)])
     low, median, high = (float(value) for value in np.percentile(turns[:, 1], (25, 50, 75)))
     steps = float(np.median(np.maximum(turns[:, 1] - turns[:, 0], 1e-9)))
@@ -132,6 +113,72 @@ def generation_speed(
         "seconds_quartiles": [low, high],
         "tokens_per_second": batch * new_tokens / median,
         "decode_tokens_per_second": batch * (new_tokens - 1) / steps,
+    }
+
+
+def ready_to_generate(
+    model: Model, batch: int, prompt_length: int, new_tokens: int, seed: int, dtype: Any, programs: Programs
+) -> Callable[[int], float]:
+    """A function that generates so many tokens and says how many seconds that took; compiled and warm."""
+    a = model.architecture
+    if a.head != "causal_lm":
+        raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
+    if min(batch, prompt_length) < 1 or new_tokens < 2:
+        raise SettingsError(
+            f"batch and prompt_length must be at least 1 and new_tokens 2, got {batch}, {prompt_length}, {new_tokens}."
+        )
+    if a.positions != "none" and prompt_length + new_tokens > a.max_positions:
+        raise SettingsError(
+            f"{prompt_length} prompt tokens and {new_tokens} new ones exceed the model's {a.max_positions} positions."
+        )
+    params, rows = jax.device_put(model.params), np.arange(batch, dtype=np.int32)
+    ids = np.random.RandomState(seed).randint(0, a.vocab, (batch, prompt_length)).astype(np.int32)
+    lengths, ends = np.full(batch, prompt_length, np.int32), np.zeros(0, np.int32)
+
+    def seconds(limit: int) -> float:
+        began = time.perf_counter()
+        inputs = (params, ids, lengths, rows, jax.random.key(0), None, ends, np.int32(limit))
+        jax.block_until_ready(programs(continue_rows, *inputs, architecture=a, room=new_tokens, dtype=jnp.dtype(dtype)))
+        return time.perf_counter() - began
+
+    seconds(1)  # compiles, and warms up
+    return seconds
+
+
+def generation_bench(
+    dense: Model,
+    pruned: Model,
+    *,
+    batch: int = 1,
+    prompt_length: int = 32,
+    new_tokens: int = 64,
+    repeats: int = 5,
+    seed: int = 0,
+) -> dict:
+    """New tokens per second of greedy generation by both models in turns; see `bench` and `generation_speed`."""
+    if repeats < 1:
+        raise SettingsError(f"repeats must be at least 1, got {repeats}.")
+    books = {"dense": Programs(), "pruned": Programs()}
+    run = {
+        name: ready_to_generate(model, batch, prompt_length, new_tokens, seed, jnp.float32, books[name])
+        for name, model in (("dense", dense), ("pruned", pruned))
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in run}
+    for turn in range(repeats):
+        for name in sorted(run, reverse=turn % 2 == 1):
+            seconds[name].append(run[name](new_tokens))
+    low, speedup, high = np.percentile(np.array(seconds["dense"]) / np.array(seconds["pruned"]), (25, 50, 75))
+    speeds = {name: batch * new_tokens / float(np.median(times)) for name, times in seconds.items()}
+    return {
+        "batch": batch,
+        "prompt_length": prompt_length,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
+        "device": jax.devices()[0].device_kind,
+        **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
+        **{f"{name}_compile_seconds": programs.compile_seconds for name, programs in books.items()},
+        "speedup": float(speedup),
+        "speedup_quartiles": [float(low), float(high)],
     }
 
 

@@ -105,6 +105,22 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def generation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tokens per second, dense against pruned, a row per batch."""
+    columns = ("batch", "prompt + new tokens", "dense tokens/s", "pruned tokens/s", "speed-up")
+    table = _table("Generating, dense against pruned, medians", columns)
+    for row in rows:
+        low, high = row["speedup_quartiles"]
+        table.add_row(
+            str(row["batch"]),
+            f"{row['prompt_length']} + {row['new_tokens']}",
+            f"{row['dense_tokens_per_second']:.1f}",
+            f"{row['pruned_tokens_per_second']:.1f}",
+            f"{row['speedup']:.2f} ({low:.2f}–{high:.2f})",
+        )
+    return table
+
+
 def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """RECAP: what every round scored and kept, and its phases in seconds, without compilation, and bytes."""
     columns = ("round", "score", "loss", "heads", "neurons", "new", "seconds", "transfers", "compile s", "device MiB")

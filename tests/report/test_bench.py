@@ -5,7 +5,7 @@ import pytest
 
 from jaxprune.errors import DataError, SettingsError
 from jaxprune.model import forward
-from jaxprune.report.bench import _verdict, bench, full_batch, generation_speed
+from jaxprune.report.bench import _verdict, bench, full_batch, generation_bench, generation_speed
 from tests.helpers.tiny import config, random_model
 
 
@@ -65,3 +65,13 @@ def test_generation_speed_counts_new_tokens(tiny):
         generation_speed(random_model(config("llama")), prompt_length=15, new_tokens=6)
     with pytest.raises(DataError, match="needs a causal_lm head, the model has classification"):
         generation_speed(tiny())
+
+
+def test_generation_of_two_models_in_turns():
+    sizes = {"batch": 2, "prompt_length": 4, "new_tokens": 6}
+    found = generation_bench(random_model(config("llama")), random_model(config("llama", intermediate_size=3)), **sizes)
+    assert found["batch"] == 2 and found["dense_tokens_per_second"] > 0 and found["pruned_compile_seconds"] > 0
+    low, high = found["speedup_quartiles"]
+    assert 0 < low <= found["speedup"] <= high
+    with pytest.raises(SettingsError, match="repeats must be at least 1"):
+        generation_bench(random_model(config("llama")), random_model(config("llama")), repeats=0)
