@@ -27,6 +27,11 @@ _MODEL_AXES = {
 } | {("embed", "token"): 0, ("head", "kernel"): 1}
 
 
+def auto_mesh(mesh: Mesh) -> Mesh:
+    """The mesh for programs that leave shardings to the compiler; those of jax.make_mesh want them spelled out."""
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
 @dataclass(frozen=True)
 class Devices:
     """One device (`mesh` None) or a mesh; with `stream` weights come from host memory, one sublayer at a time.
@@ -45,6 +50,7 @@ class Devices:
             raise SettingsError(
                 f"the mesh has axes {', '.join(map(str, names))}; expected data, and model if you like."
             )
+        object.__setattr__(self, "mesh", auto_mesh(self.mesh))
 
     @property
     def data(self) -> int:

@@ -17,6 +17,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Architecture, Batch, Dropout, Model, Params, Sites
 from ..programs import Programs
@@ -395,8 +396,7 @@ def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callabl
         )
     if mesh is None:
         return lambda tree, by_rows: jax.tree.map(jnp.asarray, tree)
-    # Meshes of jax.make_mesh ask for shardings to be spelled out in the program; ours leaves them to the compiler.
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    mesh = auto_mesh(mesh)
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)
