@@ -99,7 +99,7 @@ def fisher(
             programs=run.programs,
             grams=False,
             fisher_blocks=settings.rearrange,
-            on_batch=lambda done: run.step("measure", done, len(run.batches)),
+            on_part=lambda done, of: run.step("measure", done, of),
         )
     found = run.devices.read([(entry.gates, entry.block) for entry in measured.statistics])
     scores, blocks = ([np.asarray(pair[part], np.float64) for pair in found] for part in (0, 1))

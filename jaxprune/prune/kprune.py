@@ -11,7 +11,7 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
    and fits q, k, v and up to the changed stream as well (`follow.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -164,14 +164,14 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
             exact_up_to=settings.exact_up_to,
             seed=settings.seed,
             programs=run.programs,
-            on_batch=lambda done: run.step("measure", done, len(run.batches)),
+            on_part=lambda done, of: run.step("measure", done, of),
         )
     with run.phase("search"):
-        curves = damage_curves(run.model, measured, settings, run.programs)
+        of = len(measured.statistics)
+        curves = damage_curves(run.model, measured, settings, run.programs, lambda done: run.step("search", done, of))
     measured = measured._replace(
         statistics=[]
     )  # the Gram matrices are the largest thing alive; the curves replace them
-    run.step("search", 1, 1)
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -221,13 +221,20 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
 # --- scores
 
 
-def damage_curves(model: Model, measured: Measurement, settings: KPrune, programs: Programs) -> list[Curve]:
+def damage_curves(
+    model: Model,
+    measured: Measurement,
+    settings: KPrune,
+    programs: Programs,
+    on_sublayer: Callable[[int], None] = lambda done: None,
+) -> list[Curve]:
     """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
     settings = settings.settled(model.architecture)
     assert settings.elimination_ridge is not None
     curves = []
     for index, statistics in enumerate(measured.statistics):
         half, statistics = HALVES[index % 2], programs.devices.read(statistics)
+        on_sublayer(index)
         units = statistics.gates.shape[0]
         if units == 0:
             curves.append(Curve(np.zeros(0, int), np.zeros(1)))
@@ -246,6 +253,7 @@ def damage_curves(model: Model, measured: Measurement, settings: KPrune, program
                 eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1)
             )
         curves.append(curve(order, damage, units))
+    on_sublayer(len(curves))
     return curves
 
 

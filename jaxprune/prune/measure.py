@@ -32,6 +32,8 @@ from ..model.transformer import (
 )
 from ..programs import Programs
 
+WAITING = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
+
 
 class Statistics(NamedTuple):
     """Sums over calibration tokens for one sublayer with `units` units of `width` features each.
@@ -240,7 +242,7 @@ def measure(
     programs: Programs,
     grams: bool = True,
     fisher_blocks: bool = False,
-    on_batch: Callable[[int], None] = lambda done: None,
+    on_part: Callable[[int, int], None] = lambda done, of: None,
 ) -> Measurement:
     """Statistics of every sublayer of the dense model: about five forward passes, one batch in memory at a time.
 
@@ -250,7 +252,8 @@ def measure(
     devices, sublayers = programs.devices, 2 * len(architecture.layers)
     sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, grams, blocks=fisher_blocks)]
     energies: list[list[Any]] = [[None] * sublayers for _ in batches]
-    for group in _groups(batches, architecture, devices.stream):
+    groups = _groups(batches, architecture, devices.stream)
+    for count, group in enumerate(groups):
         xs, kept = _upwards(params, architecture, [batches[number] for number in group], programs)
         outer = devices.fetch(outer_params(params))
         cotangents = []
@@ -282,9 +285,11 @@ def measure(
                 energies[number][index] = devices.keep(energy)
             if devices.stream:
                 programs.meter.sample("measure")
+                on_part((count + 1) * sublayers - index, len(groups) * sublayers)
             sums[index] = devices.keep(total)
             del total
-        on_batch(group[-1] + 1)
+        if not devices.stream:
+            on_part(count + 1, len(groups))
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
     for index, entry in enumerate(sums):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
@@ -310,9 +315,6 @@ def count_tokens(batches: Sequence[Batch], devices: Devices) -> int:
 
 def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
     return sum(int(np.sum(devices.read(batch.index) >= 0)) for batch in batches)
-
-
-WAITING = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
 
 
 def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
