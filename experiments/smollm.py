@@ -38,9 +38,16 @@ def method_of(name: str):
     if refit:
         settings = replace(settings, repair="weights")
     given = dict(part.strip().split("=") for part in changes.split(",") if part)
-    values = {key: {"True": True, "False": False}.get(value) for key, value in given.items()}
-    values = {key: float(given[key]) if value is None else value for key, value in values.items()}
-    return function, replace(settings, **values)
+    return function, replace(settings, **{key: value_of(text) for key, text in given.items()})
+
+
+def value_of(text: str) -> bool | float | str:
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def run(args) -> None:
