@@ -98,6 +98,7 @@ def measure(args: argparse.Namespace) -> None:
     for name in args.methods:
         function, settings = variant(name)
         for seed in args.seeds:
+            settings = replace(settings, seed=seed) if hasattr(settings, "seed") else settings
             calibration = task.calibration(args.samples, seed=seed)
             for small in getattr(jp, function)(model, calibration, budgets, settings):
                 record = small.provenance.record
