@@ -200,10 +200,10 @@ def accounting(args: argparse.Namespace) -> None:
     """The paper's numbers, and the arithmetic that gives them."""
     from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
     from jaxprune.model import parameter_shapes
-    from jaxprune.prune.cost import unit_parameters, whole_parameters
+    from jaxprune.prune.cost import unit_costs, whole_parameters
 
     base = bert_base()
-    whole, head = whole_parameters(base), unit_parameters(base, base.layers[0])[0]
+    whole, head = whole_parameters(base), unit_costs(base, "params")[0][0]
     tree = parameter_shapes(base)
     norms = 2 * (1 + 2 * len(tree["layers"])) * base.hidden
 

@@ -18,16 +18,24 @@ def live_bytes(device: Any = None, kind: str | None = None) -> int:
     for array in jax.live_arrays():
         if array.is_deleted() or (kind is not None and array.sharding.memory_kind != kind):
             continue
-        for shard in array.addressable_shards:
-            if device is not None and shard.device != device:
+        for place, data in _parts(array):
+            if device is not None and place != device:
                 continue
-            data = shard.data
             try:
-                key = (shard.device.id, data.sharding.memory_kind, data.unsafe_buffer_pointer())
+                key = (place.id, data.sharding.memory_kind, data.unsafe_buffer_pointer())
             except Exception:  # a backend without pointers (random keys, too): count the array by its identity
-                key = (id(array), shard.device.id)
+                key = (id(array), place.id)
             seen[key] = max(seen.get(key, 0), data.nbytes)
     return sum(seen.values())
+
+
+def _parts(array: jax.Array) -> list[tuple[Any, jax.Array]]:
+    """Every device of this process that holds a part of the array, and the part."""
+    if (
+        len(array.sharding.device_set) == 1
+    ):  # no shards are asked for: before JAX 0.10.2 an array and they form a cycle,
+        return [(device, array) for device in array.sharding.addressable_devices]  # which keeps it alive for a while
+    return [(shard.device, shard.data) for shard in array.addressable_shards]
 
 
 def temp_bytes(compiled: Any) -> int:

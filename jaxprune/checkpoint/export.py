@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError, OutputError, SettingsError
-from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model
 from .config import PROBLEMS, Task, architecture_from, declared_task, family_of
 from .families import Family
@@ -246,11 +246,11 @@ def _range(counts: Sequence[int]) -> str:
 # --- what the tensors are
 
 
-def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict[str, list[int]]]:
-    """For every layer, where its groups and neurons lay in the source."""
+def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict[str, list[Any]]]:
+    """For every layer, where its groups, the query heads of each and its neurons lay in the source."""
     sizes = model.architecture.layers
     fits = len(sizes) == len(dense.layers) and all(
-        size.queries == room.queries and size.groups <= room.groups and size.neurons <= room.neurons
+        size.queries <= room.queries and size.groups <= room.groups and size.neurons <= room.neurons
         for size, room in zip(sizes, dense.layers, strict=False)
     )
     if not fits:
@@ -258,23 +258,38 @@ def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict
             "the model's layers do not fit into those of its source's config.json; load and prune the checkpoint anew."
         )
     recorded = model.provenance.record.get("kept")
-    counts = [(_counts(size), _counts(room)) for size, room in zip(sizes, dense.layers, strict=True)]
     if isinstance(recorded, list) and len(recorded) == len(sizes):
-        pairs = zip(recorded, counts, strict=True)
-        if all(_is_choice(layer, name, count[name], room[name]) for layer, (count, room) in pairs for name in count):
-            return recorded
-    if any(count != room for count, room in counts):
+        layers = [_with_queries(layer, size) for layer, size in zip(recorded, sizes, strict=True)]
+        if all(_says(layer, size, room) for layer, size, room in zip(layers, sizes, dense.layers, strict=True)):
+            return layers
+    if sizes != dense.layers:
         warnings.append("the record does not say which units were kept: they lie first in their layers, zeros after.")
-    return [{name: list(range(number)) for name, number in count.items()} for count, _ in counts]
+    return [
+        _with_queries({"heads": list(range(size.groups)), "neurons": list(range(size.neurons))}, size) for size in sizes
+    ]
 
 
-def _counts(size: LayerSizes) -> dict[str, int]:
-    return {"heads": size.groups, "neurons": size.neurons}
+def _with_queries(layer: Any, size: LayerSizes) -> Any:
+    """A layer of the record; where it names no query heads, the first ones of every group."""
+    if not isinstance(layer, dict) or "queries" in layer:
+        return layer
+    return {**layer, "queries": [list(range(size.queries))] * size.groups}
 
 
-def _is_choice(layer: Any, name: str, count: int, room: int) -> bool:
-    """True where the record of a layer names `count` of `room` units, each once."""
-    units = layer.get(name) if isinstance(layer, dict) else None
+def _says(layer: Any, size: LayerSizes, room: LayerSizes) -> bool:
+    """True where a layer of the record names units of `room`, as many as `size` has."""
+    if not isinstance(layer, dict) or not isinstance(layer.get("queries"), list):
+        return False
+    return (
+        _is_choice(layer.get("heads"), size.groups, room.groups)
+        and _is_choice(layer.get("neurons"), size.neurons, room.neurons)
+        and len(layer["queries"]) == size.groups
+        and all(_is_choice(heads, size.queries, room.queries) for heads in layer["queries"])
+    )
+
+
+def _is_choice(units: Any, count: int, room: int) -> bool:
+    """True for a list of `count` numbers below `room`, each once."""
     return (
         isinstance(units, list)
         and len(units) == len(set(map(str, units))) == count
@@ -282,22 +297,34 @@ def _is_choice(layer: Any, name: str, count: int, room: int) -> bool:
     )
 
 
+def _filled_up(
+    array: np.ndarray, shape: tuple[int, ...], layer: Mapping[str, list[Any]], half: str, name: str, leaf: str
+) -> np.ndarray:
+    """A smaller array at its units' places in an array of zeros."""
+    full, axis = np.zeros(shape, array.dtype), UNIT_AXES[half][name][leaf]
+    units = np.array(layer["heads" if half == ATTENTION else "neurons"], int)
+    if name in ("q", "o"):  # a block for every query head: the groups' axis, then theirs
+        heads = np.array(layer["queries"], int).reshape(len(units), array.shape[axis + 1])
+        here = np.moveaxis(full, (axis, axis + 1), (0, 1))
+        here[units[:, None], heads] = np.moveaxis(array, (axis, axis + 1), (0, 1))
+    else:
+        np.moveaxis(full, axis, 0)[units] = np.moveaxis(array, axis, 0)
+    return full
+
+
 def _tensors(
     found: Mapping[str, Any],
     family: Family,
     target: Architecture,
-    kept: Sequence[Mapping[str, list[int]]] | None,
+    kept: Sequence[Mapping[str, list[Any]]] | None,
     dtype: str,
 ) -> dict[str, Stored]:
     """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
     shapes, _ = named_parameters(parameter_shapes(target))
     tensors = {}
     for ours, name in tensor_names(family, target).items():
-        units = None
-        if kept is not None and ours.startswith("layers."):
-            _, number, half, *_ = ours.split(".")
-            units = kept[int(number)]["heads" if half == "attention" else "neurons"]
-        read = partial(_read, ours, found.get(ours), shapes[ours], units)
+        layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
+        read = partial(_read, ours, found.get(ours), shapes[ours], layer)
         tensors[name] = Stored(file_shape(ours, shapes[ours]), dtype, read)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
@@ -308,13 +335,13 @@ def _tensors(
     }
 
 
-def _read(ours: str, leaf: Any, shape: tuple[int, ...], units: list[int] | None) -> np.ndarray:
-    """The numbers of a parameter as files have them; a bias that the model lacks is zero, as are removed units."""
+def _read(ours: str, leaf: Any, shape: tuple[int, ...], layer: Mapping[str, list[Any]] | None) -> np.ndarray:
+    """The numbers of a parameter as files have them; a bias that the model lacks is zero, as are removed units.
+
+    `layer` says where the units of a layer lay, for parameters that are to be filled up to `shape`.
+    """
     array = np.zeros(shape, np.float32) if leaf is None else np.asarray(leaf, np.float32)
-    axis = next((axis for axis, (have, want) in enumerate(zip(array.shape, shape, strict=True)) if have != want), None)
-    if axis is not None:  # the axis of the units: layers differ in nothing else
-        full = np.zeros(shape, np.float32)
-        np.moveaxis(full, axis, 0)[units] = np.moveaxis(array, axis, 0)
-        array = full
+    if layer is not None and array.shape != shape:
+        array = _filled_up(array, shape, layer, *ours.split(".")[2:])
     in_file = file_shape(ours, shape)
     return array.reshape(in_file[::-1]).T if ours.endswith(".kernel") else array.reshape(in_file)

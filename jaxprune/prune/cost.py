@@ -7,54 +7,60 @@ the task head are not what pruning changes; `whole_parameters` and `whole_flops`
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.architecture import Architecture, parameter_shapes
 
 Cost = Literal["flops", "params", "bytes"]
 COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")
 BYTES = 4  # of a parameter in a saved folder: float32
 
 
-def unit_flops(architecture: Architecture, size: LayerSizes, length: int) -> tuple[int, int]:
-    """FLOPs of one head unit and of one neuron of a layer, for one text of `length` tokens.
+class PartCosts(NamedTuple):
+    """What the parts of a layer cost, whatever its sizes; a key-value group is keys, values and its query heads."""
 
-    Head: q and o for each of its queries, k and v once (a query head of its own has one of each), then scores and mix
-    over all pairs of tokens. Neuron: up and down, and the gate where there is one. Texts attend to all pairs: a causal
-    mask saves nothing, since a dense product computes both halves.
+    query_head: int  # its q and o, and scores and mix over all pairs of tokens
+    key_value: int  # k and v, once for all query heads of a group
+    neuron: int  # up and down, and the gate where there is one
+
+
+def part_flops(architecture: Architecture, length: int) -> PartCosts:
+    """FLOPs for one text of `length` tokens.
+
+    Texts attend to all pairs of tokens: a causal mask saves nothing, since a dense product computes both halves.
     """
     hidden, width = architecture.hidden, architecture.head_width
-    projections = length * (2 * size.queries + 2) * hidden * width
-    pairs = 2 * size.queries * length**2 * width
+    projection = 2 * length * hidden * width
     matrices = 3 if architecture.gated else 2
-    return 2 * (projections + pairs), 2 * matrices * length * hidden
+    return PartCosts(2 * projection + 4 * length**2 * width, 2 * projection, 2 * matrices * length * hidden)
 
 
-def unit_parameters(architecture: Architecture, size: LayerSizes) -> tuple[int, int]:
-    """Weights and biases that leave with one head unit and with one neuron; output biases stay."""
+def part_parameters(architecture: Architecture) -> PartCosts:
+    """Weights and biases that leave with each part; output biases stay."""
     hidden, width = architecture.hidden, architecture.head_width
-    head = (2 * size.queries + 2) * hidden * width
-    if architecture.attention_bias:
-        head += (size.queries + 2) * width
+    bias = width if architecture.attention_bias else 0
     inputs = 2 if architecture.gated else 1
-    neuron = (inputs + 1) * hidden
-    if architecture.feed_forward_bias:
-        neuron += inputs
-    return head, neuron
+    neuron = (inputs + 1) * hidden + (inputs if architecture.feed_forward_bias else 0)
+    return PartCosts(2 * hidden * width + bias, 2 * hidden * width + 2 * bias, neuron)
 
 
-def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[tuple[int, int]]:
-    """The cost of one head unit and of one neuron, for every layer. `length` is needed for FLOPs only."""
+def part_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> PartCosts:
+    """`part_flops` or `part_parameters`, by name. `length` is needed for FLOPs only."""
     if cost in ("params", "bytes"):
         each = BYTES if cost == "bytes" else 1
-        pairs = (unit_parameters(architecture, size) for size in architecture.layers)
-        return [(each * head, each * neuron) for head, neuron in pairs]
+        return PartCosts(*(each * count for count in part_parameters(architecture)))
     if cost != "flops":
         raise BudgetError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}.")
     if length is None or length < 1:
         raise BudgetError(f"FLOPs need a text length in tokens, at least 1, got {length}; pass length=….")
-    return [unit_flops(architecture, size, length) for size in architecture.layers]
+    return part_flops(architecture, length)
+
+
+def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[tuple[int, int]]:
+    """The cost of one head unit and of one neuron, for every layer. `length` is needed for FLOPs only."""
+    parts = part_costs(architecture, cost, length)
+    return [(size.queries * parts.query_head + parts.key_value, parts.neuron) for size in architecture.layers]
 
 
 def total_cost(architecture: Architecture, cost: Cost, length: int | None = None) -> int:

@@ -12,7 +12,9 @@ from ..model.architecture import ATTENTION, HALVES, UNIT_AXES, Architecture, Lay
 from ..model.model import Model, Params
 from ..model.transformer import OUTPUT
 
-Mask = Bool[np.ndarray, " _"]  # one flag a unit; lists mix lengths, so the axis has no name
+# One flag a unit: lists mix lengths, so the axis has no name. Where query heads leave the groups of an attention
+# sublayer, its mask is [groups, queries]; groups that stay then keep as many query heads as each other.
+Mask = Bool[np.ndarray, "*_"]
 
 
 def map_units(half: str, function: Any, *trees: Params) -> Params:
@@ -47,6 +49,54 @@ def put_units(half: str, full: Params, units: np.ndarray, small: Params) -> Para
     return jax.tree.map(as_before, map_units(half, put, small, full), full)
 
 
+def kept_groups(mask: Mask) -> Bool[np.ndarray, " units"]:
+    """The units that stay at least in part."""
+    return mask if mask.ndim == 1 else np.asarray(mask.any(axis=1))
+
+
+def kept_queries(mask: Mask) -> np.ndarray:
+    """The query heads that stay in every group, [groups, kept]; of groups that go, the first ones."""
+    left = np.max(mask.sum(axis=1), initial=0) or mask.shape[1]
+    return np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :left], axis=1)
+
+
+def map_queries(function: Any, *trees: Params) -> Params:
+    """Apply `function(axis, *leaves)` to the arrays of an attention half that have one block for every query head.
+
+    `axis` is that of the groups, query heads follow. Other arrays are the first tree's.
+    """
+    out = {name: dict(leaves) for name, leaves in trees[0].items()}
+    for name in ("q", "o"):
+        for leaf, axis in UNIT_AXES[ATTENTION][name].items():
+            if leaf in out[name]:
+                out[name][leaf] = function(axis, *(tree[name][leaf] for tree in trees))
+    return out
+
+
+def take_queries(p: Params, mask: Mask) -> Params:
+    """The parameters of an attention half with the query heads of a mask [groups, queries] only, all groups staying."""
+    chosen = kept_queries(mask)
+
+    def take(axis: int, leaf: Any) -> np.ndarray:
+        leaf = np.moveaxis(np.asarray(leaf), (axis, axis + 1), (0, 1))
+        return np.moveaxis(leaf[np.arange(len(chosen))[:, None], chosen], (0, 1), (axis, axis + 1))
+
+    return map_queries(take, p)
+
+
+def put_queries(full: Params, mask: Mask, small: Params) -> Params:
+    """`full` with the query heads of a mask replaced by those of `small`, and its other arrays from `small`."""
+    chosen = kept_queries(mask)
+
+    def put(axis: int, small_leaf: Any, full_leaf: Any) -> np.ndarray:
+        out = np.array(full_leaf)
+        view = np.moveaxis(out, (axis, axis + 1), (0, 1))
+        view[np.arange(len(chosen))[:, None], chosen] = np.moveaxis(np.asarray(small_leaf), (axis, axis + 1), (0, 1))
+        return out
+
+    return map_queries(put, small, full)
+
+
 def unit_counts(architecture: Architecture) -> list[int]:
     """Units of every sublayer, bottom up: groups and neurons in turn."""
     return [count for layer in architecture.layers for count in (layer.groups, layer.neurons)]
@@ -54,12 +104,12 @@ def unit_counts(architecture: Architecture) -> list[int]:
 
 def cut_architecture(architecture: Architecture, masks: Sequence[Mask]) -> Architecture:
     """The architecture that remains; `masks` per sublayer, true keeps."""
-    counts = [int(np.sum(mask)) for mask in masks]
-    layers = tuple(
-        LayerSizes(groups=counts[2 * index], queries=layer.queries, neurons=counts[2 * index + 1])
-        for index, layer in enumerate(architecture.layers)
-    )
-    return architecture.with_layers(layers)
+    layers = []
+    for index, layer in enumerate(architecture.layers):
+        heads, neurons = masks[2 * index : 2 * index + 2]
+        queries = layer.queries if heads.ndim == 1 else kept_queries(heads).shape[1]
+        layers.append(LayerSizes(groups=int(kept_groups(heads).sum()), queries=queries, neurons=int(neurons.sum())))
+    return architecture.with_layers(tuple(layers))
 
 
 def cut(model: Model, masks: Sequence[Mask]) -> Model:
@@ -71,8 +121,10 @@ def cut(model: Model, masks: Sequence[Mask]) -> Model:
     for index, layer in enumerate(model.params["layers"]):
         halves = {}
         for offset, half in enumerate(HALVES):
-            kept = np.flatnonzero(masks[2 * index + offset])
-            small = map_units(half, lambda axis, leaf: np.take(np.asarray(leaf), kept, axis=axis), layer[half])  # noqa: B023
+            mask, p = masks[2 * index + offset], layer[half]
+            kept = np.flatnonzero(kept_groups(mask))
+            p = take_queries(p, mask) if mask.ndim == 2 else p
+            small = map_units(half, lambda axis, leaf: np.take(np.asarray(leaf), kept, axis=axis), p)  # noqa: B023
             halves[half] = jax.tree.map(np.ascontiguousarray, small)
         layers.append(halves)
     params = {**model.params, "layers": layers}
@@ -112,29 +164,39 @@ def gates_of(architecture: Architecture, masks: Sequence[Mask]) -> list[dict[str
     gates = []
     for index in range(len(architecture.layers)):
         heads, neurons = (np.asarray(mask, np.float32) for mask in masks[2 * index : 2 * index + 2])
-        gates.append({ATTENTION: heads[:, None, None], HALVES[1]: neurons})
+        gates.append({ATTENTION: heads[:, None, None] if heads.ndim == 1 else heads[:, :, None], HALVES[1]: neurons})
     return gates
 
 
-def kept_units(masks: Sequence[Mask]) -> list[dict[str, list[int]]]:
-    """Masks as plain lists of kept indices, for the record."""
-    return [
-        {
-            "heads": np.flatnonzero(masks[2 * index]).tolist(),
-            "neurons": np.flatnonzero(masks[2 * index + 1]).tolist(),
-        }
-        for index in range(len(masks) // 2)
-    ]
+Kept = list[dict[str, Any]]
 
 
-def compose_kept(
-    earlier: Any, kept: list[dict[str, list[int]]], architecture: Architecture
-) -> list[dict[str, list[int]]]:
+def kept_units(masks: Sequence[Mask]) -> Kept:
+    """Masks as plain lists of kept indices, for the record.
+
+    A layer: {"heads": […], "neurons": […]}, and where query heads left groups "queries", one list for each head unit.
+    """
+    out: Kept = []
+    for heads, neurons in zip(masks[::2], masks[1::2], strict=True):
+        kept = kept_groups(heads)
+        out.append({"heads": np.flatnonzero(kept).tolist(), "neurons": np.flatnonzero(neurons).tolist()})
+        if heads.ndim == 2:
+            out[-1]["queries"] = kept_queries(heads)[kept].tolist()
+    return out
+
+
+def compose_kept(earlier: Any, kept: Kept, architecture: Architecture) -> Kept:
     """Kept units by their numbers in the model that an earlier cut started from, where its record says them."""
-    sizes = [{"heads": size.groups, "neurons": size.neurons} for size in architecture.layers]
-    if not isinstance(earlier, list) or [{k: len(v) for k, v in layer.items()} for layer in earlier] != sizes:
+    sizes = [(size.groups, size.neurons) for size in architecture.layers]
+    if not isinstance(earlier, list) or [(len(layer["heads"]), len(layer["neurons"])) for layer in earlier] != sizes:
         return kept
-    return [
-        {name: [before[name][unit] for unit in units] for name, units in layer.items()}
-        for before, layer in zip(earlier, kept, strict=True)
-    ]
+    out: Kept = []
+    for before, layer in zip(earlier, kept, strict=True):
+        out.append({name: [before[name][unit] for unit in layer[name]] for name in ("heads", "neurons")})
+        if "queries" in before:
+            rows = [before["queries"][unit] for unit in layer["heads"]]
+            now = layer.get("queries", [range(len(row)) for row in rows])
+            out[-1]["queries"] = [[row[head] for head in chosen] for row, chosen in zip(rows, now, strict=True)]
+        elif "queries" in layer:
+            out[-1]["queries"] = layer["queries"]
+    return out

@@ -156,7 +156,4 @@ def _kernel(model: Model, index: int) -> Float[Any, "features hidden"]:
 
 
 def _widths(model: Model) -> list[int]:
-    return [
-        unit_width(model.architecture, HALVES[index % 2], index // 2)
-        for index in range(2 * len(model.architecture.layers))
-    ]
+    return [unit_width(layer[half], half) for layer in model.params["layers"] for half in HALVES]

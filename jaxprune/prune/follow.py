@@ -31,7 +31,7 @@ from ..model.transformer import (
     sublayer_features,
 )
 from ..programs import Programs
-from .cut import Mask, put_units, take_units
+from .cut import Mask, kept_groups, put_queries, put_units, take_queries, take_units
 from .measure import unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 
@@ -196,9 +196,11 @@ def follow_sublayer(
     numbers.
     """
     devices, half = programs.devices, HALVES[index % 2]
-    full = devices.read(p)
-    width = unit_width(architecture, half, index // 2)
-    units, kept = padded_units(mask, 2 if half == ATTENTION else 4)
+    full = whole = devices.read(p)
+    if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
+        full = take_queries(whole, mask)
+    width = unit_width(full, half)
+    units, kept = padded_units(kept_groups(mask), 2 if half == ATTENTION else 4)
     report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
     static = {"half": half, "architecture": architecture}
     small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
@@ -223,6 +225,8 @@ def follow_sublayer(
         report |= {"rank": solved.rank, "features": kept * width}
         report |= {"residual": solved.residual, "residual_before": solved.before}
     fitted = put_units(half, full, units[:kept], small)
+    if mask.ndim == 2:
+        fitted = put_queries(whole, mask, fitted)
     # What is kept in fewer bits is rounded now, so that the pruned stream, and all later fits, know of it.
     rounded = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype).astype(np.float32), small, full)
     on_device = devices.fetch(rounded)

@@ -26,11 +26,13 @@ from ..model.model import Model
 from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
 from .budget import Budget
+from .cost import part_costs
+from .cut import Mask
 from .follow import PUBLISHED_FIT, Fit, follow
 from .measure import Measurement, Statistics, measure, output_kernel
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import Curve, allocate, curve, eliminate_groups, eliminate_neurons, psd_root, score_curve
+from .search import Curve, allocate, curve, eliminate_heads, eliminate_neurons, psd_root, score_curve
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
@@ -58,6 +60,9 @@ class KPrune:
         metadata={
             "help": "ridge of the scores, in tokens on which features were independent; 700, language models 8000"
         },
+    )
+    query_heads: bool = field(
+        default=False, metadata={"help": "with grouped queries, remove query heads too, as many from every group"}
     )
     depth_ratio: float | None = field(
         default=None, metadata={"help": "weight of damage in the first layer over the last; 6, language models 1"}
@@ -92,6 +97,8 @@ class KPrune:
             raise SettingsError(f"token_floor must lie in (0, 1], got {self.token_floor}; 1 weighs all tokens alike.")
         if self.search not in ("surgeon", "gates", "published"):
             raise SettingsError(f"search must be surgeon, gates or published, got {self.search!r}.")
+        if self.query_heads and self.search != "surgeon":
+            raise SettingsError(f"query_heads needs search surgeon, got {self.search}, which scores whole groups.")
 
     @staticmethod
     def presets() -> dict[str, "KPrune"]:
@@ -154,6 +161,8 @@ def kprune(
 def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
     assert settings.depth_ratio is not None  # settled
     allowed = [run.allowed(budget) for budget in budgets]
+    if settings.query_heads and any(budget.uniform for budget in budgets):
+        raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
     with run.phase("measure"):
         measured = measure(
             run.params,
@@ -179,8 +188,11 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
             if entry.uniform:
                 masks = run.uniform(weighed, entry, limit)
             else:
-                masks = allocate(weighed, run.costs(entry), limit)
+                masks = allocate(weighed, run.step_costs(weighed, entry), limit)
                 masks = round_masks(masks, [c.order for c in curves], entry.round_to)
+        predicted = sum(float(c.damage[c.steps(mask)]) for c, mask in zip(curves, masks, strict=True))
+        if settings.query_heads:
+            masks = by_query_heads(masks, run.model.architecture)
         with run.phase("refit"):
             fitted, reports = follow(
                 run.model,
@@ -193,8 +205,9 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 lambda done: run.step("refit", done, len(curves)),
             )
         reused = ("measurement", "damage curves") if number else ()
-        notes = {"predicted_kl": float(sum(c.damage[int((~m).sum())] for c, m in zip(curves, masks, strict=True)))}
-        results.append(run.finish("kprune", settings, entry, fitted, masks, reports, reused, notes))
+        results.append(
+            run.finish("kprune", settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted})
+        )
     return results
 
 
@@ -247,11 +260,11 @@ def damage_curves(
             statistics, kernel, measured.tokens, measured.texts, settings.elimination_ridge, settings.sensitivity
         )
         if half == ATTENTION:
-            order, damage = eliminate_groups(gram, weight, units)
-        else:
-            order, damage = programs(
-                eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1)
-            )
+            queries = model.architecture.layers[index // 2].queries if settings.query_heads else 1
+            prices = part_costs(model.architecture, "params")
+            curves.append(eliminate_heads(gram, weight, units, queries, (prices.query_head, prices.key_value)))
+            continue
+        order, damage = programs(eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1))
         curves.append(curve(order, damage, units))
     on_sublayer(len(curves))
     return curves
@@ -290,4 +303,13 @@ def tilted(curves: Sequence[Curve], ratio: float) -> list[Curve]:
     only to second order.
     """
     last = max(len(curves) - 1, 1)
-    return [Curve(entry.order, entry.damage * ratio ** (1 - index / last)) for index, entry in enumerate(curves)]
+    return [entry._replace(damage=entry.damage * ratio ** (1 - index / last)) for index, entry in enumerate(curves)]
+
+
+def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
+    """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
+    shaped = list(masks)
+    for index, layer in enumerate(architecture.layers):
+        if layer.queries > 1:
+            shaped[2 * index] = masks[2 * index].reshape(layer.groups, layer.queries)
+    return shaped

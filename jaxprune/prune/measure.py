@@ -4,6 +4,7 @@ The model runs sublayer by sublayer, so that one small program serves every laye
 input projections behind, for one batch at a time; the backward sweep starts from them and computes no projection twice.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ from ..model.by_sublayer import Trace, advance, outer_params, start
 from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
 from ..model.transformer import (
-    ATTENTION,
     HALVES,
     OUTPUT,
     apply_head,
@@ -354,6 +354,6 @@ def _upwards(
     return xs, kept
 
 
-def unit_width(architecture: Architecture, half: str, layer: int) -> int:
-    """Features per unit: a key-value group's queries × head width, or 1 for a neuron."""
-    return architecture.layers[layer].queries * architecture.head_width if half == ATTENTION else 1
+def unit_width(p: Params, half: str) -> int:
+    """Features per unit of a half: a key-value group's queries × head width, or 1 for a neuron."""
+    return math.prod(p[OUTPUT[half]]["kernel"].shape[1:-1])

@@ -27,8 +27,8 @@ from ..model.model import Batch, Model, Params
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .budget import Budget
-from .cost import removed, unit_costs
-from .cut import Mask, cut, kept_units, silenced
+from .cost import part_costs, removed, unit_costs
+from .cut import Mask, compose_kept, cut, kept_units, silenced
 from .search import Curve, uniform_masks
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -114,6 +114,16 @@ class Run:
         pairs = unit_costs(self.model.architecture, budget.cost, self.length(budget))
         return [cost for pair in pairs for cost in pair]
 
+    def step_costs(self, curves: Sequence[Curve], budget: Budget) -> list[np.ndarray]:
+        """What every step of every curve saves, bottom up."""
+        parts, costs = part_costs(self.model.architecture, budget.cost, self.length(budget)), []
+        for entry, unit in zip(curves, self.costs(budget), strict=True):
+            if entry.sizes is None or entry.groups is None:
+                costs.append(np.full(len(entry.order), unit))
+            else:
+                costs.append(entry.sizes * parts.query_head + entry.groups * parts.key_value)
+        return costs
+
     def allowed(self, budget: Budget) -> int:
         return budget.allowed(self.model.architecture, self.length(budget))
 
@@ -176,7 +186,7 @@ class Run:
             "settings": dataclasses.asdict(settings),
             "budget": {**dataclasses.asdict(budget), "length": length},
             "removed": removed(dense, small.architecture, length),
-            "kept": kept_units(masks),
+            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(masks), dense),
             "masked_vs_cut": error,
             "seconds": seconds,
             "phases": dict(self.phases),

@@ -14,10 +14,27 @@ from ..errors import BudgetError, NumericalError
 
 
 class Curve(NamedTuple):
-    """A sublayer's units in the order in which they should go, and what that costs."""
+    """A sublayer's units in the order in which they should go, and what that costs.
+
+    One unit a step; or, where query heads leave key-value groups, those that go together: a group with all its query
+    heads, or one query head of every group that is left.
+    """
 
     order: np.ndarray  # [units] of integers: first to go first
-    damage: np.ndarray  # [units + 1]: predicted damage after the first k have gone and the rest was re-fitted
+    damage: np.ndarray  # [steps + 1]: predicted damage after the first k steps and the refit of the rest
+    sizes: np.ndarray | None = None  # [steps]: how many units go at each; None: one
+    groups: np.ndarray | None = None  # [steps]: how many key-value groups go whole with them; None: a unit is one
+
+    def mask(self, steps: int) -> np.ndarray:
+        """The units that stay after so many steps, [units]."""
+        out = np.ones(len(self.order), bool)
+        out[self.order[: steps if self.sizes is None else int(np.sum(self.sizes[:steps]))]] = False
+        return out
+
+    def steps(self, mask: np.ndarray) -> int:
+        """How many steps lead to a mask; the inverse of `mask`."""
+        gone = int(np.sum(~mask))
+        return gone if self.sizes is None else int(np.searchsorted(np.cumsum(self.sizes), gone, side="right"))
 
 
 def keep_mask(scores: np.ndarray, costs: np.ndarray, allowed: int) -> np.ndarray:
@@ -61,10 +78,10 @@ def uniform_masks(
     and `round_to` neurons stay in a layer, neurons in multiples of `round_to`. Where a number of heads in `preferred`
     fits, no other is taken. Raises `BudgetError` where nothing fits, or where layers differ.
     """
-    sizes = {(len(heads.order), len(neurons.order)) for heads, neurons in zip(curves[::2], curves[1::2], strict=True)}
-    if len(sizes) != 1:
+    units = [len(curve.order) for curve in curves]
+    if len(set(zip(units[::2], units[1::2], costs[::2], costs[1::2], strict=True))) != 1:
         raise BudgetError("uniform needs a model whose layers are all alike; start from the dense one.")
-    ((heads, neurons),) = sizes
+    heads, neurons = units[:2]
     depth, best = len(curves) // 2, (np.inf, 0, 0)
     numbers = range(heads if keep_heads else 1, heads + 1)
     for candidates in ([] if preferred is None else [kept for kept in numbers if kept in preferred], numbers):
@@ -82,12 +99,8 @@ def uniform_masks(
         raise BudgetError(
             f"no heads with at least {round_to} neurons in each of {depth} layers fit into the budget; remove less."
         )
-    masks = []
-    for index, curve in enumerate(curves):
-        mask = np.ones(len(curve.order), bool)
-        mask[curve.order[: len(mask) - best[1 + index % 2]]] = False
-        masks.append(mask)
-    return masks
+    kept = best[1:]
+    return [curve.mask(len(curve.order) - kept[index % 2]) for index, curve in enumerate(curves)]
 
 
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
@@ -166,33 +179,71 @@ def eliminate_neurons(
     return jnp.concatenate([order, later]).reshape(-1), jnp.concatenate([damage, more]).reshape(-1)
 
 
-def eliminate_groups(
-    gram: Float[np.ndarray, "n n"], weight: Float[np.ndarray, "n hidden"], units: int
-) -> tuple[Int[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-    """As `eliminate_neurons` for units of several features each (a head): damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u).
+def eliminate_heads(
+    gram: Float[np.ndarray, "n n"],
+    weight: Float[np.ndarray, "n hidden"],
+    groups: int,
+    queries: int = 1,
+    prices: tuple[int, int] = (1, 0),
+) -> Curve:
+    """As `eliminate_neurons` for heads, units of several features: damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u).
 
-    On the host: a dozen steps on small matrices take less time than compiling them.
+    With `queries` above 1 a step removes a key-value group, or the cheapest query head of every group: whichever costs
+    less damage for its price, `prices` being those of a query head and of a group's keys and values. Groups of a layer
+    thus stay alike. On the host: a dozen steps on small matrices take less time than compiling them.
     """
-    width = len(gram) // units
-    inverse = np.linalg.inv(gram).reshape(units, width, units, width)
-    weight = weight.reshape(units, width, -1)
-    left, order, damage = np.arange(units), [], []
-    while len(left):
-        blocks = np.einsum("uaub->uab", inverse)
-        costs = np.sum(weight * np.linalg.solve(blocks, weight), axis=(1, 2))
-        best = int(np.argmin(costs))
-        order.append(left[best])
-        damage.append(costs[best])
-        shift = np.linalg.solve(blocks[best], inverse[best].reshape(width, -1)).reshape(width, -1, width)
-        weight = weight - np.einsum("avb,ah->vbh", shift, weight[best])
-        inverse = inverse - np.einsum("uac,cvb->uavb", inverse[:, :, best], shift, optimize=True)
-        left, weight = np.delete(left, best), np.delete(weight, best, axis=0)
-        inverse = np.delete(np.delete(inverse, best, axis=0), best, axis=2)
-    return np.array(order), np.array(damage)
+    width = len(gram) // (groups * queries)
+    inverse, weight = np.linalg.inv(gram), np.asarray(weight)
+    left, gone, damage, whole = np.arange(groups * queries).reshape(groups, queries), [], [0.0], []
+    while left.size:
+        group = int(np.argmin(_alone(inverse, weight, len(left))))
+        chosen = np.zeros(left.shape, bool)
+        chosen[group] = True
+        best = _Step(inverse, weight, chosen, width)
+        if left.shape[1] > 1:
+            heads = _alone(inverse, weight, left.size).reshape(left.shape)
+            slim = _Step(inverse, weight, np.arange(left.shape[1]) == np.argmin(heads, axis=1)[:, None], width)
+            dear = left.shape[1] * prices[0] + prices[1]
+            if slim.damage / (len(left) * prices[0]) < best.damage / dear:
+                best = slim
+        whole.append(int(best.chosen.all(axis=1).sum()))
+        gone.append(left[best.chosen])
+        damage.append(best.damage)
+        inverse, weight = best.rest()
+        remaining = left[~best.chosen]
+        left = remaining.reshape(len(left) - whole[-1], -1) if remaining.size else remaining.reshape(0, 1)
+    total = np.cumsum(np.maximum(damage, 0))
+    sizes = None if queries == 1 else np.array([len(heads) for heads in gone])
+    return Curve(np.concatenate(gone), total, sizes, None if sizes is None else np.array(whole))
+
+
+def _alone(inverse: np.ndarray, weight: np.ndarray, blocks: int) -> np.ndarray:
+    """The damage of removing each of `blocks` equal blocks of features, [blocks]."""
+    width = len(inverse) // blocks
+    diagonal = np.einsum("uaub->uab", inverse.reshape(blocks, width, blocks, width))
+    weight = weight.reshape(blocks, width, -1)
+    return np.sum(weight * np.linalg.solve(diagonal, weight), axis=(1, 2))
+
+
+class _Step:
+    """The removal of the chosen heads, [groups, queries] flags, and what it does to the inverse and the weights."""
+
+    def __init__(self, inverse: np.ndarray, weight: np.ndarray, chosen: np.ndarray, width: int):
+        self.inverse, self.weight, self.chosen = inverse, weight, chosen
+        self.rows = np.repeat(chosen.reshape(-1), width)
+        self.block = inverse[self.rows][:, self.rows]
+        self.damage = float(np.sum(weight[self.rows] * np.linalg.solve(self.block, weight[self.rows])))
+
+    def rest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse Gram matrix and re-fitted weights of the heads that are left."""
+        stay = ~self.rows
+        shift = np.linalg.solve(self.block, self.inverse[self.rows][:, stay])
+        inverse = self.inverse[stay][:, stay] - self.inverse[stay][:, self.rows] @ shift
+        return inverse, self.weight[stay] - shift.T @ self.weight[self.rows]
 
 
 def curve(order: Any, damage: Any, units: int) -> Curve:
-    """A curve on the host, from what an elimination returned."""
+    """A curve on the host, from what `eliminate_neurons` returned."""
     order_np, damage_np = np.asarray(order), np.asarray(damage, np.float64)
     there = order_np >= 0
     if there.sum() != units:
@@ -203,36 +254,32 @@ def curve(order: Any, damage: Any, units: int) -> Curve:
     return Curve(order_np[there], np.concatenate([[0.0], np.cumsum(np.maximum(damage_np[there], 0))]))
 
 
-def slopes(damage: np.ndarray) -> np.ndarray:
-    """Damage per step along the lower convex hull of a curve: never falling, so that thresholds cut it once."""
-    hull = [0]
+def slopes(damage: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Damage per cost along the lower convex hull of a curve: never falling, so that thresholds cut it once.
+
+    `damage` [steps + 1] after each step, `costs` [steps] what each saves. Returns [steps].
+    """
+    at, hull = np.concatenate([[0], np.cumsum(costs)]), [0]
     for point in range(1, len(damage)):
-        while len(hull) > 1 and (damage[hull[-1]] - damage[hull[-2]]) * (point - hull[-1]) >= (
+        while len(hull) > 1 and (damage[hull[-1]] - damage[hull[-2]]) * (at[point] - at[hull[-1]]) >= (
             damage[point] - damage[hull[-1]]
-        ) * (hull[-1] - hull[-2]):
+        ) * (at[hull[-1]] - at[hull[-2]]):
             hull.pop()
         hull.append(point)
     out = np.empty(len(damage) - 1)
     for first, last in zip(hull[:-1], hull[1:], strict=True):
-        out[first:last] = (damage[last] - damage[first]) / (last - first)
+        out[first:last] = (damage[last] - damage[first]) / (at[last] - at[first])
     return out
 
 
-def allocate(curves: Sequence[Curve], costs: Sequence[int], allowed: int) -> list[np.ndarray]:
+def allocate(curves: Sequence[Curve], costs: Sequence[np.ndarray], allowed: int) -> list[np.ndarray]:
     """Masks for all sublayers (true keeps) that fit `allowed` at the least total damage the curves predict.
 
-    `costs` is the cost of one unit, per sublayer. Damage per cost along each curve's lower convex hull, one global
-    threshold: optimal for the hulls (Lagrangian relaxation of the knapsack).
+    `costs` is what every step of a curve saves, per sublayer. Damage per cost along each curve's lower convex hull, one
+    global threshold: optimal for the hulls (Lagrangian relaxation of the knapsack).
     """
-    scores = np.concatenate([slopes(c.damage) / cost for c, cost in zip(curves, costs, strict=True)])
-    unit_costs = np.concatenate([np.full(len(c.order), cost) for c, cost in zip(curves, costs, strict=True)])
-    keep = keep_mask(scores, unit_costs, allowed)
-    masks, at = [], 0
-    for c in curves:
-        # Steps of one hull segment tie, so count how many go rather than read off which: the first of the order do.
-        gone = int(np.sum(~keep[at : at + len(c.order)]))
-        mask = np.ones(len(c.order), bool)
-        mask[c.order[:gone]] = False
-        masks.append(mask)
-        at += len(c.order)
-    return masks
+    scores = np.concatenate([slopes(c.damage, saved) for c, saved in zip(curves, costs, strict=True)])
+    keep = keep_mask(scores, np.concatenate(costs), allowed)
+    # Steps of one hull segment tie, so count how many go rather than read off which: the first of the order do.
+    ends = np.cumsum([len(saved) for saved in costs])[:-1]
+    return [c.mask(int(np.sum(~kept))) for c, kept in zip(curves, np.split(keep, ends), strict=True)]

@@ -25,7 +25,7 @@ from jaxprune.finetuning.prune_lora import (
 )
 from jaxprune.memory import program_bytes
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
-from jaxprune.prune.cost import unit_parameters, whole_parameters
+from jaxprune.prune.cost import unit_costs, whole_parameters
 from jaxprune.prune.cut import compose_kept, cut
 
 TRAINING = jp.Train(epochs=1, batch_size=16, learning_rate=3e-3)
@@ -212,7 +212,7 @@ BASE = Architecture(
 
 def test_the_papers_arithmetic_on_bert_base():
     assert whole_parameters(BASE) == 109_482_240
-    assert unit_parameters(BASE, BASE.layers[0])[0] == 196_800
+    assert unit_costs(BASE, "params")[0][0] == 196_800
     assert round(0.3 * 144) == 43
     low = adapters_of(plan_of(Lora(rank=4), BASE), BASE)
     norms = 25 * 2 * 768

@@ -11,8 +11,7 @@ from jaxprune.prune.cost import (
     parameters,
     removed,
     total_cost,
-    unit_flops,
-    unit_parameters,
+    unit_costs,
     whole_flops,
     whole_parameters,
 )
@@ -30,19 +29,19 @@ MINILM = architecture([12] * 6, [1536] * 6)
 
 def test_costs_by_hand():
     # Head: q, k, v, o are 384 x 32 each; scores and mix 25 x 25 x 32 each. Neuron: a column of up and a row of down.
-    assert unit_flops(MINILM, MINILM.layers[0], 25) == (2 * (25 * 4 * 384 * 32 + 2 * 25 * 25 * 32), 2 * 25 * 2 * 384)
-    assert unit_parameters(MINILM, MINILM.layers[0]) == (4 * 384 * 32 + 3 * 32, 2 * 384 + 1)
+    assert unit_costs(MINILM, "flops", 25)[0] == (2 * (25 * 4 * 384 * 32 + 2 * 25 * 25 * 32), 2 * 25 * 2 * 384)
+    assert unit_costs(MINILM, "params")[0] == (4 * 384 * 32 + 3 * 32, 2 * 384 + 1)
     assert flops(MINILM, 25) == 72 * 2_537_600 + 9216 * 38_400
 
 
 def test_grouped_queries_share_keys_and_values():
     grouped = architecture([2], [8], layers=(LayerSizes(groups=2, queries=3, neurons=8),))
     single = architecture([6], [8])
-    per_group, _ = unit_parameters(grouped, grouped.layers[0])
-    per_head, _ = unit_parameters(single, single.layers[0])
+    per_group, _ = unit_costs(grouped, "params")[0]
+    per_head, _ = unit_costs(single, "params")[0]
     assert 3 * per_head - per_group == 2 * 2 * (384 * 32 + 32)  # two of three keys and values are not there
     scores = 2 * 2 * 10 * 10 * 32
-    assert unit_flops(grouped, grouped.layers[0], 10)[0] == 2 * 10 * 8 * 384 * 32 + 3 * scores
+    assert unit_costs(grouped, "flops", 10)[0][0] == 2 * 10 * 8 * 384 * 32 + 3 * scores
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -50,14 +49,14 @@ def test_grouped_queries_share_keys_and_values():
 def test_parameters_of_a_unit_are_what_leaves_the_tree(gated, bias):
     switches = dict(gated=gated, attention_bias=bias, feed_forward_bias=bias, hidden=12, head_width=4)
     full = architecture([3, 3], [7, 7], **switches)
-    head, neuron = unit_parameters(full, full.layers[0])
+    head, neuron = unit_costs(full, "params")[0]
     assert whole_parameters(full) - whole_parameters(architecture([2, 3], [7, 7], **switches)) == head
     assert whole_parameters(full) - whole_parameters(architecture([3, 3], [5, 7], **switches)) == 2 * neuron
     assert parameters(full) == 2 * (3 * head + 7 * neuron)
 
 
 def test_gate_costs_half_as_much_again():
-    assert unit_flops(architecture([1], [1], gated=True), LayerSizes(groups=1, neurons=1), 8)[1] == 2 * 3 * 8 * 384
+    assert unit_costs(architecture([1], [1], gated=True), "flops", 8)[0][1] == 2 * 3 * 8 * 384
 
 
 @pytest.mark.parametrize("head, tokens", [("classification", 1), ("question_answering", 9), ("none", 0)])

@@ -7,7 +7,19 @@ from hypothesis import given, strategies as st
 
 from jaxprune.model import Architecture, LayerSizes, Model, Sites, forward, logits, parameter_shapes
 from jaxprune.model.transformer import plain_batch
-from jaxprune.prune.cut import cut, cut_architecture, gates_of, kept_units, put_units, take_units, unit_counts
+from jaxprune.prune.cut import (
+    compose_kept,
+    cut,
+    cut_architecture,
+    gates_of,
+    kept_units,
+    put_queries,
+    put_units,
+    silenced,
+    take_queries,
+    take_units,
+    unit_counts,
+)
 
 BERT = Architecture(
     family="bert",
@@ -68,6 +80,39 @@ def test_the_masked_model_and_the_cut_model_agree(architecture, seed):
     small = cut(model, masks)
     assert small.architecture == cut_architecture(architecture, masks)
     np.testing.assert_allclose(run(small, batch), masked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention_bias", [False, True])
+@pytest.mark.parametrize("query_key_norm", [False, True])
+def test_query_heads_that_go_are_as_good_as_silenced(attention_bias, query_key_norm):
+    """Groups that stay keep two, then one of three query heads each, other ones in every group."""
+    sizes = tuple(LayerSizes(groups=3, queries=3, neurons=5) for _ in range(2))
+    switches = {"attention_bias": attention_bias, "query_key_norm": query_key_norm}
+    architecture = dataclasses.replace(DECODER, layers=sizes, head_width=4, **switches)
+    model, random = random_model(architecture), np.random.RandomState(0)
+    masks = [np.ones(count, bool) for count in unit_counts(architecture)]
+    masks[0] = np.array([[True, False, True], [False, False, False], [False, True, True]])
+    masks[2] = np.array([[False, False, True], [True, False, False], [False, True, False]])
+    batch = plain_batch(architecture, random.randint(0, 20, (2, 7)))
+    small = cut(model, masks)
+    assert [(size.groups, size.queries) for size in small.architecture.layers] == [(2, 2), (3, 1)]
+    assert jax.tree.map(np.shape, small.params) == parameter_shapes(small.architecture)
+    for full in (run(model, batch, gates_of(architecture, masks)), run(silenced(model, masks), batch)):
+        np.testing.assert_allclose(run(small, batch), full, rtol=1e-5, atol=1e-5)
+    p = model.params["layers"][0]["attention"]
+    back = put_queries(p, masks[0], jax.tree.map(np.zeros_like, take_queries(p, masks[0])))
+    assert not back["o"]["kernel"][masks[0]].any() and not back["q"]["kernel"][:, masks[0]].any()
+    gone = ~masks[0]
+    gone[1] = [False, False, True]  # of a group that goes, the first two were taken
+    np.testing.assert_array_equal(back["o"]["kernel"][gone], p["o"]["kernel"][gone])
+    first = kept_units(masks)
+    assert first[0] == {"heads": [0, 2], "neurons": list(range(5)), "queries": [[0, 2], [1, 2]]}
+    again = [np.ones(count, bool) for count in unit_counts(small.architecture)]
+    again[0], again[2] = np.array([[False, True], [False, False]]), np.array([True, False, True])
+    assert [layer["queries"] for layer in compose_kept(first, kept_units(again), small.architecture)] == [
+        [[2]],
+        [[2], [1]],
+    ]
 
 
 @families

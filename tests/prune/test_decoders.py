@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import BudgetError, DataError
+from jaxprune.errors import BudgetError, DataError, SettingsError
 from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, text_losses
 from jaxprune.model.transformer import HALVES, Sites, apply_head, forward, plain_batch, whole_forward
 from jaxprune.programs import Programs
+from jaxprune.prune.cost import parameters
 from jaxprune.prune.cut import cut, gates_of, with_output_biases
 from tests.finetuning.conftest import WORDS
 from tests.helpers import tiny
@@ -134,6 +135,41 @@ def test_kprune_serves_every_family_and_its_folder_reloads(family, task, tmp_pat
     again = jp.load(tmp_path / "small")
     np.testing.assert_array_equal(jp.logits(again, ids_of(model)), jp.logits(small, ids_of(model)))
     assert jp.evaluate(again, task).score == jp.evaluate(small, task).score
+
+
+def test_query_heads_leave_their_groups(task, tmp_path):
+    """As many from every group of a layer; exact in the books, in the folder, and filled up with zeros."""
+    model = language_model(tmp_path / "model", "llama", num_key_value_heads=2)
+    calibration, budgets = task.calibration(8, 0), [jp.Budget(share, cost="params") for share in (0.3, 0.6)]
+    results = jp.kprune(model, calibration, budgets, jp.KPrune(query_heads=True))
+    before = model.architecture.layers[0].queries
+    assert any(size.groups and size.queries < before for small in results for size in small.architecture.layers)
+    for share, small in zip((0.3, 0.6), results, strict=True):
+        record = small.provenance.record
+        assert record["masked_vs_cut"] < 1e-5 and record["settings"]["query_heads"]
+        left = sum(np.size(leaf) for leaf in jax.tree.leaves(small.params))
+        gone = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params)) - left
+        assert gone == round(record["removed"]["params"] * parameters(model.architecture)) and (
+            share <= record["removed"]["params"] < share + 0.2
+        )
+        said = jp.logits(small, ids_of(model))
+        jp.save(small, tmp_path / f"small-{share}")
+        again = jp.load(tmp_path / f"small-{share}")
+        np.testing.assert_array_equal(jp.logits(again, ids_of(model)), said)
+        jp.export(again, tmp_path / f"full-{share}", fill_zeros=True)
+        filled = jp.load(tmp_path / f"full-{share}")
+        assert filled.architecture.layers == model.architecture.layers
+        np.testing.assert_allclose(jp.logits(filled, ids_of(model)), said, rtol=1e-4, atol=1e-5)
+    streamed = jp.kprune(model, calibration, budgets[0], jp.KPrune(query_heads=True), stream=True)
+    jax.tree.map(np.testing.assert_array_equal, streamed.params, jax.tree.map(np.asarray, results[0].params))
+
+
+def test_query_heads_where_they_cannot_leave(model, task):
+    with pytest.raises(BudgetError, match="uniform keeps key-value groups whole"):
+        budget = jp.Budget(0.4, cost="params", uniform=True)
+        jp.kprune(model, task.calibration(8), budget, jp.KPrune(query_heads=True))
+    with pytest.raises(SettingsError, match="query_heads needs search surgeon, got gates"):
+        jp.KPrune(query_heads=True, search="gates")
 
 
 @pytest.mark.parametrize("name", ["kprune", "fisher", "flap", "random"])

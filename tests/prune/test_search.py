@@ -10,7 +10,7 @@ from jaxprune.prune.search import (
     Curve,
     allocate,
     curve,
-    eliminate_groups,
+    eliminate_heads,
     eliminate_neurons,
     keep_mask,
     psd_root,
@@ -72,11 +72,29 @@ def test_elimination_beats_removing_by_size():
 
 def test_groups_are_eliminated_whole():
     gram, weight = problem(12, 4, seed=1)
-    order, damage = eliminate_groups(gram, weight, 4)
-    found = curve(order, damage, 4)
+    found = eliminate_heads(gram, weight, 4)
     for removed in range(1, 5):
         gone = np.concatenate([np.arange(3 * unit, 3 * unit + 3) for unit in found.order[:removed]])
         np.testing.assert_allclose(found.damage[removed], exact_damage(gram, weight, gone), rtol=2e-3)
+
+
+@pytest.mark.parametrize("prices", [(1, 0), (1, 100), (100, 1)])
+def test_query_heads_leave_groups_evenly_or_groups_go_whole(prices):
+    gram, weight = problem(24, 4, seed=2)
+    found = eliminate_heads(gram, weight, 4, 3, prices)
+    assert found.sizes is not None and found.groups is not None and sorted(found.order) == list(range(12))
+    for step in range(len(found.sizes) + 1):
+        mask = found.mask(step)
+        assert found.steps(mask) == step
+        left = mask.reshape(4, 3).sum(axis=1)
+        assert len(set(left[left > 0])) <= 1  # groups that stay are alike
+        assert 4 - np.sum(left > 0) == found.groups[:step].sum()
+        gone = np.flatnonzero(np.repeat(~mask, 2))
+        np.testing.assert_allclose(found.damage[step], exact_damage(gram, weight, gone), rtol=2e-3)
+    if prices == (1, 100):  # keys and values are dear: groups go whole
+        assert found.sizes.tolist() == [3, 3, 3, 3]
+    else:
+        assert found.groups[0] == 0
 
 
 def test_an_elimination_that_broke_down_is_an_error():
@@ -87,16 +105,26 @@ def test_an_elimination_that_broke_down_is_an_error():
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=20))
 def test_slopes_never_fall_and_keep_the_end(steps):
     damage = np.concatenate([[0.0], np.cumsum(steps)])
-    found = slopes(damage)
+    costs = 1 + np.arange(len(steps)) % 3
+    found = slopes(damage, costs)
     assert np.all(np.diff(found) >= -1e-9)
-    np.testing.assert_allclose(found.sum(), damage[-1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found @ costs, damage[-1], rtol=1e-9, atol=1e-9)
 
 
 def test_allocation_takes_from_where_it_hurts_least():
     cheap = Curve(np.array([2, 0, 1]), np.array([0.0, 0.1, 0.2, 0.3]))
     dear = Curve(np.array([1, 0]), np.array([0.0, 5.0, 10.0]))
-    masks = allocate([cheap, dear], [1, 1], 3)
+    masks = allocate([cheap, dear], [np.ones(3, int), np.ones(2, int)], 3)
     assert masks[0].tolist() == [False, True, False] and masks[1].all()
+
+
+def test_allocation_counts_what_a_step_saves():
+    """Three query heads without their keys and values, then a group: the second step saves most for its damage."""
+    heads = Curve(np.arange(6), np.array([0.0, 1.0, 1.5]), np.array([3, 3]), np.array([0, 1]))
+    neurons = Curve(np.arange(4), np.array([0.0, 0.4, 0.8, 1.2, 1.6]))
+    costs = [np.array([3, 9]), np.ones(4, int)]  # 12 for 1.5, or 4 for 1.6
+    assert [mask.sum() for mask in allocate([heads, neurons], costs, 4)] == [0, 4]
+    assert [mask.sum() for mask in allocate([heads, neurons], costs, 3)] == [0, 3]
 
 
 def test_roots_of_second_moments_of_few_tokens():

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...model import Architecture
 from ...prune.baselines import threshold
-from ...prune.cost import unit_parameters
+from ...prune.cost import unit_costs
 from ...prune.cut import Mask, unit_counts
 from .settings import Recap
 from .sweep import Rows
@@ -19,7 +19,7 @@ def unit_sizes(architecture: Architecture, settings: Recap) -> list[int]:
     """What one unit of every sublayer counts for in `settings.remove`."""
     if settings.share_of == "units":
         return [1] * (2 * len(architecture.layers))
-    return [size for layer in architecture.layers for size in unit_parameters(architecture, layer)]
+    return [size for pair in unit_costs(architecture, "params") for size in pair]
 
 
 def keep_units(scores: Scores, sizes: Sequence[int], kept: Sequence[Mask], removed: float, cap: float) -> list[Mask]:

@@ -8,7 +8,7 @@ import jaxprune as jp
 from jaxprune.errors import SettingsError
 from jaxprune.finetuning.recap.choose import averaged, keep_units, train_rows, trained_count, unit_sizes
 from jaxprune.finetuning.recap.settings import Recap, step_shares
-from jaxprune.prune.cost import unit_parameters
+from jaxprune.prune.cost import unit_costs
 from tests.helpers import tiny
 
 
@@ -58,7 +58,7 @@ def test_small_sublayers_keep_a_unit_whatever_is_asked(remove):
 def test_sizes_are_units_or_parameters():
     architecture = tiny.architecture(tiny.config("bert"))
     assert unit_sizes(architecture, Recap(share_of="units")) == [1, 1, 1, 1]
-    assert unit_sizes(architecture, Recap()) == 2 * list(unit_parameters(architecture, architecture.layers[0]))
+    assert unit_sizes(architecture, Recap()) == 2 * list(unit_costs(architecture, "params")[0])
 
 
 def test_the_average_weighs_shares():
