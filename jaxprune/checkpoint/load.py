@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model, Provenance
+from ..seeds import check_seed
 from .config import Task, architecture_from, choose_task, declared_task, family_of, head_fields
 from .families import FAMILIES, Family
 from .files import inside, listed, read_json
@@ -50,8 +51,7 @@ def load(
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
     """
-    if not 0 <= seed < 2**32:  # what NumPy's generator takes
-        raise SettingsError(f"seed is {seed}, expected an integer from 0 to {2**32 - 1}.")
+    check_seed(seed)
     if dtype not in DTYPES:
         raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder, origin = locate(source, revision)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run for each (0)")
+    parser.add_argument("--seeds", nargs="+", type=flags.seed, default=[0], metavar="N", help="a run for each (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=f"gets {', '.join(FILES)}")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     flags.add_limit(parser)

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trainable", nargs="+", metavar="PATTERN", help="full: train only these leaves, such as layers/0/* head/*"
     )
     parser.add_argument("--teacher", metavar="PATH", help="a tuned model to distil from (--distill, --distill-hidden)")
-    parser.add_argument("--seed", type=int, default=0, help="orders texts, draws dropout, adapters and a new head (0)")
+    parser.add_argument(
+        "--seed", type=flags.seed, default=0, help="orders texts, draws dropout, adapters and a new head (0)"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the merged model goes")
     parser.add_argument("--adapter-out", type=Path, metavar="FOLDER", help="the adapter too, as a PEFT folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")

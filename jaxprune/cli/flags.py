@@ -12,9 +12,20 @@ import numpy as np
 
 from ..errors import DataError, SettingsError
 from ..prune.budget import Budget
+from ..seeds import check_seed
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
 OWN = frozenset({"seed"})
+
+
+def seed(text: str) -> int:
+    """The number of a seed flag, as argparse asks for it."""
+    number = int(text)
+    try:
+        check_seed(number)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return number
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

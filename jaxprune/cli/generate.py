@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the most likely token (0)")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N most likely tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold this share")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="of the draws (0)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts that run together, at most (8)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type (float32)")
 

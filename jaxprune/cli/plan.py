@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_task(parser, required=False)
     flags.add_budget(parser, several=False)
     flags.add_calibration(parser)
-    parser.add_argument("--seed", type=int, default=0, help="draws the calibration texts (0)")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts (0)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

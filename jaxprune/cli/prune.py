@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_calibration(parser)
     flags.add_storage(parser)
     flags.add_mesh(parser)
-    parser.add_argument("--seed", type=int, default=0, help="draws the calibration texts and seeds the method (0)")
+    parser.add_argument(
+        "--seed", type=flags.seed, default=0, help="draws the calibration texts and seeds the method (0)"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(

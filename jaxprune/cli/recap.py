@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="NAME", help="where the full model is measured, such as cpu:0 (the default)")
     parser.add_argument("--device", metavar="NAME", help="where small models train, such as gpu:0 (JAX's first device)")
     parser.add_argument("--device-limit", type=int, metavar="BYTES", help="stop a run that needs more on the device")
-    parser.add_argument("--seed", type=int, default=0, help="orders texts, draws dropout and a new head (0)")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="orders texts, draws dropout and a new head (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the best small model goes")
     parser.add_argument("--full-out", type=Path, metavar="FOLDER", help="the full model after the last round, too")
     parser.add_argument("--overwrite", action="store_true", help="replace output folders that jaxprune wrote")

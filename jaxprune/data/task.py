@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from ..seeds import check_seed
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
 FEW = 64  # calibration texts below which we warn
@@ -113,6 +114,7 @@ class Task:
         """
         if count < 1:
             raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+        check_seed(seed)
         if not self.train:
             raise DataError(
                 f"{self.name} from {self.source} has no training texts to calibrate on; add train.jsonl there, "

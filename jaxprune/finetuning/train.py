@@ -21,6 +21,7 @@ from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Architecture, Batch, Dropout, Model, Params, Sites
 from ..programs import Programs
+from ..seeds import check_seed
 from .lora import Adapters, sites_of
 from .losses import Distillation, summed_loss, text_count, text_losses
 from .state import Saved, Store
@@ -57,6 +58,7 @@ class Train:
     seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
 
     def __post_init__(self):
+        check_seed(self.seed)
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")

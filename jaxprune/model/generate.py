@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import DataError, NumericalError, SettingsError
 from ..programs import Programs
+from ..seeds import check_seed
 from .architecture import Architecture
 from .model import Batch, Model, Params
 from .transformer import (
@@ -96,6 +97,7 @@ def generate_ids(
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     a, asked = model.architecture, _rows(prompts, attention_mask)
     _check(a, asked, max_new_tokens)
+    check_seed(seed)
     if batch is not None and batch < 1:
         raise SettingsError(f"batch must be at least 1, got {batch}.")
     ends = np.array(a.end_ids if end_ids is None else tuple(end_ids), np.int32)

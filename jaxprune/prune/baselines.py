@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ..data.task import Calibration
 from ..errors import SettingsError
 from ..model.model import Model
+from ..seeds import check_seed
 from .budget import Budget
 from .cut import Mask, map_units, unit_counts
 from .follow import Fit, follow
@@ -40,6 +41,7 @@ class Fisher:
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
 
     def __post_init__(self):
+        check_seed(self.seed)
         check_repair(self.repair)
 
 
@@ -65,6 +67,7 @@ class Random:
     seed: int = field(default=0, metadata={"help": "draws the units"})
 
     def __post_init__(self):
+        check_seed(self.seed)
         check_repair(self.repair)
 
 

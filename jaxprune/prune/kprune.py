@@ -25,6 +25,7 @@ from ..model.architecture import Architecture
 from ..model.model import Model
 from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
+from ..seeds import check_seed
 from .budget import Budget
 from .cost import part_costs
 from .cut import Mask
@@ -86,6 +87,7 @@ class KPrune:
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
 
     def __post_init__(self):
+        check_seed(self.seed)
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name in given.keys() & {"elimination_ridge", "ridge", "input_ridge", "pull", "balance"}:
             if not 0 <= getattr(self, name) < float("inf"):
