@@ -64,11 +64,15 @@ def make_mesh(text: str) -> Any:
     import jax
 
     sizes = {name: number for name, _, number in (part.partition("=") for part in text.split(","))}
-    if "data" not in sizes or not sizes.keys() <= {"data", "model"} or not all(n.isdecimal() for n in sizes.values()):
+    if (
+        "data" not in sizes
+        or not sizes.keys() <= {"data", "model"}
+        or not all(n.isdecimal() and int(n) for n in sizes.values())
+    ):
         raise SettingsError(f"--mesh {text} is not understood; write data=4, or data=2,model=2.")
     shape = int(sizes["data"]), int(sizes.get("model", 1))
     count, present = shape[0] * shape[1], jax.device_count()
-    if not 0 < count <= present:
+    if count > present:
         raise SettingsError(f"--mesh {text} needs {count} devices, there are {present}; ask for at most as many.")
     return jax.sharding.Mesh(np.array(jax.devices()[:count]).reshape(shape), ("data", "model"))
 
@@ -87,7 +91,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
     )
     parser.add_argument("--seq-len", type=int, metavar="N", help="text: tokens of a window (512)")
-    parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows only")
+    parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows at most")
 
 
 def task(arguments: argparse.Namespace) -> Any:

@@ -116,9 +116,10 @@ class Task:
             raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
         check_seed(seed)
         if not self.train:
+            cure = "calibration=FILE" if self.kind == "language" else "Calibration.of_texts(texts)"
             raise DataError(
-                f"{self.name} from {self.source} has no training texts to calibrate on; add train.jsonl there, "
-                "or pass Calibration.of_texts(texts)."
+                f"{self.name} from {self.source} has no training texts to calibrate on; "
+                f"{'' if self.kind == 'language' else 'add train.jsonl there, or '}pass {cure} (--calibration-texts)."
             )
         if self.kind == "language":
             from .text import language_calibration

@@ -16,7 +16,7 @@ from ..errors import SettingsError
 from ..model.model import Model
 from ..seeds import check_seed
 from .budget import Budget
-from .cut import Mask, map_units, unit_counts
+from .cut import Mask, map_units, unit_counts, unit_sums
 from .follow import Fit, follow
 from .measure import HALVES, measure
 from .run import OnStep, Run, as_budgets, round_masks
@@ -267,8 +267,7 @@ def weight_norms(model: Model) -> list[np.ndarray]:
         half, total = HALVES[index % 2], np.zeros(count)
 
         def add(axis: int, leaf: Any, total: np.ndarray = total) -> Any:
-            units = np.moveaxis(np.asarray(leaf, np.float64), axis, 0).reshape(len(total), -1)
-            total += np.sum(units**2, axis=1)
+            total += unit_sums(axis, np.asarray(leaf, np.float64) ** 2)
             return leaf
 
         map_units(half, add, model.params["layers"][index // 2][half])

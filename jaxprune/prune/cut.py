@@ -28,6 +28,11 @@ def map_units(half: str, function: Any, *trees: Params) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, *trees)
 
 
+def unit_sums(axis: int, leaf: np.ndarray) -> np.ndarray:
+    """An array summed over all its axes but one, [units]: none is fine."""
+    return leaf.sum(axis=tuple(other for other in range(leaf.ndim) if other != axis))
+
+
 def take_units(half: str, p: Params, units: Any) -> Params:
     """The parameters of one half with only `units` (indices, in their order). Traceable."""
     return map_units(half, lambda axis, leaf: leaf.take(units, axis=axis), p)

@@ -91,7 +91,7 @@ def flap(
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
             # The paper compares sublayers by standard scores, and ranks units whatever they cost.
-            standard = [(score - score.mean()) / max(float(score.std()), 1e-30) for score in scores]
+            standard = [(s - s.mean()) / max(float(s.std()), 1e-30) if s.size else s for s in scores]
             masks = masks_for(run, entry, standard, limit, keep_by_rank)
         start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
         results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))

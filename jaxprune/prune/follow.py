@@ -166,7 +166,7 @@ def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
     A handful of widths means a handful of compiled programs, whatever the depth.
     """
     kept, gone = np.flatnonzero(mask), np.flatnonzero(~mask)
-    step = -(-len(mask) // parts)
+    step = max(-(-len(mask) // parts), 1)  # a sublayer may have come without units
     width = min(len(mask), max(-(-len(kept) // step), 1) * step)
     return np.concatenate([kept, gone[: width - len(kept)]]).astype(np.int32), len(kept)
 

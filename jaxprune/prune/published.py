@@ -31,7 +31,7 @@ from ..model.transformer import (
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer
-from .measure import count_texts, count_tokens, output_kernel, span_probabilities
+from .measure import count_texts, count_tokens, output_kernel, span_probabilities, unit_width
 from .search import threshold_mask
 
 
@@ -165,11 +165,12 @@ def published_masks(
             programs.meter.sample("measure")
         scores, unit_costs = [], []
         for index in range(first, sublayers):
-            kernel = np.asarray(output_kernel(_half(model, index), HALVES[index % 2]))
+            p, half = _half(model, index), HALVES[index % 2]
+            kernel = np.asarray(output_kernel(p, half))
             found = devices.read(sums[index])
             predictive = found.predictive.astype(np.float64) / texts
             representational = found.energy.astype(np.float64) * np.mean(kernel**2, axis=1) / tokens
-            per_unit = (predictive + balance * representational).reshape(counts[index], -1).mean(axis=1)
+            per_unit = (predictive + balance * representational).reshape(-1, unit_width(p, half)).mean(axis=1)
             scores.append(per_unit * (head_weight if index % 2 == 0 else 1.0) / units[index])
             unit_costs.append(np.full(counts[index], costs[index]))
         mask = threshold_mask(np.concatenate(scores), np.concatenate(unit_costs), allowed)[: counts[first]]

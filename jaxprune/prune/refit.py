@@ -34,7 +34,7 @@ def accumulate(
     weight: Float[Array, "rows length"],
 ) -> Normal:
     """Add one batch of tokens; float32 at the highest matmul precision."""
-    features, target = (value.reshape(-1, value.shape[-1]) for value in (features, target))
+    features, target = (value.reshape(weight.size, value.shape[-1]) for value in (features, target))
     flat_weight = weight.reshape(-1)
     weighted = (features * flat_weight[:, None]).T
     return Normal(

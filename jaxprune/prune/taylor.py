@@ -25,7 +25,7 @@ from ..model.transformer import HALVES, context_of, sublayer
 from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget
-from .cut import map_units, unit_counts
+from .cut import map_units, unit_counts, unit_sums
 from .run import OnStep, Run
 
 
@@ -127,8 +127,7 @@ def taylor_scores(model: Model, gradient: Sequence[Params]) -> list[np.ndarray]:
         half, total = HALVES[index % 2], np.zeros(count)
 
         def add(axis: int, weight: Any, slope: Any, total: np.ndarray = total) -> Any:
-            product = np.abs(np.asarray(weight, np.float64) * np.asarray(slope, np.float64))
-            total += np.moveaxis(product, axis, 0).reshape(len(total), -1).sum(1)
+            total += unit_sums(axis, np.abs(np.asarray(weight, np.float64) * np.asarray(slope, np.float64)))
             return weight
 
         map_units(half, add, model.params["layers"][index // 2][half], gradient[index])

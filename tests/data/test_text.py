@@ -75,7 +75,7 @@ def test_bad_input_is_one_line(tmp_path, model, task):
         jp.evaluate(model, jp.tasks.text(tmp_path / "short.txt", length=65))
     with pytest.raises(DataError, match="29 calibration sequences, but .* has 28 of 32 tokens"):
         jp.kprune(model, task.calibration(29), jp.Budget(0.2))
-    with pytest.raises(DataError, match="no training texts to calibrate on"):
+    with pytest.raises(DataError, match="no training texts to calibrate on; pass calibration=FILE"):
         jp.tasks.text(tmp_path / "short.txt", length=2).calibration(1)
 
 
