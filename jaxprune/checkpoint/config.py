@@ -211,6 +211,11 @@ def head_fields(family: Family, task: Task) -> dict[str, Any]:
     return {"pooler": pooler, "head": task.head, "labels": task.labels, "problem": task.problem}
 
 
+def described(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of the model that `config` describes, with the head it says; without one where we have none."""
+    return architecture_from(family, config, declared_task(family, config, where) or Task("none"), where)
+
+
 def _refuse_unknown(family: Family, config: Mapping[str, Any], where: str) -> None:
     for key, expected in family.pinned.items():
         if key in config and config[key] not in (expected, None):

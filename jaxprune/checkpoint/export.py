@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model
-from .config import PROBLEMS, Task, architecture_from, declared_task, family_of
+from .config import PROBLEMS, described, family_of
 from .families import Family
 from .layout import fused
 from .load import file_shape, tensor_names
@@ -75,7 +75,7 @@ def export(
     family = family_of(source, "the model's source_config")
     warnings: list[str] = []
     config = _with_head(source, family, model.architecture)
-    dense = _described(family, config)
+    dense = described(family, config, _WHERE)
     target = _with_biases(family, model.architecture)
     kept = None
     if fill_zeros:
@@ -84,7 +84,7 @@ def export(
     else:
         _check_uniform(family, target, dense)
     config = _with_sizes(config, family, target, dense, warnings)
-    _check_description(_described(family, config), target)
+    _check_description(described(family, config, _WHERE), target)
     config = _with_dtype(config, dtype)
     tensors = _tensors(found, family, target, kept, dtype)
     if target.head == "none" and family.drawn:
@@ -189,11 +189,6 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Under the key that the source uses: transformers 5 reads both, earlier versions only the second."""
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     return {**config, **dict.fromkeys(keys, dtype)}
-
-
-def _described(family: Family, config: Mapping[str, Any]) -> Architecture:
-    task = declared_task(family, config, _WHERE)
-    return architecture_from(family, config, task or Task("none"), _WHERE)
 
 
 def _check_description(described: Architecture, target: Architecture) -> None:

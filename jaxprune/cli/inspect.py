@@ -1,7 +1,12 @@
 """Show what a folder holds: sizes of every layer, and the record of how it was pruned."""
 
 import argparse
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
+from ..errors import CheckpointError
+from ..model import Architecture
 from ..prune.cost import flops, parameters, whole_flops, whole_parameters
 from ..report.tables import facts_table, layers_table, percent, si
 from . import flags
@@ -62,4 +67,18 @@ def run(arguments: argparse.Namespace) -> Outcome:
         or None,
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }
-    return Outcome(data, (facts_table(arguments.model, facts), layers_table(architecture, length)))
+    before = dense(record)
+    changed = before is not None and before.layers != architecture.layers
+    return Outcome(
+        data, (facts_table(arguments.model, facts), layers_table(architecture, length, before if changed else None))
+    )
+
+
+def dense(record: Mapping[str, Any]) -> Architecture | None:
+    """The model that was pruned, as its own configuration in the record describes it; None without one."""
+    from ..checkpoint.config import described, family_of
+
+    config, where = record.get("source_config"), "source_config"
+    with suppress(CheckpointError):  # written by another version: the folder's own numbers are still worth showing
+        return None if config is None else described(family_of(config, where), config, where)
+    return None

@@ -32,7 +32,9 @@ def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
 
 def layers_table(architecture: Architecture, length: int, dense: Architecture | None = None) -> Table:
     """Heads, neurons and FLOPs of every layer; beside a `dense` model, what is left of it."""
-    table = _table(f"Layers (FLOPs at {length} tokens)", ("layer", "heads", "neurons", "FLOPs", "left"))
+    table = _table(
+        f"Layers (FLOPs at {length} tokens)", ("layer", "heads", "neurons", "FLOPs", *(["left"] if dense else []))
+    )
     references = dense.layers if dense else architecture.layers
     for index, (size, of) in enumerate(zip(architecture.layers, references, strict=True)):
         here = flops(architecture.with_layers((size,)), length)
@@ -42,7 +44,7 @@ def layers_table(architecture: Architecture, length: int, dense: Architecture | 
             f"{size.heads} of {of.heads}" if dense else str(size.heads),
             f"{size.neurons} of {of.neurons}" if dense else str(size.neurons),
             si(here),
-            percent(here / before) if dense and before else "",
+            *([percent(here / before) if before else ""] if dense else []),
         )
     return table
 

@@ -69,7 +69,9 @@ def test_inspect_shows_sizes_and_record(cli, inputs, small):
     pruned = cli.json("inspect", "--model", small).data
     assert pruned["prunable_parameters"] <= dense["prunable_parameters"] / 2
     assert pruned["record"]["method"] == "random"
-    assert "random" in cli("inspect", "--model", small).out
+    shown = cli("inspect", "--model", small).out
+    assert "random" in shown and " of 4" in shown and " of 24" in shown and "left" in shown
+    assert "left" not in cli("inspect", "--model", inputs.model).out
 
 
 def test_inspect_lists_every_warning_once(cli, small):
