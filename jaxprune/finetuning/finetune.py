@@ -197,7 +197,12 @@ def trained_paths(model: Model, trainable: Trainable | Sequence[str]) -> list[st
 
 
 def set_aside(task: Task, settings: Train) -> Task:
-    """The task with `settings.holdout` training texts as a split "holdout" of their own."""
+    """The task with `settings.holdout` training texts as a split "holdout" of their own.
+
+    Raises `DataError` for running text, on which nothing here trains.
+    """
+    if task.kind == "language":
+        raise DataError(f"fine-tuning needs texts with labels; {task.name} is running text, for pruning and scoring.")
     if not settings.holdout:
         return task
     train_texts = task.split("train")

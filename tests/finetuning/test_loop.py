@@ -335,6 +335,14 @@ def test_texts_without_labels_are_named(model, task):
         jp.finetune(model, replace(task, train=()), SETTINGS)
 
 
+@pytest.mark.parametrize("tune", [jp.finetune, jp.prune_lora, jp.recap])
+def test_running_text_is_refused(tune, model, tmp_path):
+    (tmp_path / "text.txt").write_text("the film was good " * 40)
+    running = jp.tasks.text(tmp_path / "text.txt", calibration=tmp_path / "text.txt", length=8)
+    with pytest.raises(DataError, match="fine-tuning needs texts with labels; text is running text"):
+        tune(model, running)
+
+
 def test_a_class_without_texts_is_a_warning(model, task):
     ones = replace(task, train=tuple(e for e in task.train if e.label == 1))
     tuned = jp.finetune(model, ones, replace(SETTINGS, epochs=1))
