@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .product import product
+
 
 class Split(NamedTuple):
     """A kernel, bias or embedding table in two parts; where a matrix of `Model.params` stands, one of these may.
@@ -50,17 +52,18 @@ def split_dense(p: Any, x: Float[Array, "rows length inputs"]) -> Array:
     kernel, bias = p["kernel"], p.get("bias")
     parts = []
     for name in ("frozen", "trained"):
-        y = x @ getattr(kernel, name).astype(x.dtype)
-        parts.append(y if bias is None else y + getattr(bias, name).astype(x.dtype))
+        y = product("rli,io->rlo", x, getattr(kernel, name), jnp.float32)
+        parts.append((y if bias is None else y + getattr(bias, name)).astype(x.dtype))
     y = permute(jnp.concatenate(parts, axis=-1), kernel.place.reshape(-1))
     return y.reshape(*x.shape[:-1], *kernel.place.shape)
 
 
 def split_project(kernel: Split, features: Float[Array, "rows length inputs"]) -> Float[Array, "rows length hidden"]:
-    """Features times a kernel split by inputs."""
+    """Features times a kernel split by inputs, in float32."""
     ordered = permute(features, inverse(kernel.place.reshape(-1)))
     frozen, trained = jnp.split(ordered, [len(kernel.frozen)], axis=-1)
-    return frozen @ kernel.frozen.astype(features.dtype) + trained @ kernel.trained.astype(features.dtype)
+    parts = (frozen, kernel.frozen), (trained, kernel.trained)
+    return sum(product("rli,io->rlo", part, some, jnp.float32) for part, some in parts)
 
 
 def look_up(table: Any, ids: Int[Array, "rows length"]) -> Float[Array, "rows length hidden"]:
