@@ -96,8 +96,9 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
     settings = settings_of(arm, args)
     base = jp.load(args.model, head="classification", labels=task.labels, problem=task.kind, seed=seed)
     training = jp.Train(
-        epochs=epochs, keep="last", seed=seed, learning_rate=args.learning_rate, batch_size=args.batch_size
-    )
+        epochs=epochs, keep="last", seed=seed, learning_rate=args.learning_rate, batch_size=args.batch_size,
+        dtype=args.dtype,
+    )  # fmt: skip
     began, notes = time.perf_counter(), {}
     where = {"host": args.host, "device": args.device}
     if arm.kind == "full":
@@ -139,6 +140,8 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         "device_bytes": trained.get("device_bytes"),
         "rounds": trained["epochs"] if arm.kind == "recap" else None,
         "seconds": seconds,
+        "learning_rate": trained["settings"]["learning_rate"],
+        "dtype": args.dtype,
         "command": " ".join(["python", *sys.argv]),
         "versions": versions(),
         "machine": machine(),
@@ -317,6 +320,7 @@ def main() -> None:
     command.add_argument("--samples", type=int, default=256)
     command.add_argument("--batch-size", type=int, default=32)
     command.add_argument("--learning-rate", type=float, help="of all arms (default: 5e-5, the published preset's 2e-5)")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of training's products")
     command.add_argument("--host")
     command.add_argument("--device")
     command.add_argument("--train-limit", type=int, help="so many training texts, drawn once for all seeds")

@@ -6,33 +6,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..model import Architecture, Batch, Model
+from ..model import Architecture, Batch, LayerSizes, Model
 from .lora import Adapters, count
 from .train import Clock, Frozen, State, Train, Trainable, everything, optimizer, select, train_step
 
 FLOAT = 4  # bytes; weights, gradients and moments are float32
 
 
-def activation_bytes(architecture: Architecture, rows: int, length: int, settings: Train, full: bool) -> int:
+def activation_bytes(
+    architecture: Architecture, rows: int, length: int, settings: Train, trained: float, gradients: int = 0
+) -> int:
     """Intermediates of the layers that a backward pass reads, for `rows` rows of `length` tokens: an estimate.
 
-    Numbers kept in a layer for a token: 10 a hidden unit (norms and dropout keep each of their steps), 4 a head and
-    width (q, k, v, and what they mix), 2.5 a neuron (the activation's steps) and 1 more where the weights themselves
-    train (`full`); and 1.75 for every pair of tokens of a head (attention weights before and after dropout, masks).
-    Found by compiling BERT-base at 32 x 128 on CPU and varying its sizes; there it is 0.9 of what the program takes.
-    With `remat`: the stream at every layer and all of one layer.
+    `trained` is the share of the weights that train. Numbers kept in a layer for a token: 5.4 a hidden unit, and 1.4
+    more where the weights train; 3.2 a head and width (q, k, v, and what they mix); 1.35 a neuron, and 0.5 more; 3 for
+    every pair of tokens of a head (attention weights before and after dropout; 1.9 without it). With `remat`: 2.5 a
+    neuron, and 0.4 more, and 6 a pair, of one layer at a time, and three residual streams a layer, in whose place
+    comes a part of the `gradients` (bytes). Fitted to the compiled step of BERT, 32 x 128 and 64 x 64, with its depth
+    (3 to 24), width, heads and neurons varied, trained in full, in part and by adapters (CPU): what a step needs in
+    all is then met within 8 % without `remat`, 10 % with it.
     """
-    width = 2 if settings.dtype == "bfloat16" else FLOAT
+    wide = FLOAT if settings.dtype == "float32" else FLOAT / 2
     tokens = rows * length // settings.accumulate
-    layers = []
-    for size in architecture.layers:
-        heads = (2 * size.queries + 2) * size.groups * architecture.head_width
-        neurons = (2.5 * (2 if architecture.gated else 1) + full) * size.neurons
-        pairs = 1.75 * length * size.heads
-        layers.append(int(tokens * (width * (10 * architecture.hidden + heads + neurons) + FLOAT * pairs)))
+
+    def kept(size: LayerSizes, hidden: float, heads: float, neurons: float, pairs: float) -> float:
+        mixed = heads * (size.queries + 1) / 2 * size.groups * architecture.head_width
+        numbers = hidden * architecture.hidden + mixed + neurons * (1 + architecture.gated) * size.neurons
+        return tokens * (wide * numbers + FLOAT * pairs * length * size.heads)
+
     if settings.remat:
-        return max(layers, default=0) + len(layers) * width * tokens * architecture.hidden
-    return sum(layers)
+        streams = 3 * wide * len(architecture.layers) * tokens * architecture.hidden
+        one = (kept(size, 0.0, 0.0, 2.5 + 0.4 * trained, 6.0) for size in architecture.layers)
+        return int(max(one, default=0) + max(0, streams - 0.6 * gradients))
+    pairs = 1.9 if not settings.dropout else 3.0 if settings.dtype == "float32" else 3.5
+    each = (kept(size, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in architecture.layers)
+    return int(sum(each) + wide * tokens * 8.5 * architecture.hidden)
 
 
 def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int) -> dict[str, int]:
@@ -45,12 +53,13 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
     inside = {id(leaf) for leaf in jax.tree.leaves(model.params)}
     parameters = FLOAT * (count(model.params) + sum(np.size(x) for x in jax.tree.leaves(parts) if id(x) not in inside))
     trainable = FLOAT * count(parts)
-    full = any(id(leaf) in inside and np.ndim(leaf) > 1 for leaf in jax.tree.leaves(parts[0].get("layers", [])))
+    own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
+    share = own / max(1, count(model.params["layers"]))
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
         "moments": 2 * trainable,
-        "activations": activation_bytes(model.architecture, rows, length, settings, full),
+        "activations": activation_bytes(model.architecture, rows, length, settings, share, trainable),
     }
     return {
         **sizes,

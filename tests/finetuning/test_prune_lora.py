@@ -252,5 +252,5 @@ def test_predicted_bytes_are_near_the_compiled_program():
     weights = 4 * whole_parameters(a)
     assert full.argument_size_in_bytes >= 3 * weights  # weights and two moments
     assert program_bytes(light) < program_bytes(compiled_step(model, 8, 64, still)) - 2 * weights
-    predicted = activation_bytes(a, 8, 64, still, full=True)
+    predicted = activation_bytes(a, 8, 64, still, trained=1.0)
     assert predicted / 2 < full.temp_size_in_bytes - weights < predicted * 2

@@ -93,8 +93,8 @@ def phase_bytes(
         one = dense.with_layers(dense.layers[:1])
         outer = FLOAT * count(outer_params(abstract(dense)))
         sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
-        sweep += activation_bytes(one, rows, length, Train(dropout=0.0), full=True)
-    activations = activation_bytes(small, rows, length, training, full=True)
+        sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
+    activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), trained)
     widest = max(size.neurons for size in small.layers)
     return {
         "importance": sweep,
