@@ -11,6 +11,7 @@ from jaxprune.finetuning.memory import compiled_step
 from jaxprune.finetuning.recap.memory import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
 from jaxprune.finetuning.recap.tuning import trainable_of
 from jaxprune.finetuning.train import select
+from jaxprune.memory import temp_bytes
 from jaxprune.model import Architecture, LayerSizes, Model
 from jaxprune.prune.cost import whole_parameters
 from tests.helpers import tiny
@@ -72,3 +73,12 @@ def test_more_frozen_is_less_to_hold():
         )
     ]
     assert found == sorted(found, reverse=True) and len(set(found)) == 4
+
+
+def test_recomputed_layers_are_not_kept():
+    deep = SMALL.with_layers(SMALL.layers[:1] * 8)
+    temporaries = [
+        temp_bytes(compiled_step(Model(deep, abstract(deep)), 8, 64, replace(STILL, remat=remat)))
+        for remat in (False, True)
+    ]
+    assert temporaries[1] < temporaries[0] / 2
