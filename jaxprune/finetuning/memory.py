@@ -20,11 +20,11 @@ def activation_bytes(
 
     `trained` is the share of the weights that train. Numbers kept in a layer for a token: 5.4 a hidden unit, and 1.4
     more where the weights train; 3.2 a head and width (q, k, v, and what they mix); 1.35 a neuron, and 0.5 more; 3 for
-    every pair of tokens of a head (attention weights before and after dropout; 1.9 without it). With `remat`: 2.5 a
-    neuron, and 0.4 more, and 6 a pair, of one layer at a time, and three residual streams a layer, in whose place
-    comes a part of the `gradients` (bytes). Fitted to the compiled step of BERT, 32 x 128 and 64 x 64, with its depth
-    (3 to 24), width, heads and neurons varied, trained in full, in part and by adapters (CPU): what a step needs in
-    all is then met within 8 % without `remat`, 10 % with it.
+    every pair of tokens of a head (attention weights before and after dropout; 1.9 without it). With `remat`: 7.1,
+    4.4, 2.6 (and 2 more) and 2.7 of these in one layer at a time, and the residual stream at every layer, in whose
+    place comes a part of the `gradients` (bytes). Fitted to the compiled step of BERT, 32 x 128 and 64 x 64, with its
+    depth (3 to 14), width, heads and neurons varied, trained in full, in part and by adapters (CPU): what a step needs
+    in all is then met within 8 %.
     """
     wide = FLOAT if settings.dtype == "float32" else FLOAT / 2
     tokens = rows * length // settings.accumulate
@@ -35,9 +35,9 @@ def activation_bytes(
         return tokens * (wide * numbers + FLOAT * pairs * length * size.heads)
 
     if settings.remat:
-        streams = 3 * wide * len(architecture.layers) * tokens * architecture.hidden
-        one = (kept(size, 0.0, 0.0, 2.5 + 0.4 * trained, 6.0) for size in architecture.layers)
-        return int(max(one, default=0) + max(0, streams - 0.6 * gradients))
+        streams = wide * len(architecture.layers) * tokens * architecture.hidden
+        one = (kept(size, 7.1, 4.4, 2.6 + 2 * trained, 2.7) for size in architecture.layers)
+        return int(max(one, default=0) + max(0, streams - 0.44 * gradients))
     pairs = 1.9 if not settings.dropout else 3.0 if settings.dtype == "float32" else 3.5
     each = (kept(size, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in architecture.layers)
     return int(sum(each) + wide * tokens * 8.5 * architecture.hidden)

@@ -124,6 +124,17 @@ def drop(x: Array, dropout: Dropout | None, place: int) -> Array:
     return jnp.where(bits >= limit, x / (1 - limit / 2**16), 0)
 
 
+def held_back(key: Array, x: Array) -> Array:
+    """`key`, but not before `x` is there.
+
+    Nothing else makes random bits wait: XLA drew those of all layers at once, before the first of them ran, and kept
+    them (a half of what a step of BERT-base with recomputed layers needed, CPU). What is compared has to be a number
+    that no compiler can know; where it is NaN, no bits matter any more.
+    """
+    late = jnp.isnan(x[(0,) * x.ndim]).astype(jnp.uint32)
+    return jax.random.wrap_key_data(jax.random.key_data(key) + late, impl=jax.random.key_impl(key))
+
+
 def project_out(p: Params, features: Array, adapter: Any = None) -> Float[Array, "rows length hidden"]:
     """Mix a sublayer's features back into the residual stream: [rows, length, *units] -> [rows, length, hidden]."""
     rows, length = features.shape[:2]
@@ -387,7 +398,7 @@ def encode(
     """
 
     def body(x: Array, entry: Any) -> tuple[Array, Any]:
-        dropout = None if sites.dropout is None else sites.dropout._replace(key=entry[3])
+        dropout = None if sites.dropout is None else sites.dropout._replace(key=held_back(entry[3], x))
         x, streams, features = whole_layer(entry[0], x, context, architecture, entry[1], entry[2], dropout)
         return x, (streams, features) if sites.taps else None
 
