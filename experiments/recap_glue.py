@@ -187,11 +187,19 @@ def memory_cases(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens: int) -> dict[str, dict[str, int]]:
-    """Peak bytes on the device by phase, predicted and measured on the compiled programs."""
+    """Peak bytes on the device by phase, predicted and measured on the compiled programs; and what tuning's are of."""
     from jaxprune.finetuning.finetune import chooser
-    from jaxprune.finetuning.lora import Lora, adapters_of, plan_of
-    from jaxprune.finetuning.memory import compiled_step, training_bytes
-    from jaxprune.finetuning.recap.memory import abstract, measured_bytes, phase_bytes, uniform
+    from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
+    from jaxprune.finetuning.memory import FLOAT, compiled_step, training_bytes
+    from jaxprune.finetuning.recap.memory import (
+        abstract,
+        abstract_parts,
+        least_frozen,
+        measured_bytes,
+        phase_bytes,
+        uniform,
+    )
+    from jaxprune.finetuning.recap.tuning import trainable_of
     from jaxprune.finetuning.train import everything, select
     from jaxprune.model import Model
 
@@ -204,16 +212,37 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
         parts = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
         temp = int(step.memory_analysis().temp_size_in_bytes)
         found = training_bytes(model, parts, rows, length, training, temp)
-        return {"predicted": {"tuning": found["predicted"]}, "measured": {"tuning": found["measured"]}}
+        held = model.params, *([] if adapters is None else [adapters.weights])
+        return {"predicted": {"tuning": found["predicted"]}, "measured": {"tuning": found["measured"]},
+                "of tuning": parts_of(held, parts[0], found["measured"], found["gradients"])}  # fmt: skip
     small, touched = uniform(dense, settings.remove), tokens if settings.outer == "touched" else None
     sizes = dense, small, settings, training, rows, length, touched
-    return {"predicted": phase_bytes(*sizes), "measured": measured_bytes(*sizes)}
+    held, measured = abstract_parts(small, least_frozen(settings), touched), measured_bytes(*sizes)
+    chosen = select(held, trainable_of(settings))[0]
+    return {"predicted": phase_bytes(*sizes), "measured": measured,
+            "of tuning": parts_of((held,), chosen, measured["tuning"], FLOAT * count(chosen))}  # fmt: skip
+
+
+def parts_of(held: Sequence[Any], chosen: Any, measured: int, trained: int) -> dict[str, int]:
+    """What the bytes of tuning are of: weights and moments are counted, the rest is the program's own."""
+    from jaxprune.finetuning.lora import count
+    from jaxprune.finetuning.memory import FLOAT
+
+    embeddings, weights = FLOAT * count(held[0]["embed"]), FLOAT * count(held)
+    of_embeddings = 2 * FLOAT * count(chosen["embed"])
+    return {
+        "embeddings": embeddings,
+        "other weights": weights - embeddings,
+        "moments of embeddings": of_embeddings,
+        "other moments": 2 * trained - of_embeddings,
+        "gradients, activations, workspace": measured - weights - 2 * trained,
+    }
 
 
 def memory(args: argparse.Namespace) -> None:
     """A table of peak bytes by phase, and what is left to save."""
     for size in args.sizes:
-        dense, first = bert(size, args.shrink), 0
+        dense, first, shares = bert(size, args.shrink), 0, {}
         print(f"\nBERT-{size}, {args.rows} x {args.length}, r_p {args.remove}, r_f {args.freeze}; MiB (predicted)\n")
         print("| arm | importance | masking | tuning | write back | evaluation | peak | of full AdamW |")
         print("|---|---|---|---|---|---|---|---|")
@@ -229,6 +258,7 @@ def memory(args: argparse.Namespace) -> None:
                 for phase in ("importance", "masking", "tuning", "write back", "evaluation")
             ]
             print(f"| {name} | {' | '.join(cells)} | {peak / 2**20:,.0f} | {peak / first:.2f} |", flush=True)
+            shares[name] = found["of tuning"]
             if args.out:
                 line = {"kind": "memory", "model": f"bert-{size}", "arm": name, "rows": args.rows, **found,
                         "length": args.length, "remove": args.remove, "freeze": args.freeze, "versions": versions(),
@@ -236,6 +266,10 @@ def memory(args: argparse.Namespace) -> None:
                 args.out.parent.mkdir(parents=True, exist_ok=True)
                 with args.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
+        print("\nWhat the bytes of tuning are of, MiB\n")
+        print(f"| arm | {' | '.join(next(iter(shares.values())))} |\n|---|---|---|---|---|---|")
+        for name, parts in shares.items():
+            print(f"| {name} | {' | '.join(f'{value / 2**20:,.0f}' for value in parts.values())} |")
 
 
 def limit(args: argparse.Namespace) -> None:
