@@ -40,8 +40,10 @@ def find_device(where: Where, default: Callable[[], Device]) -> Device:
     """A device, from one or from a name such as "cpu:0" or "gpu:1". Raises `SettingsError` where there is none."""
     if where is None:
         return default()
-    if not isinstance(where, str):
+    if isinstance(where, jax.Device):
         return where
+    if not isinstance(where, str) or not where:
+        raise SettingsError(f"{where!r} is no device; give one of jax.devices(), or a name such as 'cpu:0'.")
     platform, _, number = where.partition(":")
     try:
         devices = jax.local_devices(backend=platform)
@@ -140,10 +142,14 @@ class Placement:
 
     def _check(self, found: int, name: str = "") -> None:
         if self.limit is not None and found > self.limit:
-            raise SettingsError(
-                f"{name or 'the run'} needs {found:,} bytes on the device, the limit is {self.limit:,}; remove or "
-                "freeze more, take smaller batches, or recompute layers (remat)."
-            )
+            self.refuse(name or "the run", found)
+
+    def refuse(self, name: str, needed: int) -> None:
+        """Raise the `SettingsError` of a phase that needs more than the limit."""
+        raise SettingsError(
+            f"{name} needs {needed:,} bytes on the device, the limit is {self.limit:,}; remove or freeze more, take "
+            "smaller batches, or recompute layers (remat)."
+        )
 
 
 def free(tree: Any) -> None:

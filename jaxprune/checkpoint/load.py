@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import check_seed
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model, Provenance
-from ..seeds import check_seed
 from .config import Task, architecture_from, choose_task, declared_task, family_of, head_fields
 from .families import FAMILIES, Family
 from .files import inside, listed, read_json

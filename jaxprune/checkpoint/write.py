@@ -121,6 +121,8 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     and nothing else.
     """
     folder = Path(folder)
+    if folder.name in ("", ".."):  # ".", "/" and the empty path have no name of their own to rename to
+        raise OutputError(f"{str(folder)!r} is no name for a new folder; choose one.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} exists and is not a folder; choose another one.")
     try:

@@ -48,10 +48,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..report.heat_map import heat_map
 
     training, method = _settings(arguments)
-    out, work = arguments.out, arguments.out.with_name(f"{arguments.out.name}.run")
+    out = arguments.out
     check_output(out, arguments.overwrite)
-    if work.exists() and not arguments.resume:
-        raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    work = run_folder(out, arguments.resume, {"--adapter-out": arguments.adapter_out})
     task = flags.task(arguments)
     task.split("train")
     model = load_for(task, arguments.model, arguments.revision, arguments.seed)
@@ -72,6 +71,25 @@ def run(arguments: argparse.Namespace) -> Outcome:
     save(tuned, out, overwrite=arguments.overwrite, run_folder=work)
     remove(work)
     return _outcome(arguments, model, tuned)
+
+
+def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
+    """Where a run keeps its log and states until the model is saved in `out`.
+
+    Raises `OutputError` where another run's state is there and none is to go on, and where a folder of `others`, by
+    their flags, lies in one of these two or holds it.
+    """
+    from ..finetuning.state import has_state
+
+    work = out.with_name(f"{out.name}.run")
+    if has_state(work) and not resume:
+        raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    for flag, other in others.items():
+        for mine in (out, work) if other is not None else ():
+            ours, theirs = mine.absolute(), Path(str(other)).absolute()
+            if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+                raise OutputError(f"{flag} {other} and {mine} must lie apart; choose another folder.")
+    return work
 
 
 @contextlib.contextmanager
@@ -107,8 +125,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
 
 
 def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
-    """The checkpoint with a head for `task`: its own where that fits, else a new one drawn with `seed`."""
+    """The checkpoint with a head for `task`: its own where that fits, else a new one drawn with `seed`, which is said."""
     from ..checkpoint import load
+    from ..checkpoint.load import NEW_WEIGHTS
     from ..data.fit import fit
     from ..errors import DataError
 
@@ -116,9 +135,17 @@ def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
     try:
         fit(model.architecture, task)
     except DataError:
+        wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
         if task.kind == "question_answering":
-            return load(source, revision=revision, seed=seed, head="question_answering")
-        return load(source, revision=revision, seed=seed, head="classification", labels=task.labels, problem=task.kind)
+            wanted = {"head": "question_answering"}
+        fresh = load(source, revision=revision, seed=seed, **wanted)
+        before = model.provenance.warnings
+        if model.architecture.head == "none" or any(NEW_WEIGHTS in entry for entry in before):
+            return fresh
+        head = model.architecture.head.replace("_", " ")
+        lost = f"the {head} head of {source} does not fit {task.name}; a new one took its place."
+        provenance = dataclasses.replace(fresh.provenance, warnings=(*fresh.provenance.warnings, lost))
+        return fresh.replace(provenance=provenance)
     return model
 
 

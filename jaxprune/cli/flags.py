@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..checks import check_seed
 from ..errors import DataError, SettingsError
 from ..prune.budget import Budget
-from ..seeds import check_seed
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
 OWN = frozenset({"seed"})

@@ -5,13 +5,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, SettingsError
+from ..errors import SettingsError
 from ..finetuning.recap.settings import Recap
 from ..finetuning.train import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags
-from .finetune import hint, load_for, remove
+from .finetune import hint, load_for, remove, run_folder
 from .outcome import Outcome
 
 SETTINGS = {"recap": Recap, "training": Train}
@@ -45,12 +45,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     settings, training = _settings(arguments)
     placement = Placement.of(arguments.host, arguments.device)
-    out, work = arguments.out, arguments.out.with_name(f"{arguments.out.name}.run")
-    for folder in (out, arguments.full_out):
-        if folder is not None:
-            check_output(folder, arguments.overwrite)
-    if work.exists() and not arguments.resume:
-        raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    out, replace_full = arguments.out, arguments.overwrite or arguments.resume  # a run that goes on may have saved it
+    check_output(out, arguments.overwrite)
+    if arguments.full_out is not None:
+        check_output(arguments.full_out, replace_full)
+    work = run_folder(out, arguments.resume, {"--full-out": arguments.full_out})
     task = flags.task(arguments)
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )  # fmt: skip
     heat_map(found.model, work / "rounds.png")
     if arguments.full_out is not None:
-        save(found.full, arguments.full_out, overwrite=arguments.overwrite)
+        save(found.full, arguments.full_out, overwrite=replace_full)
     save(found.model, out, overwrite=arguments.overwrite, run_folder=work)
     remove(work)
     return _outcome(arguments, found)

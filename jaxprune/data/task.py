@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ..checks import check_seed
 from ..errors import DataError
-from ..seeds import check_seed
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
 FEW = 64  # calibration texts below which we warn

@@ -18,13 +18,13 @@ from ..data.evaluate import evaluate, truth
 from ..data.fit import fit
 from ..data.task import Answers, Example, Task
 from ..data.tokenizer import Encoded, Tokenizer
-from ..errors import DataError, SettingsError
+from ..errors import CheckpointError, DataError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
 from .epochs import shuffled
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .memory import training_bytes
-from .peft import check_adapter_output, read_peft, write_peft
+from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
 from .state import Store
 from .train import Train, Trainable, Trained, everything, path_of, select, train
 
@@ -68,7 +68,7 @@ def finetune(
     if adapter_out is not None:
         if lora is None:
             raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")
-        check_adapter_output(adapter_out)
+        check_adapter_output(adapter_out, resume)
     adapters = None
     if lora is not None:
         if trainable is not everything:
@@ -89,9 +89,13 @@ def finetune(
 def load_adapter(base: Model, folder: str | Path) -> Model:
     """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
 
-    Raises `CheckpointError` where the adapter does not fit, naming the projection.
+    Raises `CheckpointError` where the adapter does not fit, naming the projection, and where `base` is the model that
+    it was merged into already.
     """
-    return merged(*read_peft(folder, base))
+    found, adapters = read_peft(folder, base)
+    if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
+        raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
+    return merged(found, adapters)
 
 
 def tune(
@@ -147,6 +151,7 @@ def tune(
     result = merged(trained.model, trained.adapters)
     if trained.adapters is not None:
         batch = pack(texts.encoded, model.architecture, rows=rows)[0]
+        notes["adapter"] = adapter_digest(trained.adapters)
         notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
@@ -176,7 +181,7 @@ def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:
     """A function of a leaf's path, from one or from patterns. Raises `SettingsError` for one that matches nothing."""
     if callable(trainable):
         return trainable
-    patterns = tuple(trainable)
+    patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)]
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.families import FAMILIES
+from ..checks import check_counts, check_texts
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
 from ..model.transformer import ATTENTION, FEED_FORWARD
@@ -43,13 +44,13 @@ class Lora:
     )
 
     def __post_init__(self):
+        check_texts(self, "projections", "rank_pattern", "alpha_pattern", "train")
         unknown = [name for name in self.projections if name not in HALF_OF]
         if unknown or not self.projections:
             raise SettingsError(
                 f"projections must be some of {', '.join(HALF_OF)}, got {', '.join(self.projections) or 'none'}."
             )
-        if self.rank < 1:
-            raise SettingsError(f"rank must be at least 1, got {self.rank}.")
+        check_counts(self, 1, "rank")
         if not 0 < self.alpha < float("inf"):
             raise SettingsError(f"alpha must be a positive number, got {self.alpha}.")
         for entry in self.rank_pattern:

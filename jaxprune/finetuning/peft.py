@@ -1,5 +1,6 @@
 """Adapters as folders of the PEFT library: adapter_config.json and adapter_model.safetensors, without importing it."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -18,30 +19,50 @@ from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import inside, listed, one_line, read_json
 from ..checkpoint.load import tensor_names
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..checkpoint.write import check_writable, save
 from ..errors import CheckpointError, OutputError
 from ..model import Architecture, Model
 from .lora import Adapters, Size, adapters_of, each_adapter, place_of, projection_shapes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_FOLDER = "base"  # within an adapter's: the cut model that it fits
 BASE = "base_model.model."  # what PEFT puts before the name of every module
 TASK_TYPES = {"classification": "SEQ_CLS", "question_answering": "QUESTION_ANS", "none": "FEATURE_EXTRACTION"}
 
 
-def check_adapter_output(folder: str | Path) -> None:
-    """Raise `OutputError` where `write_peft` would refuse `folder`."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is not an empty folder; choose another one for the adapter.")
+def check_adapter_output(folder: str | Path, again: bool = False) -> None:
+    """Raise `OutputError` where `write_peft` would refuse `folder`.
 
-
-def write_peft(folder: str | Path, base: Model, adapters: Adapters, trained: Sequence[str] = ()) -> Path:
-    """Write `adapters` as a PEFT folder, with the parameters of `base` named in `trained` as its modules_to_save.
-
-    The folder is there whole or not at all. Its base is the model before training, cut as this one is: PEFT loads it
-    where the shapes agree. Raises `OutputError`, and `CheckpointError` for a family whose names are not known.
+    `again`: the run is one that goes on, and may have written an adapter there before it was stopped.
     """
     folder = Path(folder)
-    check_adapter_output(folder)
+    ours = {CONFIG, WEIGHTS, BASE_FOLDER} if again else set()
+    if folder.exists() and (not folder.is_dir() or any(path.name not in ours for path in folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not an empty folder; choose another one for the adapter.")
+    check_writable(folder.absolute().parent)
+
+
+def adapter_digest(adapters: Adapters) -> str:
+    """Tells adapters apart: a hash of their numbers."""
+    sha = hashlib.sha256()
+    for path, a, b, scaling in each_adapter(adapters):
+        sha.update(f"{path} {scaling:.5g}".encode())
+        for factor in (a, b):
+            sha.update(np.ascontiguousarray(factor, np.float32).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def write_peft(
+    folder: str | Path, base: Model, adapters: Adapters, trained: Sequence[str] = (), with_base: bool = False
+) -> Path:
+    """Write `adapters` as a PEFT folder, with the parameters of `base` named in `trained` as its modules_to_save.
+
+    The folder is there whole or not at all; an adapter that is there is replaced (`check_adapter_output` comes first).
+    Its base is the model before training, cut as this one is: PEFT loads it where the shapes agree. `with_base` saves
+    that model too, in the folder "base": a cut model may lie nowhere else. Raises `OutputError`, and `CheckpointError`
+    for a family whose names are not known.
+    """
+    folder = Path(folder)
     modules = _modules(base.architecture)
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}
@@ -73,6 +94,10 @@ def write_peft(folder: str | Path, base: Model, adapters: Adapters, trained: Seq
         for file in part.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+        if with_base:
+            save(base, part / BASE_FOLDER)
+        if (folder / CONFIG).exists():
+            shutil.rmtree(folder)
         os.replace(part, folder)  # an empty folder may be replaced, nothing else
     except OSError as error:
         raise OutputError(

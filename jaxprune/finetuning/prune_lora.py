@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import check_counts
 from ..data.batches import pack
 from ..data.task import Task
 from ..errors import SettingsError
@@ -68,12 +69,8 @@ class PruneLora:
         for name in ("remove_heads", "remove_neurons"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must lie in [0, 1], got {getattr(self, name)}. To remove 30 % pass 0.3.")
-        for name, least_allowed in (("samples", 1), ("head_steps", 0), ("high_blocks", 0)):
-            if getattr(self, name) < least_allowed:
-                raise SettingsError(f"{name} must be at least {least_allowed}, got {getattr(self, name)}.")
-        for name in ("high_rank", "low_rank", "rank_budget"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_counts(self, 0, "head_steps", "high_blocks")
+        check_counts(self, 1, "samples", "high_rank", "low_rank", "rank_budget")
         if self.score not in ("gates", "fisher", "magnitude", "random"):
             raise SettingsError(f"score must be gates, fisher, magnitude or random, got {self.score!r}.")
         self.lora  # noqa: B018 - checks projections and alpha
@@ -107,12 +104,13 @@ def prune_lora(
 ) -> Model:
     """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
 
+    `adapter_out` also writes the adapter as a PEFT folder, with the cut model that it fits in its folder "base".
     `importance` replaces the measurement: any numbers, higher is needed more; they are normalised like ours. The other
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
     if adapter_out is not None:
-        check_adapter_output(adapter_out)
+        check_adapter_output(adapter_out, resume)
     store = None if out is None else Store(out, resume)
     tell = on_step or (lambda event: None)
     phases: dict[str, float] = {}
@@ -141,7 +139,10 @@ def prune_lora(
     small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
     error = masked_versus_cut(model, small, masks, batches[0])
     plan = rank_plan(heads, small.architecture, settings)
-    adapters = adapters_of(plan, small.architecture, training.seed)
+    # Where every head is gone there may be nothing to adapt: norms and the task head train alone then.
+    adapters = adapters_of(plan, small.architecture, training.seed) if plan else None
+    if adapter_out is not None and adapters is None:
+        raise SettingsError("no projection is left for an adapter to write; remove less, or leave adapter_out out.")
     phases["cut"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -152,7 +153,7 @@ def prune_lora(
     )  # fmt: skip
     phases["training"] = time.perf_counter() - began
     if adapter_out is not None and tuned.adapters is not None:
-        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, patterns))
+        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, patterns), with_base=True)
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     before = model.provenance.record
     warnings = [*tuned.model.provenance.warnings]

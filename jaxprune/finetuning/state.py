@@ -36,8 +36,8 @@ class Saved(NamedTuple):
 class Store:
     """Keeps a run's log and states under `folder`.
 
-    Without `resume`, a folder that holds a run is refused (`OutputError`); with it, the run goes on where its last
-    state was saved, or starts where there is none.
+    Without `resume`, a folder that holds a run is refused (`OutputError`), unless that kept no state; with it, the run
+    goes on where its last state was saved, or starts where there is none.
     """
 
     def __init__(self, folder: str | Path, resume: bool = False):
@@ -45,7 +45,9 @@ class Store:
         self.last: int | None = None  # steps of the newest state on disk
         self._saved_at = time.monotonic()
         self._fingerprint: dict[str, Any] = {}
-        if not resume and self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        present = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        left_over = set(present) <= {LOG, STATES} and not has_state(self.folder)
+        if not resume and self.folder.exists() and not (self.folder.is_dir() and left_over):
             raise OutputError(
                 f"{self.folder} holds an earlier run; go on with it (resume), delete it, or choose another folder."
             )
@@ -73,6 +75,7 @@ class Store:
         }
         arrays = {"state": _flat(saved.state)} | ({"best": _flat(saved.best)} if saved.best is not None else {})
         ocp = _orbax()
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         with _as_output_error(self.folder), self._manager() as manager:
             manager.save(
                 saved.done,
@@ -146,6 +149,18 @@ class Store:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _check_room(self, needed: int) -> None:
+        """Raise `OutputError` where the disk has less than that free: orbax finds out late, and in many words."""
+        with _as_output_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+        if free < needed + 2**16:
+            kept = "" if self.last is None else f"; the state of step {self.last} is still there"
+            raise OutputError(
+                f"{self.folder} cannot be written (No space left on device: a state takes {needed:,} bytes, {free:,} are "
+                f"free){kept}."
+            )
+
     def _manager(self) -> Any:
         ocp = _orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
@@ -164,6 +179,12 @@ class Store:
                     kept.append(line + "\n")
         with _as_output_error(self.folder):
             path.write_text("".join(kept), encoding="utf-8")
+
+
+def has_state(folder: str | Path) -> bool:
+    """Whether a run in `folder` kept a state to go on from; a log alone is none."""
+    states = Path(folder) / STATES
+    return states.is_dir() and any(path.name.isdecimal() for path in states.iterdir())
 
 
 def _orbax() -> Any:

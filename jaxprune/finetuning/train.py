@@ -17,11 +17,11 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..checks import check_counts, check_seed
 from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Architecture, Batch, Dropout, Model, Params, Sites
 from ..programs import Programs
-from ..seeds import check_seed
 from .lora import Adapters, sites_of
 from .losses import Distillation, summed_loss, text_count, text_losses
 from .state import Saved, Store
@@ -59,9 +59,8 @@ class Train:
 
     def __post_init__(self):
         check_seed(self.seed)
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_counts(self, 1, "epochs", "batch_size", "accumulate")
+        check_counts(self, 0, "holdout")
         for name in ("learning_rate", "clip", "temperature", "save_minutes"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -70,14 +69,12 @@ class Train:
                 raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 <= self.distill <= 1:
             raise SettingsError(f"distill must lie in [0, 1], got {self.distill}.")
-        for name in ("weight_decay", "distill_hidden", "holdout"):
+        for name in ("weight_decay", "distill_hidden"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
-        if not 0 <= self.seed < 2**32:  # what NumPy's generator takes
-            raise SettingsError(f"seed must lie in 0 … {2**32 - 1}, got {self.seed}.")
 
     @property
     def distillation(self) -> Distillation:
@@ -282,7 +279,7 @@ def train(
     state = State(variables, optimizer(settings, steps, highest).init(variables))
     saved = Saved(state, None, 0, ())
     if store is not None:
-        saved = store.restore(saved, fingerprint(model, settings, variables, first, targets, teacher))
+        saved = store.restore(saved, fingerprint(model, settings, variables, first, targets, teacher, scaling))
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
     state, constants = place(
         (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
@@ -331,7 +328,13 @@ def train(
             books.meter.sample("epoch")
             record = {"epoch": epoch, "loss": float(np.mean(losses)), "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:
-                record |= score(*_assembled(model, state.params, frozen, adapters))
+                try:
+                    record |= score(*_assembled(model, state.params, frozen, adapters))
+                except NumericalError as error:
+                    raise NumericalError(
+                        f"after step {done} of {steps} the model's outputs are not finite; lower the learning rate, now "
+                        f"{settings.learning_rate}" + _remains(store)
+                    ) from error
             records.append(record)
             if settings.keep == "best" and score is not None:
                 if record["score"] == max(entry["score"] for entry in records):
@@ -405,7 +408,13 @@ def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callabl
 
 
 def fingerprint(
-    model: Model, settings: Train, variables: Any, first: Sequence[Batch], targets: np.ndarray, teacher: Model | None
+    model: Model,
+    settings: Train,
+    variables: Any,
+    first: Sequence[Batch],
+    targets: np.ndarray,
+    teacher: Model | None,
+    scaling: Any = (),
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     import hashlib
@@ -417,13 +426,12 @@ def fingerprint(
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
 
-    # Vectors (biases, norms) tell two checkpoints apart as well as all weights do, in no time.
-    vectors = [leaf for leaf in jax.tree.leaves((model.params, teacher and teacher.params)) if np.ndim(leaf) == 1]
     shapes = {path_of(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     return {
         **{f"setting {name}": value for name, value in asdict(settings).items() if name != "save_minutes"},
         "architecture": digest(np.frombuffer(repr(model.architecture).encode(), np.uint8)),
-        "weights": digest(*vectors),
+        "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
+        "scaling of adapters": digest(*jax.tree.leaves(scaling)),
         "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
         "texts": digest(*(batch.ids for batch in first)),
         "labels": digest(targets),

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..checks import check_seed
 from ..errors import DataError, NumericalError, SettingsError
 from ..programs import Programs
-from ..seeds import check_seed
 from .architecture import Architecture
 from .model import Batch, Model, Params
 from .transformer import (

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from jax.sharding import Mesh
 
+from ..checks import check_seed
 from ..data.task import Calibration
 from ..errors import SettingsError
 from ..model.model import Model
-from ..seeds import check_seed
 from .budget import Budget
 from .cut import Mask, map_units, unit_counts, unit_sums
 from .follow import Fit, follow

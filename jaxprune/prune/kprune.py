@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ..checks import check_seed
 from ..data.task import Calibration
 from ..errors import BudgetError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
 from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
-from ..seeds import check_seed
 from .budget import Budget
 from .cost import part_costs
 from .cut import Mask

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, OutputError
 from ..model import Model
 from .files import replace_file
 
@@ -32,7 +32,10 @@ def heat_map(model: Model, path: str | Path) -> Path:
     else:
         raise DataError("the model's record holds no importance of heads; give a result of prune_lora or recap.")
     path = Path(path)
-    replace_file(path, lambda part: figure.savefig(part, format=path.suffix.lstrip(".") or "png"))
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise OutputError(f"pictures cannot be written as {path.suffix}; name a file that ends in .png, .svg or .pdf.")
+    replace_file(path, lambda part: figure.savefig(part, format=kind))
     return path
 
 

@@ -58,6 +58,8 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
         ("lora", ("--preset", "published"), "lora has no preset 'published'; use one of default."),
         ("full", ("--trainable", "heads/*"), "pattern 'heads/*' matches no leaf of the model"),
         ("full", ("--adapter-out", "a"), "--adapter-out needs adapters"),
+        ("lora", ("--adapter-out", "{tmp}/out/adapter"), "must lie apart"),
+        ("lora", ("--adapter-out", "{tmp}/out"), "must lie apart"),
         ("full", ("--epochs", 0), "epochs must be at least 1, got 0."),
         ("full", ("--distill", 0.5), "distillation needs a teacher"),
         ("prune-lora", ("--remove-heads", 40), "remove_heads must lie in [0, 1], got 40.0."),
@@ -65,6 +67,7 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(cli, inputs, tmp_path, method, more, says):
+    more = [str(word).replace("{tmp}", str(tmp_path)) for word in more]
     run = cli(*words(inputs, method, tmp_path / "out", *more))
     assert (run.code, run.out) == (2, "")
     assert run.err.startswith("jaxprune: error: ") and run.err.count("\n") == 1 and says in run.err
@@ -94,6 +97,13 @@ def test_a_checkpoint_without_a_fitting_head_gets_a_new_one(cli, inputs, tmp_pat
     manifest = json.loads((tmp_path / "out" / "jaxprune.json").read_text())
     assert manifest["architecture"]["labels"] == ["bad", "fine", "good"]
     assert not any("fine-tune first" in warning for warning in run.data["warnings"])
+    assert any("does not fit" in warning and "a new one took its place" in warning for warning in run.data["warnings"])
+
+
+@pytest.mark.parametrize("out", [".", "/", ""])
+def test_an_output_without_a_name_is_refused(cli, inputs, out):
+    run = cli(*words(inputs, "full", out))
+    assert run.code == 2 and "is no name for a new folder" in run.err and run.err.count("\n") == 1
 
 
 def test_an_interrupted_run_resumes(inputs, tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -275,9 +276,37 @@ def test_an_earlier_run_is_not_overwritten_or_mixed(model, task, tmp_path):
         jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
     with pytest.raises(SettingsError, match="setting learning_rate was 0.003, is 0.1"):
         jp.finetune(model, task, replace(SETTINGS, learning_rate=0.1), out=tmp_path / "run", resume=True)
-    other = model.replace(params=jax.tree.map(lambda leaf: leaf + 1, model.params))
+    kernel = model.params["layers"][0]["attention"]["q"]["kernel"]
+    nudged = [{**layer, "attention": {**layer["attention"]}} for layer in model.params["layers"]]
+    nudged[0]["attention"]["q"] = {**nudged[0]["attention"]["q"], "kernel": kernel + 1}
+    other = model.replace(params={**model.params, "layers": nudged})
     with pytest.raises(SettingsError, match="other weights"):
         jp.finetune(other, task, SETTINGS, out=tmp_path / "run", resume=True)
+
+
+def test_adapters_on_another_scale_are_another_run(model, task, tmp_path):
+    jp.finetune(model, task, SETTINGS, lora=jp.Lora(rank=2), out=tmp_path / "run")
+    for other in (jp.Lora(rank=2, alpha=64.0), jp.Lora(rank=2, rslora=True)):
+        with pytest.raises(SettingsError, match="other scaling of adapters"):
+            jp.finetune(model, task, SETTINGS, lora=other, out=tmp_path / "run", resume=True)
+
+
+def test_a_disk_too_small_for_a_state_is_one_line(model, task, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match="No space left on device: a state takes .* bytes, 1,000 are free") as error:
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    jp.finetune(model, task, SETTINGS, out=tmp_path / "run")  # what is there is a log without a state: in nobody's way
+
+
+def test_outputs_that_are_not_finite_name_the_step(model, task, monkeypatch):
+    def broken(*arguments, **named):
+        raise NumericalError("NaN or Inf in the logits of batch 0 of 1")
+
+    monkeypatch.setattr("jaxprune.finetuning.finetune.evaluate", broken)
+    with pytest.raises(NumericalError, match="after step 3 of 9 the model's outputs are not finite; lower the"):
+        jp.finetune(model, task, SETTINGS)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_older_state(model, task, straight, tmp_path, monkeypatch):

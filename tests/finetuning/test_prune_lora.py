@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 import jaxprune as jp
 from jaxprune.data.batches import pack
-from jaxprune.errors import DataError, OutputError, SettingsError
+from jaxprune.errors import CheckpointError, DataError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.importance import check_importance, normalised
 from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of, projection_shapes
@@ -62,9 +62,13 @@ def test_published_cuts_the_least_important_heads_and_trains_the_rest(model, tas
         np.isin(np.arange(n), units[name]) for units in record["kept"] for name, n in (("heads", 3), ("neurons", 10))
     ]
     base = cut(model, kept)
-    merged = jp.load_adapter(base, tmp_path / "adapter")
-    for ours, theirs in zip(jax.tree.leaves(merged.params), jax.tree.leaves(small.params), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for fitting in (base, jp.load(tmp_path / "adapter" / "base")):
+        merged = jp.load_adapter(fitting, tmp_path / "adapter")
+        for ours, theirs in zip(jax.tree.leaves(merged.params), jax.tree.leaves(small.params), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for merged in (small, again):
+        with pytest.raises(CheckpointError, match="has the adapter of .* in it already"):
+            jp.load_adapter(merged, tmp_path / "adapter")
     picture = jp.heat_map(again, tmp_path / "importance.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(DataError, match="no importance of heads"):
@@ -229,6 +233,16 @@ def test_published_ranks_on_bert_base():
     plan = rank_plan(heads, BASE, jp.PruneLora())
     assert sorted(size.rank for size in plan.values()) == [4] * 24 + [8] * 12
     assert set(plan) == {name for name in projection_shapes(BASE) if name[-1] in "qkv"}
+
+
+def test_all_heads_of_all_blocks_may_go(model, task, tmp_path):
+    settings = replace(PUBLISHED, remove_heads=1.0, head_steps=0)
+    small = jp.prune_lora(model, task, settings, TRAINING)
+    assert [size.groups for size in small.architecture.layers] == [0, 0]
+    assert small.provenance.record["ranks"] == {}
+    assert np.any(np.asarray(small.params["head"]["kernel"]) != np.asarray(model.params["head"]["kernel"]))
+    with pytest.raises(SettingsError, match="no projection is left for an adapter"):
+        jp.prune_lora(model, task, settings, TRAINING, adapter_out=tmp_path / "adapter")
 
 
 # --- memory

@@ -7,6 +7,7 @@ moments, so that the memory is really saved; a killed run goes on; every phase's
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..finetune import Texts, prepare, rows_for, set_aside
 from ..state import Saved, Store
 from ..train import Train, check_targets, fingerprint, select
 from .choose import everything_kept
-from .memory import phase_bytes
+from .memory import phase_bytes, uniform
 from .rounds import HostState, Run, one_round
 from .scatter import kept_of, write_back
 from .settings import Recap
@@ -94,6 +95,8 @@ def run_recap(
     on_step: Tell | None = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
+    if device_limit is not None and device_limit < 1:
+        raise SettingsError(f"device_limit must be a number of bytes, got {device_limit}.")
     placement = Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
@@ -108,31 +111,51 @@ def run_recap(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
         placement, on_phase or nothing, on_step or nothing,
     )  # fmt: skip
+    _check_limit(run, first, device_limit)
     saved = Saved(_beginning(model, settings), None, 0, ())
     if store is not None:
         saved = store.restore(saved, _same_run(run, first), on_host=True)
         saved = saved._replace(state=_with_flags(saved.state))
     state, best, records = saved.state, saved.best, list(saved.records)
-    for number in range(len(records), settings.rounds):
-        try:
-            state, small, record = one_round(run, state, number)
-        except NumericalError as error:
-            raise NumericalError(
-                f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
-            ) from error
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(
-                f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
-            ) from stop
-        records.append(record)
-        if training.keep == "last" or record["score"] >= max(entry["score"] for entry in records):
-            best, state = small, state._replace(best=state.masks)
-        if store is not None:
-            done = len(records) * settings.epochs_per_round * run.batch_count
-            store.log(step=done, **record)
-            store.save(Saved(state, best, done, tuple(records)))
+    # A signal waits for the batch that runs, and for a state that is being saved.
+    with store.interruptible() if store is not None else nullcontext(lambda: False) as stopped:
+        run.stopped = stopped
+        for number in range(len(records), settings.rounds):
+            try:
+                state, small, record = one_round(run, state, number)
+            except NumericalError as error:
+                raise NumericalError(
+                    f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
+                ) from error
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(
+                    f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
+                ) from stop
+            records.append(record)
+            if training.keep == "last" or record["score"] >= max(entry["score"] for entry in records):
+                best, state = small, state._replace(best=state.masks)
+            if store is not None:
+                done = len(records) * settings.epochs_per_round * run.batch_count
+                store.log(step=done, **record)
+                store.save(Saved(state, best, done, tuple(records)))
+            if stopped() and len(records) < settings.rounds:
+                raise KeyboardInterrupt(
+                    f"interrupted after round {len(records)} of {settings.rounds}{_remains(store, records)}"
+                )
     assert best is not None  # there is at least one round
     return _finished(run, texts, first, state, best, records)
+
+
+def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
+    """Raise `SettingsError` before the work where a phase is sure to need more than `limit` bytes on the device."""
+    if limit is None:
+        return
+    small = uniform(run.model.architecture, run.settings.remove)
+    sizes = run.settings, run.training, *first[0].ids.shape, run.tokens
+    predicted = phase_bytes(run.model.architecture, small, *sizes)
+    name = max(predicted, key=predicted.__getitem__)
+    if 0.9 * predicted[name] > limit:  # predictions are within a tenth
+        run.placement.refuse(name, predicted[name])
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
@@ -184,7 +207,7 @@ def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     ours = {f"setting {name}": value for name, value in asdict(run.settings).items() if name != "learning_rate"}
     theirs = fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
-    return {**theirs, **ours, "task": f"{run.task.name} {run.task.source}"}
+    return {**theirs, **ours, "task": run.task.name}
 
 
 def _remains(store: Store | None, records: list[Any]) -> str:

@@ -71,12 +71,19 @@ class Run:
     tokens: np.ndarray | None  # true at the ids that occur in the training texts
     placement: Placement
     tell: Callable[[dict[str, Any]], None]  # once a phase
-    step: Callable[[dict[str, Any]], None]  # once a batch
+    on_step: Callable[[dict[str, Any]], None]  # once a batch
+    stopped: Callable[[], bool] = lambda: False  # whether a signal came
     sweeps: Programs = field(default_factory=lambda: Programs(own={}))  # one set for all rounds: shapes stay
 
     @property
     def steps(self) -> int:
         return self.settings.epochs * self.batch_count
+
+    def step(self, event: dict[str, Any]) -> None:
+        """Tell of a batch. Raises `KeyboardInterrupt` where a signal came."""
+        self.on_step(event)
+        if self.stopped():
+            raise KeyboardInterrupt
 
     @property
     def split_name(self) -> str:

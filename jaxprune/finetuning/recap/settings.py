@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...checks import check_counts
 from ...errors import SettingsError
 
 CAP = 0.85  # the largest share of a sublayer that a round may remove
@@ -46,9 +47,7 @@ class Recap:
     )
 
     def __post_init__(self):
-        for name in ("rounds", "epochs_per_round", "pruning_steps", "samples"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_counts(self, 1, "rounds", "epochs_per_round", "pruning_steps", "samples")
         for name in ("remove", "freeze"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}. For 33 % pass 0.33.")

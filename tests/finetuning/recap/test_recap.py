@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -150,6 +151,20 @@ def test_ctrl_c_says_what_is_kept(model, task, tmp_path):
         jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", on_phase=stop)
 
 
+def test_a_signal_waits_for_the_batch_and_loses_nothing(model, task, straight, tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def stop(event):
+        if event["phase"] == "train" and event["done"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="interrupted in round 2 of 2; the state after round 1 is in"):
+        jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", on_step=stop)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    again = jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, again.params, straight[0].model.params)
+
+
 def test_a_finished_run_resumes_without_work(model, task, straight):
     again = run_recap(
         model, task, SETTINGS, TRAINING, out=straight[2], resume=True, on_phase=lambda event: pytest.fail("worked")
@@ -206,12 +221,21 @@ def test_trouble_is_found_before_the_work(model, task, tmp_path, monkeypatch):
         jp.recap(model, task, SETTINGS, replace(TRAINING, distill=0.5))
     with pytest.raises(SettingsError, match="'cpu:9' was asked, but there are"):
         jp.recap(model, task, SETTINGS, TRAINING, device="cpu:9")
+    for device in (0, ""):
+        with pytest.raises(SettingsError, match="is no device; give one of jax.devices"):
+            jp.recap(model, task, SETTINGS, TRAINING, device=device)
+    with pytest.raises(SettingsError, match="bytes on the device, the limit is 5,000; remove or freeze more"):
+        jp.recap(model, task, SETTINGS, TRAINING, device_limit=5_000)
+    with pytest.raises(SettingsError, match="device_limit must be a number of bytes, got -5"):
+        jp.recap(model, task, SETTINGS, TRAINING, device_limit=-5)
     broken = {**model.params, "head": {**model.params["head"], "bias": np.array([np.nan, 0], np.float32)}}
     with pytest.raises(NumericalError, match="parameter head.bias holds NaN"):
         jp.recap(model.replace(params=broken), task, SETTINGS, TRAINING)
 
 
-def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task):
+def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, monkeypatch):
+    """Where the prediction was wrong, what is measured stops the run."""
+    monkeypatch.setattr("jaxprune.finetuning.recap.method.phase_bytes", lambda *sizes: {"tuning": 0})
     with pytest.raises(SettingsError, match="bytes on the device, the limit is 5,000; remove or freeze more"):
         jp.recap(model, task, SETTINGS, TRAINING, device_limit=5_000)
 
