@@ -125,7 +125,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
 
 
 def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
-    """The checkpoint with a head for `task`: its own where that fits, else a new one drawn with `seed`, which is said."""
+    """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with `seed`."""
     from ..checkpoint import load
     from ..checkpoint.load import NEW_WEIGHTS
     from ..data.fit import fit

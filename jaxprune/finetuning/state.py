@@ -157,8 +157,8 @@ class Store:
         if free < needed + 2**16:
             kept = "" if self.last is None else f"; the state of step {self.last} is still there"
             raise OutputError(
-                f"{self.folder} cannot be written (No space left on device: a state takes {needed:,} bytes, {free:,} are "
-                f"free){kept}."
+                f"{self.folder} cannot be written (No space left on device: a state takes {needed:,} bytes, {free:,} "
+                f"are free){kept}."
             )
 
     def _manager(self) -> Any:

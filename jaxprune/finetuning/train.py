@@ -332,8 +332,8 @@ def train(
                     record |= score(*_assembled(model, state.params, frozen, adapters))
                 except NumericalError as error:
                     raise NumericalError(
-                        f"after step {done} of {steps} the model's outputs are not finite; lower the learning rate, now "
-                        f"{settings.learning_rate}" + _remains(store)
+                        f"after step {done} of {steps} the model's outputs are not finite; lower the learning rate, "
+                        f"now {settings.learning_rate}" + _remains(store)
                     ) from error
             records.append(record)
             if settings.keep == "best" and score is not None:

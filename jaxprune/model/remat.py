@@ -14,16 +14,20 @@ def recomputed(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     among the inputs are constants to it. Like all functions with a gradient of their own, not for forward mode.
     """
 
-    def backward(kept: Any, cotangent: Any) -> Any:
-        leaves, tree = jax.tree.flatten(kept)
+    def backward(inputs: Any, cotangent: Any) -> Any:
+        leaves, tree = jax.tree.flatten(inputs)
         real = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
         def pulled(leaves: list[Any], cotangent: Any) -> list[Any]:
+            """The gradients of the real leaves."""
+
             def again(variables: list[Any]) -> Any:
                 some = iter(variables)
-                return step(*tree.unflatten([next(some) if varies else leaf for varies, leaf in zip(real, leaves)]))
+                merged = [next(some) if varies else leaf for leaf, varies in zip(leaves, real, strict=True)]
+                return step(*tree.unflatten(merged))
 
-            return jax.vjp(again, [leaf for varies, leaf in zip(real, leaves) if varies])[1](cotangent)[0]
+            variables = [leaf for leaf, varies in zip(leaves, real, strict=True) if varies]
+            return jax.vjp(again, variables)[1](cotangent)[0]
 
         def barred(*given: Any) -> list[Any]:
             return pulled(*jax.lax.optimization_barrier(given))
