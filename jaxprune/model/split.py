@@ -62,8 +62,8 @@ def split_project(kernel: Split, features: Float[Array, "rows length inputs"]) -
     """Features times a kernel split by inputs, in float32."""
     ordered = permute(features, inverse(kernel.place.reshape(-1)))
     frozen, trained = jnp.split(ordered, [len(kernel.frozen)], axis=-1)
-    parts = (frozen, kernel.frozen), (trained, kernel.trained)
-    return sum(product("rli,io->rlo", part, some, jnp.float32) for part, some in parts)
+    of_frozen = product("rli,io->rlo", frozen, kernel.frozen, jnp.float32)
+    return of_frozen + product("rli,io->rlo", trained, kernel.trained, jnp.float32)
 
 
 def look_up(table: Any, ids: Int[Array, "rows length"]) -> Float[Array, "rows length hidden"]:

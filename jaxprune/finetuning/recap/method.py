@@ -150,9 +150,9 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
     """Raise `SettingsError` before the work where a phase is sure to need more than `limit` bytes on the device."""
     if limit is None:
         return
-    small = uniform(run.model.architecture, run.settings.remove)
-    sizes = run.settings, run.training, *first[0].ids.shape, run.tokens
-    predicted = phase_bytes(run.model.architecture, small, *sizes)
+    dense, (rows, length) = run.model.architecture, first[0].ids.shape
+    small = uniform(dense, run.settings.remove)
+    predicted = phase_bytes(dense, small, run.settings, run.training, rows, length, run.tokens)
     name = max(predicted, key=predicted.__getitem__)
     if 0.9 * predicted[name] > limit:  # predictions are within a tenth
         run.placement.refuse(name, predicted[name])
