@@ -80,7 +80,7 @@ def finetune(
         store=None if out is None else Store(out, resume),
     )  # fmt: skip
     if adapter_out is not None and tuned.adapters is not None:
-        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, trainable))
+        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, trainable), again=resume)
     notes = tuned.model.provenance.record["training"]
     notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
     return tuned.model.with_record(training=notes)

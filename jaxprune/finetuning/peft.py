@@ -53,16 +53,23 @@ def adapter_digest(adapters: Adapters) -> str:
 
 
 def write_peft(
-    folder: str | Path, base: Model, adapters: Adapters, trained: Sequence[str] = (), with_base: bool = False
+    folder: str | Path,
+    base: Model,
+    adapters: Adapters,
+    trained: Sequence[str] = (),
+    *,
+    again: bool = False,
+    with_base: bool = False,
 ) -> Path:
     """Write `adapters` as a PEFT folder, with the parameters of `base` named in `trained` as its modules_to_save.
 
-    The folder is there whole or not at all; an adapter that is there is replaced (`check_adapter_output` comes first).
-    Its base is the model before training, cut as this one is: PEFT loads it where the shapes agree. `with_base` saves
-    that model too, in the folder "base": a cut model may lie nowhere else. Raises `OutputError`, and `CheckpointError`
+    The folder is there whole or not at all; `again` replaces an adapter that is there (`check_adapter_output`). Its
+    base is the model before training, cut as this one is: PEFT loads it where the shapes agree. `with_base` saves that
+    model too, in the folder "base": a cut model may lie nowhere else. Raises `OutputError`, and `CheckpointError`
     for a family whose names are not known.
     """
     folder = Path(folder)
+    check_adapter_output(folder, again)
     modules = _modules(base.architecture)
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}

@@ -153,7 +153,8 @@ def prune_lora(
     )  # fmt: skip
     phases["training"] = time.perf_counter() - began
     if adapter_out is not None and tuned.adapters is not None:
-        write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, patterns), with_base=True)
+        paths = trained_paths(tuned.base, patterns)
+        write_peft(adapter_out, tuned.base, tuned.adapters, paths, again=resume, with_base=True)
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     before = model.provenance.record
     warnings = [*tuned.model.provenance.warnings]
