@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
     work = out.with_name(f"{out.name}.run")
     if has_state(work) and not resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
-    for flag, other in others.items():
-        for mine in (out, work) if other is not None else ():
-            ours, theirs = mine.absolute(), Path(str(other)).absolute()
+    for (flag, other), mine in product(others.items(), (out, work)):
+        if other is not None:
+            ours, theirs = mine.absolute(), other.absolute()
             if ours == theirs or ours in theirs.parents or theirs in ours.parents:
                 raise OutputError(f"{flag} {other} and {mine} must lie apart; choose another folder.")
     return work
