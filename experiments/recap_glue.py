@@ -8,7 +8,8 @@
 
 Every arm sees the training texts `rounds` x `epochs-per-round` times and ends with a model of the same size (but full
 fine-tuning, the upper mark). Scores are those of the last epoch or round on the validation texts: nothing is chosen
-on them. `memory` and `limit` compile each phase's program for BERT-base and BERT-large and run nothing.
+on them (`--holdout` scores on training texts that are set aside, to choose by). `memory` and `limit` compile each
+phase's program for BERT-base and BERT-large and run nothing.
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Arm:
 
     kind: str  # "full", "once", "after" or "recap"
     settings: Mapping[str, Any] = field(default_factory=dict)  # settings of Recap; "preset" names where to start
+    training: Mapping[str, Any] = field(default_factory=dict)  # settings of Train
 
 
 PUBLISHED = MappingProxyType({"preset": "published-bert-cola"})
@@ -49,6 +51,12 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "RECAP ours, averaged importance": Arm("recap", {"average": 0.5}),
         "RECAP ours, dropped moments": Arm("recap", {"moments": "dropped"}),
         "RECAP ours, touched embeddings": Arm("recap", {"outer": "touched"}),
+        "RECAP ours, K-prune": Arm("recap", {"importance": "kprune"}),
+        "RECAP ours, refit": Arm("recap", {"refit": True}),
+        "RECAP ours, K-prune and refit": Arm("recap", {"importance": "kprune", "refit": True}),
+        "RECAP ours, distilled": Arm("recap", {}, {"distill": 0.5}),
+        "RECAP ours, measured ahead": Arm("recap", {"prefetch": True}),
+        "K-prune once, then tune": Arm("once", {"importance": "kprune", "refit": True}),
     }
 )
 STANDARD = ("full fine-tuning", "prune once, then tune", "tune, prune, tune again", "RECAP published", "RECAP ours")
@@ -97,7 +105,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
     base = jp.load(args.model, head="classification", labels=task.labels, problem=task.kind, seed=seed)
     training = jp.Train(
         epochs=epochs, keep="last", seed=seed, learning_rate=args.learning_rate, batch_size=args.batch_size,
-        dtype=args.dtype,
+        dtype=args.dtype, holdout=args.holdout, **arm.training,
     )  # fmt: skip
     began, notes = time.perf_counter(), {}
     where = {"host": args.host, "device": args.device}
@@ -113,10 +121,16 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         tuned = jp.recap(warm, task, rest, training, **where)
     else:
         found = run_recap(base, task, settings, training, **where)
-        tuned, notes = found.model, {"full_score": jp.evaluate(found.full, task).score}
-    seconds = time.perf_counter() - began
-    score, record = jp.evaluate(tuned, task), tuned.provenance.record
+        tuned = found.model
+        notes = {} if args.holdout else {"full_score": jp.evaluate(found.full, task).score}
+    seconds, record = time.perf_counter() - began, tuned.provenance.record
     trained = record["training"]
+    if args.holdout:  # to choose by: the validation texts are not looked at
+        last = trained["epochs"][-1]
+        result = {"score": last["score"], "metric": last["metric"], "metrics": last["metrics"], "holdout": args.holdout}
+    else:
+        score = jp.evaluate(tuned, task)
+        result = {"score": score.score, "metric": score.metric, "metrics": score.metrics, "examples": score.examples}
     line = {
         "task": task.name,
         "model": Path(args.model).name,
@@ -124,10 +138,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         "seed": seed,
         "epochs": epochs,
         "texts": len(task.train),
-        "score": score.score,
-        "metric": score.metric,
-        "metrics": score.metrics,
-        "examples": score.examples,
+        **result,
         "remove": args.remove if arm.kind != "full" else 0.0,
         "settings": record.get("settings"),
         "parameters": whole_parameters(tuned.architecture),
@@ -355,6 +366,7 @@ def main() -> None:
     command.add_argument("--batch-size", type=int, default=32)
     command.add_argument("--learning-rate", type=float, help="of all arms (default: 5e-5, the published preset's 2e-5)")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of training's products")
+    command.add_argument("--holdout", type=int, default=0, help="score on so many training texts instead: to choose by")
     command.add_argument("--host")
     command.add_argument("--device")
     command.add_argument("--train-limit", type=int, help="so many training texts, drawn once for all seeds")

@@ -111,27 +111,31 @@ def text_losses(
     smoothing: float = 0.0,
     dtype: Any = jnp.float32,
     teacher: tuple[Architecture, Params] | None = None,
+    guide: Array | None = None,
     distillation: Distillation = Distillation(),
     remat: bool = False,
 ) -> Float[Array, "rows texts"]:
     """The loss of every text: (1 - w)·task + w·T²·KL(teacher ‖ student) + h·mean over layers of the streams' gap.
 
     Hidden states are compared at every layer boundary, so student and teacher need the same depth and hidden width;
-    heads and neurons may differ. Without a teacher: the task's loss. Slots without a text hold numbers of no meaning.
+    heads and neurons may differ. Of a teacher that is elsewhere, `guide` has the logits; its hidden states then count
+    nothing. Without either: the task's loss. Slots without a text hold numbers of no meaning.
     """
     taps = teacher is not None and distillation.hidden > 0
     out = forward(params, batch, architecture, sites._replace(taps=taps), dtype=dtype, remat=remat)
     assert out.logits is not None  # a whole forward pass ends with the head
     each = logits_losses(out.logits, batch, targets, architecture, smoothing)
-    if teacher is None:
+    streams: Any = ()
+    if teacher is not None:
+        theirs = forward(teacher[1], batch, teacher[0], Sites(taps=taps), dtype=dtype)
+        guide, streams = theirs.logits, (*theirs.streams[2::2], theirs.hidden) if taps else ()
+    if guide is None:
         return each
-    guide = forward(teacher[1], batch, teacher[0], Sites(taps=taps), dtype=dtype)
-    assert guide.logits is not None
-    gap = prediction_gap(out.logits, guide.logits, batch, architecture, distillation.temperature)
+    gap = prediction_gap(out.logits, guide, batch, architecture, distillation.temperature)
     each = (1 - distillation.weight) * each + distillation.weight * gap
     if taps:
-        ends = zip((*out.streams[2::2], out.hidden), (*guide.streams[2::2], guide.hidden), strict=True)
-        gaps = [stream_gap(ours, theirs, batch) for ours, theirs in ends]
+        ends = zip((*out.streams[2::2], out.hidden), streams, strict=True)
+        gaps = [stream_gap(ours, other, batch) for ours, other in ends]
         each = each + distillation.hidden * sum(gaps) / len(gaps)
     return each
 

@@ -197,15 +197,19 @@ def train_step(
     batch: Batch,
     targets: Array,
     clock: Clock,
+    guide: Array | None = None,
     *,
     architecture: Architecture,
     settings: Train,
     teacher: Architecture | None = None,
 ) -> tuple[State, Float[Array, ""]]:
-    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`."""
+    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`.
+
+    `guide` are the logits of a teacher that is not here.
+    """
     texts, key = text_count(batch), jax.random.fold_in(clock.key, clock.step)
 
-    def objective(trainable: Any, part: Batch, goal: Array, key: Array) -> Array:
+    def objective(trainable: Any, part: Batch, goal: Array, guide: Array | None, key: Array) -> Array:
         noise = Dropout(settings.dropout, key) if settings.dropout else None
         each = text_losses(
             merge(trainable["params"], frozen.params),
@@ -216,21 +220,23 @@ def train_step(
             smoothing=settings.smoothing,
             dtype=jnp.dtype(settings.dtype),
             teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
+            guide=guide,
             distillation=settings.distillation,
             remat=settings.remat,
         )
         return summed_loss(each, part) / texts  # parts add up to the mean over the whole batch
 
     if settings.accumulate == 1:
-        value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, key)
+        value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, guide, key)
     else:
         # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
         split = lambda leaf: jnp.moveaxis(leaf.reshape(-1, settings.accumulate, *leaf.shape[1:]), 1, 0)  # noqa: E731
-        parts = jax.tree.map(split, (batch, targets)), jax.random.split(key, settings.accumulate)
+        parts = jax.tree.map(split, (batch, targets, guide)), jax.random.split(key, settings.accumulate)
 
         def add(total: Any, entry: Any) -> tuple[Any, None]:
-            (part, goal), key = entry
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(objective)(state.params, part, goal, key)), None
+            (part, goal, guide), key = entry
+            found = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
+            return jax.tree.map(jnp.add, total, found), None
 
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         (value, gradient), _ = jax.lax.scan(add, nothing, parts)

@@ -99,6 +99,7 @@ def phase_bytes(
     return {
         "importance": sweep,
         "masking": sweep,
+        **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
         "tuning": whole + 3 * trained + activations,
         "write back": whole + 2 * trained,
         "evaluation": whole + FLOAT * rows * length * (3 * small.hidden + 2 * widest),

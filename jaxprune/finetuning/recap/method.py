@@ -102,14 +102,14 @@ def run_recap(
     training = _resolved(model, settings, training)
     task = set_aside(task, training)
     texts = prepare(model, task)
-    check_targets(model, texts.targets, training, None)
+    check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
     check_finite(model)
     rows = rows_for(texts.encoded, model.architecture, training, None)
     batches = _remembered(shuffled(texts.encoded, model.architecture, seed=training.seed, rows=rows))
     first, nothing = batches(0), lambda event: None
     run = Run(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
-        placement, on_phase or nothing, on_step or nothing,
+        placement, on_phase or nothing, on_step or nothing, guided=_guided(model, training),
     )  # fmt: skip
     _check_limit(run, first, device_limit)
     saved = Saved(_beginning(model, settings), None, 0, ())
@@ -159,11 +159,20 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
-    if training.distills:
-        raise SettingsError("RECAP does not distil: the teacher would have to lie on the device; set distill to 0.")
+    if training.distill_hidden:
+        raise SettingsError(
+            "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
+            "distill_hidden to 0."
+        )
     named = settings.learning_rate if training.learning_rate is None else training.learning_rate
     training = replace(training, epochs=settings.epochs, learning_rate=named)
     return training.resolved(model.architecture, adapted=False)
+
+
+def _guided(model: Model, training: Train) -> Callable[[int], bool]:
+    """Which rounds learn from the full model: not the first, where the head is new and has nothing to say."""
+    new = any(NEW_WEIGHTS in entry for entry in model.provenance.warnings)
+    return lambda number: training.distills and (number > 0 or not new)
 
 
 def _beginning(model: Model, settings: Recap) -> HostState:
@@ -174,12 +183,12 @@ def _beginning(model: Model, settings: Recap) -> HostState:
         moments = zeros(select(params, ever_trains(settings))[0], kind)
     whole = everything_kept(model.architecture)
     average = [np.zeros(len(mask)) for mask in whole] if settings.average else []
-    return HostState(params, moments, average, whole, whole)
+    return HostState(params, moments, average, whole, whole, whole if settings.prefetch else [])
 
 
 def _with_flags(state: HostState) -> HostState:
     as_flags = lambda masks: [np.asarray(mask, bool) for mask in masks]  # noqa: E731
-    return state._replace(masks=as_flags(state.masks), best=as_flags(state.best))
+    return state._replace(masks=as_flags(state.masks), best=as_flags(state.best), coming=as_flags(state.coming))
 
 
 def _touched(model: Model, texts: Texts, settings: Recap) -> np.ndarray | None:
@@ -195,10 +204,12 @@ def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[B
     last: dict[int, list[Batch]] = {}
 
     def of(epoch: int) -> list[Batch]:
-        if epoch not in last:
+        found = last.get(epoch)
+        if found is None:  # in one step each: two threads may ask
+            found = batches(epoch)
             last.clear()
-            last[epoch] = batches(epoch)
-        return last[epoch]
+            last[epoch] = found
+        return found
 
     return of
 

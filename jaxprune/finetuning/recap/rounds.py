@@ -1,6 +1,8 @@
 """One round of RECAP: importance, masking, tuning, write back, evaluation."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
@@ -11,17 +13,21 @@ import numpy as np
 
 from ...data.evaluate import evaluate
 from ...data.task import Task
+from ...devices import Devices
 from ...model import Batch, Model, Params
+from ...model.by_sublayer import last_outputs
 from ...placement import Books, Placement, free
 from ...programs import Programs
 from ...prune.cut import Mask, cut_architecture
+from ...prune.measure import Measurement
 from ..lora import count
-from ..train import Train, select
+from ..train import Train, merge, select
 from .choose import averaged, everything_kept, keep_units, train_rows, unit_sizes
 from .scatter import (
     Kept,
     cut,
     cut_layer,
+    join,
     join_layer,
     join_outer,
     kept_of,
@@ -32,6 +38,7 @@ from .scatter import (
     write_layer,
 )
 from .settings import Recap, step_shares
+from .surgeon import damage_scores, fitted, knowledge
 from .sweep import Rows, sweep
 from .tuning import BETAS, Moments, decayed, in_float32, trainable_of, tune, whole_parts, zeros
 
@@ -46,6 +53,7 @@ class HostState(NamedTuple):
     average: list[np.ndarray]  # importance over the rounds so far; empty where none is kept
     masks: list[Mask]  # of the last round
     best: list[Mask]  # of the best one
+    coming: list[Mask]  # of the next round, where they are measured ahead; empty where they never are
 
 
 class Chosen(NamedTuple):
@@ -73,7 +81,9 @@ class Run:
     tell: Callable[[dict[str, Any]], None]  # once a phase
     on_step: Callable[[dict[str, Any]], None]  # once a batch
     stopped: Callable[[], bool] = lambda: False  # whether a signal came
-    sweeps: Programs = field(default_factory=lambda: Programs(own={}))  # one set for all rounds: shapes stay
+    guided: Callable[[int], bool] = lambda number: False  # whether a round learns from the full model's predictions
+    # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
+    sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
 
     @property
     def steps(self) -> int:
@@ -82,8 +92,17 @@ class Run:
     def step(self, event: dict[str, Any]) -> None:
         """Tell of a batch. Raises `KeyboardInterrupt` where a signal came."""
         self.on_step(event)
+        self.check(event)
+
+    def check(self, event: dict[str, Any]) -> None:
+        """The same, telling nothing: for what is done beside something else."""
         if self.stopped():
             raise KeyboardInterrupt
+
+    def sampled(self, number: int) -> Sequence[Batch]:
+        """The batches that a round is measured on: its first ones, whose shape is that of all others."""
+        wanted = ceil(self.settings.samples / self.training.batch_size)
+        return self.batches(number * self.settings.epochs_per_round)[:wanted]
 
     @property
     def split_name(self) -> str:
@@ -102,29 +121,46 @@ class Run:
 def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Params, dict[str, Any]]:
     """The host's state after a round, the small model's parameters, and the round's record. Consumes `state`."""
     phases: dict[str, Any] = {}
-    measured_on_device = run.settings.measure_on == "device"
-    with run.phase("importance", number, phases, measured_on_device, run.sweeps):
-        masks, average = _choose_units(run, state, number)
-    with run.phase("masking", number, phases, measured_on_device, run.sweeps):
-        chosen = _choose_rows(run, state, masks, number)
+    settings, on_device = run.settings, run.settings.measure_on == "device"
+    with run.phase("importance", number, phases, on_device, run.sweeps):
+        if settings.prefetch and number:
+            units = Units(state.coming, state.average, None)
+        else:
+            units = _choose_units(run, state, number, run.step)
+    masks = units.masks
+    with run.phase("masking", number, phases, on_device, run.sweeps):
+        begun = _refitted(run, state, units, number) if settings.refit else state.params
+        chosen = _choose_rows(run, begun, masks, number)
     small = cut_architecture(run.model.architecture, masks)
-    with run.phase("tuning", number, phases, True):
-        parts = split(cut(state.params, chosen.kept), chosen.rows, chosen.tokens)
-        trains = trainable_of(run.settings)
-        moments, done = _moments(state, parts, chosen, run.settings), number * run.settings.epochs_per_round
-        first_step = done * run.batch_count
+    epochs: list[Any] = [
+        lambda epoch=number * settings.epochs_per_round + i: run.batches(epoch)
+        for i in range(settings.epochs_per_round)
+    ]
+    if run.training.distills:
+        with run.phase("teaching", number, phases, False, run.sweeps):
+            guides = _guides(run, state, epochs, number) if run.guided(number) else None
+    else:
+        guides = None
+    with run.phase("tuning", number, phases, True), _ahead(run, state, number) as ahead:
+        parts, trains = split(cut(begun, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
+        moments, first_step = _moments(state, parts, chosen, settings), number * len(epochs) * run.batch_count
         tuned = tune(
-            parts, moments, small,
-            [lambda epoch=done + i: run.batches(epoch) for i in range(run.settings.epochs_per_round)],
-            run.targets, run.training, run.settings, run.placement,
-            steps=run.steps, done=first_step, since=0 if run.settings.moments == "dropped" else first_step,
+            parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
+            steps=run.steps, done=first_step, since=0 if settings.moments == "dropped" else first_step,
             on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
         )  # fmt: skip
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)
+        start = parts if settings.refit else None
         del parts, moments
+        coming = None if ahead is None else ahead.result()
     with run.phase("write back", number, phases, True):
         trained = run.placement.to_host(tuned.chosen, keep=True)  # evaluation still reads it
-        params, moments = written(state.params, chosen, trained), state.moments
+        moments, best = state.moments, None
+        if start is None:
+            params = written(state.params, chosen, trained)
+        else:
+            best = join(merge(trained, select(start, trains)[1]))
+            params = written(state.params, chosen, _moved(state.params, chosen, trains, start, trained))
         if moments is None:
             free(tuned.moments)
         else:
@@ -142,7 +178,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         "metrics": scored.metrics,
         "loss": float(np.mean(tuned.losses)),
         "steps": len(tuned.losses),
-        "frozen": run.settings.freeze_at(number),
+        "frozen": settings.freeze_at(number),
         "parameters": total,
         "trainable_parameters": trainable,
         "heads": [np.flatnonzero(mask).tolist() for mask in masks[::2]],
@@ -151,28 +187,104 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
             name: _new_share(masks[half::2], state.masks[half::2]) for half, name in enumerate(("heads", "neurons"))
         },
         "seconds": sum(phase["seconds"] for phase in phases.values()),
+        "seconds_ahead": 0.0 if coming is None else coming.seconds,
         "phases": phases,
     }
-    return HostState(params, moments, average, masks, state.best), cut(params, chosen.kept), record
+    best = cut(params, chosen.kept) if best is None else best
+    after = HostState(params, moments, units.average, masks, state.best, state.coming)
+    if coming is not None:
+        after = after._replace(average=coming.units.average, coming=coming.units.masks)
+    return after, best, record
 
 
-def _choose_units(run: Run, state: HostState, number: int) -> tuple[list[Mask], list[np.ndarray]]:
-    """Masks of what the round keeps, in `pruning_steps` parts; and the average of importance with this round's."""
-    settings, architecture = run.settings, run.model.architecture
+class Units(NamedTuple):
+    """Which units a round keeps, and what goes with that choice."""
+
+    masks: list[Mask]
+    average: list[np.ndarray]  # of importance, with this round's
+    measured: Measurement | None  # by K-prune, for the refit; its statistics are gone
+
+
+class Ahead(NamedTuple):
+    """The next round's choice of units, made while the device was at work."""
+
+    units: Units
+    seconds: float
+
+
+@contextmanager
+def _ahead(run: Run, state: HostState, number: int) -> Iterator[Future[Ahead] | None]:
+    """The next round's units, measured in a thread on the weights that this round starts from; None: not wanted."""
+    if not run.settings.prefetch or number + 1 == run.settings.rounds:
+        yield None
+        return
+
+    def choose() -> Ahead:
+        began = time.perf_counter()
+        return Ahead(_choose_units(run, state, number + 1, run.check), time.perf_counter() - began)
+
+    with ThreadPoolExecutor(1) as thread:  # leaving waits for it: it reads weights that write back consumes
+        yield thread.submit(choose)
+
+
+def _choose_units(run: Run, state: HostState, number: int, tell: Callable[[dict[str, Any]], None]) -> Units:
+    """What the round keeps, chosen in `pruning_steps` parts."""
+    settings, architecture, measured = run.settings, run.model.architecture, None
     sizes, masks, average, left = unit_sizes(architecture, settings), everything_kept(architecture), [], 1.0
     earlier = state.average if settings.average and number else None
     for step, share in enumerate(step_shares(settings.remove, settings.pruning_steps)):
-        found = averaged(earlier, _sweep(run, state, masks, settings.importance, number), settings.average)
+        if settings.importance == "kprune":
+            measured, scores = _damage(run, state, number, tell)
+        else:
+            scores = _sweep(run, state.params, masks, settings.importance, number, tell)
+        found = averaged(earlier, scores, settings.average)
         if not step and settings.average:
             average = found
         left *= 1 - share
         masks = keep_units(found, sizes, masks, 1 - left, settings.cap)
-    return masks, average
+    return Units(masks, average, measured)
 
 
-def _choose_rows(run: Run, state: HostState, masks: list[Mask], number: int) -> Chosen:
+def _damage(run: Run, state: HostState, number: int, tell: Callable[[dict[str, Any]], None]) -> tuple[Any, Any]:
+    """K-prune's measurement and the scores that follow from it."""
+    model = run.model.replace(params=state.params)
+    on_part = lambda done, of: tell({"phase": "importance", "done": done, "of": of})  # noqa: E731
+    with jax.default_device(run.placement.host):
+        measured = knowledge(model, run.sampled(number), run.sweeps, on_part)
+        scores = damage_scores(model, measured, run.sweeps)
+    return measured._replace(statistics=[]), scores
+
+
+def _refitted(run: Run, state: HostState, units: Units, number: int) -> Params:
+    """The full model's parameters with those that stay fitted to it, as the small model starts."""
+    model, batches = run.model.replace(params=state.params), run.sampled(number)
+    on_part = lambda done, of: run.step({"phase": "masking", "done": done, "of": of})  # noqa: E731
+    with jax.default_device(run.placement.host):
+        measured = units.measured or knowledge(model, batches, run.sweeps, on_part, scores=False)
+        return fitted(model, measured, units.masks, batches, run.sweeps, on_part)
+
+
+def _guides(run: Run, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int) -> Any:
+    """The full model's logits for every batch of the round's epochs, computed on the host."""
+    architecture, found, of = run.model.architecture, [], len(epochs) * run.batch_count
+    with jax.default_device(run.placement.host):
+        for batches in epochs:
+            found.append([])
+            for logits in last_outputs(state.params, batches(), architecture, run.sweeps, logits=True):
+                found[-1].append(np.array(logits))
+                run.step({"phase": "teaching", "done": sum(map(len, found)), "of": of})
+    return found
+
+
+def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Params) -> Params:
+    """The trained leaves of the full model: its own, moved by what training changed of `start`."""
+    own = select(split(cut(full, chosen.kept), chosen.rows, chosen.tokens), trains)[0]
+    return jax.tree.map(lambda leaf, old, new: leaf + (new - old), own, select(start, trains)[0], trained)
+
+
+def _choose_rows(run: Run, params: Params, masks: list[Mask], number: int) -> Chosen:
     kept = kept_of(masks)
-    found = _sweep(run, state, masks, "fisher", number)
+    found = _sweep(run, params, masks, "fisher", number, run.step)
     of_kept = [
         {
             half: {name: values.take(kept[2 * index + offset], axis=0) for name, values in layer[half].items()}
@@ -183,16 +295,15 @@ def _choose_rows(run: Run, state: HostState, masks: list[Mask], number: int) -> 
     return Chosen(masks, kept, train_rows(of_kept, run.settings.freeze_at(number)), run.tokens)
 
 
-def _sweep(run: Run, state: HostState, masks: list[Mask], form: Any, number: int) -> Any:
-    """Measured on the first batches of the round's texts: their shape is that of all others."""
-    wanted = ceil(run.settings.samples / run.training.batch_size)
-    batches = run.batches(number * run.settings.epochs_per_round)[:wanted]
-    on_device = run.settings.measure_on == "device"
+def _sweep(
+    run: Run, params: Params, masks: list[Mask], form: Any, number: int, tell: Callable[[dict[str, Any]], None]
+) -> Any:
+    batches, on_device = run.sampled(number), run.settings.measure_on == "device"
     name = "masking" if form == "fisher" else "importance"
     return sweep(
-        state.params, run.model.architecture, batches, run.targets, masks,
+        params, run.model.architecture, batches, run.targets, masks,
         form=form, place=run.placement.to_device if on_device else run.placement.on_host, programs=run.sweeps,
-        on_batch=lambda done: run.step({"phase": name, "done": done, "of": len(batches)}),
+        on_batch=lambda done: tell({"phase": name, "done": done, "of": len(batches)}),
     )  # fmt: skip
 
 

@@ -26,8 +26,15 @@ class Recap:
     share_of: Literal["units", "params"] = field(
         default="params", metadata={"help": "what remove is a share of, and what importance is per: units, parameters"}
     )
-    importance: Literal["weights", "gates"] = field(
-        default="weights", metadata={"help": "of a unit: sum of (weight x gradient)^2, or (sum of weight x gradient)^2"}
+    importance: Literal["weights", "gates", "kprune"] = field(
+        default="weights",
+        metadata={
+            "help": "of a unit: sum of (weight x gradient)^2, (sum of weight x gradient)^2, or K-prune's predicted KL"
+        },
+    )
+    refit: bool = field(default=False, metadata={"help": "at the cut, fit kept weights to the full model as K-prune"})
+    prefetch: bool = field(
+        default=False, metadata={"help": "measure the next round's importance on the host while the device tunes"}
     )
     samples: int = field(default=256, metadata={"help": "training texts that importance and Fisher are measured on"})
     average: float = field(default=0.0, metadata={"help": "weight of earlier rounds' importance, in [0, 1)"})
@@ -64,6 +71,12 @@ class Recap:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.measure_on == "device" and (self.importance == "kprune" or self.refit or self.prefetch):
+            raise SettingsError("importance kprune, refit and prefetch are done on the host; set measure_on to host.")
+        if self.importance == "kprune" and self.pruning_steps > 1:
+            raise SettingsError(
+                f"K-prune's importance knows what went before, so pruning_steps must be 1, got {self.pruning_steps}."
+            )
 
     @staticmethod
     def presets() -> dict[str, "Recap"]:
@@ -95,7 +108,7 @@ class Recap:
 _CHOICES = {
     "freeze_schedule": ("constant", "interpolated"),
     "share_of": ("units", "params"),
-    "importance": ("weights", "gates"),
+    "importance": ("weights", "gates", "kprune"),
     "moments": ("carried", "dropped", "bfloat16"),
     "outer": ("train", "frozen", "touched"),
     "measure_on": ("host", "device"),

@@ -1,6 +1,6 @@
 """One round's training on the device: only the trainable rows have gradients and moments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +99,7 @@ def tune(
     training: Train,
     settings: Recap,
     placement: Placement,
+    guides: Sequence[Sequence[np.ndarray]] | None = None,
     *,
     steps: int,
     done: int,
@@ -107,7 +108,8 @@ def tune(
 ) -> Tuned:
     """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
 
-    `parts` and `moments` are NumPy's; `epochs` give their batches. Raises `NumericalError` where a loss is not finite.
+    `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
+    Raises `NumericalError` where a loss is not finite.
     """
     chosen, frozen = select(parts, trainable_of(settings))
     state = as_state({"params": chosen, "adapters": []}, Moments(*[{"params": m, "adapters": []} for m in moments]),
@@ -116,25 +118,38 @@ def tune(
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
     highest, losses = np.float32(training.learning_rate or 0), []
     static = {"architecture": architecture, "settings": training.of_program()}
-    for batches in epochs:
-        for batch in batches():
-            arrays = placement.to_device((batch, targets[np.maximum(np.asarray(batch.index), 0)]))
-            clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
-            constants = Frozen(frozen, [], None)
-            state, value = placement.programs(train_step, state, constants, *arrays, clock, **static)
-            losses.append(float(value))
-            free(arrays)
-            done += 1
-            if not np.isfinite(losses[-1]):
-                raise NumericalError(
-                    f"the loss is {losses[-1]} at step {done} of {steps}; lower the learning rate, now "
-                    f"{training.learning_rate}, or check the texts and the weights"
-                )
-            on_step(done, losses[-1])
+    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides)
+    coming = placement.to_device(next(todo))
+    while coming is not None:
+        arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
+        batch, goal, *guide = arrays
+        state, value = placement.programs(train_step, state, constants, batch, goal, clock, *guide, **static)
+        # The device is at work: the next batch goes there before anything waits for this one's loss.
+        following = next(todo, None)
+        coming = None if following is None else placement.to_device(following)
+        losses.append(float(value))
+        free(arrays)
+        done += 1
+        if not np.isfinite(losses[-1]):
+            raise NumericalError(
+                f"the loss is {losses[-1]} at step {done} of {steps}; lower the learning rate, now "
+                f"{training.learning_rate}, or check the texts and the weights"
+            )
+        on_step(done, losses[-1])
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     found = moments_of(state)
     return Tuned(state.params["params"], frozen, Moments(found.first["params"], found.second["params"]), losses)
+
+
+def _arrays(
+    epochs: Sequence[Callable[[], Sequence[Batch]]], targets: np.ndarray, guides: Sequence[Sequence[np.ndarray]] | None
+) -> Iterator[tuple[Any, ...]]:
+    """What a step reads of every batch: itself, its targets and, where there are guides, its guide."""
+    for number, batches in enumerate(epochs):
+        for place, batch in enumerate(batches()):
+            goal = targets[np.maximum(np.asarray(batch.index), 0)]
+            yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
 
 
 def whole_parts(tuned: Tuned) -> Params:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.checkpoint.load import NEW_WEIGHTS
+from jaxprune.devices import Devices
 from jaxprune.errors import NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.recap import Recap, run_recap
@@ -21,6 +23,8 @@ from jaxprune.finetuning.train import path_of
 from jaxprune.programs import Programs
 from jaxprune.prune.cost import whole_parameters
 from jaxprune.prune.cut import cut
+from jaxprune.prune.kprune import damage_curves, tilted
+from jaxprune.prune.search import allocate
 
 SETTINGS = Recap(rounds=2, remove=0.4, freeze=0.5, samples=32, outer="frozen", average=0.5)
 TRAINING = jp.Train(batch_size=16, learning_rate=1e-2, seed=3)  # three steps an epoch
@@ -32,7 +36,7 @@ def one_set_of_programs():
     """Runs of these tests are alike, and compiling is most of their time: they share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("placement", "finetuning.recap.rounds"):
-            patch.setattr(f"jaxprune.{module}.Programs", lambda own=None: Programs(own=SHARED))
+            patch.setattr(f"jaxprune.{module}.Programs", lambda own=None, **named: Programs(own=SHARED, **named))
         yield
     SHARED.clear()
 
@@ -217,8 +221,8 @@ def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_p
 
 def test_trouble_is_found_before_the_work(model, task, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxprune.finetuning.recap.method.one_round", lambda *_: pytest.fail("work began"))
-    with pytest.raises(SettingsError, match="does not distil"):
-        jp.recap(model, task, SETTINGS, replace(TRAINING, distill=0.5))
+    with pytest.raises(SettingsError, match="RECAP distils predictions only.*set distill_hidden to 0"):
+        jp.recap(model, task, SETTINGS, replace(TRAINING, distill_hidden=0.5))
     with pytest.raises(SettingsError, match="'cpu:9' was asked, but there are"):
         jp.recap(model, task, SETTINGS, TRAINING, device="cpu:9")
     for device in (0, ""):
@@ -249,11 +253,14 @@ def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, monkeyp
         {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2},
         {"moments": "dropped", "outer": "train", "share_of": "units", "freeze_schedule": "interpolated"},
         {"measure_on": "device", "freeze": 0.0, "remove": 0.0},
+        {"importance": "kprune", "refit": True, "outer": "train"},
+        {"importance": "gates", "refit": True, "prefetch": True, "distill": 0.5},
     ],
 )
 def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
+    changes = dict(changes)
+    training = replace(TRAINING, dropout=0.0, distill=changes.pop("distill", 0.0))
     settings = replace(SETTINGS, **changes)
-    training = replace(TRAINING, dropout=0.0)
     straight = run_recap(model, task, settings, training)
 
     def stop(event):
@@ -275,6 +282,74 @@ def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
         assert all(entry["phases"]["importance"]["bytes_to_device"] > 0 for entry in found.rounds)
     sizes = [sum(map(len, entry["heads"])) + sum(entry["neurons"]) for entry in found.rounds]
     assert settings.share_of != "units" or sizes == [26 - round(settings.remove * 26)] * 2
+
+
+# --- beyond the paper
+
+
+def test_units_that_move_by_training_move_alike_in_the_full_model(model, task):
+    """With a refit, the small model starts from fitted weights, and the full one gets training's changes, not the fit."""
+    settings = replace(SETTINGS, rounds=1, refit=True, outer="train", freeze=0.0, average=0.0)
+    result = run_recap(model, task, settings, TRAINING)
+    still = run_recap(model, task, settings, replace(TRAINING, learning_rate=1e-30))
+    kept = result.model.provenance.record["kept"]
+    masks = [np.isin(np.arange(n), layer[name]) for layer in kept for name, n in (("heads", 3), ("neurons", 10))]
+    unfitted, full = cut(model, masks), cut(result.full, masks)
+    jax.tree.map(np.testing.assert_array_equal, still.full.params, jax.tree.map(np.asarray, model.params))
+    moved = 0.0
+    for before, begun, after, whole in zip(
+        *(jax.tree.leaves(m.params["layers"]) for m in (unfitted, still.model, result.model, full)), strict=True
+    ):
+        np.testing.assert_allclose(whole - before, after - begun, atol=1e-6)
+        moved = max(moved, float(np.max(np.abs(np.asarray(begun) - before), initial=0.0)))
+    assert moved > 1e-3  # the fit did something
+    for error in (result, still):
+        assert error.model.provenance.record["masked_vs_cut"] < 1e-5
+
+
+def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
+    """Its scores, thresholded, are K-prune's own masks."""
+    from jaxprune.finetuning.epochs import shuffled
+    from jaxprune.finetuning.recap.choose import keep_units, everything_kept, unit_sizes
+    from jaxprune.finetuning.recap.surgeon import damage_scores, knowledge
+
+    texts, programs = prepare(model, task), Programs(own=SHARED, devices=Devices(stream=True))
+    batches = shuffled(texts.encoded, model.architecture, seed=0, rows=4)(0)
+    numpy = model.replace(params=jax.tree.map(np.asarray, model.params))
+    measured = knowledge(numpy, batches, programs, lambda done, of: None)
+    scores = damage_scores(numpy, measured, programs)
+    sizes = unit_sizes(model.architecture, SETTINGS)
+    masks = keep_units(scores, sizes, everything_kept(model.architecture), 0.4, 0.99)
+    settings = jp.KPrune().settled(model.architecture)
+    curves = tilted(damage_curves(numpy, measured, settings, programs), settings.depth_ratio)
+    costs = [np.full(len(c.order), size) for c, size in zip(curves, sizes, strict=True)]
+    allowed = sum(map(np.sum, costs)) - round(0.4 * sum(map(np.sum, costs)))
+    for ours, theirs in zip(masks, allocate(curves, costs, int(allowed)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task):
+    """The second round's units are those that the first round's weights ask for, on the second one's texts."""
+    settings = replace(SETTINGS, average=0.0, prefetch=True)
+    ahead = run_recap(model, task, settings, TRAINING)
+    still = run_recap(model, task, settings, replace(TRAINING, learning_rate=1e-30))
+    plain = run_recap(model, task, replace(settings, prefetch=False), replace(TRAINING, learning_rate=1e-30))
+    for ours, theirs in ((ahead, still), (still, plain)):
+        assert [(r["heads"], r["neurons"]) for r in ours.rounds] == [(r["heads"], r["neurons"]) for r in theirs.rounds]
+    assert ahead.rounds[0]["seconds_ahead"] > 0 == ahead.rounds[1]["seconds_ahead"] == plain.rounds[0]["seconds_ahead"]
+
+
+def test_the_full_model_teaches(model, task):
+    """A tuned model from the first round on, a new head from the second."""
+    settings, training = replace(SETTINGS, average=0.0), replace(TRAINING, distill=1.0, learning_rate=1e-30)
+    told, known = [], model
+    model = model.replace(provenance=replace(model.provenance, warnings=(f"head: {NEW_WEIGHTS}",)))
+    found = run_recap(model, task, settings, training, on_phase=lambda event: told.append(event["phase"]))
+    assert told == 2 * ["importance", "masking", "teaching", "tuning", "write back", "evaluation"]
+    plain = run_recap(model, task, settings, replace(training, distill=0.0))
+    assert found.rounds[0]["loss"] == plain.rounds[0]["loss"] and 0 < found.rounds[1]["loss"] != plain.rounds[1]["loss"]
+    itself = run_recap(known, task, replace(settings, remove=0.0, rounds=1), replace(training, dropout=0.0))
+    assert itself.rounds[0]["loss"] == pytest.approx(0.0, abs=1e-6)  # the small model is the full one
 
 
 def test_training_learns(model, task):
