@@ -288,7 +288,7 @@ def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
 
 
 def test_units_that_move_by_training_move_alike_in_the_full_model(model, task):
-    """With a refit, the small model starts from fitted weights, and the full one gets training's changes, not the fit."""
+    """With a refit, the small model starts from fitted weights, and the full one gets what training changed alone."""
     settings = replace(SETTINGS, rounds=1, refit=True, outer="train", freeze=0.0, average=0.0)
     result = run_recap(model, task, settings, TRAINING)
     still = run_recap(model, task, settings, replace(TRAINING, learning_rate=1e-30))
@@ -310,7 +310,7 @@ def test_units_that_move_by_training_move_alike_in_the_full_model(model, task):
 def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     """Its scores, thresholded, are K-prune's own masks."""
     from jaxprune.finetuning.epochs import shuffled
-    from jaxprune.finetuning.recap.choose import keep_units, everything_kept, unit_sizes
+    from jaxprune.finetuning.recap.choose import everything_kept, keep_units, unit_sizes
     from jaxprune.finetuning.recap.surgeon import damage_scores, knowledge
 
     texts, programs = prepare(model, task), Programs(own=SHARED, devices=Devices(stream=True))
