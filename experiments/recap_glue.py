@@ -56,6 +56,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "RECAP ours, K-prune and refit": Arm("recap", {"importance": "kprune", "refit": True}),
         "RECAP ours, distilled": Arm("recap", {}, {"distill": 0.5}),
         "RECAP ours, measured ahead": Arm("recap", {"prefetch": True}),
+        "prune once as published, then tune": Arm("once", PUBLISHED),
         "K-prune once, then tune": Arm("once", {"importance": "kprune", "refit": True}),
     }
 )
@@ -105,10 +106,14 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
     base = jp.load(args.model, head="classification", labels=task.labels, problem=task.kind, seed=seed)
     training = jp.Train(
         epochs=epochs, keep="last", seed=seed, learning_rate=args.learning_rate, batch_size=args.batch_size,
-        dtype=args.dtype, holdout=args.holdout, **arm.training,
+        dtype=args.dtype, remat=args.remat, holdout=args.holdout, **arm.training,
     )  # fmt: skip
     began, notes = time.perf_counter(), {}
-    where = {"host": args.host, "device": args.device}
+    where = {"host": args.host, "device": args.device, "device_limit": args.device_limit}
+    if arm.kind == "full" and args.device_limit and (needed := full_bytes(base, task, training)) > args.device_limit:
+        return {"kind": "limit", "task": task.name, "model": Path(args.model).name, "arm": name, "dtype": args.dtype,
+                "remat": args.remat, "peak_bytes": needed, "limit": args.device_limit, "fits": False,
+                "command": " ".join(["python", *sys.argv]), "versions": versions()}  # fmt: skip
     if arm.kind == "full":
         tuned = jp.finetune(base, task, training)
     elif arm.kind == "once":  # RECAP's own importance and cut, one round of all epochs, every row trains
@@ -153,6 +158,8 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         "seconds": seconds,
         "learning_rate": trained["settings"]["learning_rate"],
         "dtype": args.dtype,
+        "remat": args.remat,
+        "limit": args.device_limit,
         "command": " ".join(["python", *sys.argv]),
         "versions": versions(),
         "machine": machine(),
@@ -161,6 +168,20 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
     if args.pictures and arm.kind == "recap":
         jp.heat_map(tuned, args.pictures / f"{task.name}-{name.replace(' ', '-').replace(',', '')}-{seed}.png")
     return line
+
+
+def full_bytes(model: Any, task: Any, training: Any) -> int:
+    """What full fine-tuning needs on the device, of the compiled step."""
+    from jaxprune.finetuning.epochs import shuffled
+    from jaxprune.finetuning.finetune import prepare, rows_for
+    from jaxprune.finetuning.memory import compiled_step, training_bytes
+
+    texts = prepare(model, task)
+    rows = rows_for(texts.encoded, model.architecture, training, None)
+    rows, length = shuffled(texts.encoded, model.architecture, rows=rows)(0)[0].ids.shape
+    training = training.resolved(model.architecture, adapted=False)
+    temp = int(compiled_step(model, rows, length, training).memory_analysis().temp_size_in_bytes)
+    return training_bytes(model, (model.params, []), rows, length, training, temp)["measured"]
 
 
 # --- memory: BERT-base and BERT-large, whose weights are not needed
@@ -305,7 +326,7 @@ def table(args: argparse.Namespace) -> None:
     lines = [json.loads(line) for file in args.files for line in file.read_text().splitlines()]
     groups: dict[tuple[str, float, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        if line.get("kind") != "memory":
+        if "kind" not in line:
             groups[line["task"], line["remove"], line["arm"]].append(line)
     print(
         "| task | removed | arm | score | parameters | peak MiB on the device | seconds a round, by phase | transfers |"
@@ -367,6 +388,8 @@ def main() -> None:
     command.add_argument("--learning-rate", type=float, help="of all arms (default: 5e-5, the published preset's 2e-5)")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of training's products")
     command.add_argument("--holdout", type=int, default=0, help="score on so many training texts instead: to choose by")
+    command.add_argument("--remat", action="store_true", help="recompute layers in the backward pass, in all arms")
+    command.add_argument("--device-limit", type=int, help="bytes: arms that need more on the device do not run")
     command.add_argument("--host")
     command.add_argument("--device")
     command.add_argument("--train-limit", type=int, help="so many training texts, drawn once for all seeds")

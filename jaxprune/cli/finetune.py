@@ -95,11 +95,12 @@ def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
 
 @contextlib.contextmanager
 def hint() -> Iterator[None]:
-    """Tell how to go on after Ctrl-C."""
+    """Tell how to go on after Ctrl-C, where the message says that a state was kept."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{stop} Go on with --resume." if stop.args else "interrupted.") from stop
+        message = str(stop) or "interrupted."
+        raise KeyboardInterrupt(f"{message} Go on with --resume." if "state" in message else message) from stop
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:

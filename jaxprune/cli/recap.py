@@ -15,7 +15,7 @@ from .finetune import hint, load_for, remove, run_folder
 from .outcome import Outcome
 
 SETTINGS = {"recap": Recap, "training": Train}
-NOT_OURS = frozenset({"epochs", "distill", "temperature", "distill_hidden"})  # of Train, which RECAP does not read
+NOT_OURS = frozenset({"epochs", "distill_hidden"})  # of Train, which RECAP does not read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ from .importance import Importance, check_importance, gate_importance, least, no
 from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
 from .peft import check_adapter_output, write_peft
 from .state import Store
-from .train import Train, train
+from .train import Train, check_head, train
 
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
 
@@ -115,6 +115,7 @@ def prune_lora(
     tell = on_step or (lambda event: None)
     phases: dict[str, float] = {}
     began = time.perf_counter()
+    check_head(model.architecture)
     check_finite(model)
     _check_room(model.architecture, settings)
     chooser(model, settings.train)

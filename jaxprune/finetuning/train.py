@@ -444,11 +444,16 @@ def fingerprint(
     }
 
 
+def check_head(architecture: Architecture) -> None:
+    """Raise `DataError` for a model that has no task head."""
+    if architecture.head == "none":
+        raise DataError("the model has no task head, so there is no loss; load it with one (`labels=`).")
+
+
 def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: Model | None) -> None:
     """Targets and teachers that cannot belong to the model are refused before the first step."""
     a = model.architecture
-    if a.head == "none":
-        raise DataError("the model has no task head, so there is no loss; load it with one (`labels=`).")
+    check_head(a)
     wide = a.head == "question_answering" or a.problem == "multi_label"
     width = 2 if a.head == "question_answering" else len(a.labels)
     expected = (len(targets), width) if wide else (len(targets),)

@@ -65,3 +65,12 @@ def test_an_interrupted_run_is_refused_without_resume(cli, inputs, tmp_path, mon
     assert again.code == 2 and "holds an interrupted run; go on with --resume" in again.err
     done = cli.json(*words(inputs, tmp_path / "out", *QUICK, "--resume"))
     assert done.code == 0 and len(done.data["rounds"]) == 2 and not (tmp_path / "out.run").exists()
+
+
+def test_where_nothing_is_kept_there_is_nothing_to_go_on_with(cli, inputs, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxprune.finetuning.recap.method.one_round", stop)
+    run = cli(*words(inputs, tmp_path / "out", *QUICK))
+    assert run.code == 130 and "no round was complete, so nothing is kept" in run.err and "--resume" not in run.err

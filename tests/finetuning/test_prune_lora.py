@@ -162,6 +162,11 @@ def test_bad_settings_are_one_line(model, task, wrong, says):
     assert "\n" not in str(error.value)
 
 
+def test_a_model_without_a_head_is_refused_in_those_words(model, task):
+    with pytest.raises(DataError, match="the model has no task head.*load it with one"):
+        jp.prune_lora(model.replace(architecture=replace(model.architecture, head="none")), task, PUBLISHED, TRAINING)
+
+
 def test_outputs_are_checked_before_the_work(model, task, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxprune.finetuning.prune_lora.prepare", lambda *_: pytest.fail("work began"))
     (tmp_path / "adapter").mkdir()

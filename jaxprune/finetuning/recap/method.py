@@ -223,7 +223,7 @@ def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
 
 def _remains(store: Store | None, records: list[Any]) -> str:
     if store is None or not records:
-        return "."
+        return "; no round was complete, so nothing is kept."
     return f"; the state after round {len(records)} is in {store.folder}."
 
 
