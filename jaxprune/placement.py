@@ -86,15 +86,19 @@ class Placement:
         self._staging = jax.sharding.SingleDeviceSharding(self.device, memory_kind="pinned_host") if pinned else None
         self._before = self._now()  # bytes that are not the run's: the caller's own
 
-    def to_device(self, tree: Any) -> Any:
-        """A copy of NumPy arrays on the device; it shares no memory with them, and is complete when this returns."""
-        began = time.perf_counter()
+    def to_device(self, tree: Any, wait: bool = True) -> Any:
+        """A copy of NumPy arrays on the device, which shares no memory with them.
+
+        It is complete when this returns; or, without `wait`, before any program reads it: for what goes there while the
+        device is at work. The books then hold the seconds that the caller was held up.
+        """
+        began, ready = time.perf_counter(), jax.block_until_ready if wait else lambda tree: tree
         if self._staging is None:
             # A copy: on some backends an array on the device may be a view of NumPy's memory.
-            found = jax.block_until_ready(jax.device_put(jax.tree.map(np.array, tree), self._home))
+            found = ready(jax.device_put(jax.tree.map(np.array, tree), self._home))
         else:
             staged = jax.device_put(tree, self._staging)
-            found = jax.block_until_ready(jax.device_put(staged, self._home))
+            found = ready(jax.device_put(staged, self._home))
             free(staged)
         self.books.bytes_to_device += size(found)
         self.books.transfer_seconds += time.perf_counter() - began

@@ -126,7 +126,7 @@ def tune(
         state, value = placement.programs(train_step, state, constants, batch, goal, clock, *guide, **static)
         # The device is at work: the next batch goes there before anything waits for this one's loss.
         following = next(todo, None)
-        coming = None if following is None else placement.to_device(following)
+        coming = None if following is None else placement.to_device(following, wait=False)
         losses.append(float(value))
         free(arrays)
         done += 1
