@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import DataError
 from .architecture import ATTENTION as ATTENTION, FEED_FORWARD, HALVES, Architecture
+from .dropout import Dropout, drop, held_back
 from .model import Batch, Model, Params
 from .product import product
 from .remat import recomputed
@@ -34,17 +35,6 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.checkpoint(jax.nn.silu),
 }
-
-
-class Dropout(NamedTuple):
-    """Noise for training: a share `rate` of the embeddings, updates, attention weights and pooled vectors is zeroed."""
-
-    rate: float
-    key: Array  # a key of jax.random
-
-    def at(self, place: int) -> "Dropout":
-        """The same rate, under a key of its own for each place."""
-        return Dropout(self.rate, jax.random.fold_in(self.key, place))
 
 
 class Sites(NamedTuple):
@@ -110,29 +100,6 @@ def times(x: Float[Array, "rows length inputs"], kernel: Array, dtype: Any = Non
     """x @ kernel, for a kernel [inputs, *outputs]."""
     flat = product("rli,io->rlo", x, kernel.reshape(kernel.shape[0], prod(kernel.shape[1:])), dtype)
     return flat.reshape(*x.shape[:-1], *kernel.shape[1:])
-
-
-def drop(x: Array, dropout: Dropout | None, place: int) -> Array:
-    """`x` with a share of its numbers zeroed and the others scaled up, so that the mean stays."""
-    if dropout is None or x.size == 0:
-        return x
-    # 16 random bits a number, two numbers a word: drawing whole words takes three times as long (CPU, threefry), which
-    # for attention weights was 15 % of a training step. The rate is met to 1 in 65,536, and the scale is that rate's.
-    limit = round(dropout.rate * 2**16)
-    words = jax.random.bits(dropout.at(place).key, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    return jnp.where(bits >= limit, x / (1 - limit / 2**16), 0)
-
-
-def held_back(key: Array, x: Array) -> Array:
-    """`key`, but not before `x` is there.
-
-    Nothing else makes random bits wait: XLA drew those of all layers at once, before the first of them ran, and kept
-    them (a fifth of what a step of BERT-base with adapters and recomputed layers needed, 32 x 128, CPU). What is
-    compared has to be a number that no compiler can know; where it is NaN, no bits matter any more.
-    """
-    late = jnp.isnan(x[(0,) * x.ndim]).astype(jnp.uint32)
-    return jax.random.wrap_key_data(jax.random.key_data(key) + late, impl=jax.random.key_impl(key))
 
 
 def project_out(p: Params, features: Array, adapter: Any = None) -> Float[Array, "rows length hidden"]:

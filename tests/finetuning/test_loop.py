@@ -22,7 +22,7 @@ from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
 from jaxprune.finetuning.state import STATES, Store
 from jaxprune.finetuning.train import path_of, train
 from jaxprune.model import Dropout, Sites, forward
-from jaxprune.model.transformer import drop
+from jaxprune.model.dropout import drop
 
 # One object for many tests: one compilation. Three steps an epoch.
 SETTINGS = jp.Train(epochs=3, batch_size=16, learning_rate=3e-3, seed=5)

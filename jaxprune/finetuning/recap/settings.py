@@ -80,10 +80,10 @@ class Recap:
 
     @staticmethod
     def presets() -> dict[str, "Recap"]:
-        """Named settings beside the default, from the paper's experiments.
+        """Named settings beside the default: the paper's experiments, and K-prune at the cut.
 
         Vision models ran with 0.33 to 0.5 removed, 0.5 to 0.875 frozen and 10 to 20 rounds; a text model takes the
-        middle of it.
+        middle of it. K-prune's measurement holds a square of every sublayer's features on the host.
         """
         published = {"share_of": "units", "importance": "weights", "pruning_steps": 1}
         return {
@@ -91,6 +91,7 @@ class Recap:
                 remove=0.17, freeze=0.5, rounds=5, epochs_per_round=2, learning_rate=2e-5, **published
             ),
             "published-vision-like": Recap(remove=0.5, freeze=0.75, rounds=10, epochs_per_round=1, **published),
+            "kprune": Recap(importance="kprune", refit=True),
         }
 
     @property
