@@ -92,14 +92,16 @@ class Placement:
         It is complete when this returns; or, without `wait`, before any program reads it: for what goes there while the
         device is at work. The books then hold the seconds that the caller was held up.
         """
-        began, ready = time.perf_counter(), jax.block_until_ready if wait else lambda tree: tree
+        began, staged = time.perf_counter(), None
         if self._staging is None:
             # A copy: on some backends an array on the device may be a view of NumPy's memory.
-            found = ready(jax.device_put(jax.tree.map(np.array, tree), self._home))
+            found = jax.device_put(jax.tree.map(np.array, tree), self._home)
         else:
             staged = jax.device_put(tree, self._staging)
-            found = ready(jax.device_put(staged, self._home))
-            free(staged)
+            found = jax.device_put(staged, self._home)
+        if wait:
+            jax.block_until_ready(found)
+        free(staged)  # the runtime holds a buffer until what reads it is done
         self.books.bytes_to_device += size(found)
         self.books.transfer_seconds += time.perf_counter() - began
         self.look()

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     if arguments.teacher is not None:
         shared["teacher"] = load(arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step, hint():
+    with progress(arguments.method, arguments.quiet) as on_step, hint(work):
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
@@ -94,13 +94,15 @@ def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
 
 
 @contextlib.contextmanager
-def hint() -> Iterator[None]:
-    """Tell how to go on after Ctrl-C, where the message says that a state was kept."""
+def hint(work: Path) -> Iterator[None]:
+    """Tell how to go on after Ctrl-C, where the run's folder holds a state."""
+    from ..finetuning.state import has_state
+
     try:
         yield
     except KeyboardInterrupt as stop:
-        message = str(stop) or "interrupted."
-        raise KeyboardInterrupt(f"{message} Go on with --resume." if "state" in message else message) from stop
+        more = " Go on with --resume." if has_state(work) else ""
+        raise KeyboardInterrupt(f"{str(stop) or 'interrupted.'}{more}") from stop
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
         model = load_for(task, arguments.model, arguments.revision, arguments.seed)
-    with progress("recap", arguments.quiet) as on_step, hint():
+    with progress("recap", arguments.quiet) as on_step, hint(work):
         found = run_recap(
             model, task, settings, training, host=placement.host, device=placement.device,
             device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,

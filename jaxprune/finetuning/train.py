@@ -49,7 +49,10 @@ class Train:
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
     )
-    distill: float = field(default=0.0, metadata={"help": "weight of the teacher's predictions against the labels"})
+    distill: float = field(
+        default=0.0,
+        metadata={"help": "weight of the teacher's predictions (recap: the full model's) against the labels"},
+    )
     temperature: float = field(default=2.0, metadata={"help": "softmax temperature of distillation"})
     distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
     keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})

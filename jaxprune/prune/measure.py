@@ -254,7 +254,9 @@ def measure(
     energies: list[list[Any]] = [[None] * sublayers for _ in batches]
     groups = _groups(batches, architecture, devices.stream)
     for count, group in enumerate(groups):
-        xs, kept = _upwards(params, architecture, [batches[number] for number in group], programs)
+        here = lambda done=count * sublayers: on_part(done, len(groups) * sublayers)  # noqa: E731
+        up = here if devices.stream else lambda: None  # a chance to stop: many batches are on their way
+        xs, kept = _upwards(params, architecture, [batches[number] for number in group], programs, up)
         outer = devices.fetch(outer_params(params))
         cotangents = []
         for number in group:
@@ -333,7 +335,11 @@ def _empty_sums(architecture: Architecture, grams: bool, blocks: bool) -> Iterat
 
 
 def _upwards(
-    params: Params, architecture: Architecture, batches: Sequence[Batch], programs: Programs
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    programs: Programs,
+    on_sublayer: Callable[[], None] = lambda: None,
 ) -> tuple[list[Array], list[list[Any]]]:
     """The last residual stream of every batch, and what the way back needs, [sublayer][batch].
 
@@ -350,6 +356,7 @@ def _upwards(
             xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
             waiting.append(devices.keep(before) if devices.stream else trace)
         kept.append(waiting)
+        on_sublayer()
     programs.meter.sample("measure")
     return xs, kept
 

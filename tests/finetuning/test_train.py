@@ -10,7 +10,18 @@ from hypothesis import given, strategies as st
 
 from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetuning.losses import loss
-from jaxprune.finetuning.train import Train, everything, merge, optimizer, select, train
+from jaxprune.finetuning.train import (
+    Clock,
+    Frozen,
+    State,
+    Train,
+    everything,
+    merge,
+    optimizer,
+    select,
+    train,
+    train_step,
+)
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, forward, parameter_shapes
 
 TINY = Architecture(
@@ -63,6 +74,32 @@ TARGETS = {
     ),
     "question_answering": (QUESTION, np.array([[1, 2], [1, 1], [2, 4], [1, 2], [1, 1]], np.int32)),
 }
+
+
+@pytest.mark.parametrize("kind, parts", [*((kind, 1) for kind in TARGETS), ("single_label", 3)])
+def test_a_teacher_elsewhere_teaches_the_same(kind, parts):
+    """Logits in place of the model that says them, for every head."""
+    architecture, targets = TARGETS[kind]
+    student, teacher = (model_of(architecture, seed) for seed in (0, 1))
+    settings = replace(FAST, distill=0.7, accumulate=parts).of_program()
+    guide = forward(teacher.params, jax.tree.map(jnp.asarray, PACKED), architecture).logits
+    found = []
+    for there in (True, False):
+        variables = {"params": jax.tree.map(jnp.array, student.params), "adapters": []}
+        state = State(variables, optimizer(settings, 9, np.float32(1e-2)).init(variables))
+        clock = Clock(np.int32(3), np.int32(9), np.float32(1e-2), jax.random.key(0))
+        nothing = jax.tree.map(lambda leaf: None, student.params)
+        arrays = PACKED, targets[np.maximum(PACKED.index, 0)], clock
+        if there:
+            frozen, more = Frozen(nothing, [], teacher.params), {"teacher": architecture}
+        else:
+            frozen, more, arrays = Frozen(nothing, [], None), {}, (*arrays, guide)
+        found.append(train_step(state, frozen, *arrays, architecture=architecture, settings=settings, **more))
+    (state, loss_there), (other, loss_elsewhere) = found
+    np.testing.assert_allclose(loss_there, loss_elsewhere, rtol=1e-5)
+    # Moments, not weights: Adam's first step is as large where a gradient is rounding errors.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), state.moments, other.moments)
+    assert float(loss_there) != pytest.approx(batch_loss(student, PACKED, targets), rel=1e-3)
 
 
 def batch_loss(model: Model, batch: Batch, targets: np.ndarray, smoothing: float = 0.0) -> float:

@@ -70,9 +70,12 @@ def recap(
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
     `resume=True`, to the same numbers. `training.epochs` is not read: `settings` says how many epochs there are.
 
+    With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
+    host. Where its head is new (`labels=`), it begins to teach in the second round.
+
     `on_phase` gets {"phase", "round", "of", …} with the phase's seconds and bytes (`Books`) after each phase; `on_step`
-    {"phase", "done", "of", …} after every batch. The result's `provenance.record` holds all of it by round. Raises
-    `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
+    {"phase", "done", "of", …} after every batch or, where K-prune measures and fits, part of it. The result's
+    `provenance.record` holds all of it by round. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
     return run_recap(
         model, task, settings, training, host=host, device=device, device_limit=device_limit, out=out, resume=resume,
@@ -222,7 +225,9 @@ def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
 
 
 def _remains(store: Store | None, records: list[Any]) -> str:
-    if store is None or not records:
+    if store is None:
+        return "; without a folder (out) nothing is kept."
+    if not records:
         return "; no round was complete, so nothing is kept."
     return f"; the state after round {len(records)} is in {store.folder}."
 

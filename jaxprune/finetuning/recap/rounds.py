@@ -1,11 +1,12 @@
-"""One round of RECAP: importance, masking, tuning, write back, evaluation."""
+"""One round of RECAP: importance, masking, teaching where the full model does, tuning, write back, evaluation."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from ...prune.cut import Mask, cut_architecture
 from ...prune.measure import Measurement
 from ..lora import count
 from ..train import Train, merge, select
-from .choose import averaged, everything_kept, keep_units, train_rows, unit_sizes
+from .choose import Scores, averaged, everything_kept, keep_units, train_rows, unit_sizes
 from .scatter import (
     Kept,
     cut,
@@ -38,11 +39,11 @@ from .scatter import (
     write_layer,
 )
 from .settings import Recap, step_shares
-from .surgeon import damage_scores, fitted, knowledge
+from .surgeon import damage_scores, fitted, measured
 from .sweep import Rows, sweep
 from .tuning import BETAS, Moments, decayed, in_float32, trainable_of, tune, whole_parts, zeros
 
-PHASES = ("importance", "masking", "tuning", "write back", "evaluation")
+PHASES = ("importance", "masking", "tuning", "write back", "evaluation")  # and "teaching" before tuning, if asked
 
 
 class HostState(NamedTuple):
@@ -84,6 +85,7 @@ class Run:
     guided: Callable[[int], bool] = lambda number: False  # whether a round learns from the full model's predictions
     # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
     sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
+    teaching: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
 
     @property
     def steps(self) -> int:
@@ -92,10 +94,6 @@ class Run:
     def step(self, event: dict[str, Any]) -> None:
         """Tell of a batch. Raises `KeyboardInterrupt` where a signal came."""
         self.on_step(event)
-        self.check(event)
-
-    def check(self, event: dict[str, Any]) -> None:
-        """The same, telling nothing: for what is done beside something else."""
         if self.stopped():
             raise KeyboardInterrupt
 
@@ -129,20 +127,22 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
             units = _choose_units(run, state, number, run.step)
     masks = units.masks
     with run.phase("masking", number, phases, on_device, run.sweeps):
-        begun = _refitted(run, state, units, number) if settings.refit else state.params
-        chosen = _choose_rows(run, begun, masks, number)
+        source = _refitted(run, state, units, number) if settings.refit else state.params
+        chosen = _choose_rows(run, source, masks, number)
     small = cut_architecture(run.model.architecture, masks)
     epochs: list[Any] = [
         lambda epoch=number * settings.epochs_per_round + i: run.batches(epoch)
         for i in range(settings.epochs_per_round)
     ]
     if run.training.distills:
-        with run.phase("teaching", number, phases, False, run.sweeps):
+        with run.phase("teaching", number, phases, False, run.teaching):
             guides = _guides(run, state, epochs, number) if run.guided(number) else None
     else:
         guides = None
-    with run.phase("tuning", number, phases, True), _ahead(run, state, number) as ahead:
-        parts, trains = split(cut(begun, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
+    before = state._replace(average=units.average)
+    with run.phase("tuning", number, phases, True), _ahead(run, before, number) as ahead:
+        parts, trains = split(cut(source, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
+        del source  # with a refit, a second copy of all layers
         moments, first_step = _moments(state, parts, chosen, settings), number * len(epochs) * run.batch_count
         tuned = tune(
             parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
@@ -202,7 +202,7 @@ class Units(NamedTuple):
 
     masks: list[Mask]
     average: list[np.ndarray]  # of importance, with this round's
-    measured: Measurement | None  # by K-prune, for the refit; its statistics are gone
+    knowledge: Measurement | None  # K-prune's, for the refit; its statistics are gone
 
 
 class Ahead(NamedTuple):
@@ -219,22 +219,32 @@ def _ahead(run: Run, state: HostState, number: int) -> Iterator[Future[Ahead] | 
         yield None
         return
 
+    gone = Event()
+
+    def check(event: dict[str, Any]) -> None:
+        if gone.is_set():
+            raise CancelledError
+
     def choose() -> Ahead:
         began = time.perf_counter()
-        return Ahead(_choose_units(run, state, number + 1, run.check), time.perf_counter() - began)
+        return Ahead(_choose_units(run, state, number + 1, check), time.perf_counter() - began)
 
     with ThreadPoolExecutor(1) as thread:  # leaving waits for it: it reads weights that write back consumes
-        yield thread.submit(choose)
+        try:
+            yield thread.submit(choose)
+        except BaseException:  # nobody asks for the result any more
+            gone.set()
+            raise
 
 
 def _choose_units(run: Run, state: HostState, number: int, tell: Callable[[dict[str, Any]], None]) -> Units:
     """What the round keeps, chosen in `pruning_steps` parts."""
-    settings, architecture, measured = run.settings, run.model.architecture, None
+    settings, architecture, knowledge = run.settings, run.model.architecture, None
     sizes, masks, average, left = unit_sizes(architecture, settings), everything_kept(architecture), [], 1.0
     earlier = state.average if settings.average and number else None
     for step, share in enumerate(step_shares(settings.remove, settings.pruning_steps)):
         if settings.importance == "kprune":
-            measured, scores = _damage(run, state, number, tell)
+            knowledge, scores = _damage(run, state, number, tell)
         else:
             scores = _sweep(run, state.params, masks, settings.importance, number, tell)
         found = averaged(earlier, scores, settings.average)
@@ -242,37 +252,54 @@ def _choose_units(run: Run, state: HostState, number: int, tell: Callable[[dict[
             average = found
         left *= 1 - share
         masks = keep_units(found, sizes, masks, 1 - left, settings.cap)
-    return Units(masks, average, measured)
+    return Units(masks, average, knowledge)
 
 
-def _damage(run: Run, state: HostState, number: int, tell: Callable[[dict[str, Any]], None]) -> tuple[Any, Any]:
+def _damage(
+    run: Run, state: HostState, number: int, tell: Callable[[dict[str, Any]], None]
+) -> tuple[Measurement, Scores]:
     """K-prune's measurement and the scores that follow from it."""
     model = run.model.replace(params=state.params)
     on_part = lambda done, of: tell({"phase": "importance", "done": done, "of": of})  # noqa: E731
     with jax.default_device(run.placement.host):
-        measured = knowledge(model, run.sampled(number), run.sweeps, on_part)
-        scores = damage_scores(model, measured, run.sweeps)
-    return measured._replace(statistics=[]), scores
+        found = measured(model, run.sampled(number), run.training.seed, run.sweeps, on_part)
+        scores = damage_scores(model, found, run.sweeps)
+    return found._replace(statistics=[]), scores
 
 
 def _refitted(run: Run, state: HostState, units: Units, number: int) -> Params:
     """The full model's parameters with those that stay fitted to it, as the small model starts."""
-    model, batches = run.model.replace(params=state.params), run.sampled(number)
+    model, batches, seed = run.model.replace(params=state.params), run.sampled(number), run.training.seed
     on_part = lambda done, of: run.step({"phase": "masking", "done": done, "of": of})  # noqa: E731
     with jax.default_device(run.placement.host):
-        measured = units.measured or knowledge(model, batches, run.sweeps, on_part, scores=False)
-        return fitted(model, measured, units.masks, batches, run.sweeps, on_part)
+        found = units.knowledge or measured(model, batches, seed, run.sweeps, on_part, scores=False)
+        return fitted(model, found, units.masks, batches, run.sweeps, on_part)
 
 
-def _guides(run: Run, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int) -> Any:
+def _guides(
+    run: Run, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int
+) -> list[list[np.ndarray]]:
     """The full model's logits for every batch of the round's epochs, computed on the host."""
-    architecture, found, of = run.model.architecture, [], len(epochs) * run.batch_count
-    with jax.default_device(run.placement.host):
-        for batches in epochs:
-            found.append([])
-            for logits in last_outputs(state.params, batches(), architecture, run.sweeps, logits=True):
-                found[-1].append(np.array(logits))
-                run.step({"phase": "teaching", "done": sum(map(len, found)), "of": of})
+    architecture, found = run.model.architecture, []
+    of = run.batch_count * (1 if architecture.head == "classification" else len(epochs))
+    table: np.ndarray | None = None  # [texts, labels], of classifiers: one pass serves all epochs
+    for batches in epochs:
+        guides = []
+        for batch in batches():
+            texts = np.asarray(batch.index)
+            if table is not None:
+                guides.append(table[np.maximum(texts, 0)])
+                continue
+            with jax.default_device(run.placement.host):
+                (logits,) = last_outputs(state.params, [batch], architecture, run.teaching, logits=True)
+            guides.append(np.array(logits))
+            run.step({"phase": "teaching", "done": len(found) * run.batch_count + len(guides), "of": of})
+        found.append(guides)
+        if architecture.head == "classification" and table is None and len(epochs) > 1:
+            table = np.zeros((len(run.targets), guides[0].shape[-1]), np.float32)
+            for batch, guide in zip(batches(), guides, strict=True):
+                texts = np.asarray(batch.index)
+                table[texts[texts >= 0]] = guide[texts >= 0]
     return found
 
 

@@ -34,9 +34,10 @@ class Recap:
     )
     refit: bool = field(default=False, metadata={"help": "at the cut, fit kept weights to the full model as K-prune"})
     prefetch: bool = field(
-        default=False, metadata={"help": "measure the next round's importance on the host while the device tunes"}
+        default=False,
+        metadata={"help": "measure a round's importance while the device tunes, on the weights before that round"},
     )
-    samples: int = field(default=256, metadata={"help": "training texts that importance and Fisher are measured on"})
+    samples: int = field(default=256, metadata={"help": "training texts that importance, Fisher and a refit see"})
     average: float = field(default=0.0, metadata={"help": "weight of earlier rounds' importance, in [0, 1)"})
     moments: Literal["carried", "dropped", "bfloat16"] = field(
         default="carried",

@@ -21,11 +21,11 @@ from .choose import Scores
 OnPart = Callable[[int, int], None]  # parts done, of how many
 
 
-def knowledge(
-    model: Model, batches: Sequence[Batch], programs: Programs, on_part: OnPart, *, scores: bool = True
+def measured(
+    model: Model, batches: Sequence[Batch], seed: int, programs: Programs, on_part: OnPart, *, scores: bool = True
 ) -> Measurement:
     """What K-prune measures on the model's own predictions; without `scores` only how much each token matters."""
-    settings = KPrune()
+    settings = KPrune(seed=seed)
     return measure(
         programs.devices.params(model.params), model.architecture, [programs.devices.rows(batch) for batch in batches],
         temperature=settings.temperature, floor=settings.token_floor, exact_up_to=settings.exact_up_to,
@@ -33,7 +33,7 @@ def knowledge(
     )  # fmt: skip
 
 
-def damage_scores(model: Model, measured: Measurement, programs: Programs) -> Scores:
+def damage_scores(model: Model, found: Measurement, programs: Programs) -> Scores:
     """Per sublayer [units]: by how much the predicted KL rises when a unit goes in its turn and the rest is fitted.
 
     Along the lower convex hull of a sublayer's curve, so that one threshold over all sublayers removes first what
@@ -41,23 +41,23 @@ def damage_scores(model: Model, measured: Measurement, programs: Programs) -> Sc
     """
     settings = KPrune().settled(model.architecture)
     assert settings.depth_ratio is not None  # settled
-    found = []
-    for curve in tilted(damage_curves(model, measured, settings, programs), settings.depth_ratio):
+    per_sublayer = []
+    for curve in tilted(damage_curves(model, found, settings, programs), settings.depth_ratio):
         units = len(curve.order)
         rises = slopes(curve.damage, np.ones(units)) * (1 + 1e-9 * np.arange(units))  # of a tie, the earlier one goes
         scores = np.empty(units)
         scores[curve.order] = np.maximum(rises, 0.0)
-        found.append(scores)
-    return found
+        per_sublayer.append(scores)
+    return per_sublayer
 
 
 def fitted(
-    model: Model, measured: Measurement, masks: Sequence[Mask], batches: Sequence[Batch], programs: Programs,
+    model: Model, found: Measurement, masks: Sequence[Mask], batches: Sequence[Batch], programs: Programs,
     on_part: OnPart,
 ) -> Params:  # fmt: skip
     """The model's parameters with the kept units of every sublayer fitted in turn, in full size; NumPy's."""
-    found, _ = follow(
+    whole, _ = follow(
         model, programs.devices.params(model.params), masks, [programs.devices.rows(batch) for batch in batches],
-        measured.weights, KPrune().settled(model.architecture).fit, programs, lambda done: on_part(done, len(masks)),
+        found.weights, KPrune().settled(model.architecture).fit, programs, lambda done: on_part(done, len(masks)),
     )  # fmt: skip
-    return found.params
+    return whole.params

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,10 +252,10 @@ def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, monkeyp
 @pytest.mark.parametrize(
     "changes",
     [
-        {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2},
+        {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2, "refit": True},
         {"moments": "dropped", "outer": "train", "share_of": "units", "freeze_schedule": "interpolated"},
         {"measure_on": "device", "freeze": 0.0, "remove": 0.0},
-        {"importance": "kprune", "refit": True, "outer": "train"},
+        {"importance": "kprune", "refit": True, "outer": "train", "prefetch": True},
         {"importance": "gates", "refit": True, "prefetch": True, "distill": 0.5},
     ],
 )
@@ -311,32 +313,70 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     """Its scores, thresholded, are K-prune's own masks."""
     from jaxprune.finetuning.epochs import shuffled
     from jaxprune.finetuning.recap.choose import everything_kept, keep_units, unit_sizes
-    from jaxprune.finetuning.recap.surgeon import damage_scores, knowledge
+    from jaxprune.finetuning.recap.surgeon import damage_scores, measured
 
     texts, programs = prepare(model, task), Programs(own=SHARED, devices=Devices(stream=True))
     batches = shuffled(texts.encoded, model.architecture, seed=0, rows=4)(0)
     numpy = model.replace(params=jax.tree.map(np.asarray, model.params))
-    measured = knowledge(numpy, batches, programs, lambda done, of: None)
-    scores = damage_scores(numpy, measured, programs)
+    found = measured(numpy, batches, 0, programs, lambda done, of: None)
+    scores = damage_scores(numpy, found, programs)
     sizes = unit_sizes(model.architecture, SETTINGS)
     masks = keep_units(scores, sizes, everything_kept(model.architecture), 0.4, 0.99)
     settings = jp.KPrune().settled(model.architecture)
-    curves = tilted(damage_curves(numpy, measured, settings, programs), settings.depth_ratio)
+    curves = tilted(damage_curves(numpy, found, settings, programs), settings.depth_ratio)
     costs = [np.full(len(c.order), size) for c, size in zip(curves, sizes, strict=True)]
     allowed = sum(map(np.sum, costs)) - round(0.4 * sum(map(np.sum, costs)))
     for ours, theirs in zip(masks, allocate(curves, costs, int(allowed)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task):
+def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, monkeypatch):
     """The second round's units are those that the first round's weights ask for, on the second one's texts."""
-    settings = replace(SETTINGS, average=0.0, prefetch=True)
-    ahead = run_recap(model, task, settings, TRAINING)
-    still = run_recap(model, task, settings, replace(TRAINING, learning_rate=1e-30))
-    plain = run_recap(model, task, replace(settings, prefetch=False), replace(TRAINING, learning_rate=1e-30))
-    for ours, theirs in ((ahead, still), (still, plain)):
-        assert [(r["heads"], r["neurons"]) for r in ours.rounds] == [(r["heads"], r["neurons"]) for r in theirs.rounds]
-    assert ahead.rounds[0]["seconds_ahead"] > 0 == ahead.rounds[1]["seconds_ahead"] == plain.rounds[0]["seconds_ahead"]
+    from jaxprune.finetuning.recap import rounds
+
+    seen, real = [], rounds.averaged
+
+    def run(prefetch, rate):
+        seen.clear()
+        found = run_recap(
+            model, task, replace(SETTINGS, prefetch=prefetch), replace(TRAINING, learning_rate=rate)
+        ).rounds
+        return found, [np.concatenate(average) for average in seen]
+
+    monkeypatch.setattr(rounds, "averaged", lambda *given: seen.append(real(*given)) or seen[-1])
+    (ahead, first), (_, second), (plain, third) = run(True, 1e-2), run(True, 1e-30), run(False, 1e-30)
+    for ours, theirs in ((first, second), (second, third)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    _, other = run(False, 1e-2)
+    np.testing.assert_array_equal(other[0], first[0])
+    assert np.max(np.abs(other[1] - first[1])) > 1e-4  # training changes what the second round would measure
+    assert ahead[0]["seconds_ahead"] > 0 == ahead[1]["seconds_ahead"] == plain[0]["seconds_ahead"]
+
+
+def test_a_run_that_fails_does_not_wait_for_what_is_measured_ahead(model, task, monkeypatch):
+    from jaxprune.finetuning.recap import rounds
+
+    real, ended = rounds._choose_units, []
+
+    def choose(run, state, number, tell):
+        if number == 0:
+            return real(run, state, number, tell)
+        until = time.monotonic() + 60
+        try:
+            while time.monotonic() < until:
+                tell({})
+        except CancelledError:
+            ended.append(number)
+            raise
+
+    def fail(event):
+        if event["phase"] == "train":
+            raise ValueError("the caller's own")
+
+    monkeypatch.setattr(rounds, "_choose_units", choose)
+    with pytest.raises(ValueError, match="the caller's own"):
+        jp.recap(model, task, replace(SETTINGS, prefetch=True), TRAINING, on_step=fail)
+    assert ended == [1]
 
 
 def test_the_full_model_teaches(model, task):
@@ -380,41 +420,55 @@ from jaxprune.finetuning.recap import Recap, run_recap
 from jaxprune.memory import live_bytes
 from tests.helpers import tiny
 
-task = jp.tasks.folder(sys.argv[2])
-base = jp.load(sys.argv[1])
-settings = tiny.config("bert", id2label={"0": "no", "1": "yes"}, vocab_size=base.architecture.vocab,
-                       hidden_size=24, intermediate_size=256, num_hidden_layers=3)
-model = base.replace(architecture=tiny.architecture(settings), params=tiny.random_model(settings).params)
-device, seen = jax.devices()[1], []
+task, recap = jp.tasks.folder(sys.argv[2]), json.loads(sys.argv[3])
+distill = recap.pop("distill", 0.0)
+host, device, seen = *(jax.devices()[int(number)] for number in sys.argv[4:]), []
+with jax.default_device(host):
+    base = jp.load(sys.argv[1])
+    settings = tiny.config("bert", id2label={"0": "no", "1": "yes"}, vocab_size=base.architecture.vocab,
+                           hidden_size=24, intermediate_size=256, num_hidden_layers=3)
+    params = jax.tree.map(jax.numpy.array, tiny.random_model(settings).params)
+model = base.replace(architecture=tiny.architecture(settings), params=params)
+del base
 
 def look(event):
     counted = live_bytes(device)  # of every kind: nothing is left in pinned memory either
     seen.append({"phase": event["phase"], "now": counted, **{k: event[k] for k in ("live_bytes", "left_bytes")}})
 
-recap = Recap(rounds=1, remove=0.5, freeze=0.75, outer="frozen", samples=16, measure_on=sys.argv[3])
-found = run_recap(model, task, recap, jp.Train(batch_size=16, dropout=0.0), host="cpu:0", device="cpu:1", on_phase=look)
+recap = Recap(remove=0.5, freeze=0.75, outer="frozen", samples=16, **recap)
+training = jp.Train(batch_size=16, dropout=0.0, distill=distill)
+found = run_recap(model, task, recap, training, host=host, device=device, on_phase=look)
 full = sum(x.nbytes for x in jax.tree.leaves(model.params))
 print(json.dumps({"full": full, "seen": seen, "where": sorted({str(d) for x in jax.tree.leaves(model.params)
-                  for d in x.devices()}), "rounds": found.rounds[0]["phases"]}))
+                  for d in x.devices()}), "rounds": found.rounds[0]["phases"], "device": str(device)}))
 """
 
 
-@pytest.mark.parametrize("measure_on", ["host", "device"])
-def test_the_device_never_holds_the_full_model(folder, task, measure_on):
-    """Two devices, simulated; the second one's bytes are counted after every phase, and at every transfer."""
+BEYOND = {"importance": "kprune", "refit": True, "prefetch": True, "distill": 0.5, "rounds": 2}
+
+
+@pytest.mark.parametrize(
+    "settings, host, device",
+    [({"rounds": 1}, 0, 1), ({"rounds": 1, "measure_on": "device"}, 0, 1), (BEYOND, 1, 0)],  # JAX's default device is 0
+)
+def test_the_device_never_holds_the_full_model(folder, task, settings, host, device):
+    """Two devices, simulated; the bytes of one are counted after every phase, and at every transfer."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES, str(folder), task.source, measure_on],
+        [sys.executable, "-c", DEVICES, str(folder), task.source, json.dumps(settings), str(host), str(device)],
         capture_output=True, text=True, cwd=Path(__file__).parents[3], env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert [entry["phase"] for entry in found["seen"]] == list(PHASES)
-    assert "1" not in found["where"][0]
+    phases = [phase for phase in (*PHASES[:2], "teaching", *PHASES[2:]) if phase != "teaching" or "distill" in settings]
+    assert [entry["phase"] for entry in found["seen"]] == settings["rounds"] * phases
+    assert found["device"] not in found["where"]
     for entry in found["seen"]:
         assert entry["now"] == entry["left_bytes"] <= entry["live_bytes"] < found["full"], entry
     phases = found["rounds"]
     assert phases["tuning"]["live_bytes"] > 0.5 * found["full"]  # half of it, and moments of a quarter of that
     assert found["seen"][-1]["now"] == 0
-    assert (phases["importance"]["bytes_to_device"] > 0) == (measure_on == "device")
+    assert (phases["importance"]["bytes_to_device"] > 0) == ("measure_on" in settings)
+    for name in ("importance", "masking", "teaching"):
+        assert name not in phases or phases[name]["bytes_to_device"] or phases[name]["peak_bytes"] == 0
     assert phases["write back"]["bytes_to_host"] < 0.6 * found["full"]
