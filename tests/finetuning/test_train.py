@@ -87,7 +87,7 @@ def test_a_teacher_elsewhere_teaches_the_same(kind, parts):
     for there in (True, False):
         variables = {"params": jax.tree.map(jnp.array, student.params), "adapters": []}
         state = State(variables, optimizer(settings, 9, np.float32(1e-2)).init(variables))
-        clock = Clock(np.int32(3), np.int32(9), np.float32(1e-2), jax.random.key(0))
+        clock = Clock(jnp.int32(3), jnp.int32(9), jnp.float32(1e-2), jax.random.key(0))
         nothing = jax.tree.map(lambda leaf: None, student.params)
         arrays = PACKED, targets[np.maximum(PACKED.index, 0)], clock
         if there:

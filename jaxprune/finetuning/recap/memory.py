@@ -14,7 +14,7 @@ from ..memory import FLOAT, activation_bytes, compiled_step
 from ..train import Train, select
 from .choose import trained_count
 from .settings import Recap
-from .sweep import compiled_sweep
+from .sweep import Form, compiled_sweep
 from .tuning import trainable_of
 
 
@@ -130,7 +130,8 @@ def measured_bytes(
     if settings.measure_on == "device":
         outer = FLOAT * count(outer_params(abstract(dense)))
         streams = FLOAT * (len(dense.layers) + 1) * rows * length * dense.hidden
-        forms = (settings.importance, "fisher")
+        assert settings.importance != "kprune"  # which is measured on the host
+        forms: tuple[Form, ...] = (settings.importance, "fisher")
         programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
         sweep = outer + streams + max(program_bytes(program) for program in programs)
     held = FLOAT * count(parts)

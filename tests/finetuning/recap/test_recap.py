@@ -322,8 +322,8 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     scores = damage_scores(numpy, found, programs)
     sizes = unit_sizes(model.architecture, SETTINGS)
     masks = keep_units(scores, sizes, everything_kept(model.architecture), 0.4, 0.99)
-    settings = jp.KPrune().settled(model.architecture)
-    curves = tilted(damage_curves(numpy, found, settings, programs), settings.depth_ratio)
+    settings = jp.KPrune(depth_ratio=6.0)  # an encoder's
+    curves = tilted(damage_curves(numpy, found, settings, programs), 6.0)
     costs = [np.full(len(c.order), size) for c, size in zip(curves, sizes, strict=True)]
     allowed = sum(map(np.sum, costs)) - round(0.4 * sum(map(np.sum, costs)))
     for ours, theirs in zip(masks, allocate(curves, costs, int(allowed)), strict=True):
