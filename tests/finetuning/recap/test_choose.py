@@ -103,7 +103,6 @@ def test_presets_are_the_papers():
         ({"pruning_steps": 0}, "pruning_steps must be at least 1, got 0"),
         ({"average": 1.0}, r"average must lie in \[0, 1\), got 1.0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"importance": "taylor"}, "importance must be weights or gates or kprune, got 'taylor'"),
         ({"measure_on": "device", "refit": True}, "done on the host; set measure_on to host"),
         ({"measure_on": "device", "prefetch": True}, "done on the host; set measure_on to host"),
         ({"importance": "kprune", "pruning_steps": 2}, "pruning_steps must be 1, got 2"),
