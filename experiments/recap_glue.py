@@ -109,7 +109,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         epochs=epochs, keep="last", seed=seed, learning_rate=args.learning_rate, batch_size=args.batch_size,
         dtype=args.dtype, remat=args.remat, holdout=args.holdout, **arm.training,
     )  # fmt: skip
-    began, notes = time.perf_counter(), {}
+    began, notes, peak = time.perf_counter(), {}, 0
     where = {"host": args.host, "device": args.device, "device_limit": args.device_limit}
     if arm.kind == "full" and args.device_limit and (needed := full_bytes(base, task, training)) > args.device_limit:
         return {"kind": "limit", "task": task.name, "model": Path(args.model).name, "arm": name, "dtype": args.dtype,
@@ -123,6 +123,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
     elif arm.kind == "after":  # half of the epochs before the cut, half after it
         before = max(1, epochs // 2)
         warm = jp.finetune(base, task, replace(training, epochs=before))
+        peak = warm.provenance.record["training"]["bytes"]["measured"]
         rest = replace(settings, rounds=1, epochs_per_round=max(1, epochs - before), freeze=0.0)
         tuned = jp.recap(warm, task, rest, training, **where)
     else:
@@ -153,7 +154,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         "removed": record.get("removed"),
         "heads": [size.heads for size in tuned.architecture.layers],
         "neurons": [size.neurons for size in tuned.architecture.layers],
-        "peak_bytes": trained["bytes"]["measured"] if arm.kind == "full" else trained["peak_bytes"],
+        "peak_bytes": max(peak, trained["bytes"]["measured"] if arm.kind == "full" else trained["peak_bytes"]),
         "device_bytes": trained.get("device_bytes"),
         "rounds": trained["epochs"] if arm.kind == "recap" else None,
         "seconds": seconds,
