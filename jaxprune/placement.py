@@ -84,6 +84,7 @@ class Placement:
         kinds = {memory.kind for memory in self.device.addressable_memories()}
         pinned = "pinned_host" in kinds
         self._staging = jax.sharding.SingleDeviceSharding(self.device, memory_kind="pinned_host") if pinned else None
+        self._phase = ("the run", False)  # its name, and whether programs run on the device
         self._before = self._now()  # bytes that are not the run's: the caller's own
 
     def to_device(self, tree: Any, wait: bool = True) -> Any:
@@ -125,13 +126,15 @@ class Placement:
         """Count what lives on the device now. Raises `SettingsError` where that is above the limit."""
         now = self._now() - self._before
         self.books.live_bytes = max(self.books.live_bytes, now)
-        self._check(now)
+        name, on_device = self._phase
+        # With temporaries, so that a run that does not fit stops at its first step, not when the phase is over.
+        self._check(self.books.live_bytes + (self.programs.meter.temp if on_device else 0), name)
         return now
 
     @contextmanager
     def phase(self, name: str, on_device: bool = True, programs: Programs | None = None) -> Iterator[Books]:
         """Books of their own for one phase, and programs, unless they are given; `on_device`: they run there."""
-        self.books, self.programs = Books(), programs or Programs(own={})
+        self.books, self.programs, self._phase = Books(), programs or Programs(own={}), (name, on_device)
         began, compiled = time.perf_counter(), self.programs.compile_seconds
         self.look()
         yield self.books
@@ -141,14 +144,13 @@ class Placement:
         self.books.left_bytes = self.look()
         self.books.peak_bytes = self.books.live_bytes + self.books.temporary_bytes
         self.books.allocator_peak_bytes = (self.device.memory_stats() or {}).get("peak_bytes_in_use")
-        self._check(self.books.peak_bytes, name)
 
     def _now(self) -> int:
         return live_bytes(self.device, self.device.default_memory().kind)
 
-    def _check(self, found: int, name: str = "") -> None:
+    def _check(self, found: int, name: str) -> None:
         if self.limit is not None and found > self.limit:
-            self.refuse(name or "the run", found)
+            self.refuse(name, found)
 
     def refuse(self, name: str, needed: int) -> None:
         """Raise the `SettingsError` of a phase that needs more than the limit."""

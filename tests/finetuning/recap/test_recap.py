@@ -239,11 +239,19 @@ def test_trouble_is_found_before_the_work(model, task, tmp_path, monkeypatch):
         jp.recap(model.replace(params=broken), task, SETTINGS, TRAINING)
 
 
-def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, monkeypatch):
-    """Where the prediction was wrong, what is measured stops the run."""
+def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, straight, monkeypatch):
+    """Where the prediction was wrong, what is measured stops the run, at the first step that shows it."""
     monkeypatch.setattr("jaxprune.finetuning.recap.method.phase_bytes", lambda *sizes: {"tuning": 0})
     with pytest.raises(SettingsError, match="bytes on the device, the limit is 5,000; remove or freeze more"):
         jp.recap(model, task, SETTINGS, TRAINING, device_limit=5_000)
+    books, steps = straight[0].rounds[0]["phases"]["tuning"], []
+    assert books["temporary_bytes"] > 0
+    with pytest.raises(SettingsError, match="tuning needs"):
+        jp.recap(
+            model, task, SETTINGS, TRAINING, device_limit=books["live_bytes"] + 1,
+            on_step=lambda event: steps.append(event["phase"]),
+        )  # fmt: skip
+    assert "masking" in steps and "train" not in steps
 
 
 # --- other settings
