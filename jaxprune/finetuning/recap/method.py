@@ -32,7 +32,8 @@ from ..state import Saved, Store
 from ..train import Train, check_targets, fingerprint, select
 from .choose import everything_kept
 from .memory import phase_bytes, uniform
-from .rounds import HostState, Run, one_round
+from .rounds import one_round
+from .run import HostState, Run
 from .scatter import kept_of, write_back
 from .settings import Recap
 from .tuning import ever_trains, zeros
@@ -112,7 +113,7 @@ def run_recap(
     first, nothing = batches(0), lambda event: None
     run = Run(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
-        placement, on_phase or nothing, on_step or nothing, guided=_guided(model, training),
+        placement, on_phase or nothing, on_step or nothing, new_head=_new_head(model),
     )  # fmt: skip
     _check_limit(run, first, device_limit)
     saved = Saved(_beginning(model, settings), None, 0, ())
@@ -172,10 +173,8 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
     return training.resolved(model.architecture, adapted=False)
 
 
-def _guided(model: Model, training: Train) -> Callable[[int], bool]:
-    """Which rounds learn from the full model: not the first, where the head is new and has nothing to say."""
-    new = any(NEW_WEIGHTS in entry for entry in model.provenance.warnings)
-    return lambda number: training.distills and (number > 0 or not new)
+def _new_head(model: Model) -> bool:
+    return any(NEW_WEIGHTS in entry for entry in model.provenance.warnings)
 
 
 def _beginning(model: Model, settings: Recap) -> HostState:

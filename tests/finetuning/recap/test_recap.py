@@ -20,7 +20,7 @@ from jaxprune.devices import Devices
 from jaxprune.errors import NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.recap import Recap, run_recap
-from jaxprune.finetuning.recap.rounds import PHASES
+from jaxprune.finetuning.recap.run import PHASES
 from jaxprune.finetuning.train import path_of
 from jaxprune.programs import Programs
 from jaxprune.prune.cost import whole_parameters
@@ -37,7 +37,7 @@ SHARED = {}
 def one_set_of_programs():
     """Runs of these tests are alike, and compiling is most of their time: they share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("placement", "finetuning.recap.rounds"):
+        for module in ("placement", "finetuning.recap.run"):
             patch.setattr(f"jaxprune.{module}.Programs", lambda own=None, **named: Programs(own=SHARED, **named))
         yield
     SHARED.clear()
@@ -340,9 +340,9 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
 
 def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, monkeypatch):
     """The second round's units are those that the first round's weights ask for, on the second one's texts."""
-    from jaxprune.finetuning.recap import rounds
+    from jaxprune.finetuning.recap import units
 
-    seen, real = [], rounds.averaged
+    seen, real = [], units.averaged
 
     def run(prefetch, rate):
         seen.clear()
@@ -351,7 +351,7 @@ def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, m
         ).rounds
         return found, [np.concatenate(average) for average in seen]
 
-    monkeypatch.setattr(rounds, "averaged", lambda *given: seen.append(real(*given)) or seen[-1])
+    monkeypatch.setattr(units, "averaged", lambda *given: seen.append(real(*given)) or seen[-1])
     (ahead, first), (_, second), (plain, third) = run(True, 1e-2), run(True, 1e-30), run(False, 1e-30)
     for ours, theirs in ((first, second), (second, third)):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
@@ -362,13 +362,11 @@ def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, m
 
 
 def test_a_run_that_fails_does_not_wait_for_what_is_measured_ahead(model, task, monkeypatch):
-    from jaxprune.finetuning.recap import rounds
+    from jaxprune.finetuning.recap import units
 
-    real, ended = rounds._choose_units, []
+    ended = []
 
     def choose(run, state, number, tell):
-        if number == 0:
-            return real(run, state, number, tell)
         until = time.monotonic() + 60
         try:
             while time.monotonic() < until:
@@ -381,7 +379,7 @@ def test_a_run_that_fails_does_not_wait_for_what_is_measured_ahead(model, task, 
         if event["phase"] == "train":
             raise ValueError("the caller's own")
 
-    monkeypatch.setattr(rounds, "_choose_units", choose)
+    monkeypatch.setattr(units, "choose_units", choose)  # as the thread calls it
     with pytest.raises(ValueError, match="the caller's own"):
         jp.recap(model, task, replace(SETTINGS, prefetch=True), TRAINING, on_step=fail)
     assert ended == [1]

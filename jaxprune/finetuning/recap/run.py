@@ -1,0 +1,82 @@
+"""What all rounds of a RECAP run share, and what goes from one to the next."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...data.task import Task
+from ...devices import Devices
+from ...model import Batch, Model, Params
+from ...placement import Books, Placement
+from ...programs import Programs
+from ...prune.cut import Mask
+from ..train import Train
+from .settings import Recap
+from .tuning import Moments
+
+PHASES = ("importance", "masking", "tuning", "write back", "evaluation")  # and "teaching" before tuning, if asked
+
+
+class HostState(NamedTuple):
+    """All that goes from round to round; NumPy's, on the host."""
+
+    params: Params  # of the full model
+    moments: Moments | None  # of the full model; None where they are dropped
+    average: list[np.ndarray]  # importance over the rounds so far; empty where none is kept
+    masks: list[Mask]  # of the last round
+    best: list[Mask]  # of the best one
+    coming: list[Mask]  # of the next round, where they are measured ahead; empty where they never are
+
+
+@dataclass
+class Run:
+    """What all rounds share."""
+
+    model: Model  # for its architecture and provenance; its parameters are not read
+    task: Task
+    settings: Recap
+    training: Train  # resolved; its epochs are those of the whole run
+    batches: Callable[[int], Sequence[Batch]]
+    targets: np.ndarray
+    batch_count: int  # of an epoch
+    tokens: np.ndarray | None  # true at the ids that occur in the training texts
+    placement: Placement
+    tell: Callable[[dict[str, Any]], None]  # once a phase
+    on_step: Callable[[dict[str, Any]], None]  # once a batch
+    stopped: Callable[[], bool] = lambda: False  # whether a signal came
+    new_head: bool = False  # whether the full model has nothing to teach before its first round
+    # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
+    sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
+    teaching: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
+
+    @property
+    def steps(self) -> int:
+        return self.settings.epochs * self.batch_count
+
+    def step(self, event: dict[str, Any]) -> None:
+        """Tell of a batch. Raises `KeyboardInterrupt` where a signal came."""
+        self.on_step(event)
+        if self.stopped():
+            raise KeyboardInterrupt
+
+    def sampled(self, number: int) -> Sequence[Batch]:
+        """The batches that a round is measured on: its first ones, whose shape is that of all others."""
+        wanted = ceil(self.settings.samples / self.training.batch_size)
+        return self.batches(number * self.settings.epochs_per_round)[:wanted]
+
+    @property
+    def split_name(self) -> str:
+        return "holdout" if self.training.holdout else "validation"
+
+    @contextmanager
+    def phase(
+        self, name: str, number: int, phases: dict[str, Any], on_device: bool, programs: Programs | None = None
+    ) -> Iterator[Books]:
+        with self.placement.phase(name, on_device, programs) as books:
+            yield books
+        phases[name] = books.as_json()
+        self.tell({"phase": name, "round": number, "of": self.settings.rounds, **phases[name]})
