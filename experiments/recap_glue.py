@@ -326,17 +326,18 @@ def limit(args: argparse.Namespace) -> None:
 def table(args: argparse.Namespace) -> None:
     """Markdown: the mean over seeds, single seeds in brackets; seconds a round by phase, and the transfers' share."""
     lines = [json.loads(line) for file in args.files for line in file.read_text().splitlines()]
-    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, float, float, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         if "kind" not in line:
-            groups[line["task"], line["remove"], line["arm"]].append(line)
+            groups[line["task"], line["learning_rate"], line["remove"], line["arm"]].append(line)
     print(
-        "| task | removed | arm | score | parameters | peak MiB on the device | seconds a round, by phase | transfers |"
+        "| task | rate | removed | arm | score | parameters | peak MiB on the device | seconds a round, by phase "
+        "| transfers |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for (task, remove, arm), runs in groups.items():
+    print("|---|---|---|---|---|---|---|---|---|")
+    for (task, rate, remove, arm), runs in groups.items():
         scores = [run["score"] for run in runs]
-        several = f" ({' '.join(f'{s:.4f}'[1:] for s in scores)})" if len(scores) > 1 else ""
+        several = f" ({' '.join(f'{s:.4f}'.replace('0.', '.', 1) for s in scores)})" if len(scores) > 1 else ""
         peak, rounds = (
             np.mean([run["peak_bytes"] for run in runs]) / 2**20,
             [r for run in runs for r in run["rounds"] or ()],
@@ -349,7 +350,7 @@ def table(args: argparse.Namespace) -> None:
             moved = sum(mean(rounds, name, "transfer_seconds") for name in names)
             share = f"{100 * moved / sum(own.values()):.1f} %"
         print(
-            f"| {task} | {remove:.0%} | {arm} | {np.mean(scores):.4f}{several} "
+            f"| {task} | {rate:.0e} | {remove:.0%} | {arm} | {np.mean(scores):.4f}{several} "
             f"| {np.mean([run['parameters'] for run in runs]) / 1e6:.2f} M | {peak:,.0f} | {phases} | {share} |"
         )
 

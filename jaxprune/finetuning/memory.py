@@ -1,46 +1,59 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..model import Architecture, Batch, LayerSizes, Model
+from ..model import Architecture, Batch, LayerSizes, Model, Params
 from .lora import Adapters, count
 from .train import Clock, Frozen, State, Train, Trainable, everything, optimizer, select, train_step
 
 FLOAT = 4  # bytes; weights, gradients and moments are float32
+REMAT = MappingProxyType({"hidden": 5.1, "heads": 4.1, "neurons": 3.3, "pairs": 3.1})  # numbers, see activation_bytes
 
 
 def activation_bytes(
-    architecture: Architecture, rows: int, length: int, settings: Train, trained: float, gradients: int = 0
+    architecture: Architecture,
+    rows: int,
+    length: int,
+    settings: Train,
+    trained: float,
+    chosen: Params | None = None,
 ) -> int:
-    """Intermediates of the layers that a backward pass reads, for `rows` rows of `length` tokens: an estimate.
+    """What a step needs beside weights, gradients and moments, for `rows` rows of `length` tokens: an estimate.
 
-    `trained` is the share of the weights that train. Numbers kept in a layer for a token: 5.4 a hidden unit, and 1.4
-    more where the weights train; 3.2 a head and width (q, k, v, and what they mix); 1.35 a neuron, and 0.5 more; 3 for
-    every pair of tokens of a head (attention weights before and after dropout; 1.9 without it). With `remat`: 7.1,
-    4.4, 2.6 (and 2 more) and 2.7 of these in one layer at a time, and the residual stream at every layer, in whose
-    place comes a part of the `gradients` (bytes). Fitted to the compiled step of BERT, 32 x 128 and 64 x 64, with its
-    depth (3 to 14), width, heads and neurons varied, trained in full, in part and by adapters (CPU): what a step needs
-    in all is then met within 8 %.
+    `trained` is the share of the layers' weights that train. Numbers kept in a layer for a token: 5.4 a hidden unit,
+    and 1.4 more where the weights train; 3.2 a head and width (q, k, v, and what they mix); 1.35 a neuron, and 0.5
+    more; 3 for every pair of tokens of a head (attention weights before and after dropout; 1.9 without it).
+
+    With `remat`: REMAT's of these in one layer at a time (0.85 of the bytes where products are in bfloat16, for CPUs
+    compute in float32 between them), and the residual stream at every layer, in whose place comes the gradient of the
+    layers above; where token embeddings train, 6 numbers a hidden unit for them. `chosen` are the leaves that train.
+
+    Fitted to the compiled step of BERT (CPU) with its depth (3 to 14), width, heads and neurons varied, trained in
+    full, in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 8 %.
     """
-    wide = FLOAT if settings.dtype == "float32" else FLOAT / 2
+    wide, chosen = FLOAT if settings.dtype == "float32" else FLOAT / 2, chosen or {}
     tokens = rows * length // settings.accumulate
 
-    def kept(size: LayerSizes, hidden: float, heads: float, neurons: float, pairs: float) -> float:
+    def kept(size: LayerSizes, wide: float | int, hidden: float, heads: float, neurons: float, pairs: float) -> float:
         mixed = heads * (size.queries + 1) / 2 * size.groups * architecture.head_width
         numbers = hidden * architecture.hidden + mixed + neurons * (1 + architecture.gated) * size.neurons
         return tokens * (wide * numbers + FLOAT * pairs * length * size.heads)
 
+    stream = tokens * architecture.hidden
     if settings.remat:
-        streams = wide * len(architecture.layers) * tokens * architecture.hidden
-        one = (kept(size, 7.1, 4.4, 2.6 + 2 * trained, 2.7) for size in architecture.layers)
-        return int(max(one, default=0) + max(0, streams - 0.44 * gradients))
+        one = max((kept(size, FLOAT, **REMAT) for size in architecture.layers), default=0)
+        one *= 1 if settings.dtype == "float32" else 0.85
+        streams = max(0, len(architecture.layers) * wide * stream - FLOAT * count(chosen.get("layers", [])))
+        tables = 6 * FLOAT * stream if count(chosen.get("embed", {}).get("token")) else 0
+        return int(one + streams + tables)
     pairs = 1.9 if not settings.dropout else 3.0 if settings.dtype == "float32" else 3.5
-    each = (kept(size, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in architecture.layers)
-    return int(sum(each) + wide * tokens * 8.5 * architecture.hidden)
+    each = (kept(size, wide, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in architecture.layers)
+    return int(sum(each) + 8.5 * wide * stream)
 
 
 def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int) -> dict[str, int]:
@@ -59,7 +72,7 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
         "parameters": parameters,
         "gradients": trainable,
         "moments": 2 * trainable,
-        "activations": activation_bytes(model.architecture, rows, length, settings, share, trainable),
+        "activations": activation_bytes(model.architecture, rows, length, settings, share, parts[0]),
     }
     return {
         **sizes,

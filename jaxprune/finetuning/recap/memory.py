@@ -85,7 +85,8 @@ def phase_bytes(
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
     parts = abstract_parts(small, least_frozen(settings), touched)
-    whole, trained = FLOAT * count(parts), FLOAT * count(select(parts, trainable_of(settings))[0])
+    chosen = select(parts, trainable_of(settings))[0]
+    whole, trained = FLOAT * count(parts), FLOAT * count(chosen)
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
     if settings.measure_on == "device":
@@ -94,7 +95,7 @@ def phase_bytes(
         outer = FLOAT * count(outer_params(abstract(dense)))
         sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
         sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
-    activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), trained)
+    activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
     widest = max(size.neurons for size in small.layers)
     return {
         "importance": sweep,

@@ -185,6 +185,7 @@ def test_another_run_is_neither_overwritten_nor_mixed(model, task, straight):
         jp.recap(model, task, SETTINGS, TRAINING, out=run)
     for settings, training, says in (
         (replace(SETTINGS, remove=0.3), TRAINING, "setting remove was 0.4, is 0.3"),
+        (replace(SETTINGS, importance="gates"), TRAINING, "setting importance was weights, is gates"),
         (SETTINGS, replace(TRAINING, learning_rate=0.1), "setting learning_rate was 0.01, is 0.1"),
     ):
         with pytest.raises(SettingsError, match=says) as error:
