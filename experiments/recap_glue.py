@@ -300,7 +300,7 @@ def memory(args: argparse.Namespace) -> None:
                 args.out.parent.mkdir(parents=True, exist_ok=True)
                 with args.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-        print("\nWhat the bytes of tuning are of, MiB\n")
+        print("\nWhat the bytes of tuning are of, MiB:\n")
         print(f"| arm | {' | '.join(next(iter(shares.values())))} |\n|---|---|---|---|---|---|")
         for name, parts in shares.items():
             print(f"| {name} | {' | '.join(f'{value / 2**20:,.0f}' for value in parts.values())} |")
