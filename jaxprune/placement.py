@@ -54,7 +54,7 @@ def find_device(where: Where, default: Callable[[], Device]) -> Device:
     if not index.isdecimal() or int(index) >= len(devices):
         raise SettingsError(
             f"device {where!r} was asked, but there are {len(devices)} on {platform}; "
-            f"choose from {platform}:0 … {platform}:{len(devices) - 1}."
+            f"choose from {', '.join(f'{platform}:{number}' for number in range(len(devices)))}."
         )
     return devices[int(index)]
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -85,6 +86,8 @@ def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
     work = out.with_name(f"{out.name}.run")
     if has_state(work) and not resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
+    if resume and not has_state(work):
+        print(f"jaxprune: {work} holds no state to go on from: the run starts anew.", file=sys.stderr)
     for (flag, other), mine in product(others.items(), (out, work)):
         if other is not None:
             ours, theirs = mine.absolute(), other.absolute()

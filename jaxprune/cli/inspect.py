@@ -57,14 +57,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "record": {name: entry for name, entry in record.items() if name != "source_config"} or None,
         "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
     }
+    shares = {name: value for name, value in record.get("removed", {}).items() if name != "length"}
     facts = {
         "family": f"{architecture.family}, hidden {architecture.hidden}, head width {architecture.head_width}",
         "head": f"{architecture.head}{', ' if architecture.labels else ''}{', '.join(architecture.labels[:8])}",
         f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
         "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
         "bytes (float32)": si(data["bytes"], "B"),
-        "removed": ", ".join(f"{percent(value)} of {name}" for name, value in record.get("removed", {}).items())
-        or None,
+        "removed": ", ".join(f"{percent(value)} of {name}" for name, value in shares.items()) or None,
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }
     before = dense(record)

@@ -95,6 +95,7 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
             name: training[name] for name in ("batch", "scored_on", "trainable_parameters", "seconds", "device", "host")
         },
         "kept_round": training["kept_epoch"],
+        "new_head": training["new_head"],
         "compile_seconds": training["compile_seconds"],
         "device_bytes": training["device_bytes"],
         "rounds": list(found.rounds),
@@ -102,6 +103,7 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
     }
     facts = {
         kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        "head": "new, drawn with the seed: the checkpoint has none for this task" if training["new_head"] else None,
         "round kept": f"{training['kept_epoch'] + 1} of {len(found.rounds)}",
         "parameters": f"{record['parameters']['after']:,} (before {record['parameters']['before']:,})",
         "trainable in a round": f"{training['trainable_parameters']:,}",

@@ -1,6 +1,7 @@
 """A run's folder while it trains: a log of JSON lines, and the state from which a killed run goes on."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
@@ -15,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checkpoint.manifest import MANIFEST
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..plain import plain
+from ..report.files import write_json
 
 LOG = "log.jsonl"
 STATES = "states"  # orbax's folder: one complete state, and while a newer one is written, both
+SUMS = "sums.json"  # of the files of the newest state, by which damage is noticed before it is computed with
 
 
 class Saved(NamedTuple):
@@ -37,7 +41,8 @@ class Store:
     """Keeps a run's log and states under `folder`.
 
     Without `resume`, a folder that holds a run is refused (`OutputError`), unless that kept no state; with it, the run
-    goes on where its last state was saved, or starts where there is none.
+    goes on where its last state was saved, or starts where there is none. A folder that holds anything else, such as a
+    saved model, is refused in both cases.
     """
 
     def __init__(self, folder: str | Path, resume: bool = False):
@@ -46,7 +51,12 @@ class Store:
         self._saved_at = time.monotonic()
         self._fingerprint: dict[str, Any] = {}
         present = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        left_over = set(present) <= {LOG, STATES} and not has_state(self.folder)
+        if MANIFEST in present or (present and not {LOG, STATES}.intersection(present)):
+            raise OutputError(
+                f"{self.folder} holds something other than a run, whose log and states would go there; choose another "
+                "folder."
+            )
+        left_over = set(present) <= {LOG, STATES, SUMS} and not has_state(self.folder)
         if not resume and self.folder.exists() and not (self.folder.is_dir() and left_over):
             raise OutputError(
                 f"{self.folder} holds an earlier run; go on with it (resume), delete it, or choose another folder."
@@ -75,7 +85,7 @@ class Store:
         }
         arrays = {"state": _flat(saved.state)} | ({"best": _flat(saved.best)} if saved.best is not None else {})
         ocp = _orbax()
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        self._check_room(arrays)
         with _as_output_error(self.folder), self._manager() as manager:
             manager.save(
                 saved.done,
@@ -83,6 +93,7 @@ class Store:
                 force=True,
             )
             manager.wait_until_finished()
+            write_json(self.folder / SUMS, {str(saved.done): self._sums(saved.done)})
         self.last, self._saved_at = saved.done, time.monotonic()
 
     def restore(self, fresh: Saved, fingerprint: dict[str, Any], *, on_host: bool = False) -> Saved:
@@ -90,18 +101,18 @@ class Store:
 
         The log loses the lines of steps that will run again. `on_host` gives NumPy arrays, so that nothing touches a
         device; the best leaves may then have other shapes than those of the state. Raises `SettingsError` where the
-        run that is there has another `fingerprint`, naming the differences.
+        run that is there has another `fingerprint`, naming the differences; `CheckpointError` where the state is
+        damaged; `OutputError` where there is none and the disk has no room for one.
         """
         self._fingerprint = plain(fingerprint)
-        if not (self.folder / STATES).is_dir():
+        if not has_state(self.folder):
             self._truncate(0)
+            self._check_room(fresh.state)
             return fresh
         ocp = _orbax()
         with self._manager() as manager:
             newest = manager.latest_step()
-            if newest is None:
-                self._truncate(0)
-                return fresh
+            self._check_sums(newest)
             try:
                 notes = manager.restore(newest, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
                 _same_run(notes["fingerprint"], self._fingerprint, self.folder)
@@ -149,11 +160,35 @@ class Store:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _check_room(self, needed: int) -> None:
-        """Raise `OutputError` where the disk has less than that free: orbax finds out late, and in many words."""
+    def _sums(self, step: int) -> dict[str, str]:
+        """SHA-256 of every file of a state."""
+        root, found = self.folder / STATES / str(step), {}
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                found[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
+
+    def _check_sums(self, step: int) -> None:
+        """Raise `CheckpointError` where a file is not as it was written. A kill may have left a state without sums."""
+        try:
+            written = json.loads((self.folder / SUMS).read_text(encoding="utf-8")).get(str(step))
+        except (OSError, ValueError, AttributeError):
+            return
+        if written is None:
+            return
+        found = self._sums(step)
+        damaged = [name for name in sorted({*written, *found}) if written.get(name) != found.get(name)]
+        if damaged:
+            raise CheckpointError(
+                f"the state in {self.folder} is damaged: {damaged[0]} is not as it was written; delete the folder."
+            )
+
+    def _check_room(self, arrays: Any) -> None:
+        """Raise `OutputError` where the disk has no room for these: orbax finds out late, and in many words."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         with _as_output_error(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.folder).free
+            there = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+            free = shutil.disk_usage(there).free
         if free < needed + 2**16:
             kept = "" if self.last is None else f"; the state of step {self.last} is still there"
             raise OutputError(

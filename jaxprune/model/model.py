@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from .architecture import Architecture
@@ -36,6 +37,10 @@ class Model:
     architecture: Architecture
     params: Params
     provenance: Provenance = Provenance()
+
+    def __repr__(self) -> str:  # that of a dataclass would print every weight
+        numbers = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.architecture.family}, {len(self.architecture.layers)} layers, {numbers:,} parameters)"
 
     def replace(self, **changes: Any) -> "Model":
         return replace(self, **changes)

@@ -59,6 +59,8 @@ def _importance(figure: Any, importance: list[list[float]], record: dict[str, An
 
 
 def _rounds(figure: Any, rounds: list[dict[str, Any]], best: int, record: dict[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     depth, units = len(rounds[0]["heads"]), record["units"]
     heads = np.full((depth, max(units["heads"], default=1)), np.nan)
     for layer, count in enumerate(units["heads"]):
@@ -74,13 +76,16 @@ def _rounds(figure: Any, rounds: list[dict[str, Any]], best: int, record: dict[s
         axes.set_xlabel(across)
         axes.set_ylabel("layer")
         axes.set_title(told, loc="left", fontsize=9)
-        axes.set_xticks(range(grid.shape[1]) if grid.shape[1] <= 20 else range(0, grid.shape[1], 5))
-        figure.colorbar(image, ax=axes)
-    numbers = range(len(rounds))
+        first = int(across == "round")  # rounds count from 1, heads from 0 as in the record
+        ticks = range(0, grid.shape[1], 1 if grid.shape[1] <= 20 else 5)
+        axes.set_xticks(ticks, [str(tick + first) for tick in ticks])
+        figure.colorbar(image, ax=axes, ticks=MaxNLocator(integer=axes is left))
+    numbers = range(1, len(rounds) + 1)
     for name, color, marker in (("heads", "#0072B2", "o"), ("neurons", "#D55E00", "s")):
         right.plot(numbers, [entry["new"][name] for entry in rounds], color=color, marker=marker, label=f"new {name}")
-    right.axvline(best, color="0.3", linestyle="--", label=f"best, {rounds[best]['score']:.3f}")
+    right.axvline(best + 1, color="0.3", linestyle="--", label=f"best, {rounds[best]['score']:.3f}")
     right.set_xlabel("round")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylim(0, None)
     right.set_title("share of kept units that came back", loc="left", fontsize=9)
     right.legend(frameon=False, fontsize=8)

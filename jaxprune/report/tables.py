@@ -126,7 +126,7 @@ def generation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """RECAP: what every round scored and kept, and its phases in seconds, without compilation, and bytes."""
     columns = ("round", "score", "loss", "heads", "neurons", "new", "seconds", "transfers", "compile s", "device MiB")
-    table = _table("Rounds", columns)
+    table = _table("Rounds (seconds without compiling)", columns)
     for entry in rounds:
         phases = entry["phases"].values()
         compiling = sum(phase["compile_seconds"] for phase in phases)

@@ -21,6 +21,8 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
     data = ("--task", "text-classification", "--data", inputs.data)
     assert cli.json("evaluate", "--model", out, *data).data["score"] == run.data["score"]
     assert cli.json("inspect", "--model", full).code == 0
+    shown = cli("inspect", "--model", out).out
+    assert "% of params" in shown and "of length" not in shown
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
     again = cli(*words(inputs, out, *QUICK))
@@ -45,6 +47,11 @@ def test_bad_input_is_one_line(cli, inputs, tmp_path, more, says):
     assert (run.code, run.out) == (2, "")
     assert run.err.startswith("jaxprune: error: ") and run.err.count("\n") == 1 and says in run.err
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_resume_is_said(cli, inputs, tmp_path):
+    run = cli(*words(inputs, tmp_path / "out", "--samples", 16, "--device-limit", 1000, "--resume"))
+    assert run.code == 2 and "out.run holds no state to go on from: the run starts anew." in run.err.splitlines()[0]
 
 
 def test_an_interrupted_run_is_refused_without_resume(cli, inputs, tmp_path, monkeypatch):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import DataError, NumericalError, OutputError, SettingsError
+from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.finetune import prepare, rows_for, tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
-from jaxprune.finetuning.state import STATES, Store
+from jaxprune.finetuning.state import LOG, STATES, SUMS, Store
 from jaxprune.finetuning.train import path_of, train
 from jaxprune.model import Dropout, Sites, forward
 from jaxprune.model.dropout import drop
@@ -294,10 +294,10 @@ def test_adapters_on_another_scale_are_another_run(model, task, tmp_path):
 def test_a_disk_too_small_for_a_state_is_one_line(model, task, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OutputError, match="No space left on device: a state takes .* bytes, 1,000 are free") as error:
-        jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
-    assert "\n" not in str(error.value)
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run", on_step=lambda event: pytest.fail("worked"))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
     monkeypatch.undo()
-    jp.finetune(model, task, SETTINGS, out=tmp_path / "run")  # what is there is a log without a state: in nobody's way
+    jp.finetune(model, task, replace(SETTINGS, epochs=1), out=tmp_path / "run")
 
 
 def test_outputs_that_are_not_finite_name_the_step(model, task, monkeypatch):
@@ -330,13 +330,41 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_state(model, task, straig
 
 
 def test_a_damaged_state_is_one_line(model, task, tmp_path):
+    run, settings = tmp_path / "run", replace(SETTINGS, epochs=1)
+    jp.finetune(model, task, settings, out=run)
+    largest = max((file for file in (run / STATES).rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    whole = largest.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:middle], whole[:middle] + bytes([whole[middle] ^ 0x40]) + whole[middle + 1 :]):
+        largest.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="the state in .*run is damaged: arrays/.* is not as it was") as error:
+            jp.finetune(model, task, settings, out=run, resume=True)
+        assert "\n" not in str(error.value)
+    largest.write_bytes(whole)
+    (run / SUMS).unlink()  # a kill can come between the state and its sums
+    jp.finetune(model, task, settings, out=run, resume=True)
+
+
+def test_a_damaged_state_without_sums_is_one_line(model, task, tmp_path):
     jp.finetune(model, task, replace(SETTINGS, epochs=1), out=tmp_path / "run")
+    (tmp_path / "run" / SUMS).unlink()
     for file in (tmp_path / "run" / STATES).rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read|holds") as error:
         jp.finetune(model, task, replace(SETTINGS, epochs=1), out=tmp_path / "run", resume=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_something_else_is_no_run(model, task, tmp_path):
+    jp.save(model, tmp_path / "model")
+    (tmp_path / "model" / LOG).write_text("")  # commands leave one there
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("")
+    for folder in ("model", "notes"):
+        for resume in (False, True):
+            with pytest.raises(OutputError, match="holds something other than a run"):
+                jp.finetune(model, task, SETTINGS, out=tmp_path / folder, resume=resume)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_state(model, ready, tmp_path):

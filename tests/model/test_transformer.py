@@ -341,3 +341,15 @@ def test_models_that_differ_only_in_provenance_share_one_program(compilations):
     with compilations() as seen:
         run(smaller, batch)
     assert len(seen) > 0
+
+
+def test_a_model_is_shown_in_a_line():
+    shape = Architecture(
+        family="bert", vocab=20, hidden=16, head_width=8, layers=(LayerSizes(groups=2, neurons=24),), max_positions=12,
+        token_types=1, pooler="none", head="none",
+    )  # fmt: skip
+    params = jax.tree.map(
+        lambda shape: np.zeros(shape), parameter_shapes(shape), is_leaf=lambda node: isinstance(node, tuple)
+    )
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    assert repr(Model(shape, params)) == f"Model(bert, 1 layers, {numbers:,} parameters)"

@@ -248,6 +248,8 @@ def _finished(
         error = masked_versus_cut(whole, small, state.best, first[0])
     if error > 1e-5:
         warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
+    if training.distills and run.new_head and settings.rounds == 1:
+        warnings.append("distill taught nothing: a new head teaches from the second round on, and there was one round.")
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
@@ -265,6 +267,7 @@ def _finished(
         "batch": {"rows": rows, "length": slots},
         "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
         "kept_epoch": kept_round,
+        "new_head": run.new_head,
         "scored_on": run.split_name,
         "parameters": records[kept_round]["parameters"],
         "trainable_parameters": records[kept_round]["trainable_parameters"],
@@ -276,7 +279,7 @@ def _finished(
         "device_bytes": {"predicted": predicted, "measured": measured},
         "peak_bytes": max(measured.values()),
     }
-    warnings = list(dict.fromkeys([*warnings, *texts.warnings]))
+    warnings = list(dict.fromkeys([*warnings, *texts.warnings, *records[kept_round]["warnings"]]))
     result = run.model.replace(
         architecture=small_architecture, params=jax.tree.map(jnp.asarray, best),
         provenance=replace(before, warnings=tuple(warnings)),

@@ -104,6 +104,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         "score": scored.score,
         "metric": scored.metric,
         "metrics": scored.metrics,
+        "warnings": list(scored.warnings),
         "loss": float(np.mean(tuned.losses)),
         "steps": len(tuned.losses),
         "frozen": settings.freeze_at(number),

@@ -58,7 +58,8 @@ class Recap:
         check_counts(self, 1, "rounds", "epochs_per_round", "pruning_steps", "samples")
         for name in ("remove", "freeze"):
             if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}. For 33 % pass 0.33.")
+                hint = " For 33 % pass 0.33." if getattr(self, name) > 1 else ""
+                raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}.{hint}")
         if not 0 <= self.average < 1:
             raise SettingsError(f"average must lie in [0, 1), got {self.average}.")
         if not 0 < self.cap < 1:

@@ -479,3 +479,11 @@ def test_the_device_never_holds_the_full_model(folder, task, settings, host, dev
     for name in ("importance", "masking", "teaching"):
         assert name not in phases or phases[name]["bytes_to_device"] or phases[name]["peak_bytes"] == 0
     assert phases["write back"]["bytes_to_host"] < 0.6 * found["full"]
+
+
+def test_a_new_head_in_a_single_round_has_no_teacher_and_says_so(model, task):
+    fresh = model.replace(provenance=replace(model.provenance, warnings=(f"no weights for the head: {NEW_WEIGHTS}.",)))
+    found = jp.recap(fresh, task, replace(SETTINGS, rounds=1), replace(TRAINING, distill=0.5))
+    record = found.provenance.record
+    assert record["training"]["new_head"] and "distill taught nothing" in " ".join(record["warnings"])
+    assert not any(NEW_WEIGHTS in entry for entry in record["warnings"])
