@@ -27,8 +27,8 @@ def fit(architecture: Architecture, task: Task) -> Fit:
     head = {"question_answering": "question_answering", "language": "causal_lm"}.get(task.kind, "classification")
     if a.head != head:
         raise DataError(
-            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or give it a new "
-            "head to train (head= and labels= of jp.load)."
+            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or give it a "
+            "new head to train (head= and labels= of jp.load)."
         )
     if head == "question_answering":
         return Fit(np.arange(2))
