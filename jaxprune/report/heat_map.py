@@ -83,7 +83,7 @@ def _rounds(figure: Any, rounds: list[dict[str, Any]], best: int, record: dict[s
     numbers = range(1, len(rounds) + 1)
     for name, color, marker in (("heads", "#0072B2", "o"), ("neurons", "#D55E00", "s")):
         right.plot(numbers, [entry["new"][name] for entry in rounds], color=color, marker=marker, label=f"new {name}")
-    right.axvline(best + 1, color="0.3", linestyle="--", label=f"best, {rounds[best]['score']:.3f}")
+    right.axvline(best + 1, color="0.3", linestyle="--", label=f"kept, {rounds[best]['score']:.3f}")
     right.set_xlabel("round")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylim(0, None)
