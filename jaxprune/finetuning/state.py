@@ -93,7 +93,7 @@ class Store:
                 force=True,
             )
             manager.wait_until_finished()
-            write_json(self.folder / SUMS, {str(saved.done): self._sums(saved.done)})
+        write_json(self.folder / SUMS, {str(saved.done): self._sums(saved.done)})
         self.last, self._saved_at = saved.done, time.monotonic()
 
     def restore(self, fresh: Saved, fingerprint: dict[str, Any], *, on_host: bool = False) -> Saved:
