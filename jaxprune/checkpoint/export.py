@@ -13,18 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, OutputError, SettingsError
+from ..errors import CheckpointError, OutputError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model
 from .config import PROBLEMS, described, family_of
 from .families import Family
 from .layout import fused
 from .load import file_shape, tensor_names
-from .manifest import EXPORTED, check_shapes, manifest_of, manifest_text, named_parameters
+from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
 from .read import Stored
 from .write import SHARD_BYTES, check_output, copy_tokenizer, write_folder, write_tensors
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 _WHERE = "the exported config.json"
 _FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
@@ -63,8 +61,7 @@ def export(
     of its family can describe, and says what can be done; `OutputError`, `NumericalError` as `save` does.
     """
     folder = Path(folder)
-    if dtype not in DTYPES:
-        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    check_saved_type(dtype)
     check_output(folder, overwrite)
     origin = model.provenance.source
     if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():

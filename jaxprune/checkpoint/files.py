@@ -1,5 +1,6 @@
 """Small steps that reading and writing share: JSON with named errors, files that must lie inside a folder."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,12 @@ def shards(index: Path, suffix: str) -> list[str]:
         if Path(name).name != name or "\\" in name or not name.endswith(suffix):
             raise CheckpointError(f"{index} names {name!r}, which is no {suffix[1:]} file of this folder.")
     return files
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ MANIFEST = "jaxprune.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "auto")  # that parameters can be loaded in; auto: bfloat16 where the file is
+SAVED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # that they are written in, by safetensors' names
 EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
 
 
@@ -74,7 +75,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> Model:
-    """The model in a folder that `save` wrote; its logits are the saved model's, to the bit.
+    """The model in a folder that `save` wrote; its logits are the saved model's, to the bit (see `save` on `dtype`).
 
     Parameters are JAX arrays that own their memory, or with `host` NumPy arrays, of `dtype` (see `load`). The
     provenance names `folder` as the source, and the whole manifest is its record.
@@ -176,6 +177,12 @@ def stored_type(of_file: str, asked: str) -> Any:
     return jnp.dtype("bfloat16" if asked == "bfloat16" or (asked, of_file) == ("auto", "bfloat16") else "float32")
 
 
+def check_saved_type(dtype: str) -> None:
+    """Raise `SettingsError` for a type that folders are not written in."""
+    if dtype not in SAVED.values():
+        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(SAVED.values())}.")
+
+
 def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> Params:
     """Shapes are checked from the headers, before any number is read."""
     from safetensors import SafetensorError, safe_open
@@ -196,10 +203,10 @@ def _read_params(folder: Path, architecture: Architecture, dtype: str, host: boo
                 raise CheckpointError(f"{folder} holds tensor {key} in two files; save the model anew.")
             view = file.get_slice(key)
             owner[key], shapes[key] = file, tuple(view.get_shape())
-            types[key] = {"F32": "float32", "BF16": "bfloat16"}.get(view.get_dtype(), "")
+            types[key] = SAVED.get(view.get_dtype(), "")
             if not types[key]:
                 raise CheckpointError(
-                    f"tensor {key} of {folder} is {view.get_dtype()}, expected F32 or BF16; save it anew."
+                    f"tensor {key} of {folder} is {view.get_dtype()}, expected one of {', '.join(SAVED)}; save it anew."
                 )
     check_shapes(shapes, architecture, str(folder))
     names, structure = named_parameters(parameter_shapes(architecture))

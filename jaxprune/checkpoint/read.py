@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from .files import inside, one_line, shards
+from .files import inside, one_line, sha256, shards
 from .pickle_free import read_bin
 
 
@@ -61,10 +61,7 @@ def read_tensors(folder: str | Path) -> dict[str, Stored]:
 
 def source_hash(folder: str | Path) -> str:
     """SHA-256 of a folder's weights: of the one file, or of the lines "digest  name" where there are several."""
-    digests = []
-    for path in weight_files(Path(folder)):
-        with path.open("rb") as file:
-            digests.append((hashlib.file_digest(file, "sha256").hexdigest(), path.name))
+    digests = [(sha256(path), path.name) for path in weight_files(Path(folder))]
     if len(digests) == 1:
         return digests[0][0]
     return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()

@@ -24,6 +24,7 @@ from .manifest import (
     MANIFEST,
     WEIGHTS,
     check_finite,
+    check_saved_type,
     check_shapes,
     manifest_of,
     manifest_text,
@@ -52,28 +53,35 @@ def save(
     folder: str | Path,
     *,
     overwrite: bool = False,
+    dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     run_folder: str | Path | None = None,
 ) -> Path:
     """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back to the bit.
 
-    Parameters are written as bfloat16 where they are that, else as float32. There is no `config.json`: other loaders
-    would quietly build the dense model. Above `shard_bytes` the tensors are spread over several files. The log and the
-    heat map in `run_folder` are copied along.
+    Parameters are written as bfloat16 where they are that, else as float32; or all in `dtype`, "float32", "bfloat16" or
+    "float16", which rounds them: scores in the record are of the numbers before. There is no `config.json`: other
+    loaders would quietly build the dense model. Above `shard_bytes` the tensors are spread over several files. The log
+    and the heat map in `run_folder` are copied along.
 
     Everything is written beside `folder` and renamed there at the end, so that a kill or a full disk leaves the old
-    folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN or
-    Inf, `CheckpointError` where the parameters do not fit the architecture.
+    folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN, Inf
+    and numbers too large for `dtype`, `CheckpointError` where the parameters do not fit the architecture.
     """
     folder = Path(folder)
+    if dtype is not None:
+        check_saved_type(dtype)
     check_output(folder, overwrite)
     parameters, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
     tensors = {
-        name: Stored(np.shape(leaf), stored_type(np.dtype(leaf.dtype).name, "auto").name, partial(np.asarray, leaf))
+        name: Stored(
+            np.shape(leaf), dtype or stored_type(np.dtype(leaf.dtype).name, "auto").name, partial(np.asarray, leaf)
+        )
         for name, leaf in parameters.items()
     }
-    manifest = manifest_text(manifest_of(model) | _hash_of(model))
+    types = sorted({stored.dtype for stored in tensors.values()})
+    manifest = manifest_text(manifest_of(model) | _hash_of(model) | {"dtype": ", ".join(types)})
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)

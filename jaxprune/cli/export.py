@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..checkpoint.export import DTYPES
+from ..checkpoint.manifest import SAVED
 from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in the sizes of the source, zeros where units were removed: for layers that differ; no speed-up",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the tensors (float32)")
+    parser.add_argument("--dtype", choices=tuple(SAVED.values()), default="float32", help="of the tensors (float32)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the merged model goes")
     parser.add_argument("--adapter-out", type=Path, metavar="FOLDER", help="the adapter too, as a PEFT folder")
+    flags.add_saved_type(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
@@ -44,15 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, load, save
+    from ..checkpoint import load, save
     from ..finetuning.finetune import finetune
     from ..finetuning.prune_lora import prune_lora
     from ..report.heat_map import heat_map
 
     training, method = _settings(arguments)
     out = arguments.out
-    check_output(out, arguments.overwrite)
-    work = run_folder(out, arguments.resume, {"--adapter-out": arguments.adapter_out})
+    work = run_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
     task = flags.task(arguments)
     task.split("train")
     model = load_for(task, arguments.model, arguments.revision, arguments.seed)
@@ -70,20 +70,25 @@ def run(arguments: argparse.Namespace) -> Outcome:
             tuned = finetune(model, task, training, trainable=arguments.trainable, **shared)
         else:
             tuned = finetune(model, task, training, **shared)
-    save(tuned, out, overwrite=arguments.overwrite, run_folder=work)
+    save(tuned, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
     return _outcome(arguments, model, tuned)
 
 
-def run_folder(out: Path, resume: bool, others: dict[str, Path | None]) -> Path:
+def run_folder(out: Path, resume: bool, overwrite: bool, others: dict[str, Path | None]) -> Path:
     """Where a run keeps its log and states until the model is saved in `out`.
 
-    Raises `OutputError` where another run's state is there and none is to go on, and where a folder of `others`, by
-    their flags, lies in one of these two or holds it.
+    Raises `OutputError` where `out` is refused, where another run's state is there and none is to go on, and where a
+    folder of `others`, by their flags, lies in one of these two or holds it.
     """
+    from ..checkpoint import check_output
+    from ..checkpoint.manifest import MANIFEST
     from ..finetuning.state import has_state
 
-    work = out.with_name(f"{out.name}.run")
+    work = out.parent / f"{out.name}.run"
+    if resume and not overwrite and not has_state(work) and (out / MANIFEST).is_file():
+        raise OutputError(f"{out} is complete: no run is left to go on with; choose another folder, or overwrite it.")
+    check_output(out, overwrite)
     if has_state(work) and not resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")
     if resume and not has_state(work):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
 from ..errors import DataError, SettingsError
 from ..prune.budget import Budget
@@ -28,6 +30,16 @@ def seed(text: str) -> int:
     return number
 
 
+def byte_count(text: str) -> int:
+    """8000000000, "8GB" or "7.5GiB", as argparse asks for it."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?))?B?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write 8000000000, 8GB or 7.5GiB.")
+    number, prefix, binary = found.groups()
+    power = "kMGT".index(prefix.replace("K", "k")) + 1 if prefix else 0
+    return round(float(number) * (1024 if binary else 1000) ** power)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_ID", help="the checkpoint")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
@@ -39,10 +51,19 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="of the weights in memory, and in a saved folder; auto: as the checkpoint (float32)",
+        help="of the weights in memory, and without --save-dtype in a saved folder; auto: as the checkpoint (float32)",
     )
     parser.add_argument(
         "--stream", action="store_true", help="keep weights in host memory, bring one sublayer at a time to the device"
+    )
+
+
+def add_saved_type(parser: argparse.ArgumentParser) -> None:
+    """`--save-dtype`."""
+    parser.add_argument(
+        "--save-dtype",
+        choices=tuple(SAVED.values()),
+        help="of the weights in the saved folder, rounded after scoring (as in memory)",
     )
 
 

@@ -15,6 +15,7 @@ from .outcome import Outcome
 SHOWN = (
     "source",
     "hub",
+    "dtype",
     "method",
     "settings",
     "budget",

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     flags.add_storage(parser)
+    flags.add_saved_type(parser)
     flags.add_mesh(parser)
     parser.add_argument(
         "--seed", type=flags.seed, default=0, help="draws the calibration texts and seeds the method (0)"
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for folder, pruned in zip(folders, results, strict=True):
         after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
         pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
-        save(pruned, folder, overwrite=arguments.overwrite)
+        save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
         runs.append(_describe(pruned, folder, dense, after))
         show += _tables(model, pruned, runs[-1])
     shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}

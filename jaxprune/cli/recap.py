@@ -24,10 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"named settings: {', '.join(Recap.presets())}")
     parser.add_argument("--host", metavar="NAME", help="where the full model is measured, such as cpu:0 (the default)")
     parser.add_argument("--device", metavar="NAME", help="where small models train, such as gpu:0 (JAX's first device)")
-    parser.add_argument("--device-limit", type=int, metavar="BYTES", help="stop a run that needs more on the device")
+    parser.add_argument(
+        "--device-limit", type=flags.byte_count, metavar="BYTES", help="stop a run that needs more on the device: 8GB"
+    )
     parser.add_argument("--seed", type=flags.seed, default=0, help="orders texts, draws dropout and a new head (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the best small model goes")
     parser.add_argument("--full-out", type=Path, metavar="FOLDER", help="the full model after the last round, too")
+    flags.add_saved_type(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace output folders that jaxprune wrote")
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
@@ -46,10 +49,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     settings, training = _settings(arguments)
     placement = Placement.of(arguments.host, arguments.device)
     out, replace_full = arguments.out, arguments.overwrite or arguments.resume  # a run that goes on may have saved it
-    check_output(out, arguments.overwrite)
+    work = run_folder(out, arguments.resume, arguments.overwrite, {"--full-out": arguments.full_out})
     if arguments.full_out is not None:
         check_output(arguments.full_out, replace_full)
-    work = run_folder(out, arguments.resume, {"--full-out": arguments.full_out})
     task = flags.task(arguments)
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
@@ -61,8 +63,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )  # fmt: skip
     heat_map(found.model, work / "rounds.png")
     if arguments.full_out is not None:
-        save(found.full, arguments.full_out, overwrite=replace_full)
-    save(found.model, out, overwrite=arguments.overwrite, run_folder=work)
+        save(found.full, arguments.full_out, overwrite=replace_full, dtype=arguments.save_dtype)
+    save(found.model, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
     return _outcome(arguments, found)
 

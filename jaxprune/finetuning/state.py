@@ -1,7 +1,6 @@
 """A run's folder while it trains: a log of JSON lines, and the state from which a killed run goes on."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checkpoint.files import sha256
 from ..checkpoint.manifest import MANIFEST
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..plain import plain
@@ -162,11 +162,9 @@ class Store:
 
     def _sums(self, step: int) -> dict[str, str]:
         """SHA-256 of every file of a state."""
-        root, found = self.folder / STATES / str(step), {}
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
-            with path.open("rb") as file:
-                found[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        root = self.folder / STATES / str(step)
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): sha256(path) for path in files}
 
     def _check_sums(self, step: int) -> None:
         """Raise `CheckpointError` where a file is not as it was written. A kill may have left a state without sums."""

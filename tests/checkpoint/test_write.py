@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from jaxprune.checkpoint import check_output, save, write
 from jaxprune.checkpoint.manifest import load_own
-from jaxprune.errors import CheckpointError, NumericalError, OutputError
+from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, parameter_shapes
 
 TINY = Architecture(
@@ -85,6 +85,30 @@ def test_numbers_are_right_however_they_lie_in_memory(tmp_path, kind):
     params = {**model.params, "embed": {**model.params["embed"], "token": laid}}
     folder = save(model.replace(params=params), tmp_path / "out")
     np.testing.assert_array_equal(load_own(folder).params["embed"]["token"], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_numbers_are_rounded_to_the_type_asked_for(tmp_path, dtype):
+    model = random_model()
+    folder = save(model, tmp_path / "out", dtype=dtype)
+    assert {str(array.dtype) for array in load_file(folder / "model.safetensors").values()} == {dtype}
+    assert json.loads((folder / "jaxprune.json").read_text())["dtype"] == dtype
+    loaded = load_own(folder)
+    for one, other in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(model.params), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, other.astype(jnp.dtype(dtype)).astype(np.float32))
+    again = save(loaded, tmp_path / "again")  # the type of the folder it came from is no longer true
+    assert json.loads((again / "jaxprune.json").read_text())["dtype"] == "float32"
+
+
+def test_a_type_that_cannot_hold_the_numbers_or_is_unknown_is_refused(tmp_path):
+    model = random_model()
+    large = {**model.params, "embed": {**model.params["embed"], "token": 1e5 + model.params["embed"]["token"]}}
+    with pytest.raises(NumericalError, match=r"embed\.token .* too large for float16; choose float32"):
+        save(model.replace(params=large), tmp_path / "out", dtype="float16")
+    with pytest.raises(SettingsError, match="dtype is 'int8', expected one of float32, bfloat16, float16"):
+        save(model, tmp_path / "out", dtype="int8")
+    assert names(tmp_path) == []
 
 
 def test_shards_stay_below_the_limit_and_the_index_is_complete(tmp_path):

@@ -48,6 +48,16 @@ def test_streamed_bfloat16_weights(cli, inputs, tmp_path):
     assert scored.data["score"] == mesh[1]
 
 
+def test_the_saved_folder_in_half_precision(cli, inputs, tmp_path):
+    words = (*task(inputs), "--method", "magnitude", "--remove", 0.5, "--calibration-samples", 32)
+    run = cli.json("prune", *words, "--save-dtype", "float16", "--out", tmp_path / "half")
+    assert run.code == 0, run.err
+    assert {array.dtype.name for array in load_file(tmp_path / "half" / "model.safetensors").values()} == {"float16"}
+    scored = cli.json("evaluate", *task(inputs)[2:], "--model", tmp_path / "half")
+    assert scored.code == 0 and abs(scored.data["score"] - run.data["score"]) < 0.2
+    assert cli.json("inspect", "--model", tmp_path / "half").data["record"]["dtype"] == "float16"
+
+
 def test_several_budgets_share_one_measuring_pass(cli, inputs, tmp_path):
     out = tmp_path / "sizes"
     words = ("--remove", 0.3, 0.6, "--calibration-samples", 32, "--no-evaluate", "--out", out)

@@ -27,6 +27,8 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
     assert [line["round"] for line in lines] == [0, 1]
     again = cli(*words(inputs, out, *QUICK))
     assert again.code == 2 and "exists and is not empty" in again.err
+    again = cli(*words(inputs, out, *QUICK), "--resume")
+    assert again.code == 2 and "small is complete: no run is left to go on with" in again.err
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
         (("--device", "cpu:64"), "device 'cpu:64' was asked, but there are"),
         (("--preset", "mine"), "recap has no preset 'mine'; use one of default, published-bert-cola"),
         (("--device-limit", 1000), "bytes on the device, the limit is 1,000"),
+        (("--device-limit", "1.5KiB"), "bytes on the device, the limit is 1,536"),
+        (("--device-limit", "all"), "'all' is no number of bytes; write 8000000000, 8GB or 7.5GiB."),
         (("--epochs", 3), "unrecognized arguments: --epochs 3"),
     ],
 )
