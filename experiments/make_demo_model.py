@@ -23,7 +23,8 @@ from jaxprune.data.evaluate import predict
 from jaxprune.data.tasks import Example
 from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.finetuning.epochs import shuffled
-from jaxprune.finetuning.train import Train, train
+from jaxprune.finetuning.settings import Train
+from jaxprune.finetuning.train import train
 from jaxprune.model import Architecture, LayerSizes, Model, Params, parameter_shapes
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -244,7 +244,8 @@ def memory(args: argparse.Namespace) -> None:
     from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
     from jaxprune.finetuning.memory import compiled_step, training_bytes
     from jaxprune.finetuning.prune_lora import PruneLora, choose, rank_plan
-    from jaxprune.finetuning.train import Train, everything, select
+    from jaxprune.finetuning.settings import Train
+    from jaxprune.finetuning.step import everything, select
     from jaxprune.model import Model, parameter_shapes
     from jaxprune.prune.cut import cut_architecture
 

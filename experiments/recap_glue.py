@@ -234,7 +234,7 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
         uniform,
     )
     from jaxprune.finetuning.recap.tuning import trainable_of
-    from jaxprune.finetuning.train import everything, select
+    from jaxprune.finetuning.step import everything, select
     from jaxprune.model import Model
 
     settings, training = case

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .finetuning.lora import Lora as Lora
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
     from .finetuning.recap import Recap as Recap, recap as recap
-    from .finetuning.train import Train as Train
+    from .finetuning.settings import Train as Train
     from .model import Model as Model, logits as logits
     from .model.generate import generate_ids as generate_ids
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
@@ -64,7 +64,7 @@ _HOMES = {
     "prune_lora": "finetuning.prune_lora",
     "Recap": "finetuning.recap",
     "recap": "finetuning.recap",
-    "Train": "finetuning.train",
+    "Train": "finetuning.settings",
     "Model": "model",
     "logits": "model",
     "generate_ids": "model.generate",

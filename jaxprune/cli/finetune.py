@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import OutputError, SettingsError
 from ..finetuning.lora import Lora
 from ..finetuning.prune_lora import PruneLora
-from ..finetuning.train import Train
+from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags

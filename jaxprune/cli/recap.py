@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..finetuning.recap.settings import Recap
-from ..finetuning.train import Train
+from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags

@@ -25,8 +25,10 @@ from .epochs import shuffled
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .memory import training_bytes
 from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
+from .settings import Train
 from .state import Store
-from .train import Train, Trainable, Trained, everything, path_of, select, train
+from .step import Trainable, everything, path_of, select
+from .train import Trained, train
 
 OVERLAP = 64  # tokens that windows of a long context share
 

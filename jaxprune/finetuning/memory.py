@@ -9,7 +9,8 @@ import numpy as np
 
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from .lora import Adapters, count
-from .train import Clock, Frozen, State, Train, Trainable, everything, optimizer, select, train_step
+from .settings import Train
+from .step import Clock, Frozen, State, Trainable, everything, optimizer, select, train_step
 
 FLOAT = 4  # bytes; weights, gradients and moments are float32
 REMAT = MappingProxyType({"hidden": 5.1, "heads": 4.1, "neurons": 3.3, "pairs": 3.1})  # numbers, see activation_bytes

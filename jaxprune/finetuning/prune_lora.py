@@ -33,8 +33,9 @@ from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
 from .peft import check_adapter_output, write_peft
+from .settings import Train
 from .state import Store
-from .train import Train, check_head, train
+from .train import check_head, train
 
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
 

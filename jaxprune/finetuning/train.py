@@ -1,130 +1,22 @@
-"""Training: one jitted optax step on chosen leaves of a model, and the loop around it.
-
-A leaf that does not train has no gradient and no moments: it is a constant of the step, not a masked-out update.
-"""
+"""The training loop: epochs, their records, states to go on from, and what is refused before the first step."""
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
-from ..checks import check_counts, check_seed
 from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
-from ..model import Architecture, Batch, Dropout, Model, Params, Sites
+from ..model import Architecture, Batch, Model, Params
 from ..programs import Programs
-from .lora import Adapters, sites_of
-from .losses import Distillation, summed_loss, text_count, text_losses
+from .lora import Adapters
+from .settings import Train
 from .state import Saved, Store
-
-Trainable = Callable[[str], bool]  # a leaf's path, such as "layers/0/attention/q/kernel" -> does it train?
-FULL_RATE, ADAPTER_RATE = 5e-5, 5e-4  # learning rates where none is given
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """How to train: AdamW on a learning rate that rises linearly, then falls linearly to zero."""
-
-    epochs: int = field(default=3, metadata={"help": "passes over the training texts"})
-    batch_size: int = field(default=32, metadata={"help": "texts a step, on average: they are packed into rows"})
-    learning_rate: float | None = field(
-        default=None, metadata={"help": f"highest learning rate; {FULL_RATE:g} without, {ADAPTER_RATE:g} with adapters"}
-    )
-    warmup: float = field(default=0.06, metadata={"help": "share of the steps over which the rate rises, in [0, 1)"})
-    weight_decay: float = field(default=0.01, metadata={"help": "decoupled decay; not on norms and biases"})
-    clip: float = field(default=1.0, metadata={"help": "largest norm of the whole gradient"})
-    dropout: float | None = field(default=None, metadata={"help": "dropout rate in [0, 1); the checkpoint's own"})
-    smoothing: float = field(default=0.0, metadata={"help": "label smoothing of single-label classes, in [0, 1)"})
-    accumulate: int = field(default=1, metadata={"help": "parts a batch is computed in: less memory, same step"})
-    remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
-    )
-    distill: float = field(
-        default=0.0,
-        metadata={"help": "weight of the teacher's predictions (recap: the full model's) against the labels"},
-    )
-    temperature: float = field(default=2.0, metadata={"help": "softmax temperature of distillation"})
-    distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
-    keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
-    holdout: int = field(default=0, metadata={"help": "training texts set aside to find the best epoch; 0: validation"})
-    save_minutes: float = field(default=10.0, metadata={"help": "minutes between saved states within an epoch"})
-    seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
-
-    def __post_init__(self):
-        check_seed(self.seed)
-        check_counts(self, 1, "epochs", "batch_size", "accumulate")
-        check_counts(self, 0, "holdout")
-        for name in ("learning_rate", "clip", "temperature", "save_minutes"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("warmup", "smoothing", "dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if not 0 <= self.distill <= 1:
-            raise SettingsError(f"distill must lie in [0, 1], got {self.distill}.")
-        for name in ("weight_decay", "distill_hidden"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
-
-    @property
-    def distillation(self) -> Distillation:
-        return Distillation(self.distill, self.temperature, self.distill_hidden)
-
-    @property
-    def distills(self) -> bool:
-        return self.distill > 0 or self.distill_hidden > 0
-
-    def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
-        """The same settings with a number in place of every None."""
-        known = ADAPTER_RATE if adapted else FULL_RATE
-        return replace(
-            self,
-            learning_rate=known if self.learning_rate is None else self.learning_rate,
-            dropout=architecture.dropout if self.dropout is None else self.dropout,
-        )
-
-    def of_program(self) -> "Train":
-        """The settings that a compiled step depends on: runs that differ in the others share one program."""
-        return replace(
-            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=1.0, seed=0
-        )
-
-
-class State(NamedTuple):
-    """What one step changes."""
-
-    params: Any  # {"params": …, "adapters": …}: the trainable leaves; None in place of every other
-    moments: Any  # optax's state, for the same leaves
-
-
-class Frozen(NamedTuple):
-    """What no step changes."""
-
-    params: Params  # the other leaves; None in place of the trainable ones
-    scaling: Any  # of the adapters
-    teacher: Params | None
-
-
-class Clock(NamedTuple):
-    """Where in the run a step is; all its randomness follows from it."""
-
-    step: Array
-    steps: Array
-    highest: Array  # learning rate
-    key: Array
+from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
 
 
 class Trained(NamedTuple):
@@ -137,125 +29,6 @@ class Trained(NamedTuple):
     compile_seconds: float
     temp_bytes: int  # of the compiled step, beside its arguments and results
     peak_bytes: int  # most bytes that lived at an epoch's end, and the temporaries
-
-
-def everything(path: str) -> bool:
-    """Train every leaf."""
-    return True
-
-
-def path_of(path: tuple[Any, ...]) -> str:
-    """A leaf's path as `Trainable` reads it."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def select(params: Params, trainable: Trainable) -> tuple[Params, Params]:
-    """Split `params` into its trainable and its frozen leaves: two trees with None where the other has the leaf.
-
-    >>> select({"head": {"bias": 1.0}, "embed": {"token": 2.0}}, lambda path: path.startswith("head/"))
-    ({'embed': {'token': None}, 'head': {'bias': 1.0}}, {'embed': {'token': 2.0}, 'head': {'bias': None}})
-    """
-    chosen = jax.tree_util.tree_map_with_path(lambda path, _: trainable(path_of(path)), params)
-    return (
-        jax.tree.map(lambda leaf, yes: leaf if yes else None, params, chosen),
-        jax.tree.map(lambda leaf, yes: None if yes else leaf, params, chosen),
-    )
-
-
-def merge(trainable: Params, frozen: Params) -> Params:
-    """The inverse of `select`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
-
-
-def rate(step: ArrayLike, settings: Train, steps: ArrayLike, highest: ArrayLike) -> Float[Array, ""]:
-    """The learning rate of step 0, 1, …, steps - 1: up to `highest` in the warm-up, then down towards zero."""
-    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
-    warmup = jnp.round(settings.warmup * steps)
-    rise = (step + 1) / (warmup + 1)  # the first step already moves: a rate of zero there would waste its batch
-    fall = (steps - step) / jnp.maximum(steps - warmup, 1)
-    return jnp.asarray(highest, jnp.float32) * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
-
-
-def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.GradientTransformation:
-    """AdamW with clipping, for a run of `steps` steps at learning rates up to `highest`."""
-    return optax.chain(
-        optax.stateless(lambda gradient, _: clipped(gradient, settings.clip)),
-        optax.adamw(
-            lambda step: rate(step, settings, steps, highest), weight_decay=settings.weight_decay, mask=_decays
-        ),
-    )
-
-
-def clipped(gradient: Any, limit: float) -> Any:
-    """The gradient, scaled to a global norm of at most `limit`.
-
-    By one factor: optax.clip_by_global_norm divides first, and XLA keeps what that gives for the update of both
-    moments, a second copy of all gradients.
-    """
-    norm = optax.tree.norm(gradient)
-    factor = jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
-    return jax.tree.map(lambda leaf: factor * leaf, gradient)
-
-
-def _decays(params: Params) -> Params:
-    """True on matrices, False on the biases and on the scales of the norms."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not {"bias", "scale"}.intersection(path_of(path).split("/")), params
-    )
-
-
-@partial(jax.jit, static_argnames=("architecture", "settings", "teacher"), donate_argnums=0)
-def train_step(
-    state: State,
-    frozen: Frozen,
-    batch: Batch,
-    targets: Array,
-    clock: Clock,
-    guide: Array | None = None,
-    *,
-    architecture: Architecture,
-    settings: Train,
-    teacher: Architecture | None = None,
-) -> tuple[State, Float[Array, ""]]:
-    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`.
-
-    `guide` are the logits of a teacher that is not here.
-    """
-    texts, key = text_count(batch), jax.random.fold_in(clock.key, clock.step)
-
-    def objective(trainable: Any, part: Batch, goal: Array, guide: Array | None, key: Array) -> Array:
-        noise = Dropout(settings.dropout, key) if settings.dropout else None
-        each = text_losses(
-            merge(trainable["params"], frozen.params),
-            part,
-            goal,
-            architecture,
-            sites=Sites(adapters=sites_of(trainable["adapters"], frozen.scaling), dropout=noise),
-            smoothing=settings.smoothing,
-            dtype=jnp.dtype(settings.dtype),
-            teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
-            guide=guide,
-            distillation=settings.distillation,
-            remat=settings.remat,
-        )
-        return summed_loss(each, part) / texts  # parts add up to the mean over the whole batch
-
-    if settings.accumulate == 1:
-        value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, guide, key)
-    else:
-        # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
-        split = lambda leaf: jnp.moveaxis(leaf.reshape(-1, settings.accumulate, *leaf.shape[1:]), 1, 0)  # noqa: E731
-        parts = jax.tree.map(split, (batch, targets, guide)), jax.random.split(key, settings.accumulate)
-
-        def add(total: Any, entry: Any) -> tuple[Any, None]:
-            (part, goal, guide), key = entry
-            found = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
-            return jax.tree.map(jnp.add, total, found), None
-
-        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-        (value, gradient), _ = jax.lax.scan(add, nothing, parts)
-    updates, moments = optimizer(settings, clock.steps, clock.highest).update(gradient, state.moments, state.params)
-    return State(optax.apply_updates(state.params, updates), moments), value
 
 
 def train(
@@ -371,11 +144,6 @@ def train(
     result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
     peak, temp = books.meter.peak_bytes, books.meter.temp
     return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
-
-
-@jax.jit
-def all_finite(tree: Any) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _assembled(

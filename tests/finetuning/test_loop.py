@@ -20,7 +20,8 @@ from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.finetune import prepare, rows_for, tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
 from jaxprune.finetuning.state import LOG, STATES, SUMS, Store
-from jaxprune.finetuning.train import path_of, train
+from jaxprune.finetuning.step import path_of
+from jaxprune.finetuning.train import train
 from jaxprune.model import Dropout, Sites, forward
 from jaxprune.model.dropout import drop
 

@@ -12,18 +12,9 @@ from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetuning.lora import count
 from jaxprune.finetuning.losses import loss
 from jaxprune.finetuning.memory import compiled_step
-from jaxprune.finetuning.train import (
-    Clock,
-    Frozen,
-    State,
-    Train,
-    everything,
-    merge,
-    optimizer,
-    select,
-    train,
-    train_step,
-)
+from jaxprune.finetuning.settings import Train
+from jaxprune.finetuning.step import Clock, Frozen, State, everything, merge, optimizer, select, train_step
+from jaxprune.finetuning.train import train
 from jaxprune.memory import temp_bytes
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, forward, parameter_shapes
 

@@ -11,7 +11,8 @@ from ...model.split import Split
 from ...model.transformer import HALVES, INPUTS, OUTPUT, whole_forward
 from ..lora import count
 from ..memory import FLOAT, activation_bytes, compiled_step
-from ..train import Train, select
+from ..settings import Train
+from ..step import select
 from .choose import trained_count
 from .settings import Recap
 from .sweep import Form, compiled_sweep

@@ -28,8 +28,10 @@ from ...prune.cut import compose_kept, cut_architecture, kept_units
 from ...prune.run import check_finite, masked_versus_cut
 from ..epochs import shuffled
 from ..finetune import Texts, prepare, rows_for, set_aside
+from ..settings import Train
 from ..state import Saved, Store
-from ..train import Train, check_targets, fingerprint, select
+from ..step import select
+from ..train import check_targets, fingerprint
 from .choose import everything_kept
 from .memory import phase_bytes, uniform
 from .rounds import one_round

@@ -12,7 +12,7 @@ from ...model.by_sublayer import last_outputs
 from ...placement import free
 from ...prune.cut import Mask, cut_architecture
 from ..lora import count
-from ..train import merge, select
+from ..step import merge, select
 from .choose import train_rows
 from .run import HostState, Run
 from .scatter import (

@@ -14,7 +14,7 @@ from ...model import Batch, Model, Params
 from ...placement import Books, Placement
 from ...programs import Programs
 from ...prune.cut import Mask
-from ..train import Train
+from ..settings import Train
 from .settings import Recap
 from .tuning import Moments
 

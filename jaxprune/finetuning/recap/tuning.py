@@ -10,7 +10,8 @@ import optax
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...placement import Placement, free
-from ..train import Clock, Frozen, State, Train, Trainable, all_finite, merge, optimizer, select, train_step
+from ..settings import Train
+from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
 
 BETAS = (0.9, 0.999)  # of optax's AdamW: what moments that did not train decay by, once a round

@@ -10,7 +10,7 @@ from jaxprune.finetuning.lora import count
 from jaxprune.finetuning.memory import compiled_step
 from jaxprune.finetuning.recap.memory import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
 from jaxprune.finetuning.recap.tuning import trainable_of
-from jaxprune.finetuning.train import select
+from jaxprune.finetuning.step import select
 from jaxprune.memory import temp_bytes
 from jaxprune.model import Architecture, LayerSizes, Model
 from jaxprune.prune.cost import whole_parameters

@@ -21,7 +21,7 @@ from jaxprune.errors import NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.recap import Recap, run_recap
 from jaxprune.finetuning.recap.run import PHASES
-from jaxprune.finetuning.train import path_of
+from jaxprune.finetuning.step import path_of
 from jaxprune.programs import Programs
 from jaxprune.prune.cost import whole_parameters
 from jaxprune.prune.cut import cut

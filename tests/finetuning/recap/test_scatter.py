@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxprune.finetuning.recap.rounds import Chosen, written
 from jaxprune.finetuning.recap.scatter import cut, join, kept_of, split, with_trained, write_back
-from jaxprune.finetuning.train import select
+from jaxprune.finetuning.step import select
 from jaxprune.model import Architecture, LayerSizes, parameter_shapes
 from jaxprune.model.transformer import HALVES, INPUTS, OUTPUT
 from jaxprune.prune.cut import unit_counts

@@ -1,0 +1,169 @@
+"""One jitted optax step on chosen leaves of a model.
+
+A leaf that does not train has no gradient and no moments: it is a constant of the step, not a masked-out update.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from ..model import Architecture, Batch, Dropout, Params, Sites
+from .lora import sites_of
+from .losses import summed_loss, text_count, text_losses
+from .settings import Train
+
+Trainable = Callable[[str], bool]  # a leaf's path, such as "layers/0/attention/q/kernel" -> does it train?
+
+
+class State(NamedTuple):
+    """What one step changes."""
+
+    params: Any  # {"params": …, "adapters": …}: the trainable leaves; None in place of every other
+    moments: Any  # optax's state, for the same leaves
+
+
+class Frozen(NamedTuple):
+    """What no step changes."""
+
+    params: Params  # the other leaves; None in place of the trainable ones
+    scaling: Any  # of the adapters
+    teacher: Params | None
+
+
+class Clock(NamedTuple):
+    """Where in the run a step is; all its randomness follows from it."""
+
+    step: Array
+    steps: Array
+    highest: Array  # learning rate
+    key: Array
+
+
+def everything(path: str) -> bool:
+    """Train every leaf."""
+    return True
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """A leaf's path as `Trainable` reads it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def select(params: Params, trainable: Trainable) -> tuple[Params, Params]:
+    """Split `params` into its trainable and its frozen leaves: two trees with None where the other has the leaf.
+
+    >>> select({"head": {"bias": 1.0}, "embed": {"token": 2.0}}, lambda path: path.startswith("head/"))
+    ({'embed': {'token': None}, 'head': {'bias': 1.0}}, {'embed': {'token': 2.0}, 'head': {'bias': None}})
+    """
+    chosen = jax.tree_util.tree_map_with_path(lambda path, _: trainable(path_of(path)), params)
+    return (
+        jax.tree.map(lambda leaf, yes: leaf if yes else None, params, chosen),
+        jax.tree.map(lambda leaf, yes: None if yes else leaf, params, chosen),
+    )
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+    """The inverse of `select`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+
+
+def rate(step: ArrayLike, settings: Train, steps: ArrayLike, highest: ArrayLike) -> Float[Array, ""]:
+    """The learning rate of step 0, 1, …, steps - 1: up to `highest` in the warm-up, then down towards zero."""
+    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
+    warmup = jnp.round(settings.warmup * steps)
+    rise = (step + 1) / (warmup + 1)  # the first step already moves: a rate of zero there would waste its batch
+    fall = (steps - step) / jnp.maximum(steps - warmup, 1)
+    return jnp.asarray(highest, jnp.float32) * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
+
+
+def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.GradientTransformation:
+    """AdamW with clipping, for a run of `steps` steps at learning rates up to `highest`."""
+    return optax.chain(
+        optax.stateless(lambda gradient, _: clipped(gradient, settings.clip)),
+        optax.adamw(
+            lambda step: rate(step, settings, steps, highest), weight_decay=settings.weight_decay, mask=_decays
+        ),
+    )
+
+
+def clipped(gradient: Any, limit: float) -> Any:
+    """The gradient, scaled to a global norm of at most `limit`.
+
+    By one factor: optax.clip_by_global_norm divides first, and XLA keeps what that gives for the update of both
+    moments, a second copy of all gradients.
+    """
+    norm = optax.tree.norm(gradient)
+    factor = jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+    return jax.tree.map(lambda leaf: factor * leaf, gradient)
+
+
+def _decays(params: Params) -> Params:
+    """True on matrices, False on the biases and on the scales of the norms."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not {"bias", "scale"}.intersection(path_of(path).split("/")), params
+    )
+
+
+@partial(jax.jit, static_argnames=("architecture", "settings", "teacher"), donate_argnums=0)
+def train_step(
+    state: State,
+    frozen: Frozen,
+    batch: Batch,
+    targets: Array,
+    clock: Clock,
+    guide: Array | None = None,
+    *,
+    architecture: Architecture,
+    settings: Train,
+    teacher: Architecture | None = None,
+) -> tuple[State, Float[Array, ""]]:
+    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`.
+
+    `guide` are the logits of a teacher that is not here.
+    """
+    texts, key = text_count(batch), jax.random.fold_in(clock.key, clock.step)
+
+    def objective(trainable: Any, part: Batch, goal: Array, guide: Array | None, key: Array) -> Array:
+        noise = Dropout(settings.dropout, key) if settings.dropout else None
+        each = text_losses(
+            merge(trainable["params"], frozen.params),
+            part,
+            goal,
+            architecture,
+            sites=Sites(adapters=sites_of(trainable["adapters"], frozen.scaling), dropout=noise),
+            smoothing=settings.smoothing,
+            dtype=jnp.dtype(settings.dtype),
+            teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
+            guide=guide,
+            distillation=settings.distillation,
+            remat=settings.remat,
+        )
+        return summed_loss(each, part) / texts  # parts add up to the mean over the whole batch
+
+    if settings.accumulate == 1:
+        value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, guide, key)
+    else:
+        # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
+        split = lambda leaf: jnp.moveaxis(leaf.reshape(-1, settings.accumulate, *leaf.shape[1:]), 1, 0)  # noqa: E731
+        parts = jax.tree.map(split, (batch, targets, guide)), jax.random.split(key, settings.accumulate)
+
+        def add(total: Any, entry: Any) -> tuple[Any, None]:
+            (part, goal, guide), key = entry
+            found = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
+            return jax.tree.map(jnp.add, total, found), None
+
+        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+        (value, gradient), _ = jax.lax.scan(add, nothing, parts)
+    updates, moments = optimizer(settings, clock.steps, clock.highest).update(gradient, state.moments, state.params)
+    return State(optax.apply_updates(state.params, updates), moments), value
+
+
+@jax.jit
+def all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
