@@ -59,6 +59,11 @@ def read_tensors(folder: str | Path) -> dict[str, Stored]:
     return tensors
 
 
+def weight_bytes(folder: str | Path) -> int:
+    """What the files that hold a folder's tensors take on disk. Raises `CheckpointError` as `weight_files` does."""
+    return sum(path.stat().st_size for path in weight_files(Path(folder)))
+
+
 def source_hash(folder: str | Path) -> str:
     """SHA-256 of a folder's weights: of the one file, or of the lines "digest  name" where there are several."""
     digests = [(sha256(path), path.name) for path in weight_files(Path(folder))]

@@ -32,7 +32,17 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
     also = () if method == "full" else ("--adapter-out", adapter)
     run = cli.json(*words(inputs, method, out, *QUICK, *also, *more))
     assert run.code == 0, run.err
-    asked = {"score", "metric", "trainable_parameters", "parameters", "seconds_per_epoch", "bytes", "seed", "warnings"}
+    asked = {
+        "score",
+        "metric",
+        "trainable_parameters",
+        "parameters",
+        "seconds_per_epoch",
+        "bytes",
+        "disk_bytes",
+        "seed",
+        "warnings",
+    }
     assert asked <= run.data.keys()
     assert adapter.exists() == (method != "full")
     assert (out / "importance.png").exists() == (method == "prune-lora")

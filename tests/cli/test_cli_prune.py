@@ -53,6 +53,8 @@ def test_the_saved_folder_in_half_precision(cli, inputs, tmp_path):
     run = cli.json("prune", *words, "--save-dtype", "float16", "--out", tmp_path / "half")
     assert run.code == 0, run.err
     assert {array.dtype.name for array in load_file(tmp_path / "half" / "model.safetensors").values()} == {"float16"}
+    size = (tmp_path / "half" / "model.safetensors").stat().st_size
+    assert run.data["disk_bytes"] == size < run.data["source_disk_bytes"] / 2
     scored = cli.json("evaluate", *task(inputs)[2:], "--model", tmp_path / "half")
     assert scored.code == 0 and abs(scored.data["score"] - run.data["score"]) < 0.2
     assert cli.json("inspect", "--model", tmp_path / "half").data["record"]["dtype"] == "float16"
@@ -75,6 +77,7 @@ def test_a_person_gets_tables_and_no_json(cli, inputs, tmp_path):
     run = cli("prune", *task(inputs), *words)
     assert run.code == 0, run.err
     assert "of 4" in run.out and "of 24" in run.out
+    assert "weights on disk" in run.out and "(the checkpoint:" in run.out
     assert "{" not in run.out
 
 

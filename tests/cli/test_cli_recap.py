@@ -17,6 +17,7 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
     assert len(run.data["rounds"]) == 2 and run.data["seed"] == 1
     assert set(run.data["rounds"][0]["phases"]) == set(run.data["device_bytes"]["measured"])
     assert run.data["masked_vs_cut"] < 1e-5 and 0.3 < run.data["removed"]["params"] < 0.6
+    assert 0 < run.data["disk_bytes"] < run.data["source_disk_bytes"]
     assert (out / "rounds.png").exists() and sorted(p.name for p in tmp_path.iterdir()) == ["full", "small"]
     data = ("--task", "text-classification", "--data", inputs.data)
     assert cli.json("evaluate", "--model", out, *data).data["score"] == run.data["score"]
