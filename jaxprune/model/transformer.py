@@ -405,7 +405,12 @@ def forward(
     first, stop = sites.section or (0, last)
     context = context_of(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
-    x = drop(embed(params, batch, architecture).astype(dtype), outside, 0) if stream is None else stream
+    if stream is None:
+        looked_up = lambda batch, p: embed({"embed": p}, batch, architecture)  # noqa: E731
+        x = (recomputed(looked_up) if remat else looked_up)(batch, params["embed"])
+        x = drop(x.astype(dtype), outside, 0)
+    else:
+        x = stream
     if sites.section is None:
         x, streams, features = encode(params, x, context, architecture, sites, remat)
     else:

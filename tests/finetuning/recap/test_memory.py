@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxprune as jp
 from jaxprune.finetuning.lora import count
-from jaxprune.finetuning.memory import compiled_step
+from jaxprune.finetuning.memory import FLOAT, compiled_step
 from jaxprune.finetuning.recap.memory import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
 from jaxprune.finetuning.recap.tuning import trainable_of
 from jaxprune.finetuning.step import select
@@ -82,3 +82,14 @@ def test_recomputed_layers_are_not_kept():
         for remat in (False, True)
     ]
     assert temporaries[1] < temporaries[0] / 2
+
+
+def test_with_remat_the_gradient_of_the_token_table_is_not_there_before_its_turn():
+    """The table's gradient is smaller than a layer's activations, which are gone when it is made."""
+    small, large = (replace(SMALL, vocab=vocab) for vocab in (500, 8000))
+    needed = [
+        temp_bytes(compiled_step(Model(dense, abstract(dense)), 16, 64, replace(STILL, remat=True)))
+        for dense in (small, large)
+    ]
+    table = FLOAT * (large.vocab - small.vocab) * SMALL.hidden
+    assert table / 2 < needed[0] and needed[1] - needed[0] < table / 4
