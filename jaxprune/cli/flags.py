@@ -34,7 +34,7 @@ def byte_count(text: str) -> int:
     """8000000000, "8GB" or "7.5GiB", as argparse asks for it."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?))?B?", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write 8000000000, 8GB or 7.5GiB")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write 8000000000, 8GB or 7.5GiB.")
     number, prefix, binary = found.groups()
     power = "kMGT".index(prefix.replace("K", "k")) + 1 if prefix else 0
     return round(float(number) * (1024 if binary else 1000) ** power)

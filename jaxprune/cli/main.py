@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """Raises instead of printing, so that argparse's errors look like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help.")
+        raise UsageError(f"{message.rstrip('.')}; see {self.prog} --help.")
 
 
 def parser() -> Parser:

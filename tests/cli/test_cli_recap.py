@@ -43,7 +43,10 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
         (("--preset", "mine"), "recap has no preset 'mine'; use one of default, published-bert-cola"),
         (("--device-limit", 1000), "bytes on the device, the limit is 1,000"),
         (("--device-limit", "1.5KiB"), "bytes on the device, the limit is 1,536"),
-        (("--device-limit", "all"), "'all' is no number of bytes; write 8000000000, 8GB or 7.5GiB; see jaxprune recap --help."),
+        (
+            ("--device-limit", "all"),
+            "'all' is no number of bytes; write 8000000000, 8GB or 7.5GiB; see jaxprune recap --help.",
+        ),
         (("--epochs", 3), "unrecognized arguments: --epochs 3"),
     ],
 )
