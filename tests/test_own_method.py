@@ -9,7 +9,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.assets import demo_model_path
-from jaxprune.model.transformer import plain_batch
+from jaxprune.model.padded import plain_batch
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "own_method.py"

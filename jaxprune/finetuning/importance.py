@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ..errors import NumericalError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites
-from ..model.transformer import ATTENTION, FEED_FORWARD
+from ..model.architecture import ATTENTION, FEED_FORWARD
 from ..programs import Programs
 from ..prune.cut import unit_counts
 from .losses import summed_loss, text_losses

@@ -18,7 +18,7 @@ from ..checkpoint.families import FAMILIES
 from ..checks import check_counts, check_texts
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
-from ..model.transformer import ATTENTION, FEED_FORWARD
+from ..model.architecture import ATTENTION, FEED_FORWARD
 
 HALF_OF = {"q": ATTENTION, "k": ATTENTION, "v": ATTENTION, "o": ATTENTION}
 HALF_OF |= {"up": FEED_FORWARD, "gate": FEED_FORWARD, "down": FEED_FORWARD}

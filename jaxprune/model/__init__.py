@@ -3,4 +3,5 @@
 from .architecture import Architecture as Architecture, LayerSizes as LayerSizes, parameter_shapes as parameter_shapes
 from .dropout import Dropout as Dropout
 from .model import Batch as Batch, Model as Model, Params as Params, Provenance as Provenance
-from .transformer import Sites as Sites, forward as forward, logits as logits
+from .padded import logits as logits
+from .transformer import Sites as Sites, forward as forward

@@ -13,7 +13,8 @@ from ..programs import Programs
 from .architecture import Architecture
 from .language import next_token_losses
 from .model import Batch, Params
-from .transformer import OUTPUT, apply_head, context_of, embed, features_of, project_out, residual, sublayer_inputs
+from .sublayer import OUTPUT, context_of, features_of, project_out, residual, sublayer_inputs
+from .transformer import apply_head, embed
 
 WAITING = 2**30  # bytes of residual streams that wait for their next sublayer
 

@@ -16,25 +16,21 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checks import check_seed
 from ..errors import DataError, NumericalError, SettingsError
 from ..programs import Programs
-from .architecture import Architecture
+from .architecture import ATTENTION, FEED_FORWARD, Architecture
 from .model import Batch, Model, Params
-from .transformer import (
-    ATTENTION,
-    FEED_FORWARD,
+from .sublayer import (
     OUTPUT,
     Context,
     attend,
     context_of,
-    embed,
-    head_input,
     project_out,
     residual,
     rotation_at,
     sublayer,
     sublayer_inputs,
     turned,
-    vocabulary_logits,
 )
+from .transformer import embed, head_input, vocabulary_logits
 
 
 @dataclass(frozen=True, kw_only=True)

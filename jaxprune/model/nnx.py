@@ -11,7 +11,7 @@ from jaxtyping import Array
 from ..errors import CheckpointError
 from .architecture import Architecture, parameter_shapes
 from .model import Model, Provenance
-from .transformer import logits
+from .padded import logits
 
 
 class Transformer(nnx.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from ..model.architecture import ATTENTION, HALVES, UNIT_AXES, Architecture, LayerSizes
 from ..model.model import Model, Params
-from ..model.transformer import OUTPUT
+from ..model.sublayer import OUTPUT
 
 # One flag a unit: lists mix lengths, so the axis has no name. Where query heads leave the groups of an attention
 # sublayer, its mask is [groups, queries]; groups that stay then keep as many query heads as each other.

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 
 from ..data.task import Calibration
 from ..errors import SettingsError
-from ..model.architecture import Architecture
+from ..model.architecture import HALVES, Architecture
 from ..model.by_sublayer import outer_params, start
 from ..model.model import Batch, Model, Params
-from ..model.transformer import HALVES, OUTPUT, context_of, sublayer
+from ..model.sublayer import OUTPUT, context_of, sublayer
 from .baselines import check_repair, keep_by_rank, masks_for, repaired
 from .budget import Budget
 from .cut import Mask, with_output_biases

@@ -15,21 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..model.architecture import Architecture
+from ..model.architecture import ATTENTION, HALVES, Architecture
 from ..model.by_sublayer import outer_params, start
 from ..model.model import Batch, Model, Params
-from ..model.transformer import (
-    ATTENTION,
-    HALVES,
-    INPUTS,
-    OUTPUT,
-    context_of,
-    norm,
-    project_out,
-    residual,
-    sublayer,
-    sublayer_features,
-)
+from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer, sublayer_features
 from ..programs import Programs
 from .cut import Mask, kept_groups, put_queries, put_units, take_queries, take_units
 from .measure import unit_width

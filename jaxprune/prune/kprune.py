@@ -22,9 +22,8 @@ from jax.sharding import Mesh
 from ..checks import check_seed
 from ..data.task import Calibration
 from ..errors import BudgetError, SettingsError
-from ..model.architecture import Architecture
+from ..model.architecture import ATTENTION, HALVES, Architecture
 from ..model.model import Model
-from ..model.transformer import ATTENTION, HALVES
 from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs

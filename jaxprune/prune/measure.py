@@ -17,19 +17,12 @@ from jaxtyping import Array, Float
 
 from ..devices import Devices
 from ..errors import NumericalError
-from ..model.architecture import Architecture
+from ..model.architecture import HALVES, Architecture
 from ..model.by_sublayer import Trace, advance, outer_params, start
 from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
-from ..model.transformer import (
-    HALVES,
-    OUTPUT,
-    apply_head,
-    context_of,
-    features_of,
-    residual,
-    sublayer_inputs,
-)
+from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
+from ..model.transformer import apply_head
 from ..programs import Programs
 
 WAITING = 2**31  # bytes of residual streams that wait in host memory while weights are streamed

@@ -16,18 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import DataError
-from ..model.architecture import Architecture
+from ..model.architecture import HALVES, Architecture
 from ..model.by_sublayer import finish, last_stream, outer_params, streams
 from ..model.model import Batch, Model, Params
-from ..model.transformer import (
-    HALVES,
-    OUTPUT,
-    apply_head,
-    context_of,
-    project_out,
-    residual,
-    sublayer_features,
-)
+from ..model.sublayer import OUTPUT, context_of, project_out, residual, sublayer_features
+from ..model.transformer import apply_head
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer

@@ -17,11 +17,11 @@ from jaxtyping import Array
 
 from ..data.task import Calibration
 from ..errors import DataError
-from ..model.architecture import Architecture
+from ..model.architecture import HALVES, Architecture
 from ..model.by_sublayer import outer_params, streams
 from ..model.language import next_token_losses
 from ..model.model import Batch, Model, Params
-from ..model.transformer import HALVES, context_of, sublayer
+from ..model.sublayer import context_of, sublayer
 from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget

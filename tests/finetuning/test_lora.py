@@ -14,7 +14,7 @@ from jaxprune.errors import CheckpointError, OutputError, SettingsError
 from jaxprune.finetuning.lora import Adapters, Size, adapters_of, count, each_adapter, merged, plan_of, sites_of
 from jaxprune.finetuning.peft import read_peft, write_peft
 from jaxprune.model import Sites, forward
-from jaxprune.model.transformer import plain_batch
+from jaxprune.model.padded import plain_batch
 from jaxprune.prune.cut import cut
 from tests.helpers import tiny
 

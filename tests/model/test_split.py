@@ -10,8 +10,9 @@ from jaxprune.finetuning.recap.choose import train_rows
 from jaxprune.finetuning.recap.scatter import join, split
 from jaxprune.finetuning.recap.sweep import row_scores
 from jaxprune.model import forward
+from jaxprune.model.architecture import HALVES
+from jaxprune.model.padded import plain_batch
 from jaxprune.model.split import inverse, look_up, permute
-from jaxprune.model.transformer import HALVES, plain_batch
 from tests.helpers import tiny
 
 IDS = np.arange(22).reshape(2, 11) % 30

@@ -8,7 +8,9 @@ import pytest
 
 from jaxprune.errors import DataError
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, Provenance, Sites, forward, logits, parameter_shapes
-from jaxprune.model.transformer import DEEP, HALVES, Outputs, plain_batch, scannable, stack, unstack
+from jaxprune.model.architecture import HALVES
+from jaxprune.model.padded import plain_batch
+from jaxprune.model.transformer import DEEP, Outputs, scannable, stack, unstack
 from jaxprune.prune.cut import cut
 
 EQUAL = (LayerSizes(groups=4, neurons=10),) * 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from jaxprune.model import Architecture, LayerSizes, Model, Sites, forward, logits, parameter_shapes
-from jaxprune.model.transformer import plain_batch
+from jaxprune.model.padded import plain_batch
 from jaxprune.prune.cut import (
     compose_kept,
     cut,

@@ -7,8 +7,10 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import BudgetError, DataError, SettingsError
+from jaxprune.model.architecture import HALVES
 from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, text_losses
-from jaxprune.model.transformer import HALVES, Sites, apply_head, forward, plain_batch, whole_forward
+from jaxprune.model.padded import plain_batch
+from jaxprune.model.transformer import Sites, apply_head, forward, whole_forward
 from jaxprune.programs import Programs
 from jaxprune.prune.cost import parameters
 from jaxprune.prune.cut import cut, gates_of, with_output_biases

@@ -6,9 +6,11 @@ import numpy as np
 
 from ...memory import program_bytes, temp_bytes
 from ...model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from ...model.architecture import HALVES
 from ...model.by_sublayer import outer_params
 from ...model.split import Split
-from ...model.transformer import HALVES, INPUTS, OUTPUT, whole_forward
+from ...model.sublayer import INPUTS, OUTPUT
+from ...model.transformer import whole_forward
 from ..lora import count
 from ..memory import FLOAT, activation_bytes, compiled_step
 from ..settings import Train

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from ...model import Params
+from ...model.architecture import HALVES
 from ...model.split import Split
-from ...model.transformer import HALVES, INPUTS, OUTPUT
+from ...model.sublayer import INPUTS, OUTPUT
 from ...prune.cut import Mask, put_units, take_units
 from .sweep import Rows
 

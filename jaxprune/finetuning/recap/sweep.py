@@ -16,8 +16,10 @@ from jaxtyping import Array
 
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
+from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
 from ...model.by_sublayer import outer_params, start
-from ...model.transformer import ATTENTION, FEED_FORWARD, HALVES, apply_head, context_of, whole_layer
+from ...model.sublayer import context_of
+from ...model.transformer import apply_head, whole_layer
 from ...programs import Programs
 from ...prune.cut import Mask, map_units
 from ..importance import at_tokens

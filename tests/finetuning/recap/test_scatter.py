@@ -10,7 +10,8 @@ from jaxprune.finetuning.recap.rounds import Chosen, written
 from jaxprune.finetuning.recap.scatter import cut, join, kept_of, split, with_trained, write_back
 from jaxprune.finetuning.step import select
 from jaxprune.model import Architecture, LayerSizes, parameter_shapes
-from jaxprune.model.transformer import HALVES, INPUTS, OUTPUT
+from jaxprune.model.architecture import HALVES
+from jaxprune.model.sublayer import INPUTS, OUTPUT
 from jaxprune.prune.cut import unit_counts
 
 GROUPED = Architecture(

@@ -12,7 +12,7 @@ from jaxprune.finetuning.losses import loss, summed_loss, text_losses
 from jaxprune.finetuning.recap.choose import everything_kept
 from jaxprune.finetuning.recap.sweep import sweep
 from jaxprune.model import Sites
-from jaxprune.model.transformer import HALVES
+from jaxprune.model.architecture import HALVES
 from jaxprune.programs import Programs
 from jaxprune.prune.cut import cut, gates_of, map_units
 from tests.finetuning.test_train import APART, CLASSES, PACKED, TINY, model_of

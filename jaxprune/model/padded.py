@@ -1,0 +1,77 @@
+"""Plainly padded token ids, as tokenizers give them: a batch of them, and the model's outputs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..errors import DataError
+from .architecture import Architecture
+from .model import Batch, Model
+from .transformer import whole_forward
+
+
+def plain_batch(
+    architecture: Architecture,
+    input_ids: Any,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+) -> Batch:
+    """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers.
+
+    Traceable. Raises `DataError` where shapes disagree or a text is longer than the model reads.
+    """
+    ids = _integers(input_ids)
+    if ids.ndim != 2:
+        raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
+    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask)
+    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids)
+    for name, array in (("attention_mask", mask), ("token_type_ids", types)):
+        if array.shape != ids.shape:
+            raise DataError(f"{name} has shape {array.shape}, input_ids {ids.shape}; they must agree.")
+    if architecture.positions_count == "tokens":
+        # RoBERTa counts the ids that are not padding, whatever the mask says; padding sits just before position 0.
+        real = (ids != architecture.pad_id).astype(jnp.int32)
+        positions = jnp.cumsum(real, axis=1) * real - 1
+    elif architecture.positions_count == "mask":
+        positions = jnp.cumsum(mask, axis=1) * mask - 1  # OPT: padding sits just before position 0
+    else:
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    if ids.shape[1] > architecture.max_positions and architecture.positions != "none":
+        raise DataError(
+            f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.max_positions} positions; truncate."
+        )
+    rows = ids.shape[0]
+    return Batch(
+        ids,
+        (mask > 0).astype(jnp.int32),
+        positions,
+        types,
+        jnp.zeros((rows, 1), jnp.int32),
+        jnp.arange(rows, dtype=jnp.int32)[:, None],
+    )
+
+
+def _integers(values: Any) -> Array:
+    # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
+    return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
+
+
+def logits(
+    model: Model,
+    input_ids: Any,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    *,
+    dtype: Any = jnp.float32,
+) -> Array:
+    """The model's outputs for plainly padded token ids, [rows, length].
+
+    Classification: [rows, labels]. Question answering: [rows, length, 2] (start, end). Language model: [rows, length,
+    vocab]. No head: the hidden states, [rows, length, hidden]. `dtype` is the compute type; results are float32.
+    """
+    batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
+    out = whole_forward(model.params, batch, architecture=model.architecture, dtype=dtype)
+    return out[:, 0] if model.architecture.head == "classification" else out
