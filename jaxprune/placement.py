@@ -150,13 +150,13 @@ class Placement:
 
     def _check(self, found: int, name: str) -> None:
         if self.limit is not None and found > self.limit:
-            self.refuse(name, found)
+            self.refuse(name, found, "took")
 
-    def refuse(self, name: str, needed: int) -> None:
-        """Raise the `SettingsError` of a phase that needs more than the limit."""
+    def refuse(self, name: str, needed: int, verb: str) -> None:
+        """Raise the `SettingsError` of a phase that took, or is predicted to need, more than the limit."""
         raise SettingsError(
-            f"{name} needs {needed:,} bytes on the device, the limit is {self.limit:,}; remove or freeze more, take "
-            "smaller batches, or recompute layers (remat)."
+            f"{name} {verb} {needed:,} bytes on the device, the limit is {self.limit:,}; remove or freeze more, take "
+            "smaller batches, or recompute layers (remat, where it is not on)."
         )
 
 

@@ -87,7 +87,7 @@ def run_folder(out: Path, resume: bool, overwrite: bool, others: dict[str, Path 
 
     work = out.parent / f"{out.name}.run"
     if resume and not overwrite and not has_state(work) and (out / MANIFEST).is_file():
-        raise OutputError(f"{out} is complete: no run is left to go on with; choose another folder, or overwrite it.")
+        raise OutputError(f"{out} is complete: no run is left to go on with; choose another folder, or --overwrite.")
     check_output(out, overwrite)
     if has_state(work) and not resume:
         raise OutputError(f"{work} holds an interrupted run; go on with --resume, or delete it.")

@@ -32,11 +32,11 @@ def seed(text: str) -> int:
 
 def byte_count(text: str) -> int:
     """8000000000, "8GB" or "7.5GiB", as argparse asks for it."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?))?B?", text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, re.IGNORECASE)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write 8000000000, 8GB or 7.5GiB.")
     number, prefix, binary = found.groups()
-    power = "kMGT".index(prefix.replace("K", "k")) + 1 if prefix else 0
+    power = "kmgt".index(prefix.lower()) + 1 if prefix else 0
     return round(float(number) * (1024 if binary else 1000) ** power)
 
 
@@ -51,7 +51,8 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="of the weights in memory, and without --save-dtype in a saved folder; auto: as the checkpoint (float32)",
+        help="of the weights in memory, and in what prune saves without --save-dtype; auto: bfloat16 where the "
+        "checkpoint has it (float32)",
     )
     parser.add_argument(
         "--stream", action="store_true", help="keep weights in host memory, bring one sublayer at a time to the device"

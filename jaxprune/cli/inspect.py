@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
 from ..model import Architecture
 from ..prune.cost import flops, parameters, whole_flops, whole_parameters
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "parameters": whole_parameters(architecture),
         "prunable_parameters": parameters(architecture),
         "bytes": 4 * whole_parameters(architecture),
+        "disk_bytes": weight_bytes(str(model.provenance.source)),
         "record": {name: entry for name, entry in record.items() if name != "source_config"} or None,
         "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
     }
@@ -65,6 +67,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
         "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
         "bytes (float32)": si(data["bytes"], "B"),
+        "weights on disk": si(data["disk_bytes"], "B"),
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in shares.items()) or None,
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }

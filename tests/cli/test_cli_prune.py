@@ -57,7 +57,8 @@ def test_the_saved_folder_in_half_precision(cli, inputs, tmp_path):
     assert run.data["disk_bytes"] == size < run.data["source_disk_bytes"] / 2
     scored = cli.json("evaluate", *task(inputs)[2:], "--model", tmp_path / "half")
     assert scored.code == 0 and abs(scored.data["score"] - run.data["score"]) < 0.2
-    assert cli.json("inspect", "--model", tmp_path / "half").data["record"]["dtype"] == "float16"
+    shown = cli.json("inspect", "--model", tmp_path / "half").data
+    assert (shown["record"]["dtype"], shown["disk_bytes"]) == ("float16", size)
 
 
 def test_several_budgets_share_one_measuring_pass(cli, inputs, tmp_path):

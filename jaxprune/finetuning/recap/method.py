@@ -101,8 +101,8 @@ def run_recap(
     on_step: Tell | None = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
-    if device_limit is not None and device_limit < 1:
-        raise SettingsError(f"device_limit must be a number of bytes, got {device_limit}.")
+    if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
+        raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
     placement = Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
@@ -161,7 +161,7 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
     predicted = phase_bytes(dense, small, run.settings, run.training, rows, length, run.tokens)
     name = max(predicted, key=predicted.__getitem__)
     if 0.9 * predicted[name] > limit:  # predictions are within a tenth
-        run.placement.refuse(name, predicted[name])
+        run.placement.refuse(name, predicted[name], "is predicted to need")
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
