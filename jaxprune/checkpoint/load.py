@@ -20,11 +20,10 @@ from .files import inside, listed, read_json
 from .hub import locate
 from .layout import separated
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
-from .read import Stored, read_tensors
+from .read import FLOATS, Stored, read_tensors
 from .write import TOKENIZER_FILES
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def load(
@@ -158,7 +157,7 @@ def _compare(
         "not of floats": [
             f"{name} is {tensors[name].dtype}"
             for name in expected
-            if name in tensors and tensors[name].dtype not in _FLOATS
+            if name in tensors and tensors[name].dtype not in FLOATS.values()
         ],
     }
     parts = [f"{complaint}: {listed(names)}" for complaint, names in complaints.items() if names]

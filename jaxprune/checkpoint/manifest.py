@@ -17,13 +17,14 @@ from ..model.architecture import Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model, Params, Provenance
 from ..plain import plain
 from .files import inside, listed, one_line, read_json, shards
+from .read import FLOATS
 
 FORMAT_VERSION = 1
 MANIFEST = "jaxprune.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "auto")  # that parameters can be loaded in; auto: bfloat16 where the file is
-SAVED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # that they are written in, by safetensors' names
+SAVED = ("float32", "bfloat16", "float16")  # that they are written in
 EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
 
 
@@ -179,8 +180,8 @@ def stored_type(of_file: str, asked: str) -> Any:
 
 def check_saved_type(dtype: str) -> None:
     """Raise `SettingsError` for a type that folders are not written in."""
-    if dtype not in SAVED.values():
-        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(SAVED.values())}.")
+    if dtype not in SAVED:
+        raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(SAVED)}.")
 
 
 def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> Params:
@@ -203,10 +204,10 @@ def _read_params(folder: Path, architecture: Architecture, dtype: str, host: boo
                 raise CheckpointError(f"{folder} holds tensor {key} in two files; save the model anew.")
             view = file.get_slice(key)
             owner[key], shapes[key] = file, tuple(view.get_shape())
-            types[key] = SAVED.get(view.get_dtype(), "")
-            if not types[key]:
+            types[key] = FLOATS.get(str(view.get_dtype()), str(view.get_dtype()))
+            if types[key] not in SAVED:
                 raise CheckpointError(
-                    f"tensor {key} of {folder} is {view.get_dtype()}, expected one of {', '.join(SAVED)}; save it anew."
+                    f"tensor {key} of {folder} is {types[key]}, expected one of {', '.join(SAVED)}; save it anew."
                 )
     check_shapes(shapes, architecture, str(folder))
     names, structure = named_parameters(parameter_shapes(architecture))

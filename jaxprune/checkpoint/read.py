@@ -29,7 +29,7 @@ FORMATS: tuple[tuple[str, str, str], ...] = (
     (".msgpack", "flax_model.msgpack", "flax_model.msgpack.index.json"),
     (".bin", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # by safetensors' names
 # Flax's names of a leaf, and those that files converted from TensorFlow have for a norm's.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "gamma": "weight", "beta": "bias"}
 
@@ -94,7 +94,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
     for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
         view = file.get_slice(name)
         dtype = str(view.get_dtype())
-        dtype = _FLOATS.get(dtype, dtype.lower())
+        dtype = FLOATS.get(dtype, dtype.lower())
         stored = Stored(tuple(view.get_shape()), dtype, lambda name=name: _float32(file.get_tensor(name)))
         yield _torch_name(name), stored
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in the sizes of the source, zeros where units were removed: for layers that differ; no speed-up",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=tuple(SAVED.values()), default="float32", help="of the tensors (float32)")
+    parser.add_argument("--dtype", choices=SAVED, default="float32", help="of the tensors (float32)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -16,7 +16,7 @@ from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags
-from .outcome import Outcome, on_disk
+from .outcome import Outcome, on_disk, told_on_disk
 
 METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
 SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
@@ -171,14 +171,13 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
     record = tuned.provenance.record
     training = record["training"]
     kept = training["epochs"][training["kept_epoch"]]
-    held, disk = on_disk(arguments.out, model.provenance.source)
     data = {
         "model": arguments.model,
         "task": training["task"],
         "method": arguments.method,
         "seed": arguments.seed,
         "out": arguments.out,
-        **held,
+        **on_disk(arguments.out, model.provenance.source),
         "adapter_out": arguments.adapter_out,
         **{name: kept[name] for name in ("score", "metric", "metrics")},
         **{name: value for name, value in training.items() if name not in ("task", "method")},
@@ -197,7 +196,7 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
         "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params"))
         if arguments.method == "prune-lora"
         else None,
-        "weights on disk": disk,
+        "weights on disk": told_on_disk(data),
         "seconds an epoch": training["seconds_per_epoch"],
         "compile seconds": training["compile_seconds"],
         "training memory": f"{training['bytes']['measured'] / mega:.0f} MiB, of it moments "

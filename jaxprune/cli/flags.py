@@ -51,8 +51,7 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="of the weights in memory, and in what prune saves without --save-dtype; auto: bfloat16 where the "
-        "checkpoint has it (float32)",
+        help="of the weights in memory; auto: bfloat16 where the checkpoint has it (float32)",
     )
     parser.add_argument(
         "--stream", action="store_true", help="keep weights in host memory, bring one sublayer at a time to the device"
@@ -63,7 +62,7 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     """`--save-dtype`."""
     parser.add_argument(
         "--save-dtype",
-        choices=tuple(SAVED.values()),
+        choices=SAVED,
         help="of the weights in the saved folder, rounded after scoring (as in memory)",
     )
 

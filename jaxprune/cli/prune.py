@@ -11,7 +11,7 @@ from ..report.methods import METHODS, Method, method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
 from . import flags
-from .outcome import Outcome, on_disk
+from .outcome import Outcome, on_disk, told_on_disk
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
 RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
@@ -64,9 +64,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
         pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
-        held, disk = on_disk(folder, model.provenance.source)
-        runs.append(_describe(pruned, folder, dense, after) | held)
-        show += _tables(model, pruned, runs[-1], disk)
+        runs.append(_describe(pruned, folder, dense, after) | on_disk(folder, model.provenance.source))
+        show += _tables(model, pruned, runs[-1])
     shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}
     warnings = list(dict.fromkeys(warning for entry in runs for warning in entry["warnings"]))
     if len(runs) == 1:
@@ -116,7 +115,7 @@ def _describe(pruned: Model, folder: Path, dense: Any, after: Any) -> dict[str, 
     return {**entry, "warnings": list(record.get("warnings", []))}
 
 
-def _tables(model: Model, pruned: Model, entry: dict[str, Any], disk: str) -> list[Any]:
+def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
     removed = entry["removed"] or {}
     length = (entry["budget"] or {}).get("length") or 128
     peak = entry["peak_bytes"]
@@ -128,7 +127,7 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any], disk: str) -> li
         "seconds": entry["seconds"],
         "dense forward passes": entry["dense_forwards"],
         "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
-        "weights on disk": disk,
+        "weights on disk": told_on_disk(entry),
         "reused": ", ".join(entry["reused"] or []) or None,
     }
     return [

@@ -12,7 +12,7 @@ from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags
 from .finetune import hint, load_for, remove, run_folder
-from .outcome import Outcome, on_disk
+from .outcome import Outcome, on_disk, told_on_disk
 
 SETTINGS = {"recap": Recap, "training": Train}
 NOT_OURS = frozenset({"epochs", "distill_hidden"})  # of Train, which RECAP does not read
@@ -84,13 +84,12 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
     record = found.model.provenance.record
     training = record["training"]
     kept = training["epochs"][training["kept_epoch"]]
-    held, disk = on_disk(arguments.out, found.model.provenance.source)
     data = {
         "model": arguments.model,
         "task": training["task"],
         "seed": arguments.seed,
         "out": arguments.out,
-        **held,
+        **on_disk(arguments.out, found.model.provenance.source),
         "full_out": arguments.full_out,
         **{name: kept[name] for name in ("score", "metric", "metrics")},
         **{name: record[name] for name in ("settings", "removed", "parameters", "masked_vs_cut")},
@@ -112,7 +111,7 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
         "parameters": f"{record['parameters']['after']:,} (before {record['parameters']['before']:,})",
         "trainable in a round": f"{training['trainable_parameters']:,}",
         "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params")),
-        "weights on disk": disk,
+        "weights on disk": told_on_disk(data),
         "device": training["device"],
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }

@@ -37,7 +37,7 @@ def activation_bytes(
 
     Fitted to the compiled step of BERT (CPU) with its depth (3 to 14), width, heads and neurons varied, trained in
     full, in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 8 %,
-    with `remat` within 5 %.
+    with `remat` (depth 3 to 12) within 5 %. `experiments/recap_glue.py memory --shrink` compares at other sizes.
     """
     wide, chosen = FLOAT if settings.dtype == "float32" else FLOAT / 2, chosen or {}
     tokens = rows * length // settings.accumulate

@@ -245,7 +245,9 @@ def test_other_number_types_are_refused(saved):
         tensors["head.bias"] = tensors["head.bias"].astype(np.float64)
 
     edit_tensors(saved, change)
-    with pytest.raises(CheckpointError, match=r"head\.bias of .* is F64, expected one of F32, BF16, F16"):
+    with pytest.raises(
+        CheckpointError, match=r"head\.bias of .* is float64, expected one of float32, bfloat16, float16"
+    ):
         load_own(saved)
 
 
