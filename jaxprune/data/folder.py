@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .rows import Row, decode, read_rows, shown
+from .rows import Row, check_no_table, decode, read_rows, second_text, shown, split_file
 from .task import Example, Kind, Task
 
 Label = int | float | tuple[int, ...]
@@ -54,17 +54,18 @@ def folder(path: str | Path) -> Task:
 
 def _files(path: Path) -> dict[str, Path]:
     if path.is_file():
+        check_no_table(path, "write JSON lines with text and label.")
         return {"validation": path}
-    files = {split: path / f"{split}.jsonl" for split in ("train", "validation", "test")}
-    files = {split: file for split, file in files.items() if file.is_file()}
+    files = {split: file for split in ("train", "validation", "test") if (file := split_file(path, split)) is not None}
     if "validation" not in files and "test" not in files:
-        raise DataError(f"{path} has no validation.jsonl (nor test.jsonl) to score on; add it.")
+        there = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+        found = f" (found: {', '.join(there[:5])}{', …' if len(there) > 5 else ''})" if there else ""
+        raise DataError(f"{path} has no validation.jsonl (nor test.jsonl) to score on{found}; add it.")
     return files
 
 
 def _example(row: Row, number: Callable[[Row], Label]) -> Example:
-    pair = row.text("text_pair") if row.values.get("text_pair") is not None else None
-    return Example(row.text("text"), pair, number(row))
+    return Example(row.text("text"), second_text(row), number(row))
 
 
 def _names(path: Path) -> tuple[str, ...] | None:

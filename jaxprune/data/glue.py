@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import DataError
-from .rows import Row, read_rows, shown
+from .rows import Row, read_rows, shown, split_file
 from .task import Example, Task
 
 HUB = "nyu-mll/glue"
@@ -47,7 +47,7 @@ GLUE = MappingProxyType(
 
 
 def glue(name: str, path: str | Path | None = None) -> Task:
-    """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl), or from the hub where `path` is None.
+    """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl; .json and .gz will do), or from the hub where that is None.
 
     The files carry the task's own field names; `train.jsonl` may be missing, the labels of `test.jsonl` hidden.
     """
@@ -105,10 +105,10 @@ def _hidden(rows: list[Row]) -> bool:
 def _from_files(name: str, path: Path) -> tuple[str, dict[str, list[Row]]]:
     folder = path / name if (path / name).is_dir() else path
     row = GLUE[name]
-    names = [split for split in ("train", *row.validation, *row.others) if (folder / f"{split}.jsonl").is_file()]
-    if not set(names) & set(row.validation):
+    files = {split: split_file(folder, split) for split in ("train", *row.validation, *row.others)}
+    if not any(files[split] for split in row.validation):
         raise DataError(f"no files of {name} under {path}; expected {path / name / row.validation[0]}.jsonl.")
-    return str(folder), {split: read_rows(folder / f"{split}.jsonl") for split in names}
+    return str(folder), {split: read_rows(file) for split, file in files.items() if file is not None}
 
 
 def _from_hub(name: str) -> tuple[str, dict[str, list[Row]]]:

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..checks import check_seed
 from ..errors import DataError
+from .rows import read_texts
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
 FEW = 64  # calibration texts below which we warn
@@ -76,9 +78,31 @@ class Calibration:
         others = [None] * len(texts) if pairs is None else pairs
         examples = tuple(Example(text, pair, None) for text, pair in zip(texts, others, strict=True))
         for number, example in enumerate(examples):
-            if not isinstance(example.text, str) or not example.text.strip():
-                raise DataError(f"calibration text {number} is {example.text!r}; give a text that is not blank.")
+            for text in (example.text, example.pair) if pairs is not None else (example.text,):
+                if not isinstance(text, str) or not text.strip():
+                    raise DataError(f"calibration text {number} is {text!r}; give a text that is not blank.")
         return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+
+    @staticmethod
+    def of_file(path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int = 128) -> "Calibration":
+        """Calibrate on the texts of a file: one a line, a tab before a second text; or JSON, `text` and `text_pair`.
+
+        `count` of them are drawn with `seed`, by the rule of `Task.calibration`; None, or as many as there are: all, in
+        their order. JSON (.jsonl, .json) is an object a line or an array; either may be gzip. Raises `DataError`.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+        check_seed(seed)
+        texts, pairs = read_texts(Path(path))
+        drawn = count is not None and count < len(texts)
+        rows = draw_rows(len(texts), count or 0, seed) if drawn else range(len(texts))
+        found = Calibration.of_texts(
+            [texts[row] for row in rows],
+            None if pairs is None else [pairs[row] for row in rows],
+            max_length=max_length,
+            source=str(path),
+        )
+        return replace(found, seed=seed) if drawn else found
 
 
 @dataclass(frozen=True)
@@ -129,10 +153,14 @@ class Task:
             raise DataError(
                 f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
             )
-        rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
-        examples = tuple(self.train[row] for row in rows)
-        warnings = _few(count) + _overlap(examples, self.validation)
+        examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        warnings = _few(count) + overlap(examples, self.validation)
         return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+
+
+def draw_rows(there: int, count: int, seed: int) -> list[int]:
+    """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
+    return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
 
 
 def _few(count: int) -> tuple[str, ...]:
@@ -141,7 +169,9 @@ def _few(count: int) -> tuple[str, ...]:
     return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
 
 
-def _overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+    """A warning where calibration texts are among those that are scored."""
+
     def key(example: Example) -> Any:
         return tuple(" ".join(text.casefold().split()) for text in (example.text, example.pair or ""))
 

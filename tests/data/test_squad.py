@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -42,6 +43,28 @@ def test_both_layouts_read_alike(write, tmp_path):
     assert task.validation[0] == Example("who was good", CONTEXT, Answers("q1", ("film",), (4,)))
     assert (task.name, task.kind, task.metric, task.max_length) == ("squad2", "question_answering", "f1", 384)
     assert task.train == ()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("validation.json", b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE))),
+        ("dev.json", json.dumps([GOOD, NONE], indent=1).encode()),
+        ("validation.jsonl.gz", gzip.compress(b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE)))),
+        ("dev-v2.0.json.gz", gzip.compress(nested(GOOD, NONE))),
+    ],
+)
+def test_every_form_of_json_is_read(write, tmp_path, name, content):
+    write(name, content)
+    lines = write("lines/validation.jsonl", [GOOD, NONE])
+    assert tasks.squad(tmp_path, version=2).validation == tasks.squad(lines, version=2).validation
+
+
+def test_questions_may_share_an_id(write):
+    """Every question is scored on its own, whatever its id."""
+    other = {**GOOD, "context": "A book was good", "answers": {"text": ["book"], "answer_start": [2]}}
+    task = tasks.squad(write("validation.jsonl", [GOOD, other]))
+    assert [answers_of(example) for example in task.validation] == [("film",), ("book",)]
 
 
 def test_squad_from_the_hub(hub):
