@@ -140,13 +140,12 @@ def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
     """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with `seed`."""
     from ..checkpoint import load
     from ..checkpoint.load import NEW_WEIGHTS
-    from ..data.fit import fit
-    from ..errors import DataError
+    from ..data.fit import HeadMismatch, fit
 
     model = load(source, revision=revision, seed=seed)
     try:
         fit(model.architecture, task)
-    except DataError:
+    except HeadMismatch:
         wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
         if task.kind == "question_answering":
             wanted = {"head": "question_answering"}

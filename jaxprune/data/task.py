@@ -13,7 +13,17 @@ from ..checks import check_seed
 from ..errors import DataError
 from .rows import read_texts
 
-Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
+Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
+# What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
+# entry for each class.
+ClassesFrom = Literal["names", "sorted names", "numbers", "entries"]
+# The metrics of texts of one's own, the primary one first.
+SCORES: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "unlabelled": ("",),
+}
 FEW = 64  # calibration texts below which we warn
 
 
@@ -25,16 +35,19 @@ class Answers(NamedTuple):
     starts: tuple[int, ...]
 
 
+Label = int | float | tuple[int, ...] | Answers
+
+
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
     A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
-    text is the question and the pair its context.
+    text is the question and the pair its context. None: no label, which calibration does not need.
     """
 
     text: str
     pair: str | None
-    label: int | float | tuple[int, ...] | Answers | None
+    label: Label | None
 
 
 @dataclass(frozen=True)
@@ -120,16 +133,31 @@ class Task:
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
-    hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
+    classes_from: ClassesFrom = "names"
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
-        splits = {"train": self.train, "validation": self.validation, **self.others}
-        if not splits.get(name):
-            found = ", ".join(key for key, examples in splits.items() if examples)
-            problem = "no labels" if name in self.hidden else "no examples"
+        """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
+        examples = self._splits.get(name, ())
+        if not self.is_labelled(name):
+            found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
+            problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
-        return splits[name]
+        bare = [] if self.kind == "language" else [n for n, example in enumerate(examples) if example.label is None]
+        if bare:
+            raise DataError(
+                f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
+                f"{len(examples)} have none); add labels or drop these lines."
+            )
+        return examples
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether a split is there with labels, if not for every text; running text needs none."""
+        examples = self._splits.get(name, ())
+        return any(self.kind == "language" or example.label is not None for example in examples)
+
+    @property
+    def _splits(self) -> dict[str, tuple[Example, ...]]:
+        return {"train": self.train, "validation": self.validation, **self.others}
 
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
         """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.

@@ -88,7 +88,7 @@ def test_real_squad_files_read_completely(shared):
         ({**GOOD, "answers": {"text": ["film"], "answer_start": []}}, "line 1: answers must have"),
         ({**GOOD, "answers": "film"}, "line 1: answers must have"),
         ({**GOOD, "context": " "}, 'line 1: field "context" is blank'),
-        ({"question": "who", "context": "x"}, 'line 1: field "answers" is missing'),
+        ({**GOOD, "answers": [3]}, "line 1: answers must have"),
         (NONE, "line 1: question without an answer; SQuAD 1.1 has none: use squad2"),
     ],
 )
@@ -110,6 +110,15 @@ def test_malformed_nested_files(write, tmp_path, content, message):
     write("dev-v1.1.json", content)
     with pytest.raises(DataError, match=message):
         tasks.squad(tmp_path)
+
+
+@pytest.mark.parametrize("answers", [{}, {"answers": None}])
+def test_questions_without_answers_calibrate(write, tmp_path, answers):
+    write("train.jsonl", [{"question": "who", "context": CONTEXT, **answers}, GOOD])
+    task = tasks.squad(tmp_path)
+    assert task.calibration(2).count == 2 and task.train[0] == Example("who", CONTEXT, None)
+    with pytest.raises(DataError, match=r"train text 0 has no label, or -1 \(1 of 2 have none\)"):
+        task.split("train")
 
 
 def test_places_and_versions_that_do_not_exist(tmp_path):
