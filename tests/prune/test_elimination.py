@@ -83,6 +83,6 @@ def test_inverse_of_a_positive_definite_matrix(n):
 
 
 def test_a_gram_that_is_not_positive_definite_is_an_error():
-    gram, weight = -np.eye(4, dtype=np.float32), np.ones((4, 2), np.float32)
+    order, damage = eliminate_neurons(-jnp.eye(4), jnp.ones((4, 2)), 2)
     with pytest.raises(NumericalError, match="0 of 4 units"):
-        curve(*eliminate_neurons(jnp.asarray(gram), jnp.asarray(weight), 2), 4)
+        curve(order, damage, 4)

@@ -49,7 +49,7 @@ def test_any_number_of_bytes_gives_the_same_models(cases, norms, stream, monkeyp
 @pytest.mark.parametrize("wrong", [-1, True])
 def test_other_than_a_number_of_bytes_is_an_error(cases, wrong):
     with pytest.raises(SettingsError, match="keep_bytes must be a whole number"):
-        jp.magnitude(*cases["post"], BUDGETS[0], keep_bytes=wrong)
+        jp.magnitude(cases["post"][0], cases["post"][1], BUDGETS[0], keep_bytes=wrong)
 
 
 def test_more_work_is_sorted_into_more_widths():
