@@ -20,10 +20,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import load
 
     (budget,) = flags.budgets(arguments)
-    task = flags.task(arguments) if arguments.task else None
+    task = flags.task(arguments)
     model = load(arguments.model, revision=arguments.revision)
-    count = flags.samples(arguments, task)
-    result = plan(model, flags.calibration(arguments, task) if task else count, budget)
+    if task is not None:
+        texts = flags.calibration(arguments, task)
+    elif arguments.calibration_texts is not None:
+        texts = flags.calibration_alone(arguments, model.architecture)
+    else:
+        texts = flags.samples(arguments, running=False)
+    result = plan(model, texts, budget)
     dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]
     facts = {
         "calibration": f"{calibration['texts']} texts, {calibration['tokens']} tokens",

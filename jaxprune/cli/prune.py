@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError
 from ..model import Model
 from ..prune.budget import Budget
 from ..report.methods import METHODS, Method, method, settings_class
@@ -20,7 +21,7 @@ RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "calibrati
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
-    flags.add_task(parser)
+    flags.add_task(parser, required=False)
     parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
     flags.add_budget(parser, several=True)
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
-        "--evaluate", action=argparse.BooleanOptionalAction, default=True, help="score before and after"
+        "--evaluate",
+        action=argparse.BooleanOptionalAction,
+        help="score before and after (the default where a task is named)",
     )
     flags.add_limit(parser)
     flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
@@ -50,28 +53,52 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for folder in folders:
         check_output(folder, arguments.overwrite)
     task = flags.task(arguments)
+    scored = _is_scored(arguments, task)
     where = flags.placement(arguments)
     model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    if task is None:
+        calibration = flags.calibration_alone(arguments, model.architecture)
+    else:
+        calibration = flags.calibration(arguments, task)
     for budget in budgets:
-        budget.allowed(model.architecture, budget.length or task.max_length)
-    calibration = flags.calibration(arguments, task)
+        budget.allowed(model.architecture, budget.length or calibration.max_length)
+    score = lambda found: evaluate(found, task, limit=arguments.limit, stream=arguments.stream) if scored else None  # noqa: E731
 
-    dense = evaluate(model, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
+    dense = score(model)
     with progress(arguments.method, arguments.quiet) as on_step:
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
-        after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
-        pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
+        after = score(pruned)
+        pruned = _with_scores(pruned, task, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
         runs.append(_describe(pruned, folder, dense, after) | on_disk(folder, model.provenance.source))
         show += _tables(model, pruned, runs[-1])
-    shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}
+    shared = {"model": arguments.model, "task": task and task.name, "seed": arguments.seed}
     warnings = list(dict.fromkeys(warning for entry in runs for warning in entry["warnings"]))
+    if task is None:
+        warnings.append("no task is named: neither the model nor the smaller one was scored.")
     if len(runs) == 1:
-        return Outcome({**shared, **runs[0]}, tuple(show))
+        return Outcome({**shared, **runs[0], "warnings": warnings}, tuple(show))
     together = {"out": arguments.out, "dense_score": runs[0].get("dense_score"), "runs": runs, "warnings": warnings}
     return Outcome({**shared, **together}, tuple(show))
+
+
+def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
+    """Whether there is a task to score on, and wanted. Raises `DataError` for what is missing, before the work."""
+    if task is None and arguments.evaluate:
+        raise DataError("--evaluate needs a task to score on; name it with --task.")
+    if task is None and arguments.calibration_texts is None:
+        raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
+    scored = task is not None and arguments.evaluate is not False
+    if not scored and arguments.limit is not None:
+        raise DataError("--limit is for scoring, and nothing is scored; leave it out.")
+    if scored:
+        try:
+            task.split("validation")
+        except DataError as error:
+            raise DataError(f"{str(error).removesuffix('.')}, or pass --no-evaluate.") from error
+    return scored
 
 
 def _method(arguments: argparse.Namespace) -> Method:
@@ -88,13 +115,13 @@ def _folders(out: Path, budgets: list[Budget]) -> list[Path]:
     ]
 
 
-def _with_scores(pruned: Model, task: str, dense: Any, after: Any, doubts: Sequence[str]) -> Model:
+def _with_scores(pruned: Model, task: Any, dense: Any, after: Any, doubts: Sequence[str]) -> Model:
     """The model with its scores in its record, and every doubt: of loading, calibration, pruning, scoring."""
     warnings = [*pruned.provenance.warnings, *pruned.provenance.record.get("warnings", []), *doubts]
     if dense is None:
         return pruned.with_record(warnings=list(dict.fromkeys(warnings)))
     scores = {
-        "task": task,
+        "task": task.name,
         "metric": after.metric,
         "examples": after.examples,
         "dense": float(dense.score),

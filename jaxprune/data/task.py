@@ -117,6 +117,17 @@ class Calibration:
         )
         return replace(found, seed=seed) if drawn else found
 
+    @staticmethod
+    def of_running_text(path: str | Path, count: int = 16, seed: int = 0, *, length: int = 512) -> "Calibration":
+        """Calibrate a language model on `count` windows of `length` tokens of a file, drawn with `seed`.
+
+        The file is one that `jaxprune.tasks.text` reads. Raises `DataError`.
+        """
+        from .text import text
+
+        task = text(path, length=length)
+        return replace(replace(task, train=task.validation, validation=()).calibration(count, seed), source=str(path))
+
 
 @dataclass(frozen=True)
 class Task:
