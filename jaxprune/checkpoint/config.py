@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
 from .families import ACTIVATIONS, FAMILIES, HARMLESS, Family
 from .rotary import KEYS, rotary_of
@@ -16,14 +16,19 @@ PROBLEMS: Mapping[str, Problem] = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
-_CLASSES: Mapping[str, HeadKind] = {
-    "Model": "none",
-    "ForMaskedLM": "none",
-    "ForPreTraining": "none",
-    "ForSequenceClassification": "classification",
-    "ForQuestionAnswering": "question_answering",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
+# How the name of a class ends, behind the family's part of it and in small letters: old files write LLaMAForCausalLM.
+_CLASSES: Mapping[str, HeadKind | Literal["other"]] = {
+    "model": "none",
+    "formaskedlm": "none",
+    "forpretraining": "none",
+    "forsequenceclassification": "classification",
+    "forquestionanswering": "question_answering",
+    "forcausallm": "causal_lm",
+    "lmheadmodel": "causal_lm",
+    # Heads of kinds that we do not have, though their tensors are named like those of one that we do.
+    "fortokenclassification": "other",
+    "formultiplechoice": "other",
+    "fornextsentenceprediction": "other",
 }
 
 
@@ -50,23 +55,38 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     return FAMILIES[model_type]
 
 
+def class_of(config: Mapping[str, Any], where: str) -> str | None:
+    """The class of transformers that `config` names. Raises `CheckpointError` for anything but a list of names."""
+    names = config.get("architectures")
+    if not names:
+        return None
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise CheckpointError(f"{where}: architectures is {str(names)[:60]!r}, expected a list of class names.")
+    return names[0]
+
+
+def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unknown"]:
+    """Which head a class of that name has; "other" for one of a kind that we do not have."""
+    name = name.removeprefix("Flax").removeprefix("TF").lower()
+    start = family.classes.lower()
+    kind = _CLASSES.get(name.removeprefix(start), "unknown") if name.startswith(start) else "unknown"
+    return kind if kind in ("none", "unknown", *family.heads) else "other"
+
+
 def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task | None:
     """The task that `config` says the file's head is for; None where the head is of a kind that we do not have."""
-    names = config.get("architectures")
-    if names:
-        if not isinstance(names, list) or not isinstance(names[0], str):
-            raise CheckpointError(f"{where}: architectures is {str(names)[:60]!r}, expected a list of class names.")
-        name = names[0].removeprefix("Flax").removeprefix("TF")
-        kind = _CLASSES.get(name.removeprefix(family.classes)) if name.startswith(family.classes) else None
-    else:
+    name = class_of(config, where)
+    if name is None:
         named = any(config.get(key) for key in ("id2label", "num_labels", "problem_type"))
         kind = "causal_lm" if "causal_lm" in family.heads else "classification" if named else "none"
-    if kind != "none" and kind not in family.heads:
+    else:
+        kind = kind_of_class(family, name)
+    if kind in ("other", "unknown"):
         return None
     if kind == "classification":
         labels = _labels(config, where)
         return Task(kind, labels, _problem(config, labels, where))
-    return Task(kind) if kind else None
+    return Task(kind)
 
 
 def choose_task(
@@ -78,10 +98,7 @@ def choose_task(
     """
     _check_request(head, labels, problem)
     if declared is None and head is None and labels is None:
-        raise CheckpointError(
-            f"{where} is of a class whose head is not supported; pass head='none' for the model without a head, or "
-            "the kind of a new one: 'classification' or 'question_answering' for encoders, 'causal_lm' for decoders."
-        )
+        raise unknown_head(where)
     if head is None:
         head = "classification" if labels is not None else cast(Task, declared).head
     if head != "classification":
@@ -101,6 +118,19 @@ def choose_task(
     if problem == "regression" and len(names) != 1:
         raise SettingsError(f"a regression has one label, got {len(names)}.")
     return Task("classification", names, cast(Problem, problem))
+
+
+def unknown_head(where: str) -> UnknownHeadError:
+    """The error for a checkpoint of a class whose head we do not have, and nobody asks for another one."""
+    error = UnknownHeadError(
+        f"{where} names a class whose head is not supported; give a checkpoint with a head for classification, "
+        "question answering or language modelling, or one without a head."
+    )
+    # A note shows in a traceback, beside the code that can follow it, and not on the command line.
+    error.add_note(
+        "head='none' loads it without a head, 'classification', 'question_answering' or 'causal_lm' with one."
+    )
+    return error
 
 
 def _check_request(head: str | None, labels: Sequence[str] | int | None, problem: str | None) -> None:
