@@ -5,8 +5,10 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
-from .families import ACTIVATIONS, FAMILIES, HARMLESS, Family
-from .rotary import KEYS, rotary_of
+from .families import ACTIVATIONS, FAMILIES, Family
+from .known_settings import check_settings
+from .rotary import rotary_of
+from .sliding import sliding_window
 
 HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]
@@ -69,8 +71,10 @@ def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unk
     """Which head a class of that name has; "other" for one of a kind that we do not have."""
     name = name.removeprefix("Flax").removeprefix("TF").lower()
     start = family.classes.lower()
-    kind = _CLASSES.get(name.removeprefix(start), "unknown") if name.startswith(start) else "unknown"
-    return kind if kind in ("none", "unknown", *family.heads) else "other"
+    kind: HeadKind | Literal["other", "unknown"] = (
+        _CLASSES.get(name.removeprefix(start), "unknown") if name.startswith(start) else "unknown"
+    )
+    return kind if kind == "none" or kind == "unknown" or kind in family.heads else "other"
 
 
 def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task | None:
@@ -149,7 +153,7 @@ def _check_request(head: str | None, labels: Sequence[str] | int | None, problem
 
 def architecture_from(family: Family, config: Mapping[str, Any], task: Task, where: str) -> Architecture:
     """The architecture that `config` describes, with the head that `task` needs."""
-    _refuse_unknown(family, config, where)
+    check_settings(family, config, where)
 
     def value(name: str, kind: type, low: int) -> Any:
         if name not in family.keys:
@@ -221,7 +225,11 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
     if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
     if fields.get("positions") == "rotary":
-        fields["rotary"], fields["rotary_scale"] = rotary_of(config, width, rows, where)
+        fields |= rotary_of(config, width, rows, where)._asdict()
+    on = switch("window_on") if "window_on" in family.keys else True
+    window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
+    if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
+        fields["window"] = fields["max_positions"] = window
     if task.head == "causal_lm":
         fields |= {"tied": switch("tied"), "end_ids": _end_ids(config.get(family.keys["end_ids"]), where)}
     return Architecture(**fields, **head_fields(family, task))
@@ -244,27 +252,6 @@ def head_fields(family: Family, task: Task) -> dict[str, Any]:
 def described(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture of the model that `config` describes, with the head it says; without one where we have none."""
     return architecture_from(family, config, declared_task(family, config, where) or Task("none"), where)
-
-
-def _refuse_unknown(family: Family, config: Mapping[str, Any], where: str) -> None:
-    for key, expected in family.pinned.items():
-        if key in config and config[key] not in (expected, None):
-            raise CheckpointError(
-                f"{where}: {key} is {str(config[key])[:60]!r}, of a {family.model_type} model only {expected!r} is "
-                "supported, because it changes the result."
-            )
-    layers = config.get("layer_types")
-    if layers is not None and any(kind != "full_attention" for kind in layers):
-        raise CheckpointError(f"{where}: layer_types names other layers than full_attention, which are not supported.")
-    rotary = KEYS if family.switches.get("positions") == "rotary" else ()
-    known = HARMLESS | set(family.keys.values()) | family.pinned.keys() | {"layer_types", *rotary}
-    for key, value in config.items():
-        switched_off = value is None or (isinstance(value, (list, dict, str)) and not value)
-        if key not in known and not key.startswith("_") and not switched_off:
-            raise CheckpointError(
-                f"{where}: the setting {key} = {str(value)[:60]!r} is not known for {family.model_type} and may change "
-                "the result; delete it from the file if you are sure that it does not."
-            )
 
 
 def _labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:

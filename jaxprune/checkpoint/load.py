@@ -27,6 +27,7 @@ from .contents import check_fit, family_tensors, tied_as_stored
 from .families import FAMILIES, Family
 from .files import inside, read_json
 from .hub import locate
+from .known_settings import as_read, check_settings, without
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import Stored
 from .write import TOKENIZER_FILES
@@ -44,6 +45,7 @@ def load(
     revision: str | None = None,
     dtype: str = "float32",
     host: bool = False,
+    ignore_config_keys: Sequence[str] = (),
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
@@ -55,6 +57,9 @@ def load(
     bfloat16 where the file does; products are computed in float32 all the same. With `host` they are NumPy arrays, for
     pruning with `stream` on a device that could not hold them.
 
+    A setting of config.json that is not known is an error, because it may change the result. Those that
+    `ignore_config_keys` names are read as if they were not there, and a warning says so.
+
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
     """
@@ -65,10 +70,14 @@ def load(
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
-        return _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        return _warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1])
     where = str(folder / "config.json")
     config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
+    config, ignored = without(config, ignore_config_keys, where)
     family = family_of(config, where)
+    config = as_read(family, config)
+    idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
     declared = _task_of_head(family, config, tensors, where, head) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
@@ -77,8 +86,14 @@ def load(
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, found, seed, str(source), host)
-    record = {**origin, "source_config": dict(config)}
-    return Model(architecture, params, Provenance(str(folder), record, (*tied, *strange, *new)))
+    names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
+    record = {**origin, "source_config": dict(config), **names_ignored}
+    return Model(architecture, params, Provenance(str(folder), record, (*ignored, *idle, *tied, *strange, *new)))
+
+
+def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
+    notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
+    return model.replace(provenance=notes)
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
@@ -216,8 +231,7 @@ def _with_task(
         found = {name: leaf for name, leaf in found.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(found.values())), np.ndarray)
     params, warnings = _complete(changed, found, seed, where, host)
-    notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
-    return Model(changed, params, notes)
+    return _warned(Model(changed, params, model.provenance), warnings)
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
