@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, load, save
+    from ..checkpoint import check_output, save
     from ..data.evaluate import evaluate
 
     budgets = flags.budgets(arguments)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         check_output(folder, arguments.overwrite)
     task = flags.task(arguments)
     where = flags.placement(arguments)
-    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)
