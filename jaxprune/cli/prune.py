@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, load, save
+    from ..checkpoint import check_output, save
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
     where = flags.placement(arguments)
-    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task = flags.task(arguments)
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
-        model = load_for(task, arguments.model, arguments.revision, arguments.seed)
+        model = load_for(task, arguments)
     with progress("recap", arguments.quiet) as on_step, hint(work, has_state):
         found = run_recap(
             model, task, settings, training, host=placement.host, device=placement.device,
