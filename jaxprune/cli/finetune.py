@@ -59,13 +59,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     model = load_for(task, arguments)
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     if arguments.teacher is not None:
-<<<<<<< HEAD
-        shared["teacher"] = load(arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):
-=======
         shared["teacher"] = flags.load(arguments, arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step, hint(work):
->>>>>>> loading
+    with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
@@ -143,8 +138,8 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
 def load_for(task: Any, arguments: argparse.Namespace) -> Any:
     """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with the command's seed."""
     from ..checkpoint.load import NEW_WEIGHTS
-    from ..data.fit import fit
-    from ..errors import DataError, UnknownHeadError
+    from ..data.fit import HeadMismatch, fit
+    from ..errors import UnknownHeadError
 
     wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
     if task.kind == "question_answering":
@@ -156,7 +151,7 @@ def load_for(task: Any, arguments: argparse.Namespace) -> Any:
         return flags.load(arguments, seed=seed, **wanted)
     try:
         fit(model.architecture, task)
-    except DataError:
+    except HeadMismatch:
         fresh = flags.load(arguments, seed=seed, **wanted)
         before = model.provenance.warnings
         if model.architecture.head == "none" or any(NEW_WEIGHTS in entry for entry in before):
