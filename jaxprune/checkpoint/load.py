@@ -21,7 +21,7 @@ from .hub import locate
 from .layout import separated
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import FLOATS, Stored, read_tensors
-from .write import TOKENIZER_FILES
+from .tokenizer_files import TOKENIZER_FILES
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
