@@ -70,14 +70,15 @@ class Tokenizer:
         if self.read.replaced:
             parts = " and ".join(self.read.replaced)
             found += (
-                f"tokenizer.json has another {parts} than its class, {self.read.name}, and tokenizer_config.json say: "
-                "texts are read by the latter, as transformers does it.",
+                f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
+                "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
             )
         if not self.read.types and any(example.pair is not None for example in examples):
             if any(self.backend.encode("a", "a").type_ids):
                 found += (
-                    f"tokenizer.json tells the second text of a pair from the first, but transformers hands a model "
-                    f"no token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there.",
+                    "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
+                    f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
+                    "them in model_input_names of tokenizer_config.json if the model was trained with them.",
                 )
         return found
 

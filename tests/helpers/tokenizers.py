@@ -48,5 +48,19 @@ def write_bert(folder: Path, form: str = "tokenizer.json", **settings: Any) -> i
     return len(WORDS)
 
 
+def write_letters(folder: Path, words: list[str]) -> int:
+    """vocab.json of single letters, for a family whose tokenizer class no setting can replace (Qwen2)."""
+    letters = ["[PAD]", "[UNK]", "[CLS]", "Ġ", *sorted(set("".join(words)))]
+    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return len(letters)
+
+
+def as_it_stands(folder: Path) -> None:
+    """Settings that have transformers take tokenizer.json as it stands, whatever the family."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    write_settings(folder, tokenizer_class="PreTrainedTokenizerFast", model_input_names=names)
+
+
 def write_settings(folder: Path, **settings: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
