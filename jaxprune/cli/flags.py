@@ -68,16 +68,25 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mesh(parser: argparse.ArgumentParser) -> None:
+    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
     parser.add_argument(
         "--mesh",
         metavar="data=N[,model=M]",
         help="spread calibration batches over N devices, large weights over M (default: one device)",
     )
+    parser.add_argument(
+        "--keep-bytes",
+        type=byte_count,
+        metavar="BYTES",
+        help="of one pass, what may be kept to save time in the next: 0, 8GB (256MiB)",
+    )
 
 
 def placement(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keywords mesh and stream of a pruning method. Raises `SettingsError`."""
-    return {"mesh": None if arguments.mesh is None else make_mesh(arguments.mesh), "stream": arguments.stream}
+    """The keywords mesh, stream and keep_bytes of a pruning method. Raises `SettingsError`."""
+    mesh = None if arguments.mesh is None else make_mesh(arguments.mesh)
+    kept = {} if arguments.keep_bytes is None else {"keep_bytes": arguments.keep_bytes}
+    return {"mesh": mesh, "stream": arguments.stream, **kept}
 
 
 def make_mesh(text: str) -> Any:

@@ -18,6 +18,7 @@ from ..model.model import Model
 from .budget import Budget
 from .cut import Mask, map_units, unit_counts, unit_sums
 from .follow import Fit, follow
+from .kept import KEEP_BYTES
 from .measure import HALVES, measure
 from .run import OnStep, Run, as_budgets, round_masks
 from .search import keep_mask, score_curve
@@ -85,10 +86,11 @@ def fisher(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
     budgets, alone = as_budgets(budget)
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         measured = measure(
@@ -103,6 +105,7 @@ def fisher(
             grams=False,
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
+            kept=run.kept if settings.repair != "none" else None,
         )
     found = run.devices.read([(entry.gates, entry.block) for entry in measured.statistics])
     scores, blocks = ([np.asarray(pair[part], np.float64) for pair in found] for part in (0, 1))
@@ -125,9 +128,10 @@ def magnitude(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
@@ -140,9 +144,10 @@ def random_prune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune units at random; see `Random`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.
@@ -205,6 +210,7 @@ def repaired(
                 fit,
                 run.programs,
                 lambda done: run.step("refit", done, len(masks)),
+                run.kept,
             )
     return run.finish(method, settings, budget, fitted, masks, reports, reused)
 

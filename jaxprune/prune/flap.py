@@ -25,6 +25,7 @@ from ..model.sublayer import OUTPUT, context_of, sublayer
 from .baselines import check_repair, keep_by_rank, masks_for, repaired
 from .budget import Budget
 from .cut import Mask, with_output_biases
+from .kept import KEEP_BYTES
 from .measure import output_kernel, unit_width
 from .run import OnStep, Run, as_budgets
 
@@ -75,11 +76,12 @@ def flap(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
     budgets, alone = as_budgets(budget)
     dense = with_output_biases(model) if settings.compensate else model
-    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         moments = measure_moments(run)

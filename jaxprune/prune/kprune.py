@@ -13,6 +13,7 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -28,11 +29,14 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs
 from .cut import Mask
+from .elimination import curve, eliminate_heads, eliminate_neurons
 from .follow import PUBLISHED_FIT, Fit, follow
+from .gram import whole
+from .kept import KEEP_BYTES
 from .measure import Measurement, Statistics, measure, output_kernel
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import Curve, allocate, curve, eliminate_heads, eliminate_neurons, psd_root, score_curve
+from .search import Curve, allocate, psd_root, score_curve
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
@@ -138,24 +142,25 @@ def kprune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
     `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
     measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
     `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. Its `provenance.record` says
-    what was removed, what it cost and how well the refit went. Raises `BudgetError`, `DataError`, `NumericalError`.
+    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `keep_bytes` is how much of one
+    pass may be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget)
+    and changes no bit of the result. Its `provenance.record` says what was removed, what it cost and how well the refit
+    went. Raises `BudgetError`, `DataError`, `NumericalError`.
     """
     budgets, alone = as_budgets(budget)
     settings = settings.settled(model.architecture)
+    begin = partial(Run.start, model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     if settings.search == "published":
-        results = []
-        for entry in budgets:
-            run = Run.start(model, calibration, on_step, group=BATCH_TEXTS, mesh=mesh, stream=stream)
-            results.append(_published(run, entry, settings))
+        results = [_published(begin(group=BATCH_TEXTS), entry, settings) for entry in budgets]
     else:
-        results = _default(Run.start(model, calibration, on_step, mesh=mesh, stream=stream), budgets, settings)
+        results = _default(begin(), budgets, settings)
     return results[0] if alone else results
 
 
@@ -175,6 +180,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
             seed=settings.seed,
             programs=run.programs,
             on_part=lambda done, of: run.step("measure", done, of),
+            kept=run.kept,
         )
     with run.phase("search"):
         of = len(measured.statistics)
@@ -204,6 +210,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 settings.fit,
                 run.programs,
                 lambda done: run.step("refit", done, len(curves)),
+                run.kept,
             )
         reused = ("measurement", "damage curves") if number else ()
         results.append(
@@ -228,6 +235,7 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             programs=run.programs,
             fit=settings.fit,
             on_sublayer=lambda done: run.step("search", done, 2 * len(run.model.architecture.layers)),
+            kept=run.kept,
         )
     return run.finish("kprune", settings, budget, fitted, masks, reports)
 
@@ -280,13 +288,13 @@ def surgeon_inputs(
     of g gᵀ. Without `sensitivity` A is replaced by the multiple of the identity of equal trace.
     """
     mean = np.asarray(statistics.mean) / tokens
-    gram = np.asarray(statistics.gram) / tokens - np.outer(mean, mean)
+    gram = whole(np.asarray(statistics.gram)) / tokens - np.outer(mean, mean)
     # Features in units of their own spread: they differ by orders of magnitude, and the elimination downdates an
     # inverse in float32, which loses as many digits as the diagonal spans.
     spread = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.max(np.diag(gram)) + 1e-30))
     gram = gram / spread[:, None] / spread[None, :]
     gram[np.diag_indices_from(gram)] += ridge / tokens
-    metric = np.asarray(statistics.sensitivity) / texts / 2
+    metric = whole(np.asarray(statistics.sensitivity)) / texts / 2
     if not sensitivity:
         metric = np.eye(len(metric), dtype=np.float32) * np.trace(metric) / len(metric)
     return gram, spread[:, None] * (kernel @ psd_root(metric))

@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
 from ..checkpoint.families import FAMILIES
+from ..checks import is_whole
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
 from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
 from ..devices import Devices
-from ..errors import NumericalError
+from ..errors import NumericalError, SettingsError
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
@@ -29,6 +30,7 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs, removed, unit_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
+from .kept import KEEP_BYTES, Kept
 from .search import Curve, uniform_masks
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -47,6 +49,7 @@ class Run:
     mean_length: int  # of the calibration texts, in tokens, rounded up
     on_step: OnStep
     programs: Programs = field(default_factory=Programs)
+    kept: Kept = field(default_factory=Kept)
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -61,11 +64,15 @@ class Run:
         *,
         mesh: Mesh | None = None,
         stream: bool = False,
+        keep_bytes: int = KEEP_BYTES,
     ) -> "Run":
         """Tokenise and pack the calibration texts and move them and the weights to the devices.
 
-        `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
+        `group` keeps every so many texts in a batch of their own (methods that take means over a batch). `keep_bytes`
+        is what may be kept of one pass for the next (`Kept`).
         """
+        if not is_whole(keep_bytes) or keep_bytes < 0:
+            raise SettingsError(f"keep_bytes must be a whole number of bytes, at least 0, got {keep_bytes!r}.")
         began = time.perf_counter()
         devices = Devices(mesh, stream)
         tokenizer = Tokenizer.of(model)
@@ -87,6 +94,7 @@ class Run:
                 *tokenizer.doubts(calibration.examples),
             ],
             programs=Programs(devices=devices),
+            kept=Kept.within(keep_bytes, model.architecture, batches, devices),
         )
         run.phases["prepare"] = time.perf_counter() - began
         return run
@@ -96,9 +104,10 @@ class Run:
         """Book the seconds of a part of the run under `name`."""
         began = time.perf_counter()
         # Host solves come between compiled programs. After each, BLAS threads spin for a while and take the cores from
-        # XLA's: that costs a tenth of a run, more than they save on matrices of this size.
+        # XLA's, where those are the same: that costs a tenth of a run, more than they save on matrices of this size.
         small = max(layer.neurons for layer in self.model.architecture.layers) <= 4096
-        with self.blas.limit(limits=1 if small else None, user_api="blas"):
+        shared = all(device.platform == "cpu" for device in jax.local_devices())
+        with self.blas.limit(limits=1 if small and shared else None, user_api="blas"):
             yield
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
@@ -145,7 +154,7 @@ class Run:
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
 
-        The median of a few batches (all have one shape), times their number. Not part of the method: booked nowhere.
+        The median of three batches (all have one shape), times their number. Not part of the method: booked nowhere.
         With streamed weights the pass streams them too, and ends before the head.
         """
         programs, architecture = Programs(devices=self.devices), self.model.architecture  # its own books
@@ -156,7 +165,7 @@ class Run:
             whole = text_losses if architecture.head == "causal_lm" else whole_forward
             forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []
-        for batch in self.batches[:1] + self.batches[:7]:  # the first one compiles and warms up
+        for batch in self.batches[:1] + self.batches[:3]:  # the first one compiles and warms up
             began = time.perf_counter()
             jax.block_until_ready(forward(batch))
             seconds.append(time.perf_counter() - began)

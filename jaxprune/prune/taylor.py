@@ -26,6 +26,7 @@ from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget
 from .cut import map_units, unit_counts, unit_sums
+from .kept import KEEP_BYTES
 from .run import OnStep, Run
 
 
@@ -68,6 +69,7 @@ def taylor(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
 
@@ -77,7 +79,7 @@ def taylor(
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     with run.phase("measure"):
         gradient = summed_gradient(
             run.params,

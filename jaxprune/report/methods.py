@@ -51,7 +51,7 @@ class Method(NamedTuple):
     ) -> list[Model]:
         """One pruned model per budget, from one measuring pass. `seed` replaces the settings' own, if they have one.
 
-        `where`: mesh and stream, see `kprune`.
+        `where`: mesh, stream and keep_bytes, see `kprune`.
         """
         entry = METHODS[self.name]
         function = getattr(importlib.import_module(entry.module), entry.function)
