@@ -85,7 +85,8 @@ class Run:
         measured = None if out is None else Measured(out, resume)
         began = time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded = encode_calibration(Tokenizer.of(model), calibration)
+        tokenizer = Tokenizer.of(model)
+        encoded = encode_calibration(tokenizer, calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -97,7 +98,11 @@ class Run:
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
-            warnings=[*model.provenance.warnings, *calibration.warnings],
+            warnings=[
+                *model.provenance.warnings,
+                *calibration.warnings,
+                *tokenizer.doubts(calibration.examples),
+            ],
             programs=Programs(devices=devices),
             kept=Kept.within(keep_bytes, model.architecture, batches, devices),
             measured=measured,
