@@ -17,8 +17,7 @@ from threadpoolctl import ThreadpoolController
 from ..checkpoint.families import FAMILIES
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
-from ..data.text import encode_calibration
-from ..data.tokenizer import Tokenizer
+from ..data.text import encoded_for
 from ..devices import Devices
 from ..errors import NumericalError
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
@@ -68,7 +67,7 @@ class Run:
         """
         began = time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded = encode_calibration(Tokenizer.of(model), calibration)
+        encoded = encoded_for(model, calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
