@@ -12,7 +12,8 @@ import numpy as np
 
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import DataError, SettingsError
+from ..errors import CheckpointError, DataError, SettingsError, UnknownSettingError
+from ..model import Model
 from ..prune.budget import Budget
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
@@ -42,6 +43,26 @@ def byte_count(text: str) -> int:
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_ID", help="the checkpoint")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
+    parser.add_argument(
+        "--ignore-config-key",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="settings of config.json that are not known and that you know to be harmless: key, or rope_scaling.key",
+    )
+
+
+def load(arguments: argparse.Namespace, source: str | None = None, **options: Any) -> Model:
+    """The model that the flags of `add_model` name, or the one in `source`; `options` are those of `jaxprune.load`."""
+    from ..checkpoint import load as read
+
+    options = {"ignore_config_keys": arguments.ignore_config_key} | options
+    if source is None:
+        options = {"revision": arguments.revision} | options
+    try:
+        return read(arguments.model if source is None else source, **options)
+    except UnknownSettingError as error:
+        raise CheckpointError(f"{str(error).rstrip('.')}: --ignore-config-key {' '.join(error.names)}.") from error
 
 
 def add_storage(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +174,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--calibration-texts",
         metavar="FILE",
         help="draw them from this file instead of the task's training texts: one a line, a tab before a second text, "
-        "or JSON with text and text_pair; for --task text, and for a language model without a task, a file as in --data",
+        "or JSON with text and text_pair; for --task text, or a language model without a task, a file as in --data",
     )
 
 

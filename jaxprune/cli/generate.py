@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
     from ..data.generate import generate
     from ..data.rows import read_texts
     from ..model.generate import Sampling
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     Sampling(**{name: settings[name] for name in SETTINGS[:4]})  # in range before the model is read
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     found = generate(model, prompts, dtype=arguments.dtype, **settings)
     costs = found.as_json()
     said = [

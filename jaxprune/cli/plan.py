@@ -17,11 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
     (budget,) = flags.budgets(arguments)
     task = flags.task(arguments)
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     if task is not None:
         texts = flags.calibration(arguments, task)
     elif arguments.calibration_texts is not None:

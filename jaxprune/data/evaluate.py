@@ -99,6 +99,7 @@ def evaluate(
     if task.kind == "language":
         return _language(model, task, split, limit, tokenizer, programs)
     examples = task.split(split)[:limit]
+    surprises = tokenizer.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
     if split == "validation" and task.is_labelled("validation_mismatched"):
@@ -118,7 +119,7 @@ def evaluate(
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
-        warnings=found.warnings + doubts,
+        warnings=found.warnings + surprises + doubts,
     )
 
 
@@ -151,7 +152,7 @@ def _language(
         compile_seconds=compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        warnings=doubts,
+        warnings=tokenizer.doubts(()) + doubts,
     )
 
 

@@ -38,10 +38,13 @@ def fit(architecture: Architecture, task: Task) -> Fit:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
     head = {"question_answering": "question_answering", "language": "causal_lm"}.get(task.kind, "classification")
     if a.head != head:
-        raise HeadMismatch(
-            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or give it a "
-            "new head to train (head= and labels= of jp.load)."
+        error = HeadMismatch(
+            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "
+            "this one on it first."
         )
+        # A note shows in a traceback, beside the code that can follow it, and not on the command line.
+        error.add_note("head= and labels= of jp.load give it a new head to train.")
+        raise error
     if head == "question_answering":
         return Fit(task, np.arange(2))
     if head == "causal_lm":

@@ -244,10 +244,10 @@ def prepare(model: Model, task: Task) -> Texts:
     task = found.task
     examples = task.split("train")
     tokenizer = Tokenizer.of(model)
+    warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
-        return _spans(tokenizer, examples, task, found.warnings)
+        return _spans(tokenizer, examples, task, warnings)
     encoded, labels = tokenizer.encode(examples, task.max_length), truth(examples, task)
-    warnings = found.warnings
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":
