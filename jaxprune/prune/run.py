@@ -181,7 +181,7 @@ class Run:
         The median of three batches (all have one shape), times their number. Not part of the method: booked nowhere.
         With streamed weights the pass streams them too, and ends before the head.
         """
-        programs, architecture = Programs(devices=self.devices), self.model.architecture  # its own books
+        programs, architecture = Programs(devices=self.devices, booked=False), self.model.architecture  # its own books
         if self.devices.stream:
             forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
         else:
