@@ -17,6 +17,7 @@ from ..model.model import Model, Provenance
 from .config import Task, architecture_from, choose_task, declared_task, family_of, head_fields
 from .families import FAMILIES, Family
 from .files import inside, listed, read_json
+from .generation import ends_in
 from .hub import locate
 from .layout import separated
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
@@ -57,17 +58,25 @@ def load(
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
-        return _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        own = load_own(folder, dtype, host)
+        return _with_task(own.replace(architecture=_ended(own.architecture, folder)), head, labels, problem, seed)
     where = str(folder / "config.json")
     config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
     family = family_of(config, where)
     tensors = _tensors(folder, family)
     declared = _task_of_head(family, config, tensors, where) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
-    architecture = architecture_from(family, config, task, where)
+    architecture = _ended(architecture_from(family, config, task, where), folder)
     found = _parameters(folder, tensors, family, architecture, task, declared, dtype)
     params, warnings = _complete(architecture, found, seed, str(source), host)
     return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings))
+
+
+def _ended(architecture: Architecture, folder: Path) -> Architecture:
+    """With the end tokens of a folder's generation_config.json, which has the last word on them."""
+    if architecture.head != "causal_lm":
+        return architecture
+    return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
