@@ -53,11 +53,11 @@ def test_end_tokens_are_flags(folder, capsys):
     [
         (["--prompt", "the", "--end-token", "cinema"], "the tokenizer has no token 'cinema'; name an end token"),
         (
-            ["--prompt", "the", "--end-id", "99"],
+            ["--prompt", "the", "--max-new-tokens", "9", "--end-id", "99"],
             "end_ids has 99, which is no token: the model's embedding has 26 rows.",
         ),
         ([], "there is nothing to continue; give --prompt TEXT or --prompts FILE."),
-        (["--prompts", "no-such-file"], "no-such-file cannot be read (No such file or directory); check --prompts."),
+        (["--prompts", "no-such-file"], "no-such-file cannot be read: No such file or directory; check the path."),
         (["--prompt", ""], "prompt 0 is ''; give a text that is not empty."),
         (["--prompt", "the", "--temperature", "1", "--top-p", "2"], "top_p must lie in (0, 1], got 2.0."),
         (["--prompt", "the", "--temperature", "-1"], "temperature must be a number of at least 0, got -1.0."),
