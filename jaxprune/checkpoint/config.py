@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
 from .families import ACTIVATIONS, FAMILIES, Family
+from .generation import end_ids
 from .known_settings import check_settings
 from .rotary import rotary_of
 from .sliding import sliding_window
@@ -231,15 +232,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
         fields["window"] = fields["max_positions"] = window
     if task.head == "causal_lm":
-        fields |= {"tied": switch("tied"), "end_ids": _end_ids(config.get(family.keys["end_ids"]), where)}
+        fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, task))
-
-
-def _end_ids(found: Any, where: str) -> tuple[int, ...]:
-    ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(isinstance(number, int) and number >= 0 for number in ids):
-        raise CheckpointError(f"{where}: eos_token_id is {str(found)[:60]!r}, expected token ids.")
-    return tuple(ids)
 
 
 def head_fields(family: Family, task: Task) -> dict[str, Any]:

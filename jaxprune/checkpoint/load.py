@@ -26,6 +26,7 @@ from .config import (
 from .contents import check_fit, family_tensors, tied_as_stored
 from .families import FAMILIES, Family
 from .files import inside, read_json
+from .generation import ends_in
 from .hub import locate
 from .known_settings import as_read, check_settings, without
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
@@ -71,6 +72,7 @@ def load(
         inside(folder, name)
     if (folder / MANIFEST).exists():
         model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        model = model.replace(architecture=_ended(model.architecture, folder))
         return _warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1])
     where = str(folder / "config.json")
     config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
@@ -82,7 +84,7 @@ def load(
     declared = _task_of_head(family, config, tensors, where, head) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
-    architecture = architecture_from(family, config, task, where)
+    architecture = _ended(architecture_from(family, config, task, where), folder)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, found, seed, str(source), host)
@@ -94,6 +96,13 @@ def load(
 def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
     notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
     return model.replace(provenance=notes)
+
+
+def _ended(architecture: Architecture, folder: Path) -> Architecture:
+    """With the end tokens of a folder's generation_config.json, which has the last word on them."""
+    if architecture.head != "causal_lm":
+        return architecture
+    return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
