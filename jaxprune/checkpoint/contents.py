@@ -100,8 +100,8 @@ def check_fit(
             for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
         ],
-        "not of floats (quantised weights are not read)": [
-            f"{name} is {tensors[name].dtype}"
+        "not of floats": [
+            f"{name} is {tensors[name].dtype}, expected 16 bits or more; quantised weights are not read"
             for name in expected
             if name in tensors and tensors[name].dtype not in FLOATS.values()
         ],

@@ -1,6 +1,7 @@
 """What commands say of a checkpoint that Python would be told in its own words."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def test_unknown_settings_are_ignored_by_a_flag_that_the_error_names(cli, model)
 
 
 def test_every_command_that_loads_a_model_has_the_flag():
-    commands = next(action for action in parser()._actions if action.dest == "command").choices
-    assert commands is not None and len(commands) == len(COMMANDS)
+    commands: Any = next(action for action in parser()._actions if action.dest == "command").choices
+    assert len(commands) == len(COMMANDS)
     flags = {
         name: {flag for action in command._actions for flag in action.option_strings}
         for name, command in commands.items()
