@@ -31,7 +31,7 @@ from .known_settings import as_read, check_settings, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import Stored
-from .write import TOKENIZER_FILES
+from .tokenizer_files import TOKENIZER_FILES
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 

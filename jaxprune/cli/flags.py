@@ -6,7 +6,6 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -169,8 +168,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration-texts",
         metavar="FILE",
-        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text; "
-        "for --task text a file as in --data",
+        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text, "
+        "or JSON with text and text_pair; for --task text a file as in --data",
     )
 
 
@@ -183,33 +182,13 @@ def samples(arguments: argparse.Namespace, task: Any) -> int:
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
     count, file = samples(arguments, task), arguments.calibration_texts
-    seed = arguments.seed if seed is None else seed
+    seed = int(arguments.seed if seed is None else seed)
     if file is None or task.kind == "language":
         return task.calibration(count, seed=seed)
-    from ..data.tasks import Calibration
+    from ..data.task import Calibration, overlap
 
-    if count < 1:
-        raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
-    lines = read_lines(file)
-    if count < len(lines):  # the rule by which tasks draw theirs
-        lines = [lines[row] for row in np.random.RandomState(seed).choice(len(lines), count, replace=False)]
-    texts, tabs, pairs = zip(*(line.partition("\t") for line in lines), strict=True)
-    if any(tabs) and not all(tabs):
-        raise DataError(f"{file}: some lines hold two texts (a tab between them) and some one; make them alike.")
-    return Calibration.of_texts(texts, pairs if all(tabs) else None, max_length=task.max_length, source=file)
-
-
-def read_lines(file: str, asked_by: str = "--calibration-texts") -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises `DataError`."""
-    try:
-        lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check {asked_by}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it.") from error
-    if not lines:
-        raise DataError(f"{file} holds no texts; write one a line.")
-    return lines
+    found = Calibration.of_file(file, count, seed, max_length=task.max_length)
+    return dataclasses.replace(found, warnings=found.warnings + overlap(found.examples, task.validation))
 
 
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:

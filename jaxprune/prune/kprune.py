@@ -14,6 +14,7 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from .follow import PUBLISHED_FIT, Fit, follow
 from .gram import whole
 from .kept import KEEP_BYTES
 from .measure import Measurement, Statistics, measure, output_kernel
+from .measured import Arrays
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
 from .search import Curve, allocate, psd_root, score_curve
@@ -117,6 +119,11 @@ class KPrune:
         return replace(self, **{name: value for name, value in kind.items() if getattr(self, name) is None})
 
     @property
+    def measures_once(self) -> bool:
+        """Whether one measurement serves all that follows, so that it can be kept to resume from."""
+        return self.search != "published"
+
+    @property
     def fit(self) -> Fit:
         """How weights are fitted, by settled settings."""
         assert self.ridge is not None and self.input_ridge is not None
@@ -143,6 +150,8 @@ def kprune(
     mesh: Mesh | None = None,
     stream: bool = False,
     keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
@@ -151,12 +160,17 @@ def kprune(
     `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
     `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `keep_bytes` is how much of one
     pass may be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget)
-    and changes no bit of the result. Its `provenance.record` says what was removed, what it cost and how well the refit
-    went. Raises `BudgetError`, `DataError`, `NumericalError`.
+    and changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
+    same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved. The
+    result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
+    `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
     """
     budgets, alone = as_budgets(budget)
     settings = settings.settled(model.architecture)
-    begin = partial(Run.start, model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
+    if out is not None and not settings.measures_once:
+        raise SettingsError("the published search measures every sublayer anew and keeps nothing; leave out= out.")
+    where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
+    begin = partial(Run.start, model, calibration, on_step, **where)
     if settings.search == "published":
         results = [_published(begin(group=BATCH_TEXTS), entry, settings) for entry in budgets]
     else:
@@ -169,25 +183,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
     allowed = [run.allowed(budget) for budget in budgets]
     if settings.query_heads and any(budget.uniform for budget in budgets):
         raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
-    with run.phase("measure"):
-        measured = measure(
-            run.params,
-            run.model.architecture,
-            run.batches,
-            temperature=settings.temperature,
-            floor=settings.token_floor,
-            exact_up_to=settings.exact_up_to,
-            seed=settings.seed,
-            programs=run.programs,
-            on_part=lambda done, of: run.step("measure", done, of),
-            kept=run.kept,
-        )
-    with run.phase("search"):
-        of = len(measured.statistics)
-        curves = damage_curves(run.model, measured, settings, run.programs, lambda done: run.step("search", done, of))
-    measured = measured._replace(
-        statistics=[]
-    )  # the Gram matrices are the largest thing alive; the curves replace them
+    curves, weights = _unpacked(run.once("kprune", settings, lambda: _measured(run, settings)))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -206,7 +202,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 run.params,
                 masks,
                 run.batches,
-                measured.weights,
+                weights,
                 settings.fit,
                 run.programs,
                 lambda done: run.step("refit", done, len(curves)),
@@ -217,6 +213,40 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
             run.finish("kprune", settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted})
         )
     return results
+
+
+def _measured(run: Run, settings: KPrune) -> Arrays:
+    """Damage curves of every sublayer, and the token weights of every batch, [sublayers, rows, length]."""
+    with run.phase("measure"):
+        found = measure(
+            run.params,
+            run.model.architecture,
+            run.batches,
+            temperature=settings.temperature,
+            floor=settings.token_floor,
+            exact_up_to=settings.exact_up_to,
+            seed=settings.seed,
+            programs=run.programs,
+            on_part=lambda done, of: run.step("measure", done, of),
+            kept=run.kept,
+        )
+    with run.phase("search"):
+        of = len(found.statistics)
+        curves = damage_curves(run.model, found, settings, run.programs, lambda done: run.step("search", done, of))
+    arrays = {f"weights.{number}": np.stack(run.devices.read(batch)) for number, batch in enumerate(found.weights)}
+    for index, entry in enumerate(curves):
+        parts = {name: value for name, value in entry._asdict().items() if value is not None}
+        arrays |= {f"curve.{index}.{name}": value for name, value in parts.items()}
+    return arrays
+
+
+def _unpacked(arrays: Arrays) -> tuple[list[Curve], list[list[np.ndarray]]]:
+    """The inverse of `_measured`."""
+    count = lambda kind: len({name.split(".")[1] for name in arrays if name.startswith(kind)})  # noqa: E731
+    curves = [
+        Curve(*(arrays.get(f"curve.{index}.{name}") for name in Curve._fields)) for index in range(count("curve."))
+    ]
+    return curves, [list(arrays[f"weights.{number}"]) for number in range(count("weights."))]
 
 
 def _published(run: Run, budget: Budget, settings: KPrune) -> Model:

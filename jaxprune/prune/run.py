@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +19,9 @@ from ..checkpoint.families import FAMILIES
 from ..checks import is_whole
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
-from ..data.text import encode_calibration
-from ..data.tokenizer import Tokenizer
+from ..data.text import encoded_for
 from ..devices import Devices
-from ..errors import NumericalError, SettingsError
+from ..errors import NumericalError, OutputError, SettingsError
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
@@ -31,6 +31,7 @@ from .budget import Budget
 from .cost import part_costs, removed, unit_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
 from .kept import KEEP_BYTES, Kept
+from .measured import Arrays, Measured, fingerprint
 from .search import Curve, uniform_masks
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -50,6 +51,8 @@ class Run:
     on_step: OnStep
     programs: Programs = field(default_factory=Programs)
     kept: Kept = field(default_factory=Kept)
+    measured: Measured | None = None  # where the measurement is kept until the result is saved
+    resumed: bool = False  # the measurement came from there
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -65,17 +68,23 @@ class Run:
         mesh: Mesh | None = None,
         stream: bool = False,
         keep_bytes: int = KEEP_BYTES,
+        out: str | Path | None = None,
+        resume: bool = False,
     ) -> "Run":
         """Tokenise and pack the calibration texts and move them and the weights to the devices.
 
         `group` keeps every so many texts in a batch of their own (methods that take means over a batch). `keep_bytes`
-        is what may be kept of one pass for the next (`Kept`).
+        is what may be kept of one pass for the next (`Kept`). `out` is the folder that keeps the measurement on disk,
+        to go on from with `resume` (`Measured`).
         """
         if not is_whole(keep_bytes) or keep_bytes < 0:
             raise SettingsError(f"keep_bytes must be a whole number of bytes, at least 0, got {keep_bytes!r}.")
+        if resume and out is None:
+            raise SettingsError("resume needs out, the folder that the measurement was kept in.")
+        measured = None if out is None else Measured(out, resume)
         began = time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded = encode_calibration(Tokenizer.of(model), calibration)
+        encoded, surprises = encoded_for(model, calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -87,9 +96,10 @@ class Run:
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
-            warnings=[*model.provenance.warnings, *calibration.warnings],
+            warnings=[*model.provenance.warnings, *calibration.warnings, *surprises],
             programs=Programs(devices=devices),
             kept=Kept.within(keep_bytes, model.architecture, batches, devices),
+            measured=measured,
         )
         run.phases["prepare"] = time.perf_counter() - began
         return run
@@ -106,6 +116,25 @@ class Run:
             yield
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
+
+    def once(self, method: str, settings: Any, measure: Callable[[], Arrays]) -> Arrays:
+        """The arrays that `measure` gives; from the run's folder where a run that was stopped left them there.
+
+        A folder that cannot be written costs a warning, not the run.
+        """
+        if self.measured is None:
+            return measure()
+        given = fingerprint(self.model, self.devices.read(self.batches), method, dataclasses.asdict(settings))
+        arrays = self.measured.read(given)
+        self.resumed = arrays is not None
+        if arrays is None:
+            arrays = measure()
+            try:
+                if jax.process_index() == 0:
+                    self.measured.write(given, arrays)
+            except OutputError as error:
+                self.warnings.append(f"the measurement is not kept to go on from: {error}")
+        return arrays
 
     @property
     def devices(self) -> Devices:
@@ -212,7 +241,7 @@ class Run:
                 "hash": self.calibration.hash,
             },
             "refit": list(refit),
-            "reused": list(reused),
+            "reused": list(reused) or (["measurement of a run that was stopped"] if self.resumed else []),
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }
