@@ -16,9 +16,10 @@ import numpy as np
 from ..errors import CheckpointError, OutputError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model
-from .config import PROBLEMS, described, family_of
+from .config import described, family_of
 from .families import Family
 from .generation import write_generation
+from .labels import PROBLEMS
 from .layout import fused
 from .load import file_shape, tensor_names
 from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
