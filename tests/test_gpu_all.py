@@ -145,10 +145,19 @@ def test_no_process_is_started_where_no_time_is_left(tmp_path):
     assert lines[0]["error"] == "no time was left"
 
 
-def test_every_part_is_a_process_but_for_tiny_sizes():
+def test_every_part_is_a_process_where_allocators_are_read():
     full, tiny = (jobs_of(list(SECTIONS), small) for small in (False, True))
     assert [job.section for job in tiny] == list(SECTIONS)
-    assert [(job.section, job.parts) for job in full] == [(job.section, (part,)) for job in tiny for part in job.parts]
+    by_name = {name: [job.parts for job in full if job.section == name] for name in SECTIONS}
+    for job in tiny:
+        parts = SECTIONS[job.section].parts
+        assert job.parts == tuple(parts)
+        alone = [(part,) for part in parts]
+        assert by_name[job.section] == ([job.parts] if SECTIONS[job.section].together else alone)
+    assert any("allocator_peak_bytes" in column for column in SECTIONS["training"].columns.values())
+    for section in SECTIONS.values():
+        read_allocator = any("allocator_peak_bytes" in column for column in section.columns.values())
+        assert not (section.together and read_allocator)
     assert sum(job.weight for job in full) == sum(job.weight for job in tiny)
 
 

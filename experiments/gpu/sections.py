@@ -13,13 +13,14 @@ Columns = Mapping[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Section:
-    """One measurement. Every part is a process of its own, so that allocator peaks are its own."""
+    """One measurement. Every part is a process of its own, so that allocator peaks are its own, unless `together`."""
 
     title: str
     function: str  # "module:function"
     parts: Mapping[str, float]  # name -> seconds it is thought to need, which share out the time there is
     columns: Columns
     notes: tuple[str, ...] = ()
+    together: bool = False  # its parts look at no allocator: one process, which saves starting others
 
 
 MB, SECONDS, COUNT = "{:,.0f}|1e-6", "{:.2f}", "{:,.0f}"
@@ -70,6 +71,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 "Products as written, all at the highest precision, and K-prune's measurement alone in bfloat16. "
                 "Differences of logits are relative to the largest logit, those of orders to a sublayer's units.",
             ),
+            together=True,
         ),
         "kprune": Section(
             "K-prune on BERT-base's shape, 800 texts of 128 tokens",
@@ -119,6 +121,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 "of it shows": ("of_flops", "{:.0%}"),
             },
             ("Rows x tokens. Models in turns; the speed-up is the median of the ratios within a turn.",),
+            together=True,
         ),
         "trace": Section(
             "A trace of a warm K-prune run: BERT-base's shape with 4 layers, 128 texts of 128 tokens",
@@ -132,7 +135,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Job:
-    """A process: one part of a section, or with tiny sizes all of them, and its weight in sharing out the time."""
+    """A process: one part of a section, or all of them, and its weight in sharing out the time."""
 
     section: str
     parts: tuple[str, ...]
@@ -144,11 +147,11 @@ class Job:
 
 
 def jobs_of(sections: Sequence[str], tiny: bool) -> list[Job]:
-    """A process a part; with `tiny`, where no allocator keeps books, one a section."""
+    """A process a part, or one a section: with `tiny`, as where its parts go together."""
     found = []
     for name in sections:
         parts = SECTIONS[name].parts
-        if tiny:
+        if tiny or SECTIONS[name].together:
             found.append(Job(name, tuple(parts), sum(parts.values())))
         else:
             found += [Job(name, (part,), weight) for part, weight in parts.items()]
