@@ -105,7 +105,7 @@ def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, li
         return max(calibration, 1), max(calibration, 1) * length, [f"tokens: {length} a text; no texts were given."]
     from ..data.text import encoded_for
 
-    encoded = encoded_for(model, calibration)
+    encoded, _ = encoded_for(model, calibration)
     return len(encoded), encoded.tokens, []
 
 
