@@ -21,7 +21,7 @@ SCRIPT = ROOT / "experiments" / "gpu_all.py"
 def tiny_run(tmp_path_factory):
     """The folder and the lines of all sections at tiny sizes; the time is ample, whatever else the machine does."""
     out = tmp_path_factory.mktemp("gpu")
-    words = ["--out", out, "--tiny", "--minutes", "30", "--cache", out / "cache"]
+    words = ["--out", out, "--tiny", "--minutes", "120", "--cache", out / "cache"]
     done = subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr + (out / LOG).read_text()
     return out, read(out / LINES)

@@ -55,7 +55,7 @@ def score(model: jp.Model) -> float | None:
 
 def logits_of(model: jp.Model, texts: jp.Calibration) -> np.ndarray:
     """[texts, labels]"""
-    encoded = encoded_for(model, texts)
+    encoded, _ = encoded_for(model, texts)
     batches = pack(encoded, model.architecture)
     found = [whole_forward(model.params, batch, architecture=model.architecture) for batch in batches]
     return unpack_logits(found, batches)

@@ -1,6 +1,7 @@
 """Processes one after another in the time there is: each with a limit of its own, its end written down."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -51,11 +52,14 @@ def run_all(
         left = end - time.monotonic()
         limit = left * job.weight / sum(other.weight for other in jobs[number:])
         say(f"[{number + 1}/{len(jobs)}] {job.name}: at most {limit:.0f} of {max(left, 0):.0f} s")
-        began = time.monotonic()
+        began, cores = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         status, error = ("out of time", "no time was left") if limit < LEAST else run(job, command, out, limit, within)
-        took = time.monotonic() - began
+        took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = (
+            after.ru_utime + after.ru_stime - cores.ru_utime - cores.ru_stime
+        )  # tells a busy machine from a slow section
         line = {"section": job.section, "part": "; ".join(job.parts), "status": status}
-        line |= {"seconds": round(took, 1), "limit_seconds": round(limit, 1)}
+        line |= {"seconds": round(took, 1), "limit_seconds": round(limit, 1), "cpu_seconds": round(cpu, 1)}
         append(out / LINES, line | ({"error": error} if error else {}))
         say(f"    {status} after {took:.0f} s{f': {error}' if error else ''}")
         good = good and status == "done"

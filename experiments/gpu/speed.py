@@ -45,7 +45,7 @@ def ragged(dense: Architecture, remove: float, round_to: int, length: int) -> Ar
     """Widths as a method leaves them, odd and different in every layer: units are drawn, some sublayers lose more."""
     random, costs = np.random.default_rng(0), unit_costs(dense, "flops", length)
     counts, each = unit_counts(dense), [cost for pair in costs for cost in pair]
-    scores = [random.random(count) * random.uniform(0.7, 1.3) for count in counts]
+    scores = [random.random(count) * random.uniform(0.85, 1.15) for count in counts]
     every = np.concatenate([np.full(count, cost) for count, cost in zip(counts, each, strict=True)])
     kept = keep_mask(np.concatenate(scores), every, jp.Budget(remove, length=length).allowed(dense))
     masks = np.split(kept, np.cumsum(counts)[:-1])

@@ -142,7 +142,10 @@ def cache_events() -> Iterator[dict[str, int]]:
 
 @contextmanager
 def scoring_in_bfloat16() -> Iterator[None]:
-    """`kprune` measures with bfloat16 products, their sums in float32; sums of squares and refits stay as they are."""
+    """`kprune` measures with bfloat16 products, their sums in float32; sums of squares and refits stay as they are.
+
+    What a run keeps of the measurement for its refit comes from these products too.
+    """
     kept: dict[Any, Any] = {}  # these programs look like those in float32, and must not be taken for them
 
     def halved(measure: Callable[..., Any]) -> Callable[..., Any]:
