@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -31,26 +31,30 @@ TEXTS = 400  # of the embedded model's validation texts that are scored
 SHOWN = 64  # texts whose logits are stored
 
 
-def tiny() -> tuple[jp.Model, jp.Calibration, jp.Calibration]:
-    """A random model whose outputs depend on its texts, its calibration, and the texts whose logits are compared."""
+class Case(NamedTuple):
+    """A model, what it is calibrated on, and the texts that its outputs are compared on."""
+
+    model: jp.Model
+    calibration: jp.Calibration
+    texts: jp.Calibration
+    labels: np.ndarray | None  # of these texts, in the numbering of the model's outputs; None: nothing to score on
+
+
+def tiny() -> Case:
+    """A random model whose outputs depend on its texts."""
     architecture = models.shrunk(models.BERT)
-    texts, shown = (models.calibration(architecture, count, 16, seed) for seed, count in enumerate((96, SHOWN)))
-    return models.random_model(architecture, deviation=0.4), texts, shown
+    calibration, texts = (models.calibration(architecture, count, 16, seed) for seed, count in enumerate((96, SHOWN)))
+    return Case(models.random_model(architecture, deviation=0.4), calibration, texts, None)
 
 
-def embedded() -> tuple[jp.Model, jp.Calibration, jp.Calibration]:
+def embedded() -> Case:
     model, task = jp.load(demo_model_path()), jp.tasks.folder(demo_data_path())
-    return model, task.calibration(128, seed=0), jp.Calibration(task.validation[:SHOWN], "validation")
+    scored = task.validation[:TEXTS]
+    outputs = [model.architecture.labels.index(task.labels[cast(int, example.label)]) for example in scored]
+    return Case(model, task.calibration(128, seed=0), jp.Calibration(scored, "validation"), np.array(outputs))
 
 
 MODELS = {"tiny": tiny, "embedded": embedded}
-
-
-def score(model: jp.Model) -> float | None:
-    """Accuracy of the embedded model; the tiny one has nothing to be scored on."""
-    if model.provenance.source is None:
-        return None
-    return jp.evaluate(model, jp.tasks.folder(demo_data_path()), limit=TEXTS).score
 
 
 def logits_of(model: jp.Model, texts: jp.Calibration) -> np.ndarray:
@@ -63,19 +67,26 @@ def logits_of(model: jp.Model, texts: jp.Calibration) -> np.ndarray:
 
 def results(name: str, removes: tuple[float, ...]) -> dict[str, np.ndarray]:
     """Arrays by name: logits; per budget kept units, logits and score; orders of elimination, per sublayer."""
-    model, texts, shown = MODELS[name]()
-    model = models.on_device(model)
-    found: dict[str, Any] = {"digest": models.digest(model), "logits": logits_of(model, shown), "score": score(model)}
+    case = MODELS[name]()
+    model = models.on_device(case.model)
+    found: dict[str, Any] = {"digest": models.digest(model)} | outputs(case, model)
     budgets = [jp.Budget(remove, length=16) for remove in removes]
     with results_of("jaxprune.prune.kprune", "damage_curves") as seen:
-        pruned = jp.kprune(model, texts, budgets)
+        pruned = jp.kprune(model, case.calibration, budgets)
     curves: list[Curve] = seen[0]
     found |= {f"order/{index}": np.asarray(curve.order, np.int16) for index, curve in enumerate(curves)}
     for remove, small in zip(removes, pruned, strict=True):
         for layer, kept in enumerate(small.provenance.record["kept"]):
             found |= {f"{remove}/{what}/{layer}": np.array(kept[what], np.int16) for what in ("heads", "neurons")}
-        found |= {f"{remove}/logits": logits_of(small, shown), f"{remove}/score": score(small)}
-    return {f"{name}/{key}": np.asarray(value) for key, value in found.items() if value is not None}
+        found |= {f"{remove}/{key}": value for key, value in outputs(case, small).items()}
+    return {f"{name}/{key}": np.asarray(value) for key, value in found.items()}
+
+
+def outputs(case: Case, model: jp.Model) -> dict[str, Any]:
+    """The first texts' logits, and the accuracy over all of them where there are labels."""
+    logits = logits_of(model, case.texts)
+    score = {} if case.labels is None else {"score": np.mean(np.argmax(logits, axis=-1) == case.labels)}
+    return {"logits": logits[:SHOWN], **score}
 
 
 def store() -> None:
