@@ -111,7 +111,12 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="PATH",
         help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
     )
-    parser.add_argument("--seq-len", type=int, metavar="N", help="text: tokens of a window (512)")
+    parser.add_argument(
+        "--seq-len",
+        type=int,
+        metavar="N",
+        help="the most tokens of a text, longer ones are cut (128); tokens of a window (squad 384, text 512)",
+    )
     parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows at most")
 
 
@@ -119,13 +124,12 @@ def task(arguments: argparse.Namespace) -> Any:
     """The task that the flags name. Raises `DataError`."""
     from ..data import tasks
 
-    given = {"length": arguments.seq_len, "windows": arguments.windows}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {} if arguments.windows is None else {"windows": arguments.windows}
     if arguments.task == "text" and getattr(arguments, "calibration_texts", None) is not None:
         options["calibration"] = arguments.calibration_texts
     elif options and arguments.task != "text":
-        raise DataError(f"--seq-len and --windows belong to --task text, not to {arguments.task}.")
-    return tasks.load(arguments.task, arguments.data, **options)
+        raise DataError(f"--windows belongs to --task text, not to {arguments.task}.")
+    return tasks.load(arguments.task, arguments.data, length=arguments.seq_len, **options)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +170,8 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     texts, tabs, pairs = zip(*(line.partition("\t") for line in lines), strict=True)
     if any(tabs) and not all(tabs):
         raise DataError(f"{file}: some lines hold two texts (a tab between them) and some one; make them alike.")
-    return Calibration.of_texts(texts, pairs if all(tabs) else None, max_length=task.max_length, source=file)
+    given = Calibration.of_texts(texts, pairs if all(tabs) else None, source=file)
+    return dataclasses.replace(given, max_length=task.max_length, strict_length=task.strict_length)
 
 
 def read_lines(file: str, asked_by: str = "--calibration-texts") -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..errors import DataError
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
@@ -21,12 +22,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     (budget,) = flags.budgets(arguments)
     task = flags.task(arguments) if arguments.task else None
+    for name in ("data", "windows", "calibration_texts"):
+        if task is None and getattr(arguments, name) is not None:
+            raise DataError(f"{flags.flag(name)} needs --task, which says what the texts are.")
     model = load(arguments.model, revision=arguments.revision)
     count = flags.samples(arguments, task)
-    result = plan(model, flags.calibration(arguments, task) if task else count, budget)
-    dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]
+    calibration = flags.calibration(arguments, task) if task else count
+    result = plan(model, calibration, budget, length=None if task else arguments.seq_len)
+    dense, pruned, counted = result["dense"], result["pruned"], result["calibration"]
     facts = {
-        "calibration": f"{calibration['texts']} texts, {calibration['tokens']} tokens",
+        "calibration": f"{counted['texts']} texts, {counted['tokens']} tokens",
         f"FLOPs at {result['length']} tokens": f"{si(dense['flops'])} to {si(pruned['flops'])}",
         "parameters": f"{si(dense['parameters'])} to {si(pruned['parameters'])}",
         "bytes": f"{si(dense['bytes'], 'B')} to {si(pruned['bytes'], 'B')}",
@@ -36,5 +41,5 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "peak bytes": si(result["peak_bytes"]["total"], "B"),
     }
     notes = tuple(f"assumed: {line}" for line in result["assumptions"])
-    data = {"model": arguments.model, **result, "warnings": list(model.provenance.warnings)}
+    data = {"model": arguments.model, **result, "warnings": [*model.provenance.warnings, *result["warnings"]]}
     return Outcome(data, (facts_table("Plan", facts), *notes))

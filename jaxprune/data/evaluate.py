@@ -17,6 +17,7 @@ from ..model.language import text_losses
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
+from .doubts import cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
 from .spans import OVERLAP, best_answers
@@ -100,11 +101,12 @@ def evaluate(
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
     if split == "validation" and "validation_mismatched" in task.others:
-        other, _, more, extra = score(
+        other, others, more, extra = score(
             model, task, task.others["validation_mismatched"][:limit], tokenizer, found, programs
         )
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
+        doubts += tuple(f"mismatched texts: {doubt}" for doubt in others)
         run = run._replace(
             seconds=run.seconds + extra.seconds, compile_seconds=run.compile_seconds + extra.compile_seconds
         )
@@ -192,7 +194,7 @@ _Scored = tuple[dict[str, float], tuple[str, ...], int, _Run]
 def _classify(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
 ) -> _Scored:
-    encoded = tokenizer.encode(examples, task.max_length)
+    encoded = tokenizer.encode(examples, task.max_length, task.strict_length)
     run = _run(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)
@@ -207,14 +209,15 @@ def _classify(
         one_answer=len(np.unique(predicted, axis=0)) == 1,
         one_label=len(values) == 1,
     )
-    return scores, doubts, encoded.tokens, run
+    return scores, cut_texts(encoded, "evaluation texts") + doubts, encoded.tokens, run
 
 
 def _answer(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
 ) -> _Scored:
     contexts = [example.pair or "" for example in examples]
-    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
+    questions = [example.text for example in examples]
+    windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
     run = _run(model, windows.encoded, programs)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
@@ -229,6 +232,7 @@ def _answer(
         one_answer=len(set(predicted)) == 1,
         one_label=len(set(answers)) == 1,
     )
+    doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
     return scores, doubts, windows.encoded.tokens, run
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError
 from .rows import Row, decode, read_rows, shown
-from .task import Example, Kind, Task
+from .task import Example, Kind, Task, length_fields
 
 Label = int | float | tuple[int, ...]
 METRICS: Mapping[Kind, tuple[str, ...]] = {
@@ -18,14 +18,15 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 MOST_CLASSES = 100_000  # a larger class number is a mistake, such as an identifier
 
 
-def folder(path: str | Path) -> Task:
+def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     """A classification or regression task from JSON lines with `text`, optional `text_pair`, and `label`.
 
     The labels decide the kind: integers or names are classes; lists of them, several classes at once; numbers with a
     point, a regression. Names are numbered as in labels.json (a JSON list) if that is there, else in sorted order.
     `path` is a folder with validation.jsonl (else test.jsonl) and, to calibrate on, train.jsonl; or one file, which
     is then scored and nothing is left to calibrate on. Beside a validation.jsonl, test.jsonl may be without labels
-    (or have -1 or null in their place); it is then not scored.
+    (or have -1 or null in their place); it is then not scored. `max_length` is the most tokens of a text (None: 128);
+    longer ones are cut, with a warning.
     """
     path = Path(path)
     files = _files(path)
@@ -49,6 +50,7 @@ def folder(path: str | Path) -> Task:
         source=str(path),
         others=examples,
         hidden=hidden,
+        **length_fields(max_length),
     )
 
 

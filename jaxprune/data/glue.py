@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .rows import Row, read_rows, shown
-from .task import Example, Task
+from .task import Example, Task, length_fields
 
 HUB = "nyu-mll/glue"
 
@@ -46,10 +46,11 @@ GLUE = MappingProxyType(
 )
 
 
-def glue(name: str, path: str | Path | None = None) -> Task:
+def glue(name: str, path: str | Path | None = None, *, max_length: int | None = None) -> Task:
     """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl), or from the hub where `path` is None.
 
     The files carry the task's own field names; `train.jsonl` may be missing, the labels of `test.jsonl` hidden.
+    `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
     """
     if name not in GLUE:
         raise DataError(f'"{name}" is not a GLUE task; choose from {", ".join(GLUE)}.')
@@ -71,6 +72,7 @@ def glue(name: str, path: str | Path | None = None) -> Task:
         source=source,
         others=others,
         hidden=hidden,
+        **length_fields(max_length),
     )
 
 

@@ -13,6 +13,7 @@ from ..errors import DataError
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
 FEW = 64  # calibration texts below which we warn
+MAX_LENGTH = 128  # tokens of a text, where nobody asks for another number
 
 
 class Answers(NamedTuple):
@@ -42,10 +43,11 @@ class Calibration:
     examples: tuple[Example, ...]  # in the order drawn
     source: str
     seed: int | None = None  # None: not drawn, given
-    max_length: int = 128  # tokens
+    max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     kind: Kind | None = None
     warnings: tuple[str, ...] = ()
     windows: int | None = None  # of running text: how many windows of `max_length` tokens are drawn
+    strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
 
     def __post_init__(self):
         if not self.examples:
@@ -66,9 +68,16 @@ class Calibration:
 
     @staticmethod
     def of_texts(
-        texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int = 128, source: str = "given texts"
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+        source: str = "given texts",
     ) -> "Calibration":
-        """Calibrate on any texts; `pairs` are their second texts where the model reads pairs."""
+        """Calibrate on any texts; `pairs` are their second texts where the model reads pairs.
+
+        `max_length` is the most tokens of a text (None: 128, or as many as the model reads if that is less).
+        """
         if isinstance(texts, str):
             raise DataError("texts must be a sequence of strings, got one string; pass [text].")
         if pairs is not None and len(pairs) != len(texts):
@@ -78,7 +87,7 @@ class Calibration:
         for number, example in enumerate(examples):
             if not isinstance(example.text, str) or not example.text.strip():
                 raise DataError(f"calibration text {number} is {example.text!r}; give a text that is not blank.")
-        return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+        return Calibration(examples, source, warnings=_few(len(examples)), **length_fields(max_length))
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,12 @@ class Task:
     train: tuple[Example, ...]  # may be empty
     validation: tuple[Example, ...]
     source: str
-    max_length: int = 128  # tokens of a text, special tokens included
+    max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
     hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
+    strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
 
     def split(self, name: str) -> tuple[Example, ...]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
@@ -132,7 +142,17 @@ class Task:
         rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
         examples = tuple(self.train[row] for row in rows)
         warnings = _few(count) + _overlap(examples, self.validation)
-        return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+        return Calibration(
+            examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings,
+            strict_length=self.strict_length,
+        )  # fmt: skip
+
+
+def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:
+    """The fields `max_length` and `strict_length` of a task or calibration: what was asked for, else `default`."""
+    if asked is not None and asked < 1:
+        raise DataError(f"texts of {asked} tokens were asked for; ask for at least 1.")
+    return {"max_length": default if asked is None else asked, "strict_length": asked is not None}
 
 
 def _few(count: int) -> tuple[str, ...]:

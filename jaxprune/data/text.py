@@ -94,7 +94,7 @@ def encode_calibration(tokenizer: Tokenizer, calibration: Calibration) -> Encode
     Windows are drawn as tasks draw rows: `RandomState(seed).choice(n, count, replace=False)`.
     """
     if calibration.windows is None:
-        return tokenizer.encode(calibration.examples, calibration.max_length)
+        return tokenizer.encode(calibration.examples, calibration.max_length, calibration.strict_length)
     texts = [example.text for example in calibration.examples]
     found = windows_of(tokenizer, texts, calibration.max_length, calibration.source)
     if calibration.windows > len(found):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Encoded:
 
     ids: list[np.ndarray]
     types: list[np.ndarray]
+    cut: int = 0  # how many texts lost their end
+    longest: int | None = None  # tokens that they were cut to
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,6 +40,8 @@ class Windows:
     encoded: Encoded
     question: np.ndarray  # [windows]: which question a window belongs to
     spans: list[np.ndarray]  # per window [tokens, 2]: characters (first, past the last) in the context; -1 elsewhere
+    cut: int = 0  # how many questions lost their end
+    longest_question: int | None = None  # tokens that they were cut to
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,19 @@ class Tokenizer:
             )
         return Tokenizer(backend, a.max_positions if a.positions != "none" else None)
 
-    def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
-        """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
+    def encode(self, examples: Sequence[Example], max_length: int, strict: bool = False) -> Encoded:
+        """Token ids and types of every example; a text longer than `max_length` tokens loses its end, and is counted.
 
-        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read. Raises DataError
-        that names the number of a text that is none.
+        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read, or with `strict` an
+        error where it is more. Raises DataError, also for a text that is none, naming its number.
         """
         paired = any(example.pair is not None for example in examples)
-        self.backend.enable_truncation(self._room(max_length, paired), strategy="longest_first")
+        room = self._room(max_length, paired, strict)
+        self.backend.enable_truncation(room, strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        return _encoded(self._encode(inputs))
+        encodings = self._encode(inputs)
+        found = _encoded(encodings)
+        return replace(found, cut=sum(bool(encoding.overflowing) for encoding in encodings), longest=room)
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
@@ -103,12 +110,14 @@ class Tokenizer:
         before, whole = self.text(prompt), self.text([*prompt, *new])
         return whole[len(before) :] if whole.startswith(before) else self.text(new)
 
-    def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
+    def windows(
+        self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int, strict: bool = False
+    ) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
 
-        A question is cut at 64 tokens, or at half of `max_length` if that is less.
+        A question is cut at 64 tokens, or at half of `max_length` if that is less. `strict` is that of `encode`.
         """
-        max_length = self._room(max_length, pair=True)
+        max_length = self._room(max_length, True, strict)
         self.backend.no_truncation()
         most = min(64, max_length // 2)
         asked = self._encode(list(questions), add_special_tokens=False)
@@ -129,7 +138,8 @@ class Tokenizer:
                 all_windows.append(window)
                 question.append(number)
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
-        return Windows(_encoded(all_windows), np.array(question, np.int32), spans)
+        shortened = sum(len(tokens) > most for tokens in asked)
+        return Windows(_encoded(all_windows), np.array(question, np.int32), spans, shortened, most)
 
     def _encode(self, texts: Sequence[Any], **options: Any) -> Sequence[Any]:
         try:
@@ -138,7 +148,11 @@ class Tokenizer:
             _check_texts(texts)
             raise
 
-    def _room(self, max_length: int, pair: bool) -> int:
+    def _room(self, max_length: int, pair: bool, strict: bool) -> int:
+        if strict and self.longest is not None and max_length > self.longest:
+            raise DataError(
+                f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."
+            )
         room = max_length if self.longest is None else min(max_length, self.longest)
         special = self.backend.num_special_tokens_to_add(pair)
         if room <= special:

@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..checkpoint.families import FAMILIES
 from ..data.batches import logits_difference, pack, with_empty_rows
+from ..data.doubts import cut_texts
 from ..data.task import Calibration
 from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
@@ -80,7 +81,11 @@ class Run:
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
-            warnings=[*model.provenance.warnings, *calibration.warnings],
+            warnings=[
+                *model.provenance.warnings,
+                *calibration.warnings,
+                *cut_texts(encoded, "calibration texts"),
+            ],
             programs=Programs(devices=devices),
         )
         run.phases["prepare"] = time.perf_counter() - began

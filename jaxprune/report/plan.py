@@ -5,6 +5,9 @@ import time
 from typing import Any
 
 from ..data.batches import batch_tokens
+from ..data.doubts import cut_texts
+from ..data.task import MAX_LENGTH
+from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
@@ -15,15 +18,17 @@ FORWARDS = 11.0  # dense forward passes over the calibration texts, measured (ex
 COMPILE_SECONDS = 8.0  # that its programs took to compile on models of six layers; they do not grow with depth
 
 
-def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
+def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None = None) -> dict[str, Any]:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` with K-prune to `budget`.
 
-    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `budget.length` tokens
-    long each (128 where it says nothing). One small forward pass is run to measure tokens per second here; the rest is
-    arithmetic. `assumptions` says in words what the estimates rest on.
+    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
+    each (None: `budget.length`, else 128). One small forward pass is run to measure tokens per second here; the rest is
+    arithmetic. `assumptions` says in words what the estimates rest on, `warnings` what is doubtful.
     """
     architecture = model.architecture
-    texts, tokens, assumptions = _count(model, calibration, budget)
+    if length is not None and architecture.positions != "none" and length > architecture.max_positions:
+        raise DataError(f"texts of {length} tokens do not fit the model's {architecture.max_positions} positions.")
+    texts, tokens, assumptions, warnings = _count(model, calibration, length or budget.length)
     length = budget.length or math.ceil(tokens / texts)
     allowed = budget.allowed(architecture, length)
     share = allowed / total_cost(architecture, budget.cost, length)
@@ -65,6 +70,7 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
         "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
         "peak_bytes": peak_bytes(architecture, tokens),
         "assumptions": assumptions,
+        "warnings": warnings,
     }
 
 
@@ -99,15 +105,18 @@ def _projected(architecture: Architecture, size: LayerSizes) -> int:
     return attention + size.neurons * (2 if architecture.gated else 1)
 
 
-def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, list[str]]:
+def _count(model: Model, calibration: Any, length: int | None) -> tuple[int, int, list[str], list[str]]:
+    """Texts and tokens, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
-        length = budget.length or min(128, model.architecture.max_positions)
-        return max(calibration, 1), max(calibration, 1) * length, [f"tokens: {length} a text; no texts were given."]
+        texts = max(calibration, 1)
+        length = length or min(MAX_LENGTH, model.architecture.max_positions)
+        return texts, texts * length, [f"tokens: {length} a text; no texts were given."], []
     from ..data.text import encode_calibration
     from ..data.tokenizer import Tokenizer
 
     encoded = encode_calibration(Tokenizer.of(model), calibration)
-    return len(encoded), encoded.tokens, []
+    warnings = [*calibration.warnings, *cut_texts(encoded, "calibration texts")]
+    return len(encoded), encoded.tokens, [], warnings
 
 
 def _forward_rate(model: Model) -> tuple[float, float]:

@@ -9,7 +9,9 @@ import pytest
 from jaxprune.cli import flags
 from jaxprune.errors import DataError
 
-TASK = SimpleNamespace(kind="single_label", max_length=32, calibration=lambda count, seed: (count, seed))
+TASK = SimpleNamespace(
+    kind="single_label", max_length=32, strict_length=True, calibration=lambda count, seed: (count, seed)
+)
 
 
 def draw(file, count: int | None = 3, seed=0):
