@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "one pass over the calibration": f"{result['dense_forward_seconds']:.2f} s",
         "seconds to prune, at most": f"{result['seconds']:.0f}",
         "peak bytes": si(result["peak_bytes"]["total"], "B"),
+        "peak of the process so far": si(result["host_peak_bytes"], "B") if result["host_peak_bytes"] else None,
     }
     notes = tuple(f"assumed: {line}" for line in result["assumptions"])
     data = {"model": arguments.model, **result, "warnings": [*model.provenance.warnings, *result["warnings"]]}

@@ -15,7 +15,7 @@ from .outcome import Outcome, on_disk, told_on_disk
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
 RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
-RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "calibration", "reused")
+RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "host_peak_bytes", "calibration", "reused")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +56,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)
 
-    dense = evaluate(model, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
+    scoring = {"limit": arguments.limit, "stream": arguments.stream}
     with progress(arguments.method, arguments.quiet) as on_step:
+        dense = evaluate(model, task, **scoring, on_step=on_step) if arguments.evaluate else None
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
-        after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
+        after = evaluate(pruned, task, **scoring) if arguments.evaluate else None
         pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
         runs.append(_describe(pruned, folder, dense, after) | on_disk(folder, model.provenance.source))
@@ -118,7 +119,7 @@ def _describe(pruned: Model, folder: Path, dense: Any, after: Any) -> dict[str, 
 def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
     removed = entry["removed"] or {}
     length = (entry["budget"] or {}).get("length") or 128
-    peak = entry["peak_bytes"]
+    peak, host_peak = entry["peak_bytes"], entry["host_peak_bytes"]
     score = f"{entry['score']:.4f} (dense {entry['dense_score']:.4f})" if "score" in entry else None
     facts = {
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in removed.items()),
@@ -127,6 +128,7 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
         "seconds": entry["seconds"],
         "dense forward passes": entry["dense_forwards"],
         "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
+        "peak of the process": f"{host_peak / 2**20:.0f} MiB" if host_peak is not None else None,
         "weights on disk": told_on_disk(entry),
         "reused": ", ".join(entry["reused"] or []) or None,
     }

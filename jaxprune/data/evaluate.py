@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..devices import Devices
 from ..errors import DataError, NumericalError
+from ..memory import host_peak_bytes
 from ..model import Batch, Model
 from ..model.by_sublayer import last_outputs
 from ..model.language import text_losses
@@ -20,10 +22,13 @@ from .batches import Encoded, pack, unpack_logits, unpack_tokens
 from .doubts import cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
+from .pieces import OnStep
 from .spans import OVERLAP, best_answers
 from .task import Answers, Example, Task
 from .text import windows_of
 from .tokenizer import Tokenizer
+
+GROUP = 2**20  # tokens of running text that are packed at a time
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Evaluation:
     compile_seconds: float
     tokens: int  # real ones, special tokens included, padding not
     tokens_per_second: float
+    host_peak_bytes: int | None  # most memory that the process has taken since it began; None: not known here
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -81,12 +87,14 @@ def evaluate(
     limit: int | None = None,
     programs: Programs | None = None,
     stream: bool = False,
+    on_step: OnStep | None = None,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
-    With `stream` weights come to the device one sublayer at a time (load the model with `host=True`).
+    With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
+    of running text how far it is tokenised and scored: {"phase", "done", "of"}.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
@@ -96,7 +104,7 @@ def evaluate(
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
-        return _language(model, task, split, limit, tokenizer, programs)
+        return _language(model, task, split, limit, tokenizer, programs, on_step)
     examples = task.split(split)[:limit]
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
@@ -119,23 +127,40 @@ def evaluate(
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
+        host_peak_bytes=host_peak_bytes(),
         warnings=found.warnings + doubts,
     )
 
 
 def _language(
-    model: Model, task: Task, split: str, limit: int | None, tokenizer: Tokenizer, programs: Programs
+    model: Model,
+    task: Task,
+    split: str,
+    limit: int | None,
+    tokenizer: Tokenizer,
+    programs: Programs,
+    on_step: OnStep | None,
 ) -> Evaluation:
-    """Perplexity over the first windows of a split's running text."""
-    texts = [example.text for example in task.split(split)]
-    found = windows_of(tokenizer, texts, task.max_length, task.source)
-    ids = found[: min(limit or len(found), task.windows or len(found))]
-    batches = pack(Encoded(ids, [np.zeros_like(entry) for entry in ids]), model.architecture)
-    outputs, compiled, began = _outputs(model, batches, programs), programs.compile_seconds, time.perf_counter()
-    total = sum(float(np.sum(np.asarray(losses), dtype=np.float64)) for losses in outputs)
-    compile_seconds = programs.compile_seconds - compiled
-    seconds = time.perf_counter() - began - compile_seconds
-    predicted, tokens = len(ids) * (task.max_length - 1), len(ids) * task.max_length
+    """Perplexity over the first windows of a split's running text, a group of windows at a time."""
+    found = windows_of(tokenizer, task.split(split), task.max_length, task.source, on_step)
+    asked = [most for most in (limit, task.windows) if most is not None]
+    wanted = min(asked, default=None)
+    count, total, seconds, compile_seconds, rows = 0, 0.0, 0.0, 0.0, None
+    while ids := list(islice(found, min([GROUP // task.max_length + 1, *(most - count for most in asked)]))):
+        encoded = Encoded(ids, [np.zeros_like(entry) for entry in ids])
+        batches = pack(encoded, model.architecture, rows=rows)
+        rows = len(batches[0].ids)  # of every group, so that they share a program
+        outputs, compiled, began = _outputs(model, batches, programs), programs.compile_seconds, time.perf_counter()
+        sums = []
+        for batch, losses in zip(batches, outputs, strict=True):
+            sums.append(float(np.sum(np.asarray(losses), dtype=np.float64)))
+            count += int(np.sum(batch.index >= 0))
+            if on_step is not None:
+                on_step({"phase": "score", "done": count, "of": wanted})
+        total += sum(sums)
+        compile_seconds += programs.compile_seconds - compiled
+        seconds += time.perf_counter() - began - (programs.compile_seconds - compiled)
+    predicted, tokens = count * (task.max_length - 1), count * task.max_length
     if not np.isfinite(total):
         raise NumericalError("NaN or Inf in the losses; check the checkpoint's weights.")
     loss = total / predicted
@@ -146,12 +171,13 @@ def _language(
     return Evaluation(
         score=perplexity,
         metric="perplexity",
-        examples=len(ids),
+        examples=count,
         metrics={"perplexity": perplexity, "loss": loss},
         seconds=seconds,
         compile_seconds=compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
+        host_peak_bytes=host_peak_bytes(),
         warnings=doubts,
     )
 

@@ -1,11 +1,14 @@
 """JSON-lines files, read so that every complaint names the file and the line."""
 
+import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+
+CHUNK = 2**18  # bytes read at a time
 
 
 class Row(NamedTuple):
@@ -47,29 +50,55 @@ def shown(value: Any) -> str:
 
 
 def decode(path: Path) -> str:
-    """The whole text of a file. Raises DataError where it cannot be read or is not UTF-8, naming the line."""
+    """The whole text of a file; errors as `decoded`."""
+    return "".join(decoded(path))
+
+
+def decoded(path: Path) -> Iterator[str]:
+    """The text of a file in parts, so that a large one need not fit the memory.
+
+    Raises DataError where it cannot be read or is not UTF-8, naming the line.
+    """
+    decoder, lines = codecs.getincrementaldecoder("utf-8-sig")(), 0
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            while content := file.read(CHUNK):
+                yield decoder.decode(content)
+                lines += content.count(b"\n")
+        yield decoder.decode(b"", final=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path.") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert it.") from error
+    except UnicodeDecodeError as error:  # its object begins with what was left of the part before: no line ends there
+        line = lines + error.object[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert it."
+        ) from error
+
+
+def lines_of(parts: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in parts, without their ends."""
+    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+    open_line: list[str] = []
+    for part in parts:
+        first, *others = part.split("\n")
+        open_line.append(first)
+        for line in others:
+            yield "".join(open_line)
+            open_line = [line]
+    yield "".join(open_line)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The objects of a JSON-lines file, blank lines skipped. Raises DataError, also where there are none."""
-    rows = list(_rows(path))
+    rows = list(iter_rows(path))
     if not rows:
         raise DataError(f"{path} is empty; it needs one JSON object a line.")
     return rows
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
-    for number, line in enumerate(decode(path).split("\n"), start=1):
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The objects of a JSON-lines file one by one, none where it is empty; errors as `read_rows`."""
+    for number, line in enumerate(lines_of(decoded(path)), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"

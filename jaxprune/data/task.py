@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Example(NamedTuple):
 class Calibration:
     """Texts that a method measures a model on; their labels are not used."""
 
-    examples: tuple[Example, ...]  # in the order drawn
+    examples: Sequence[Example]  # in the order drawn
     source: str
     seed: int | None = None  # None: not drawn, given
     max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
@@ -61,9 +62,16 @@ class Calibration:
     @property
     def hash(self) -> str:
         """SHA-256 of the texts in their order."""
+        from .running import RunningText
+
         digest = hashlib.sha256()
-        for example in self.examples:
-            digest.update(json.dumps([example.text, example.pair], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        if isinstance(self.examples, RunningText):  # the same, but part by part
+            parts = (json.dumps(chunk, ensure_ascii=False)[1:-1] for chunk in self.examples.chunks())
+            written: Iterable[str] = chain(['["'], parts, ['", null]'])
+        else:
+            written = (json.dumps([example.text, example.pair], ensure_ascii=False) for example in self.examples)
+        for part in written:
+            digest.update(part.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     @staticmethod
@@ -98,17 +106,17 @@ class Task:
     kind: Kind
     labels: tuple[str, ...]  # names of the classes; empty where there are none
     metric: str  # name of the primary metric
-    train: tuple[Example, ...]  # may be empty
-    validation: tuple[Example, ...]
+    train: Sequence[Example]  # may be empty
+    validation: Sequence[Example]
     source: str
     max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     beside: tuple[str, ...] = ()  # names of further metrics
-    others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
+    others: Mapping[str, Sequence[Example]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
     hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
     strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
 
-    def split(self, name: str) -> tuple[Example, ...]:
+    def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
         splits = {"train": self.train, "validation": self.validation, **self.others}
         if not splits.get(name):

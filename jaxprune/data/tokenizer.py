@@ -88,8 +88,12 @@ class Tokenizer:
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
+        return self.plain_batch([text])[0]
+
+    def plain_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same of several texts, by all cores."""
         self.backend.no_truncation()
-        return np.array(self._encode([text], add_special_tokens=False)[0].ids, np.int32)
+        return [np.array(entry.ids, np.int32) for entry in self._encode(texts, add_special_tokens=False)]
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""

@@ -22,6 +22,7 @@ from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
 from ..devices import Devices
 from ..errors import NumericalError
+from ..memory import host_peak_bytes
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
@@ -69,7 +70,7 @@ class Run:
         """
         began = time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded = encode_calibration(Tokenizer.of(model), calibration)
+        encoded = encode_calibration(Tokenizer.of(model), calibration, on_step)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -200,6 +201,7 @@ class Run:
             "dense_forward_seconds": self.dense_forward_seconds,
             "dense_forwards": (seconds - self.programs.compile_seconds) / self.dense_forward_seconds,
             "peak_bytes": self.programs.meter.peak_bytes,
+            "host_peak_bytes": host_peak_bytes(),
             "calibration": {
                 "source": self.calibration.source,
                 "count": self.calibration.count,

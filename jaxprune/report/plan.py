@@ -8,6 +8,7 @@ from ..data.batches import batch_tokens
 from ..data.doubts import cut_texts
 from ..data.task import MAX_LENGTH
 from ..errors import DataError
+from ..memory import host_peak_bytes
 from ..model import Architecture, LayerSizes, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
@@ -45,7 +46,8 @@ def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None =
         f"{other} left: the same share as {budget.cost}; the split between heads and neurons decides.",
         f"seconds: {FORWARDS:g} dense forward passes and {COMPILE_SECONDS:g} s of compilation, "
         "as measured on a CPU; evaluation and loading apart.",
-        "bytes: float32.",
+        "bytes: float32; those of peak are arrays: Python, its libraries and what they do come to it (host_peak_bytes: "
+        "the whole process so far).",
     ]
     return {
         "length": length,
@@ -70,6 +72,7 @@ def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None =
         "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
         "peak_bytes": peak_bytes(architecture, tokens),
         "assumptions": assumptions,
+        "host_peak_bytes": host_peak_bytes(),
         "warnings": warnings,
     }
 
@@ -111,9 +114,13 @@ def _count(model: Model, calibration: Any, length: int | None) -> tuple[int, int
         texts = max(calibration, 1)
         length = length or min(MAX_LENGTH, model.architecture.max_positions)
         return texts, texts * length, [f"tokens: {length} a text; no texts were given."], []
-    from ..data.text import encode_calibration
+    from ..data.text import encode_calibration, first_windows
     from ..data.tokenizer import Tokenizer
 
+    if calibration.windows is not None:  # their tokens are known, so that only as many need be there
+        first_windows(Tokenizer.of(model), calibration, calibration.windows)
+        tokens = calibration.windows * calibration.max_length
+        return calibration.windows, tokens, [], list(calibration.warnings)
     encoded = encode_calibration(Tokenizer.of(model), calibration)
     warnings = [*calibration.warnings, *cut_texts(encoded, "calibration texts")]
     return len(encoded), encoded.tokens, [], warnings
