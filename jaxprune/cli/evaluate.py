@@ -19,12 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
     from ..data.evaluate import evaluate
 
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
-    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     with progress("evaluate", arguments.quiet) as on_step:
         evaluation = evaluate(
             model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream, on_step=on_step

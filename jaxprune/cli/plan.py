@@ -18,14 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
     (budget,) = flags.budgets(arguments)
     task = flags.task(arguments) if arguments.task else None
     for name in ("data", "windows", "calibration_texts"):
         if task is None and getattr(arguments, name) is not None:
             raise DataError(f"{flags.flag(name)} needs --task, which says what the texts are.")
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     count = flags.samples(arguments, task)
     calibration = flags.calibration(arguments, task) if task else count
     result = plan(model, calibration, budget, length=None if task else arguments.seq_len)

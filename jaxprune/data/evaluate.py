@@ -91,6 +91,7 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
+    Labels are read as the model's head reads them: whole numbers are classes, or values where it is a regression.
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
@@ -99,6 +100,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
+    task = found.task
     tokenizer = Tokenizer.of(model)
     programs = Programs() if programs is None else programs
     if stream:
@@ -106,12 +108,12 @@ def evaluate(
     if task.kind == "language":
         return _language(model, task, split, limit, tokenizer, programs, on_step)
     examples = task.split(split)[:limit]
+    surprises = tokenizer.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
-    if split == "validation" and "validation_mismatched" in task.others:
-        other, others, more, extra = score(
-            model, task, task.others["validation_mismatched"][:limit], tokenizer, found, programs
-        )
+    if split == "validation" and task.is_labelled("validation_mismatched"):
+        mismatched = task.split("validation_mismatched")[:limit]
+        other, others, more, extra = score(model, task, mismatched, tokenizer, found, programs)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
         doubts += tuple(f"mismatched texts: {doubt}" for doubt in others)
@@ -128,7 +130,7 @@ def evaluate(
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
         host_peak_bytes=host_peak_bytes(),
-        warnings=found.warnings + doubts,
+        warnings=found.warnings + surprises + doubts,
     )
 
 
@@ -178,7 +180,7 @@ def _language(
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
         host_peak_bytes=host_peak_bytes(),
-        warnings=doubts,
+        warnings=tokenizer.doubts(()) + doubts,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from .rows import decoded, iter_rows
+from .rows import check_no_table, decode, decoded, is_json, iter_rows
 from .task import Example
 
 CHUNK = 2**16  # characters of a text that is in memory already
@@ -15,7 +15,8 @@ CHUNK = 2**16  # characters of a text that is in memory already
 class RunningText(Sequence[Example]):
     """The text of a file as one example. Each use reads the file anew; asking for the example itself reads all of it.
 
-    The text is the file's as it stands, or of JSON lines their "text"s, a blank line between them.
+    The text is the file's as it stands, or where it is called JSON its "text"s, a blank line between them. A JSON array
+    is in memory while it is read; all else goes through it in parts.
     """
 
     file: Path
@@ -27,6 +28,7 @@ class RunningText(Sequence[Example]):
         path = Path(file)
         if path.is_dir() or not path.exists():
             raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
+        check_no_table(path, "write plain text, or JSON lines with a text each.")
         characters, blank = 0, True
         for chunk in RunningText(path, 0).chunks():
             characters += len(chunk)
@@ -37,7 +39,7 @@ class RunningText(Sequence[Example]):
 
     def chunks(self) -> Iterator[str]:
         """The text in parts, in order."""
-        if self.file.suffix != ".jsonl":
+        if not is_json(self.file):
             yield from decoded(self.file)
             return
         for number, row in enumerate(iter_rows(self.file)):
@@ -50,6 +52,17 @@ class RunningText(Sequence[Example]):
 
     def __getitem__(self, index):
         return (Example("".join(self.chunks()), None, None),)[index]
+
+
+def text_of(file: str | Path) -> Sequence[Example]:
+    """The text of a file, of a pipe in memory, as it can be read only once. Errors as `RunningText.of`."""
+    path = Path(file)
+    if path.is_file() or path.is_dir() or not path.exists():
+        return RunningText.of(path)
+    text = decode(path)
+    if not text.strip():
+        raise DataError(f"{path} holds no text.")
+    return (Example(text, None, None),)
 
 
 def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..model import Model
+from .doubts import cut_texts
 from .glue import from_hub
 from .pieces import AROUND, OnStep, Piece, cut_of, ids_of, token_ids
-from .running import RunningText, characters_of, chunks_of
+from .running import characters_of, chunks_of, text_of
 from .task import Calibration, Example, Task
 from .tokenizer import Encoded, Tokenizer
 
@@ -38,9 +40,9 @@ def text(
 ) -> Task:
     """The language modelling task on the text of `data`, scored by perplexity over windows of `length` tokens.
 
-    `data` and `calibration` are files: plain text, used as it stands, or JSON lines with a "text" each, joined by a
-    blank line. Without `data`, WikiText-2's test text from the hub, its training text for calibration. `windows` scores
-    the first so many only. Raises `DataError`.
+    `data` and `calibration` are files: plain text, used as it stands, or JSON objects with a "text" each (.jsonl or
+    .json, one a line or in an array), joined by a blank line; either may be gzip. Without `data`, WikiText-2's test
+    text from the hub, its training text for calibration. `windows` scores the first so many only. Raises `DataError`.
     """
     for name, value in (("length", length), ("windows", windows)):
         if value is not None and value < (2 if name == "length" else 1):
@@ -52,9 +54,9 @@ def text(
         scored, train = _in_memory(texts[scored_split]), _in_memory(texts[train_split])
         source = f"{name} {configuration}"
     else:
-        scored, source, train = RunningText.of(data), str(data), ()
+        scored, source, train = text_of(data), str(data), ()
     if calibration is not None:
-        train, source = RunningText.of(calibration), f"{source}; calibration: {calibration}"
+        train, source = text_of(calibration), f"{source}; calibration: {calibration}"
     return Task(
         name="text",
         kind="language",
@@ -92,6 +94,23 @@ def windows_of(
         rest = rest[whole:]
     if tokens < length:
         raise DataError(f"{what} has {tokens} tokens, less than one window of {length}; give more, or shorter windows.")
+
+
+def encoded_for(
+    model: Model, calibration: Calibration, on_step: OnStep | None = None
+) -> tuple[Encoded, tuple[str, ...]]:
+    """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts.
+
+    `on_step` is that of `token_ids`.
+    """
+    if calibration.ids:
+        ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
+        return Encoded(ids, types), ()
+    tokenizer = Tokenizer.of(model)
+    encoded = encode_calibration(tokenizer, calibration, on_step)
+    # A running text has no pairs to doubt, and is not read for them.
+    doubts = tokenizer.doubts(calibration.examples if calibration.windows is None else ())
+    return encoded, doubts + cut_texts(encoded, "calibration texts")
 
 
 def encode_calibration(tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None) -> Encoded:

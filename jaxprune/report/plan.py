@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 from ..data.batches import batch_tokens
-from ..data.doubts import cut_texts
 from ..data.task import MAX_LENGTH
 from ..errors import DataError
 from ..memory import host_peak_bytes
@@ -27,8 +26,6 @@ def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None =
     arithmetic. `assumptions` says in words what the estimates rest on, `warnings` what is doubtful.
     """
     architecture = model.architecture
-    if length is not None and architecture.positions != "none" and length > architecture.max_positions:
-        raise DataError(f"texts of {length} tokens do not fit the model's {architecture.max_positions} positions.")
     texts, tokens, assumptions, warnings = _count(model, calibration, length or budget.length)
     length = budget.length or math.ceil(tokens / texts)
     allowed = budget.allowed(architecture, length)
@@ -111,19 +108,20 @@ def _projected(architecture: Architecture, size: LayerSizes) -> int:
 def _count(model: Model, calibration: Any, length: int | None) -> tuple[int, int, list[str], list[str]]:
     """Texts and tokens, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
-        texts = max(calibration, 1)
-        length = length or min(MAX_LENGTH, model.architecture.max_positions)
+        a, texts = model.architecture, max(calibration, 1)
+        if length is not None and a.positions != "none" and length > a.max_positions:
+            raise DataError(f"texts of {length} tokens do not fit the model's {a.max_positions} positions.")
+        length = length or min(MAX_LENGTH, a.max_positions)
         return texts, texts * length, [f"tokens: {length} a text; no texts were given."], []
-    from ..data.text import encode_calibration, first_windows
+    from ..data.text import encoded_for, first_windows
     from ..data.tokenizer import Tokenizer
 
     if calibration.windows is not None:  # their tokens are known, so that only as many need be there
         first_windows(Tokenizer.of(model), calibration, calibration.windows)
         tokens = calibration.windows * calibration.max_length
         return calibration.windows, tokens, [], list(calibration.warnings)
-    encoded = encode_calibration(Tokenizer.of(model), calibration)
-    warnings = [*calibration.warnings, *cut_texts(encoded, "calibration texts")]
-    return len(encoded), encoded.tokens, [], warnings
+    encoded, surprises = encoded_for(model, calibration)
+    return len(encoded), encoded.tokens, [], [*calibration.warnings, *surprises]
 
 
 def _forward_rate(model: Model) -> tuple[float, float]:

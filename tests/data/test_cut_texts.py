@@ -110,3 +110,9 @@ def test_windows_of_squad_are_as_long_as_asked(write, tiny):
     assert task.max_length == 12
     with pytest.raises(DataError, match="texts of 12 tokens do not fit the model's 11 positions"):
         jp.evaluate(tiny(head="question_answering", pooler="none", labels=(), max_positions=11), task)
+
+
+def test_texts_that_lose_their_beginning_are_counted(tokenizer_folder):
+    tokenizer = Tokenizer.of(tokenizer_folder)
+    tokenizer = dataclasses.replace(tokenizer, read=tokenizer.read._replace(cut_left=True))
+    assert tokenizer.encode([SHORT, LONG, PAIR], 10).cut == 2

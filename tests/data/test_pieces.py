@@ -1,13 +1,17 @@
 """Running text of any size: read and tokenised piece by piece, to what the whole would give."""
 
+import gzip
 import json
+import os
 import sys
+import threading
 
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer as Fast, models, normalizers, pre_tokenizers, trainers
 
 import jaxprune as jp
+from jaxprune.checkpoint.tokenizer_files import TokenizerRead
 from jaxprune.data import pieces, rows, text
 from jaxprune.data.pieces import PIECE, ids_of, token_ids
 from jaxprune.data.task import Calibration, Example
@@ -41,6 +45,7 @@ WORDS = {
 
 
 def trained(words: str) -> Tokenizer:
+    """A tokenizer that divides texts as a family's does."""
     backend = Fast(models.BPE(unk_token="<unk>", fuse_unk=True))
     backend.normalizer, division = WORDS[words]
     # "llama2" trains on words: its file divides nothing, and leaves it to the merges that none crosses a space.
@@ -49,7 +54,7 @@ def trained(words: str) -> Tokenizer:
     backend.train_from_iterator([PROSE, CHINESE, HINDI] * 3, trainer)
     if division is None:
         backend.pre_tokenizer = None  # type: ignore[assignment]
-    return Tokenizer(backend)
+    return Tokenizer(TokenizerRead(backend, words, cut_left=False, types=False, replaced=()))
 
 
 def assert_equal_to_the_whole(tokenizer: Tokenizer, whole: str, size: int) -> None:
@@ -211,3 +216,24 @@ def test_a_file_in_parts_is_the_file(chunk, tmp_path, monkeypatch):
         (tmp_path / "b.txt").write_bytes(bad)
         with pytest.raises(DataError, match=f"line {line}: not UTF-8"):
             rows.decode(tmp_path / "b.txt")
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("the film",))
+    writer.start()
+    task = jp.tasks.text(tmp_path / "pipe")
+    writer.join()
+    assert task.validation[0].text == "the film" == task.validation[0].text
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json", "a.json.gz"])
+def test_gzip_and_arrays_are_read_in_parts_too(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 5)
+    texts = ["the film", "café 这是"]
+    lines = texts if ".txt" in name else [json.dumps({"text": entry}) for entry in texts]
+    content = f"[{','.join(lines)}]" if ".json." in f"{name}." else "\n".join(lines)
+    write = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(write(content.encode()))
+    found = jp.tasks.text(tmp_path / name).validation
+    assert found[0].text == ("\n" if ".txt" in name else "\n\n").join(texts)

@@ -8,6 +8,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.data.running import RunningText
 from jaxprune.data.text import encode_calibration, windows_of
+from jaxprune.data.task import Example
 from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import DataError
 from tests.prune.test_decoders import language_model, model as model, task as task  # fixtures, too
@@ -84,5 +85,5 @@ def test_a_foreign_tokenizer_is_refused(tmp_path, model):
     small = language_model(tmp_path / "model", "llama")
     (tmp_path / "model" / "config.json").write_text((tmp_path / "model" / "config.json").read_text())
     fewer = small.replace(architecture=type(small.architecture)(**{**vars(small.architecture), "vocab": 8}))
-    with pytest.raises(DataError, match="token id .* the model's embedding 8 rows"):
-        Tokenizer.of(fewer)
+    with pytest.raises(DataError, match="has the token .* the model's embedding has 8 rows"):
+        list(windows_of(Tokenizer.of(fewer), (Example("the dull film was cold", None, None),), 2, "here"))
