@@ -19,7 +19,7 @@ from ..model.language import text_losses
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
-from .doubts import cut_questions, cut_texts
+from .doubts import chance_level, cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
 from .pieces import OnStep
@@ -229,7 +229,7 @@ def _classify(
     scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
-    doubts = _doubts(
+    doubts = chance_level(
         task.metric,
         scores[task.metric],
         METRICS[task.metric](constant, true),
@@ -252,7 +252,7 @@ def _answer(
     nullable = task.name == "squad2"
     predicted = best_answers(logits, windows, contexts, nullable)
     scores = squad_scores(predicted, answers)
-    doubts = _doubts(
+    doubts = chance_level(
         task.metric,
         scores[task.metric],
         squad_scores([""] * len(answers), answers)[task.metric],
@@ -287,23 +287,3 @@ def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
     for row, holds in enumerate(labels):
         several[row, list(holds)] = 1  # type: ignore[arg-type]
     return several
-
-
-def _doubts(
-    metric: str, score: float, chance: float, count: int, *, one_answer: bool, one_label: bool
-) -> tuple[str, ...]:
-    """A warning where the model answers alike to all texts, or scores as well as one answer to all would.
-
-    `chance` is what the best such answer scores; within two standard errors of it is as well. Where labels are all
-    alike (`one_label`) or so few that not even a perfect score would stand out, scores do not tell, and say nothing.
-    """
-    if one_label:
-        return ()
-    advice = "check that the checkpoint was tuned for this task."
-    if one_answer:
-        return (f"the model gives one and the same answer to all {count} examples ({metric} {score:.4f}): {advice}",)
-    correlation = metric in ("matthews", "pearson", "spearman")
-    bar = chance + 2 * (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
-    if score > bar or bar >= 1:
-        return ()
-    return (f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): {advice}",)

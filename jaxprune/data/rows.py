@@ -154,7 +154,13 @@ def rows_of(path: Path, text: str) -> list[Row]:
 
 
 def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | None]:
-    """The texts of a file, and their second texts where they have them.
+    """The texts of a file, and their second texts where they have them; `paired` and errors as `iter_texts`."""
+    found = list(iter_texts(path, paired))
+    return [text for text, _ in found], [pair for _, pair in found if pair is not None] or None
+
+
+def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | None]]:
+    """Every text of a file and its second text, one by one.
 
     Of a file called JSON the fields "text" and "text_pair"; else one text a line, a tab before a second one, blank
     lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
@@ -162,18 +168,19 @@ def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | 
     """
     check_no_table(path, "write one text a line, or JSON lines.")
     if is_json(path):
-        rows = read_rows(path)
-        found = [(row.where, row.text("text"), second_text(row) if paired else None) for row in rows]
+        rows = iter_rows(path)
+        found = ((row.where, row.text("text"), second_text(row) if paired else None) for row in rows)
     else:
-        found = list(_plain_lines(path, paired))
-    if not found:
-        raise DataError(f"{path} holds no texts; write one a line.")
-    second = found[0][2] is not None
-    for where, _, pair in found:
+        found = _plain_lines(path, paired)
+    second = None
+    for where, text, pair in found:
+        second = pair is not None if second is None else second
         if (pair is not None) != second:
             here, first = ("one text", "two") if second else ("two texts", "one")
             raise DataError(f"{where} has {here}, the first {first}; make them alike.")
-    return [text for _, text, _ in found], [pair for _, _, pair in found if pair is not None] or None
+        yield text, pair
+    if second is None:
+        raise DataError(f"{path} holds no texts; write one a line.")
 
 
 def second_text(row: Row) -> str | None:
@@ -182,8 +189,7 @@ def second_text(row: Row) -> str | None:
 
 
 def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
-    # Not splitlines(): it would also cut at separators such as U+2028, inside a text.
-    for number, line in enumerate(decode(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(decoded(path)), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
             continue

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_seed
 from ..errors import DataError
-from .rows import read_texts
+from .rows import iter_texts
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
 # What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
@@ -129,15 +129,10 @@ class Calibration:
         if count is not None and count < 1:
             raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
         check_seed(seed)
-        texts, pairs = read_texts(Path(path))
-        drawn = count is not None and count < len(texts)
-        rows = draw_rows(len(texts), count or 0, seed) if drawn else range(len(texts))
-        found = Calibration.of_texts(
-            [texts[row] for row in rows],
-            None if pairs is None else [pairs[row] for row in rows],
-            max_length=max_length,
-            source=str(path),
-        )
+        there, rows, texts = _drawn_texts(Path(path), count, seed)
+        drawn = len(rows) < there
+        pairs = [pair for _, pair in texts if pair is not None] or None
+        found = Calibration.of_texts([text for text, _ in texts], pairs, max_length=max_length, source=str(path))
         return replace(found, seed=seed) if drawn else found
 
     @staticmethod
@@ -242,6 +237,16 @@ class Task:
 def draw_rows(there: int, count: int, seed: int) -> list[int]:
     """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
     return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
+
+
+def _drawn_texts(path: Path, count: int | None, seed: int) -> tuple[int, list[int], list[tuple[str, str | None]]]:
+    """How many texts a file has, which of them are drawn, and those: of a file of any size no more is in memory."""
+    every = None if path.is_file() else list(iter_texts(path))  # a pipe is read only once
+    there = sum(1 for _ in iter_texts(path)) if every is None else len(every)
+    rows = draw_rows(there, count, seed) if count is not None and count < there else list(range(there))
+    wanted = set(rows)
+    found = {row: entry for row, entry in enumerate(iter_texts(path) if every is None else every) if row in wanted}
+    return there, rows, [found[row] for row in rows]
 
 
 def _whole_numbers(row: Any, what: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxprune.data import tasks
-from jaxprune.data.rows import read_rows, read_texts
+from jaxprune.data.rows import iter_texts, read_rows, read_texts
 from jaxprune.data.running import RunningText
 from jaxprune.data.task import Calibration
 from jaxprune.errors import DataError
@@ -107,7 +107,7 @@ def test_tables_are_refused_by_name(tmp_path, name):
         with pytest.raises(DataError, match=r"is a table \(.*\), which is not read; write"):
             read(file)
     with pytest.raises(
-        DataError, match=f"has no validation.jsonl .nor test.jsonl. to score on .found: {name}.; add it"
+        DataError, match=f"has no train.jsonl, validation.jsonl or test.jsonl .found: {name}.; add them"
     ):
         tasks.folder(tmp_path)
 
@@ -124,3 +124,12 @@ def test_tables_are_refused_by_name(tmp_path, name):
 def test_lines_that_are_not_alike(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_texts(write(tmp_path / "texts.txt", content))
+
+
+@pytest.mark.parametrize("name, lines", [("a.txt", "one\ntwo\nthree\tx"), ("a.jsonl", '{"text": "one"}\n{"text": 2}')])
+def test_texts_are_read_one_by_one(tmp_path, name, lines):
+    """So that a large file need not fit the memory: what is wrong further down has not been read yet."""
+    found = iter_texts(write(tmp_path / name, lines))
+    assert next(found) == ("one", None)
+    with pytest.raises(DataError, match="two texts, the first one|must be a string"):
+        list(found)

@@ -7,8 +7,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.data.running import RunningText
-from jaxprune.data.text import encode_calibration, windows_of
 from jaxprune.data.task import Example
+from jaxprune.data.text import encode_calibration, windows_of
 from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import DataError
 from tests.prune.test_decoders import language_model, model as model, task as task  # fixtures, too
