@@ -14,6 +14,7 @@ import numpy as np
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..data.batches import logits_difference, pack
+from ..data.doubts import CUT, cut_questions, cut_texts
 from ..data.evaluate import evaluate, truth
 from ..data.fit import fit
 from ..data.task import Answers, Example, Task
@@ -120,8 +121,11 @@ def tune(
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
+    cut_scored: dict[str, None] = {}
+
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
         found = evaluate(merged(current, current_adapters), task, split="holdout" if settings.holdout else "validation")
+        cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
     trained = train(
@@ -156,7 +160,7 @@ def tune(
         notes["adapter"] = adapter_digest(trained.adapters)
         notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
-    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
+    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings, *cut_scored])))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         trained.model.replace(provenance=provenance),
@@ -247,7 +251,8 @@ def prepare(model: Model, task: Task) -> Texts:
     warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
         return _spans(tokenizer, examples, task, warnings)
-    encoded, labels = tokenizer.encode(examples, task.max_length), truth(examples, task)
+    encoded, labels = tokenizer.encode(examples, task.max_length, task.strict_length), truth(examples, task)
+    warnings += cut_texts(encoded, "training texts")
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":
@@ -263,8 +268,9 @@ def prepare(model: Model, task: Task) -> Texts:
 def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
     contexts = [example.pair or "" for example in examples]
-    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
-    targets = np.zeros((len(windows.spans), 2), np.int32)
+    questions = [example.text for example in examples]
+    windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+    targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
     for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
         label = examples[question].label
         if not isinstance(label, Answers) or not label.texts:
@@ -273,6 +279,14 @@ def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnin
         inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
         if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
             targets[number] = inside[0], inside[-1]
+            answered.add(int(question))
+    warnings += cut_questions(windows, len(examples), "training questions")
+    with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
+    if len(answered) < with_answers:
+        warnings += (
+            f"{with_answers - len(answered)} of {with_answers} answers fit no window of {task.max_length} tokens whole "
+            "and train as none; take longer windows.",
+        )
     return Texts(windows.encoded, targets, warnings)
 
 
