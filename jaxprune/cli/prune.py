@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import SettingsError
 from ..model import Model
 from ..prune.budget import Budget
 from ..report.methods import METHODS, Method, method, settings_class
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, load, save
     from ..data.evaluate import evaluate
 
+    if arguments.limit is not None and not arguments.evaluate:
+        raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)

@@ -43,10 +43,10 @@ def fit(architecture: Architecture, task: Task) -> Fit:
         if len(a.labels) != 1:
             raise DataError(f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1.")
         return Fit(np.arange(1))
-    return _by_name(a.labels, task.labels) or _by_number(a.labels, task)
+    return by_name(a.labels, task.labels) or _by_number(a.labels, task)
 
 
-def _by_name(labels: tuple[str, ...], wanted: tuple[str, ...]) -> Fit | None:
+def by_name(labels: tuple[str, ...], wanted: tuple[str, ...]) -> Fit | None:
     """The match by equal names, else by names that are equal in letters and digits; None where neither is unique."""
     for names, sought in ((labels, wanted), (tuple(map(_plain, labels)), tuple(map(_plain, wanted)))):
         place = {name: number for number, name in enumerate(names)}
