@@ -120,7 +120,6 @@ def tune(
     settings.check_for(model.architecture)
     check_teacher(model.architecture, teacher, settings)
     task, split = set_aside(task, settings), split_scored(settings)
-    task.split(split)  # raises where there is none
     texts = prepare(model, task)
     doubts, read_by = texts.warnings, model.architecture
     if teacher is not None:
@@ -237,11 +236,12 @@ def scored_texts(task: Task, split: str) -> dict[str, Any]:
 def set_aside(task: Task, settings: Train) -> Task:
     """The task with `settings.holdout` training texts as a split "holdout" of their own.
 
-    Raises `DataError` for running text, on which nothing here trains.
+    Raises `DataError` for running text, on which nothing here trains, and where there is nothing to score on.
     """
     if task.kind == "language":
         raise DataError(f"fine-tuning needs texts with labels; {task.name} is running text, for pruning and scoring.")
     if not settings.holdout:
+        task.split("validation")  # every epoch is scored on it: known to be there before the first
         return task
     train_texts = task.split("train")
     if settings.holdout >= len(train_texts):
@@ -284,19 +284,14 @@ def prepare(model: Model, task: Task) -> Texts:
 
     Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
-    examples = task.split("train")
-    bare = [number for number, example in enumerate(examples) if example.label is None]
-    if bare:
-        raise DataError(
-            f"{task.name} from {task.source}: training text {bare[0]} has no label ({len(bare)} of {len(examples)} "
-            "have none); add labels or drop these lines."
-        )
     found = fit(model.architecture, task)
+    task = found.task
+    examples = task.split("train")
     tokenizer = Tokenizer.of(model)
+    warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
-        return _spans(tokenizer, examples, task, found.warnings)
+        return _spans(tokenizer, examples, task, warnings)
     encoded, labels = encoded_by(task, tokenizer), truth(examples, task)
-    warnings = found.warnings
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":

@@ -66,7 +66,7 @@ def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np
     """The teacher's output for each of the student's, and doubts."""
     if student.problem == "regression":
         return np.arange(len(student.labels)), ()
-    named = by_name(teacher.labels, student.labels)
+    named = by_name(teacher.labels, replace(task, labels=student.labels, classes_from="names"))
     if named is not None:
         return named.outputs, ()
     try:

@@ -28,7 +28,7 @@ from ...prune.cost import removed, whole_parameters
 from ...prune.cut import compose_kept, cut_architecture, kept_units
 from ...prune.run import check_finite, masked_versus_cut
 from ..epochs import batch_doubts, batches_for, described
-from ..finetune import Texts, prepare, scored_texts, set_aside, split_scored
+from ..finetune import Texts, prepare, scored_texts, set_aside
 from ..settings import Train
 from ..state import Saved, Store, check_resume
 from ..step import select
@@ -109,7 +109,6 @@ def run_recap(
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
     task = set_aside(task, training)
-    task.split(split_scored(training))  # raises where there is none
     texts = prepare(model, task)
     check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
     check_finite(model)
