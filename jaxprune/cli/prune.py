@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
+    if arguments.limit is not None and not arguments.evaluate:
+        raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
