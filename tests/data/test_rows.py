@@ -107,7 +107,7 @@ def test_tables_are_refused_by_name(tmp_path, name):
         with pytest.raises(DataError, match=r"is a table \(.*\), which is not read; write"):
             read(file)
     with pytest.raises(
-        DataError, match=f"has no validation.jsonl .nor test.jsonl. to score on .found: {name}.; add it"
+        DataError, match=f"has no train.jsonl, validation.jsonl or test.jsonl .found: {name}.; add them"
     ):
         tasks.folder(tmp_path)
 
