@@ -140,7 +140,12 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="PATH",
         help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
     )
-    parser.add_argument("--seq-len", type=int, metavar="N", help="text: tokens of a window (512)")
+    parser.add_argument(
+        "--seq-len",
+        type=int,
+        metavar="N",
+        help="the most tokens of a text, longer ones are cut (128); tokens of a window (squad 384, text 512)",
+    )
     parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows at most")
 
 
@@ -153,13 +158,12 @@ def task(arguments: argparse.Namespace) -> Any:
             if getattr(arguments, name, None) is not None:
                 raise DataError(f"{flag(name)} is for a task, and none is named; name it with --task, or leave it out.")
         return None
-    given = {"length": arguments.seq_len, "windows": arguments.windows}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {} if arguments.windows is None else {"windows": arguments.windows}
     if arguments.task == "text" and getattr(arguments, "calibration_texts", None) is not None:
         options["calibration"] = arguments.calibration_texts
     elif options and arguments.task != "text":
-        raise DataError(f"--seq-len and --windows belong to --task text, not to {arguments.task}.")
-    return tasks.load(arguments.task, arguments.data, **options)
+        raise DataError(f"--windows belongs to --task text, not to {arguments.task}.")
+    return tasks.load(arguments.task, arguments.data, length=arguments.seq_len, **options)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -193,8 +197,13 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
         return task.calibration(count, seed=seed)
     from ..data.task import Calibration, overlap
 
-    found = Calibration.of_file(file, count, seed, max_length=task.max_length)
-    return dataclasses.replace(found, warnings=found.warnings + overlap(found.examples, task.validation))
+    found = Calibration.of_file(file, count, seed)
+    return dataclasses.replace(
+        found,
+        max_length=task.max_length,
+        strict_length=task.strict_length,
+        warnings=found.warnings + overlap(found.examples, task.validation),
+    )
 
 
 def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
@@ -202,13 +211,14 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
 
     Raises `DataError`.
     """
-    from ..data.task import Calibration
+    from ..data.task import Calibration, length_fields
 
     running = architecture.head == "causal_lm"
     count, file = samples(arguments, running), arguments.calibration_texts
     if running:
         return Calibration.of_running_text(file, count, arguments.seed, length=arguments.seq_len or 512)
-    return Calibration.of_file(file, count, arguments.seed, max_length=arguments.seq_len or 128)
+    found = Calibration.of_file(file, count, arguments.seed)
+    return dataclasses.replace(found, **length_fields(arguments.seq_len))
 
 
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -245,8 +255,9 @@ def add_settings(
         if name in OWN | without:
             continue
         _, field, hint = users[0]
-        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users)
-        _add_field(group, field, hint, f"{field.metadata.get('help', '')} ({defaults})")
+        # None is no value: the help says what it comes to.
+        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users if field.default is not None)
+        _add_field(group, field, hint, str(field.metadata.get("help", "")) + (f" ({defaults})" if defaults else ""))
 
 
 def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import DataError, OutputError, SettingsError
 from ..model import Model
 from ..prune.budget import Budget
+from ..prune.run import OnStep
 from ..report.methods import METHODS, Method, method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
@@ -18,7 +19,7 @@ from .outcome import Outcome, on_disk, told_on_disk
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
 RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
-RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "calibration", "reused")
+RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "host_peak_bytes", "calibration", "reused")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
+    if arguments.limit is not None and arguments.evaluate is False:
+        raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
@@ -70,13 +73,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or calibration.max_length)
 
-    def score(found: Model) -> Any:
-        return evaluate(found, task, limit=arguments.limit, stream=arguments.stream) if scored else None  # type: ignore[arg-type]
+    def score(found: Model, on_step: OnStep | None = None) -> Any:
+        how: dict[str, Any] = {"limit": arguments.limit, "stream": arguments.stream, "on_step": on_step}
+        return evaluate(found, task, **how) if scored else None  # type: ignore[arg-type]
 
-    dense = score(model)
     if chosen.measures_once:
         where |= {"out": work, "resume": arguments.resume}
     with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_measured):
+        dense = score(model, on_step)
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
@@ -104,8 +108,6 @@ def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
     if task is None and arguments.calibration_texts is None:
         raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
     if task is None or arguments.evaluate is False:
-        if arguments.limit is not None:
-            raise DataError("--limit is for scoring, and nothing is scored; leave it out.")
         return False
     try:
         task.split("validation")
@@ -175,7 +177,7 @@ def _describe(pruned: Model, folder: Path, dense: Any, after: Any) -> dict[str, 
 def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
     removed = entry["removed"] or {}
     length = (entry["budget"] or {}).get("length") or 128
-    peak = entry["peak_bytes"]
+    peak, host_peak = entry["peak_bytes"], entry["host_peak_bytes"]
     score = f"{entry['score']:.4f} (dense {entry['dense_score']:.4f})" if "score" in entry else None
     facts = {
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in removed.items()),
@@ -184,6 +186,7 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
         "seconds": entry["seconds"],
         "dense forward passes": entry["dense_forwards"],
         "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
+        "peak of the process": f"{host_peak / 2**20:.0f} MiB" if host_peak is not None else None,
         "weights on disk": told_on_disk(entry),
         "reused": ", ".join(entry["reused"] or []) or None,
     }

@@ -9,8 +9,9 @@ import pytest
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.data import tasks
-from jaxprune.data.evaluate import evaluate, predict, truth
+from jaxprune.data.evaluate import evaluate, predict
 from jaxprune.data.fit import fit
+from jaxprune.data.numbering import truth
 from jaxprune.data.tasks import Answers, Example, Task
 from jaxprune.data.tokenizer import Encoded, Tokenizer
 from jaxprune.errors import DataError, NumericalError
