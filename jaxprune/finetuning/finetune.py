@@ -15,8 +15,9 @@ from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..data.batches import logits_difference
 from ..data.doubts import CUT, cut_questions, cut_texts
-from ..data.evaluate import evaluate, truth
+from ..data.evaluate import evaluate
 from ..data.fit import fit
+from ..data.numbering import truth
 from ..data.task import Answers, Example, Task
 from ..data.tokenizer import Encoded, Tokenizer, Windows
 from ..errors import CheckpointError, DataError, SettingsError
