@@ -23,8 +23,10 @@ from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
 from .epochs import shuffled
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
+from .masters import in_types, result_types
 from .memory import training_bytes
-from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
+from .peft import adapter_digest, check_adapter_output, check_apart, write_peft
+from .peft_read import read_peft
 from .settings import Train
 from .state import Store
 from .step import Trainable, everything, path_of, select
@@ -36,8 +38,8 @@ OVERLAP = 64  # tokens that windows of a long context share
 class Tuned(NamedTuple):
     """A fine-tuned model and how it came about."""
 
-    model: Model  # merged: plain parameters, with the record
-    base: Model  # before merging
+    model: Model  # merged: plain parameters in the types they were loaded in or asked for, with the record
+    base: Model  # before merging, in the same types
     adapters: Adapters | None
     trained: Trained
 
@@ -60,8 +62,9 @@ def finetune(
 
     All leaves train; or those that `trainable` chooses, a function of a leaf's path or patterns such as
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
-    a PEFT folder). `out` is a folder for the log and for states: a run that was killed goes on with `resume=True`, to
-    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
+    the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
+    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
@@ -75,8 +78,11 @@ def finetune(
     if lora is not None:
         if trainable is not everything:
             raise SettingsError("with lora, name the other leaves that train in Lora(train=…), not in trainable.")
-        adapters = adapters_of(plan_of(lora, model.architecture), model.architecture, settings.seed)
+        plan = plan_of(lora, model.architecture)
+        adapters = adapters_of(plan, model.architecture, settings.seed)
         trainable = patterns_of(lora, model.architecture)
+        if adapter_out is not None:
+            check_apart(plan, trained_paths(model, trainable), model.architecture)
     tuned = tune(
         model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
         store=None if out is None else Store(out, resume),
@@ -91,8 +97,9 @@ def finetune(
 def load_adapter(base: Model, folder: str | Path) -> Model:
     """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
 
-    Raises `CheckpointError` where the adapter does not fit, naming the projection, and where `base` is the model that
-    it was merged into already.
+    Every parameter keeps the type that it has in `base`. Doubts, such as another base model's name in the folder, are
+    warnings in the provenance. Raises `CheckpointError` where the adapter is not plain LoRA or does not fit, naming the
+    key or the projection, and where `base` is the model that it was merged into already.
     """
     found, adapters = read_peft(folder, base)
     if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
@@ -120,8 +127,11 @@ def tune(
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
+    types = result_types(model.params, settings.result_dtype)
+
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
-        found = evaluate(merged(current, current_adapters), task, split="holdout" if settings.holdout else "validation")
+        rounded = merged(current.replace(params=in_types(current.params, types)), current_adapters)
+        found = evaluate(rounded, task, split="holdout" if settings.holdout else "validation")
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
     trained = train(
@@ -150,16 +160,17 @@ def tune(
         "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes),
         "peak_bytes": trained.peak_bytes,
     }
-    result = merged(trained.model, trained.adapters)
+    base = trained.model.replace(params=in_types(trained.model.params, types))
+    result = merged(base, trained.adapters)
     if trained.adapters is not None:
         batch = pack(texts.encoded, model.architecture, rows=rows)[0]
         notes["adapter"] = adapter_digest(trained.adapters)
-        notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
+        notes["merged_vs_unmerged"] = merged_versus_unmerged(base, trained.adapters, result, batch)
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
-        trained.model.replace(provenance=provenance),
+        base.replace(provenance=provenance),
         trained.adapters,
         trained,
     )

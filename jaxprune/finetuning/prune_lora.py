@@ -32,7 +32,8 @@ from .epochs import shuffled
 from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
-from .peft import check_adapter_output, write_peft
+from .masters import in_types, result_types
+from .peft import check_adapter_output, check_apart, write_peft
 from .settings import Train
 from .state import Store
 from .train import check_head, train
@@ -120,6 +121,10 @@ def prune_lora(
     check_finite(model)
     _check_room(model.architecture, settings)
     chooser(model, settings.train)
+    patterns = patterns_of(settings.lora, model.architecture)
+    if adapter_out is not None:
+        names = [path for path in projection_shapes(model.architecture) if path.endswith(settings.projections)]
+        check_apart(dict.fromkeys(names, Size(1, 1.0)), trained_paths(model, patterns), model.architecture)
     few = _some_texts(set_aside(task, training), settings.samples, training.seed)
     if settings.head_steps and importance is None and settings.score in ("gates", "fisher"):
         model = warm_head(model, set_aside(task, training), settings, training, on_step)
@@ -148,7 +153,6 @@ def prune_lora(
     phases["cut"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    patterns = patterns_of(settings.lora, model.architecture)
     tuned = tune(
         small, task, training, trainable=patterns, adapters=adapters, teacher=teacher, mesh=mesh, store=store,
         on_step=on_step,
@@ -198,7 +202,8 @@ def warm_head(
     batches = shuffled(ready.encoded, model.architecture, seed=training.seed, rows=rows)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
     chosen = chooser(model, wanted or ["head/*"])
-    return train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    warmed = train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
 
 def measured(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..checkpoint.manifest import check_saved_type
 from ..checks import check_counts, check_seed
 from ..errors import SettingsError
 from ..model import Architecture
@@ -28,7 +29,11 @@ class Train:
     accumulate: int = field(default=1, metadata={"help": "parts a batch is computed in: less memory, same step"})
     remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
     dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
+        default="float32", metadata={"help": "type to compute in; what trains and its moments stay float32"}
+    )
+    result_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={"help": "type of the result's weights, in which it is scored; the type that each was loaded in"},
     )
     distill: float = field(
         default=0.0,
@@ -59,6 +64,8 @@ class Train:
         for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.result_dtype is not None:
+            check_saved_type(self.result_dtype)
 
     @property
     def distillation(self) -> Distillation:
@@ -80,5 +87,6 @@ class Train:
     def of_program(self) -> "Train":
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
-            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=1.0, seed=0
-        )
+            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=1.0, seed=0,
+            result_dtype=None,
+        )  # fmt: skip
