@@ -22,7 +22,8 @@ from .layout import fused
 from .load import file_shape, tensor_names
 from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
 from .read import Stored
-from .write import SHARD_BYTES, check_output, copy_tokenizer, write_folder, write_tensors
+from .tokenizer_files import write_tokenizer
+from .write import SHARD_BYTES, check_output, write_folder, write_tensors
 
 _WHERE = "the exported config.json"
 _FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
@@ -94,7 +95,7 @@ def export(
     def fill(part: Path) -> None:
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
-        copy_tokenizer(origin, part)
+        write_tokenizer(model, part)
 
     settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": dtype, "warnings": warnings}
     write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..errors import CheckpointError, NumericalError, OutputError
 from ..model.model import Model
-from .files import inside
 from .manifest import (
     EXPORTED,
     INDEX,
@@ -32,19 +31,9 @@ from .manifest import (
     stored_type,
 )
 from .read import Stored, source_hash
+from .tokenizer_files import TOKENIZER_FILES, write_tokenizer
 
 SHARD_BYTES = 5 * 2**30
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
 
@@ -85,7 +74,7 @@ def save(
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
-        copy_tokenizer(model.provenance.source, part)
+        write_tokenizer(model, part)
         if run_folder is not None:
             for file in (Path(run_folder) / name for name in RUN_FILES):
                 if file.is_file():
@@ -222,17 +211,6 @@ def _hash_of(model: Model) -> dict[str, str]:
         return {"source_hash": source_hash(source)}
     except (CheckpointError, OSError):  # moved or deleted since: then there is nothing to say
         return {}
-
-
-def copy_tokenizer(source: str | None, folder: Path) -> None:
-    """Copy what tells texts from ids. A model made in memory has none; a link that leads elsewhere is not followed."""
-    if source is None:
-        return
-    for name in TOKENIZER_FILES:
-        with contextlib.suppress(CheckpointError):
-            path = inside(Path(source), name)
-            if path.is_file():
-                shutil.copyfile(path, folder / name)
 
 
 # --- the disk

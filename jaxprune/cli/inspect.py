@@ -35,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     architecture, record, length = model.architecture, model.provenance.record, arguments.length
     data = {
         "model": arguments.model,

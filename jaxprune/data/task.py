@@ -3,15 +3,27 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..checks import check_seed
 from ..errors import DataError
+from .rows import read_texts
 
-Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
+Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
+# What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
+# entry for each class.
+ClassesFrom = Literal["names", "sorted names", "numbers", "entries"]
+# The metrics of texts of one's own, the primary one first.
+SCORES: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "unlabelled": ("",),
+}
 FEW = 64  # calibration texts below which we warn
 
 
@@ -23,21 +35,24 @@ class Answers(NamedTuple):
     starts: tuple[int, ...]
 
 
+Label = int | float | tuple[int, ...] | Answers
+
+
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
     A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
-    text is the question and the pair its context.
+    text is the question and the pair its context. None: no label, which calibration does not need.
     """
 
     text: str
     pair: str | None
-    label: int | float | tuple[int, ...] | Answers | None
+    label: Label | None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Texts that a method measures a model on; their labels are not used."""
+    """Texts that a method measures a model on, or their token ids; their labels are not used."""
 
     examples: tuple[Example, ...]  # in the order drawn
     source: str
@@ -46,20 +61,24 @@ class Calibration:
     kind: Kind | None = None
     warnings: tuple[str, ...] = ()
     windows: int | None = None  # of running text: how many windows of `max_length` tokens are drawn
+    ids: tuple[tuple[int, ...], ...] = ()  # token ids of every text, in place of `examples`
+    types: tuple[tuple[int, ...], ...] = ()  # token types of every text, where ids are given
 
     def __post_init__(self):
-        if not self.examples:
+        if not self.examples and not self.ids:
             raise DataError("there are no calibration texts; give at least one, better 512.")
 
     @property
     def count(self) -> int:
         """Texts, or windows of a running text."""
-        return len(self.examples) if self.windows is None else self.windows
+        return len(self.ids or self.examples) if self.windows is None else self.windows
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the texts in their order."""
+        """SHA-256 of the texts, or of their token ids and types, in their order."""
         digest = hashlib.sha256()
+        for pair in zip(self.ids, self.types, strict=True):
+            digest.update(json.dumps(pair).encode())
         for example in self.examples:
             digest.update(json.dumps([example.text, example.pair], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -76,9 +95,55 @@ class Calibration:
         others = [None] * len(texts) if pairs is None else pairs
         examples = tuple(Example(text, pair, None) for text, pair in zip(texts, others, strict=True))
         for number, example in enumerate(examples):
-            if not isinstance(example.text, str) or not example.text.strip():
-                raise DataError(f"calibration text {number} is {example.text!r}; give a text that is not blank.")
+            for text in (example.text, example.pair) if pairs is not None else (example.text,):
+                if not isinstance(text, str) or not text.strip():
+                    raise DataError(f"calibration text {number} is {text!r}; give a text that is not blank.")
         return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+
+    @staticmethod
+    def of_file(path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int = 128) -> "Calibration":
+        """Calibrate on the texts of a file: one a line, a tab before a second text; or JSON, `text` and `text_pair`.
+
+        `count` of them are drawn with `seed`, by the rule of `Task.calibration`; None, or as many as there are: all, in
+        their order. JSON (.jsonl, .json) is an object a line or an array; either may be gzip. Raises `DataError`.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+        check_seed(seed)
+        texts, pairs = read_texts(Path(path))
+        drawn = count is not None and count < len(texts)
+        rows = draw_rows(len(texts), count or 0, seed) if drawn else range(len(texts))
+        found = Calibration.of_texts(
+            [texts[row] for row in rows],
+            None if pairs is None else [pairs[row] for row in rows],
+            max_length=max_length,
+            source=str(path),
+        )
+        return replace(found, seed=seed) if drawn else found
+
+    @staticmethod
+    def of_ids(ids: Any, mask: Any, *, types: Any = None, source: str = "given token ids") -> "Calibration":
+        """Calibrate on texts that are token ids already: no tokenizer is asked, and nothing is added or cut.
+
+        `ids`, whole numbers [texts, length], and `mask` of the same shape, 1 on tokens and 0 on padding (left or
+        right), as tokenizers give them (`input_ids`, `attention_mask`); `types` likewise, where a model tells the two
+        texts of a pair apart. A mask of None says that every slot is a token; only then may texts differ in length.
+        Raises `DataError`.
+        """
+        table = [_whole_numbers(row, f"ids of calibration text {number}") for number, row in enumerate(ids)]
+        masks = [np.ones_like(row) for row in table] if mask is None else _beside(table, mask, "mask")
+        kinds = [np.zeros_like(row) for row in table] if types is None else _beside(table, types, "types")
+        for number, row in enumerate(masks):
+            if not np.isin(row, (0, 1)).all():
+                raise DataError(f"mask of calibration text {number} has values beside 0 and 1; 1 marks a token.")
+            if not row.any():
+                raise DataError(f"calibration text {number} has no tokens; drop it.")
+        chosen = [row.astype(bool) for row in masks]
+        texts, kinds = (
+            tuple(tuple(row[keep].tolist()) for row, keep in zip(rows, chosen, strict=True)) for rows in (table, kinds)
+        )
+        longest = max(map(len, texts), default=1)
+        return Calibration((), source, max_length=longest, warnings=_few(len(texts)), ids=texts, types=kinds)
 
 
 @dataclass(frozen=True)
@@ -96,16 +161,31 @@ class Task:
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
-    hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
+    classes_from: ClassesFrom = "names"
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
-        splits = {"train": self.train, "validation": self.validation, **self.others}
-        if not splits.get(name):
-            found = ", ".join(key for key, examples in splits.items() if examples)
-            problem = "no labels" if name in self.hidden else "no examples"
+        """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
+        examples = self._splits.get(name, ())
+        if not self.is_labelled(name):
+            found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
+            problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
-        return splits[name]
+        bare = [] if self.kind == "language" else [n for n, example in enumerate(examples) if example.label is None]
+        if bare:
+            raise DataError(
+                f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
+                f"{len(examples)} have none); add labels or drop these lines."
+            )
+        return examples
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether a split is there with labels, if not for every text; running text needs none."""
+        examples = self._splits.get(name, ())
+        return any(self.kind == "language" or example.label is not None for example in examples)
+
+    @property
+    def _splits(self) -> dict[str, tuple[Example, ...]]:
+        return {"train": self.train, "validation": self.validation, **self.others}
 
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
         """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.
@@ -129,10 +209,30 @@ class Task:
             raise DataError(
                 f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
             )
-        rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
-        examples = tuple(self.train[row] for row in rows)
-        warnings = _few(count) + _overlap(examples, self.validation)
+        examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        warnings = _few(count) + overlap(examples, self.validation)
         return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+
+
+def draw_rows(there: int, count: int, seed: int) -> list[int]:
+    """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
+    return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
+
+
+def _whole_numbers(row: Any, what: str) -> np.ndarray:
+    """One text's row as int64. Raises `DataError` for what are no whole numbers, or not one row."""
+    found = np.asarray(row)
+    if found.ndim != 1 or found.dtype.kind not in "iub":
+        raise DataError(f"{what}: expected a row of whole numbers, got {found.dtype} of shape {found.shape}.")
+    return found.astype(np.int64)
+
+
+def _beside(table: Sequence[np.ndarray], rows: Any, name: str) -> list[np.ndarray]:
+    """Rows of the same lengths as those of `table`. Raises `DataError` where they differ."""
+    found = [_whole_numbers(row, f"{name} of calibration text {number}") for number, row in enumerate(rows)]
+    if [len(row) for row in found] != [len(row) for row in table]:
+        raise DataError(f"{name} and ids must have the same shape; give one number for every token id.")
+    return found
 
 
 def _few(count: int) -> tuple[str, ...]:
@@ -141,7 +241,9 @@ def _few(count: int) -> tuple[str, ...]:
     return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
 
 
-def _overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+    """A warning where calibration texts are among those that are scored."""
+
     def key(example: Example) -> Any:
         return tuple(" ".join(text.casefold().split()) for text in (example.text, example.pair or ""))
 
