@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import NumericalError
+from ..errors import SettingsError
 from ..model import Params
 
 
@@ -29,7 +29,7 @@ def result_types(params: Params, asked: str | None) -> Params:
 def in_types(params: Params, types: Params, spend: Callable[[Any], None] = lambda leaf: None) -> Params:
     """`params` in the types of `result_types`; a leaf that has its type already is shared.
 
-    `spend` gets every other leaf as soon as it has been copied, to free its memory. Raises `NumericalError` for numbers
+    `spend` gets every other leaf as soon as it has been copied, to free its memory. Raises `SettingsError` for numbers
     too large for float16.
     """
 
@@ -39,7 +39,7 @@ def in_types(params: Params, types: Params, spend: Callable[[Any], None] = lambd
         with np.errstate(over="ignore"):
             copy = leaf.astype(dtype)
         if dtype == jnp.float16 and not bool(jnp.all(jnp.isfinite(copy))):
-            raise NumericalError("a weight is too large for float16; choose bfloat16 or float32")
+            raise SettingsError("a weight of the result is too large for float16; choose bfloat16 or float32.")
         spend(leaf)
         return copy
 

@@ -93,6 +93,12 @@ def test_results_have_the_type_that_was_loaded_or_the_one_asked_for(coarse, aske
     assert len(spent) == (3 if asked is None else len(jax.tree.leaves(params)) - 1)
 
 
+def test_a_weight_too_large_for_float16_is_named(coarse):
+    large = jax.tree.map(lambda leaf: 1e6 + leaf, coarse.params["head"])
+    with pytest.raises(SettingsError, match="too large for float16; choose bfloat16"):
+        in_types(large, result_types(large, "float16"))
+
+
 def test_predicted_bytes_follow_the_types():
     """Frozen bfloat16 leaves take half, those that train and their moments do not."""
     a = Architecture(
