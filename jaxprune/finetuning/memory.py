@@ -1,5 +1,6 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
+from collections.abc import Collection
 from types import MappingProxyType
 from typing import Any
 
@@ -64,17 +65,15 @@ def activation_bytes(
 def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int) -> dict[str, int]:
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
-    parameters, gradients and moments are exact; activations are a prediction, with the float32 copies that a step in
-    float32 makes of frozen kernels in fewer bits. XLA makes all of them before the first layer and keeps them; with
-    `remat` activations are then at a quarter of their most. predicted is the sum; measured puts the compiled program's
-    own temporaries in place of gradients and activations.
+    parameters, gradients and moments are exact; activations are a prediction, with `wide_copies` where a step computes
+    in float32: with `remat` activations are at a quarter of their most when these are there. predicted is the sum;
+    measured puts the compiled program's own temporaries in place of gradients and activations.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
     trainable = FLOAT * count(parts)
     parameters = trainable + held_bytes([leaf for leaf in jax.tree.leaves(model.params) if id(leaf) not in trains])
-    narrow = [x for x in jax.tree.leaves(model.params["layers"]) if x.dtype.itemsize < FLOAT and id(x) not in trains]
-    copies = FLOAT * count([x for x in narrow if np.ndim(x) > 1]) if settings.dtype == "float32" else 0
+    copies = wide_copies(model.params, trains) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(model.architecture, rows, length, settings, share, parts[0])
@@ -91,6 +90,15 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + temp,
     }
+
+
+def wide_copies(params: Params, trains: Collection[int] = ()) -> int:
+    """What the float32 copies take of kernels that are kept in fewer bits; `trains`: ids of leaves that are not.
+
+    XLA makes all of them before the first layer and keeps them to the end, of a step as of a forward pass (CPU).
+    """
+    narrow = [x for x in jax.tree.leaves(params["layers"]) if x.dtype.itemsize < FLOAT and id(x) not in trains]
+    return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
 
 
 def held_bytes(tree: Any) -> int:

@@ -15,6 +15,7 @@ from jaxprune.finetuning.lora import Lora, adapters_of, plan_of
 from jaxprune.finetuning.masters import in_types, result_types
 from jaxprune.finetuning.memory import compiled_step, training_bytes
 from jaxprune.finetuning.recap import run_recap
+from jaxprune.finetuning.recap.memory import phase_bytes
 from jaxprune.finetuning.recap.run import beginning
 from jaxprune.finetuning.step import select
 from jaxprune.memory import temp_bytes
@@ -120,3 +121,19 @@ def test_predicted_bytes_follow_the_types():
     assert found["moments"] == 8 * trained
     assert found["parameters"] + found["moments"] <= step.memory_analysis().argument_size_in_bytes
     assert abs(found["predicted"] / found["measured"] - 1) < 0.15  # activations are an estimate
+
+
+def test_recaps_predictions_follow_the_types_too(coarse):
+    """What never trains keeps its bytes; a model that is scored in bfloat16 is held so, beside wide copies of it."""
+    a = coarse.architecture
+    kept, results = (result_types(tree, None) for tree in (beginning(coarse, ROUNDS).params, coarse.params))
+    plain = phase_bytes(a, a, ROUNDS, TRAINING, 4, 8)
+    found = phase_bytes(a, a, ROUNDS, TRAINING, 4, 8, types=kept, results=results)
+    pairs = zip(jax.tree.leaves(kept), jax.tree.leaves(coarse.params), strict=True)
+    frozen = sum(np.size(leaf) for dtype, leaf in pairs if dtype == jnp.bfloat16)
+    assert frozen >= np.size(coarse.params["embed"]["token"])
+    assert plain["tuning"] - found["tuning"] == plain["write back"] - found["write back"] == 2 * frozen
+    paths = jax.tree_util.tree_leaves_with_path(coarse.params["layers"])
+    kernels = sum(np.size(leaf) for path, leaf in paths if path[-1].key == "kernel")
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(coarse.params))
+    assert found["evaluation"] - plain["evaluation"] == 4 * kernels - 2 * numbers

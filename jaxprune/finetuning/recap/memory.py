@@ -1,5 +1,7 @@
 """What every phase of RECAP needs on the device, in bytes: predicted from sizes, and of compiled programs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from ...model.split import Split
 from ...model.sublayer import INPUTS, OUTPUT
 from ...model.transformer import whole_forward
 from ..lora import count
-from ..memory import FLOAT, activation_bytes, compiled_step, held_bytes
+from ..memory import FLOAT, activation_bytes, compiled_step, held_bytes, wide_copies
 from ..settings import Train
 from ..step import select
 from .choose import trained_count
@@ -55,18 +57,20 @@ def abstract_parts(
                 units = kernel[:-1] if name == OUTPUT[half] else kernel[1:]
                 trained = trained_count(int(np.prod(units)), freeze)
                 if name == OUTPUT[half]:
-                    p["kernel"] = _parts(units, trained, after=kernel[-1:])
+                    p["kernel"] = _parts(units, trained, p["kernel"], after=kernel[-1:])
                 else:
-                    p["kernel"] = _parts(units, trained, before=kernel[:1])
+                    p["kernel"] = _parts(units, trained, p["kernel"], before=kernel[:1])
                     if "bias" in p:
-                        p["bias"] = _parts(units, trained)._replace(place=None)
+                        p["bias"] = _parts(units, trained, p["bias"])._replace(place=None)
     if tokens is not None:
-        params["embed"]["token"] = _parts((small.vocab,), tokens, after=(small.hidden,))
+        params["embed"]["token"] = _parts((small.vocab,), tokens, params["embed"]["token"], after=(small.hidden,))
     return params
 
 
-def _parts(units: tuple[int, ...], trained: int, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Split:
-    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), jnp.float32)  # noqa: E731
+def _parts(
+    units: tuple[int, ...], trained: int, whole: Any, before: tuple[int, ...] = (), after: tuple[int, ...] = ()
+) -> Split:
+    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), whole.dtype)  # noqa: E731
     return Split(leaf(int(np.prod(units)) - trained), leaf(trained), jax.ShapeDtypeStruct(units, jnp.int32))
 
 
@@ -84,11 +88,13 @@ def phase_bytes(
     length: int,
     tokens: np.ndarray | int | None = None,
     types: Params | None = None,
+    results: Params | None = None,
 ) -> dict[str, int]:
     """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens.
 
     Exact but for activations, which are estimates (`activation_bytes`). `tokens` are the token embeddings that train
-    where only those that occur do. `types` are those of the full model's parameters on the host; float32 without.
+    where only those that occur do. `types` are those of the full model's parameters on the host, `results` those of the
+    model that is scored; float32 without.
     """
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
@@ -106,13 +112,15 @@ def phase_bytes(
         sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
     widest = max(size.neurons for size in small.layers)
+    rounded = abstract_parts(small, least_frozen(settings), touched, results)
+    scored = max(whole, held_bytes(rounded) + wide_copies(rounded))  # rounded leaf by leaf, so never both
     return {
         "importance": sweep,
         "masking": sweep,
         **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
         "tuning": whole + 3 * trained + activations,
         "write back": whole + 2 * trained,
-        "evaluation": whole + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
+        "evaluation": scored + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
     }
 
 

@@ -159,7 +159,9 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
         return
     dense, (rows, length) = run.model.architecture, first[0].ids.shape
     small = uniform(dense, run.settings.remove)
-    predicted = phase_bytes(dense, small, run.settings, run.training, rows, length, run.tokens, run.kept_types)
+    predicted = phase_bytes(
+        dense, small, run.settings, run.training, rows, length, run.tokens, run.kept_types, run.result_types
+    )
     name = max(predicted, key=predicted.__getitem__)
     if 0.9 * predicted[name] > limit:  # predictions are within a tenth
         run.placement.refuse(name, predicted[name], "is predicted to need")
@@ -245,7 +247,9 @@ def _finished(
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
-    predicted = phase_bytes(dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types)
+    predicted = phase_bytes(
+        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types
+    )
     measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
     seconds = [entry["seconds"] for entry in records]
     record = before.record
