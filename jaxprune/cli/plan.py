@@ -19,13 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
 
     (budget,) = flags.budgets(arguments)
-    task = flags.task(arguments) if arguments.task else None
+    task = flags.task(arguments)
     model = flags.load(arguments)
-    count = flags.samples(arguments, task)
-    result = plan(model, flags.calibration(arguments, task) if task else count, budget)
-    dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]
+    if task is not None:
+        calibration = flags.calibration(arguments, task)
+    elif arguments.calibration_texts is not None:
+        calibration = flags.calibration_alone(arguments, model.architecture)
+    else:
+        calibration = flags.samples(arguments, running=False)
+    result = plan(model, calibration, budget, length=arguments.seq_len if isinstance(calibration, int) else None)
+    dense, pruned, counted = result["dense"], result["pruned"], result["calibration"]
     facts = {
-        "calibration": f"{calibration['texts']} texts, {calibration['tokens']} tokens",
+        "calibration": f"{counted['texts']} texts, {counted['tokens']} tokens",
         f"FLOPs at {result['length']} tokens": f"{si(dense['flops'])} to {si(pruned['flops'])}",
         "parameters": f"{si(dense['parameters'])} to {si(pruned['parameters'])}",
         "bytes": f"{si(dense['bytes'], 'B')} to {si(pruned['bytes'], 'B')}",
@@ -33,7 +38,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "one pass over the calibration": f"{result['dense_forward_seconds']:.2f} s",
         "seconds to prune, at most": f"{result['seconds']:.0f}",
         "peak bytes": si(result["peak_bytes"]["total"], "B"),
+        "peak of the process so far": si(result["host_peak_bytes"], "B") if result["host_peak_bytes"] else None,
     }
     notes = tuple(f"assumed: {line}" for line in result["assumptions"])
-    data = {"model": arguments.model, **result, "warnings": list(model.provenance.warnings)}
+    data = {"model": arguments.model, **result, "warnings": [*model.provenance.warnings, *result["warnings"]]}
     return Outcome(data, (facts_table("Plan", facts), *notes))

@@ -18,8 +18,8 @@ from ..checkpoint.pickle_free import read_bin
 from ..checkpoint.read import Stored
 from ..errors import CheckpointError
 from ..model import Model
-from .lora import Adapters, place_of, projection_shapes
-from .peft import BASE, TASK_TYPES, WEIGHTS, peft_tensors
+from .lora import Adapters, merged, place_of, projection_shapes
+from .peft import BASE, TASK_TYPES, WEIGHTS, adapter_digest, peft_tensors
 from .peft_config import CONFIG, read_config, size_of, targets
 
 PICKLED = "adapter_model.bin"  # what older versions wrote
@@ -37,6 +37,19 @@ class _Folder:
 
     pairs: dict[str, dict[str, np.ndarray]]  # module -> {"A": [rank, inputs], "B": [outputs, rank]}
     whole: dict[str, np.ndarray]  # parameters under their names
+
+
+def load_adapter(base: Model, folder: str | Path) -> Model:
+    """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
+
+    Every parameter keeps the type that it has in `base`. Doubts, such as another base model's name in the folder, are
+    warnings in the provenance. Raises `CheckpointError` where the adapter is not plain LoRA or does not fit, naming the
+    key or the projection, and where `base` is the model that it was merged into already.
+    """
+    found, adapters = read_peft(folder, base)
+    if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
+        raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
+    return merged(found, adapters)
 
 
 def read_peft(folder: str | Path, base: Model) -> tuple[Model, Adapters]:

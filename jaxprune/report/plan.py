@@ -5,6 +5,9 @@ import time
 from typing import Any
 
 from ..data.batches import batch_tokens
+from ..data.task import MAX_LENGTH
+from ..errors import DataError
+from ..memory import host_peak_bytes
 from ..model import Architecture, LayerSizes, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
@@ -15,15 +18,15 @@ FORWARDS = 11.0  # dense forward passes over the calibration texts, measured (ex
 COMPILE_SECONDS = 8.0  # that its programs took to compile on models of six layers; they do not grow with depth
 
 
-def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
+def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None = None) -> dict[str, Any]:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` with K-prune to `budget`.
 
-    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `budget.length` tokens
-    long each (128 where it says nothing). One small forward pass is run to measure tokens per second here; the rest is
-    arithmetic. `assumptions` says in words what the estimates rest on.
+    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
+    each (None: `budget.length`, else 128). One small forward pass is run to measure tokens per second here; the rest is
+    arithmetic. `assumptions` says in words what the estimates rest on, `warnings` what is doubtful.
     """
     architecture = model.architecture
-    texts, tokens, assumptions = _count(model, calibration, budget)
+    texts, tokens, assumptions, warnings = _count(model, calibration, length or budget.length)
     length = budget.length or math.ceil(tokens / texts)
     allowed = budget.allowed(architecture, length)
     share = allowed / total_cost(architecture, budget.cost, length)
@@ -40,7 +43,8 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
         f"{other} left: the same share as {budget.cost}; the split between heads and neurons decides.",
         f"seconds: {FORWARDS:g} dense forward passes and {COMPILE_SECONDS:g} s of compilation, "
         "as measured on a CPU; evaluation and loading apart.",
-        "bytes: float32.",
+        "bytes: float32; those of peak are arrays: Python, its libraries and what they do come to it (host_peak_bytes: "
+        "the whole process so far).",
     ]
     return {
         "length": length,
@@ -65,6 +69,8 @@ def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
         "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
         "peak_bytes": peak_bytes(architecture, tokens),
         "assumptions": assumptions,
+        "host_peak_bytes": host_peak_bytes(),
+        "warnings": warnings,
     }
 
 
@@ -99,14 +105,23 @@ def _projected(architecture: Architecture, size: LayerSizes) -> int:
     return attention + size.neurons * (2 if architecture.gated else 1)
 
 
-def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, list[str]]:
+def _count(model: Model, calibration: Any, length: int | None) -> tuple[int, int, list[str], list[str]]:
+    """Texts and tokens, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
-        length = budget.length or min(128, model.architecture.max_positions)
-        return max(calibration, 1), max(calibration, 1) * length, [f"tokens: {length} a text; no texts were given."]
-    from ..data.text import encoded_for
+        a, texts = model.architecture, max(calibration, 1)
+        if length is not None and a.positions != "none" and length > a.max_positions:
+            raise DataError(f"texts of {length} tokens do not fit the model's {a.max_positions} positions.")
+        length = length or min(MAX_LENGTH, a.max_positions)
+        return texts, texts * length, [f"tokens: {length} a text; no texts were given."], []
+    from ..data.text import encoded_for, first_windows
+    from ..data.tokenizer import Tokenizer
 
-    encoded, _ = encoded_for(model, calibration)
-    return len(encoded), encoded.tokens, []
+    if calibration.windows is not None:  # their tokens are known, so that only as many need be there
+        first_windows(Tokenizer.of(model), calibration, calibration.windows)
+        tokens = calibration.windows * calibration.max_length
+        return calibration.windows, tokens, [], list(calibration.warnings)
+    encoded, surprises = encoded_for(model, calibration)
+    return len(encoded), encoded.tokens, [], [*calibration.warnings, *surprises]
 
 
 def _forward_rate(model: Model) -> tuple[float, float]:
