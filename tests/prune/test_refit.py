@@ -149,4 +149,4 @@ def test_features_that_hardly_vary_do_not_stop_the_fit():
     old = np.random.default_rng(5).normal(size=(8, 3))
     fit = solve(sums(features, target, weight), old, np.zeros(3), 700.0, 1.0, True)
     assert fit.rank < 8 and fit.residual < fit.before
-    np.testing.assert_allclose(fit.weight[5:], old[5:], rtol=0.2)  # nothing is known of them: they stay
+    np.testing.assert_allclose(fit.weight[5:], old[5:], atol=0.3)  # little is known of them: they stay near
