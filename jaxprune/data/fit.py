@@ -1,7 +1,7 @@
 """Whether a task's labels fit a model's head, which output is which class, and how the head reads whole numbers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -113,7 +113,7 @@ def _labels(task: Task) -> list[Label]:
 def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callable[[Label], Label]) -> Task:
     """The task with every label changed."""
 
-    def changed(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
             example if example.label is None else example._replace(label=change(example.label)) for example in examples
         )

@@ -14,6 +14,7 @@ import numpy as np
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..data.batches import logits_difference
+from ..data.doubts import CUT, cut_questions, cut_texts
 from ..data.evaluate import evaluate, truth
 from ..data.fit import fit
 from ..data.task import Answers, Example, Task
@@ -132,8 +133,11 @@ def tune(
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
+    cut_scored: dict[str, None] = {}
+
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
         found = evaluate(merged(current, current_adapters), task, split=split)
+        cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
     trained = train(
@@ -168,9 +172,8 @@ def tune(
             trained.model, trained.adapters, result, as_read(first[0], model.architecture)
         )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
-    provenance = replace(
-        model.provenance, warnings=tuple(dict.fromkeys([*warnings, *doubts, *batch_doubts(first, settings)]))
-    )
+    told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
+    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         trained.model.replace(provenance=provenance),
@@ -261,14 +264,14 @@ def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
     """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
     if task.kind == "question_answering":
         return windows_by(task, tokenizer).encoded
-    return tokenizer.encode(task.split("train"), task.max_length)
+    return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
 
 
 def windows_by(task: Task, tokenizer: Tokenizer) -> Windows:
     """Windows of the training texts' contexts, each with its question."""
     examples = task.split("train")
     questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
-    return tokenizer.windows(questions, contexts, task.max_length, OVERLAP)
+    return tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
 
 
 class Texts(NamedTuple):
@@ -292,6 +295,7 @@ def prepare(model: Model, task: Task) -> Texts:
     if task.kind == "question_answering":
         return _spans(tokenizer, examples, task, warnings)
     encoded, labels = encoded_by(task, tokenizer), truth(examples, task)
+    warnings += cut_texts(encoded, "training texts")
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":
@@ -307,7 +311,7 @@ def prepare(model: Model, task: Task) -> Texts:
 def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
     windows = windows_by(task, tokenizer)
-    targets = np.zeros((len(windows.spans), 2), np.int32)
+    targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
     for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
         label = examples[question].label
         if not isinstance(label, Answers) or not label.texts:
@@ -316,4 +320,12 @@ def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnin
         inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
         if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
             targets[number] = inside[0], inside[-1]
+            answered.add(int(question))
+    warnings += cut_questions(windows, len(examples), "training questions")
+    with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
+    if len(answered) < with_answers:
+        warnings += (
+            f"{with_answers - len(answered)} of {with_answers} answers fit no window of {task.max_length} tokens whole "
+            "and train as none; take longer windows.",
+        )
     return Texts(windows.encoded, targets, warnings)

@@ -49,6 +49,9 @@ BY_KIND = {
 }
 
 
+BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores square
+
+
 @dataclass(frozen=True, kw_only=True)
 class KPrune:
     """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe.
@@ -167,6 +170,11 @@ class KPrune:
         return self.search != "published"
 
     @property
+    def group(self) -> int | None:
+        """How many texts have a batch of their own: the published scores square the mean gradient of a batch."""
+        return BATCH_TEXTS if self.search == "published" else None
+
+    @property
     def fit(self) -> Fit:
         """How weights are fitted, by settled settings."""
         if not self.refit:
@@ -174,9 +182,6 @@ class KPrune:
         assert self.ridge is not None
         fit = Fit(ridge=self.ridge, pull=self.pull, intercept=self.intercept, inputs=self.refit_inputs)
         return fit if self.input_ridge is None else replace(fit, input_ridge=self.input_ridge)
-
-
-BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores square
 
 
 def kprune(
@@ -211,7 +216,7 @@ def kprune(
     where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
     begin = partial(Run.start, model, calibration, on_step, **where)
     if settings.search == "published":
-        results = [_published(begin(group=BATCH_TEXTS), entry, settings) for entry in budgets]
+        results = [_published(begin(group=settings.group), entry, settings) for entry in budgets]
     else:
         results = _default(begin(), budgets, settings)
     return results[0] if alone else results
