@@ -72,7 +72,7 @@ def recap(
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
-    `resume=True`, to the same numbers. `settings` says how many epochs there are, so `training.epochs` stays open.
+    `resume=True`, to the same numbers. `settings` says how many epochs there are; `training.epochs` stays open.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
     host. Where its head is new (`labels=`), it begins to teach in the second round.
@@ -172,8 +172,9 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
         )
-    said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
-    check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
+    if training.epochs != settings.epochs:
+        said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
+        check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
     check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
     if training.distills and settings.rounds == 1 and _new_head(model):
         raise SettingsError(
