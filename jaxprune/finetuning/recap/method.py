@@ -69,7 +69,7 @@ def recap(
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
-    `resume=True`, to the same numbers. `settings` says how many epochs there are, so `training.epochs` stays open. What
+    `resume=True`, to the same numbers. `settings` says how many epochs there are; `training.epochs` stays open. What
     trains is float32 on the host and on the device; every parameter of the result, and of the model that is scored,
     has the type it was loaded in, or `training.result_dtype`.
 
@@ -175,8 +175,9 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
         )
-    said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
-    check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
+    if training.epochs != settings.epochs:
+        said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
+        check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
     check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
     if training.distills and settings.rounds == 1 and _new_head(model):
         raise SettingsError(
