@@ -44,8 +44,9 @@ def load(
     another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance.
 
     Parameters are float32 JAX arrays, whatever the file has. `dtype` "bfloat16" halves their memory, "auto" takes
-    bfloat16 where the file does; products are computed in float32 all the same. With `host` they are NumPy arrays, for
-    pruning with `stream` on a device that could not hold them.
+    bfloat16 where the file does; products are computed in float32 all the same. The file's own types are noted, and
+    `save` writes in them. With `host` they are NumPy arrays, for pruning with `stream` on a device that could not hold
+    them.
 
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
@@ -67,7 +68,8 @@ def load(
     architecture = architecture_from(family, config, task, where)
     found = _parameters(folder, tensors, family, architecture, task, declared, dtype)
     params, warnings = _complete(architecture, found, seed, str(source), host)
-    return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings))
+    types = {ours: tensors[name].dtype for ours, name in tensor_names(family, architecture).items() if name in tensors}
+    return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings, types))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:

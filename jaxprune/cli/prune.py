@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, load, save
+    from ..checkpoint.dtypes import as_saved
     from ..data.evaluate import evaluate
 
     budgets = flags.budgets(arguments)
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
+        pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back
         after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
         pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)

@@ -80,28 +80,30 @@ def evaluate(
     limit: int | None = None,
     programs: Programs | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`).
+    `tokenizer` takes the place of the model's own: a folder, or a loaded one.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
-    tokenizer = Tokenizer.of(model)
+    reader = Tokenizer.of(model.with_tokenizer(tokenizer))
     programs = Programs() if programs is None else programs
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
-        return _language(model, task, split, limit, tokenizer, programs)
+        return _language(model, task, split, limit, reader, programs)
     examples = task.split(split)[:limit]
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
+    metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
     if split == "validation" and "validation_mismatched" in task.others:
         other, _, more, extra = score(
-            model, task, task.others["validation_mismatched"][:limit], tokenizer, found, programs
+            model, task, task.others["validation_mismatched"][:limit], reader, found, programs
         )
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more

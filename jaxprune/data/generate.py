@@ -44,10 +44,12 @@ def generate(
     batch: int | None = None,
     dtype: Any = jnp.float32,
     programs: Programs | None = None,
+    tokenizer: Any = None,
 ) -> Generation:
     """Continue one text or several; settings and errors are those of `generate_ids`, which does it on token ids.
 
-    A prompt is read with the special tokens that its tokenizer puts before a text.
+    A prompt is read with the special tokens that its tokenizer puts before a text. `tokenizer` takes the place
+    of the model's own: a folder, or a loaded one.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for number, entry in enumerate(texts):
@@ -56,8 +58,8 @@ def generate(
     drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     drawn |= {"top_k": top_k, "top_p": top_p}
     Sampling(**drawn)  # checked before the tokenizer is read
-    tokenizer, programs = Tokenizer.of(model), Programs() if programs is None else programs
-    asked = tokenizer.prompts(texts)
+    reader, programs = Tokenizer.of(model.with_tokenizer(tokenizer)), Programs() if programs is None else programs
+    asked = reader.prompts(texts)
     began, compiled = time.perf_counter(), programs.compile_seconds
     found = generate_ids(model, asked, **drawn, seed=seed, end_ids=end_ids, batch=batch, dtype=dtype, programs=programs)
     compile_seconds = programs.compile_seconds - compiled
@@ -65,7 +67,7 @@ def generate(
     ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
     tokens = int(found.lengths.sum())
     return Generation(
-        texts=[tokenizer.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
+        texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
         ids=ids,
         ended=found.ended.tolist(),
         prompt_tokens=sum(map(len, asked)),

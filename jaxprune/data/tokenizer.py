@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint.notes import backend_of
 from ..errors import CheckpointError, DataError
 from ..model import Model
+from ..model.model import REGAIN
 from .task import Example
 
 # What transformers can build a fast tokenizer from, and the class to use where no configuration names one.
@@ -49,21 +51,25 @@ class Tokenizer:
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
-        """The tokenizer in a folder, or in the folder a model was loaded from.
+        """The tokenizer in a folder; or of a model: the one that was handed in, or else in the folder it was read from.
 
-        Raises CheckpointError where there are no usable tokenizer files, DataError where the tokenizer has ids that
-        the model's embedding lacks.
+        Handed in (`tokenizer=`) is a folder, a `Tokenizer`, or a fast tokenizer of the packages tokenizers or
+        transformers, which is copied. Raises CheckpointError where there are no usable tokenizer files, DataError where
+        the tokenizer has ids that the model's embedding lacks.
         """
         if not isinstance(source, Model):
             return Tokenizer(_read(Path(source)))
-        if source.provenance.source is None:
-            raise CheckpointError("the model has no source folder, so no tokenizer: load it with jp.load(folder).")
-        folder, a = Path(source.provenance.source), source.architecture
-        backend = _read(folder)
+        notes, a = source.provenance, source.architecture
+        given = notes.source if notes.tokenizer is None else notes.tokenizer
+        if given is None:
+            raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
+        folder = given if isinstance(given, (str, Path)) else None
+        backend = backend_of(given) if folder is None else _read(Path(folder))
         largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         if largest >= a.vocab:
+            where = "that was given" if folder is None else f"in {folder}"
             raise DataError(
-                f"the tokenizer in {folder} has token id {largest}, the model's embedding {a.vocab} rows; "
+                f"the tokenizer {where} has token id {largest}, the model's embedding {a.vocab} rows; "
                 "use the tokenizer files that belong to this checkpoint."
             )
         return Tokenizer(backend, a.max_positions if a.positions != "none" else None)

@@ -55,18 +55,21 @@ def finetune(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A copy of `model`, dense or pruned, trained on the training texts of `task`.
 
     All leaves train; or those that `trainable` chooses, a function of a leaf's path or patterns such as
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
     a PEFT folder). `out` is a folder for the log and for states: a run that was killed goes on with `resume=True`, to
-    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`. `tokenizer` takes the place of the model's own,
+    and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     if adapter_out is not None:
         if lora is None:
             raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")

@@ -102,6 +102,7 @@ def prune_lora(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
 
@@ -110,6 +111,7 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     if adapter_out is not None:
         check_adapter_output(adapter_out, resume)
     store = None if out is None else Store(out, resume)

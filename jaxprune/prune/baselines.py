@@ -85,10 +85,11 @@ def fisher(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
     budgets, alone = as_budgets(budget)
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         measured = measure(
@@ -125,9 +126,10 @@ def magnitude(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
     return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
@@ -140,9 +142,10 @@ def random_prune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """Prune units at random; see `Random`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.

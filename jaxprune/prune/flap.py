@@ -75,11 +75,12 @@ def flap(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
     budgets, alone = as_budgets(budget)
     dense = with_output_biases(model) if settings.compensate else model
-    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
     allowed = [run.allowed(entry) for entry in budgets]
     with run.phase("measure"):
         moments = measure_moments(run)

@@ -138,24 +138,30 @@ def kprune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
     `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
     measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
     `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. Its `provenance.record` says
-    what was removed, what it cost and how well the refit went. Raises `BudgetError`, `DataError`, `NumericalError`.
+    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer` takes the place of
+    the model's own, and stays with the result: a folder, or a loaded one. The result's `provenance.record` says what
+    was removed, what it cost and how well the refit went. Raises `BudgetError`, `DataError`, `NumericalError`.
     """
     budgets, alone = as_budgets(budget)
     settings = settings.settled(model.architecture)
     if settings.search == "published":
         results = []
         for entry in budgets:
-            run = Run.start(model, calibration, on_step, group=BATCH_TEXTS, mesh=mesh, stream=stream)
+            run = Run.start(
+                model, calibration, on_step, group=BATCH_TEXTS, mesh=mesh, stream=stream, tokenizer=tokenizer
+            )
             results.append(_published(run, entry, settings))
     else:
-        results = _default(Run.start(model, calibration, on_step, mesh=mesh, stream=stream), budgets, settings)
+        results = _default(
+            Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer), budgets, settings
+        )
     return results[0] if alone else results
 
 

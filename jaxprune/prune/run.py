@@ -61,12 +61,13 @@ class Run:
         *,
         mesh: Mesh | None = None,
         stream: bool = False,
+        tokenizer: Any = None,
     ) -> "Run":
         """Tokenise and pack the calibration texts and move them and the weights to the devices.
 
         `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
         """
-        began = time.perf_counter()
+        model, began = model.with_tokenizer(tokenizer), time.perf_counter()
         devices = Devices(mesh, stream)
         encoded = encode_calibration(Tokenizer.of(model), calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))

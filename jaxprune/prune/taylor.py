@@ -68,6 +68,7 @@ def taylor(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
 ) -> Any:
     """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
 
@@ -77,7 +78,7 @@ def taylor(
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
     with run.phase("measure"):
         gradient = summed_gradient(
             run.params,

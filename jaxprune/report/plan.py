@@ -15,15 +15,15 @@ FORWARDS = 11.0  # dense forward passes over the calibration texts, measured (ex
 COMPILE_SECONDS = 8.0  # that its programs took to compile on models of six layers; they do not grow with depth
 
 
-def plan(model: Model, calibration: Any, budget: Budget) -> dict[str, Any]:
+def plan(model: Model, calibration: Any, budget: Budget, *, tokenizer: Any = None) -> dict[str, Any]:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` with K-prune to `budget`.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `budget.length` tokens
-    long each (128 where it says nothing). One small forward pass is run to measure tokens per second here; the rest is
-    arithmetic. `assumptions` says in words what the estimates rest on.
+    long each (128 where it says nothing). `tokenizer` takes the place of the model's own. One small forward pass is
+    run to measure tokens per second here; the rest is arithmetic. `assumptions` says what the estimates rest on.
     """
     architecture = model.architecture
-    texts, tokens, assumptions = _count(model, calibration, budget)
+    texts, tokens, assumptions = _count(model.with_tokenizer(tokenizer), calibration, budget)
     length = budget.length or math.ceil(tokens / texts)
     allowed = budget.allowed(architecture, length)
     share = allowed / total_cost(architecture, budget.cost, length)

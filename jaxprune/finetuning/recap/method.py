@@ -64,6 +64,7 @@ def recap(
     resume: bool = False,
     on_phase: Tell | None = None,
     on_step: Tell | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """The best small model of RECAP's rounds on `task`: pruned, tuned, in float32.
 
@@ -72,6 +73,7 @@ def recap(
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
     `resume=True`, to the same numbers. `training.epochs` is not read: `settings` says how many epochs there are.
+    `tokenizer` is that of `finetune`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
     host. Where its head is new (`labels=`), it begins to teach in the second round.
@@ -82,7 +84,7 @@ def recap(
     """
     return run_recap(
         model, task, settings, training, host=host, device=device, device_limit=device_limit, out=out, resume=resume,
-        on_phase=on_phase, on_step=on_step,
+        on_phase=on_phase, on_step=on_step, tokenizer=tokenizer,
     ).model  # fmt: skip
 
 
@@ -99,8 +101,10 @@ def run_recap(
     resume: bool = False,
     on_phase: Tell | None = None,
     on_step: Tell | None = None,
+    tokenizer: Any = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
+    model = model.with_tokenizer(tokenizer)
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
     placement = Placement.of(host, device, device_limit)
