@@ -1,9 +1,12 @@
 """Where the seconds of `kprune` go: run twice in one process, the second time warm, split by program.
 
     python experiments/profile_kprune.py --model build/models/minilm-sst2 --task sst2 --data ../shared/data/glue
+    python experiments/profile_kprune.py --model build/models/smollm2-135m --task text --remove 0.2 0.3 \
+        --data ../shared/data/text/wikitext2/test.txt --calibration-texts ../shared/data/text/c4/calibration.jsonl
 
-Prints, per run, the record's totals (seconds, compilation, dense forward passes, peak bytes), then run and compile
-seconds and calls of every program. Each call is waited for, so that its seconds are its own.
+Prints, per run and budget (those after the first reuse its measurement), the record's totals (seconds, compilation,
+dense forward passes, peak bytes), then run and compile seconds and calls of every program. Each call is waited for, so
+that its seconds are its own.
 """
 
 import argparse
@@ -23,7 +26,9 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--task", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--remove", type=float, default=0.6)
+    parser.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.6, 0.8])
+    parser.add_argument("--calibration-texts", help="of a language model; 16 windows of 512 tokens are drawn")
+    parser.add_argument("--stream", action="store_true")
     args = parser.parse_args()
 
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])  # run seconds, compile seconds, calls
@@ -40,17 +45,23 @@ def main() -> None:
         return out
 
     Programs.__call__ = timed  # type: ignore[method-assign]
-    model, task = jp.load(args.model), jp.tasks.load(args.task, args.data)
-    calibration = task.calibration(512, seed=0)
+    model = jp.load(args.model)
+    if args.task == "text":
+        calibration = jp.tasks.text(args.data, calibration=args.calibration_texts, length=512).calibration(16, seed=0)
+    else:
+        calibration = jp.tasks.load(args.task, args.data).calibration(512, seed=0)
+    budgets = [jp.Budget(remove) for remove in args.remove]
     for run in ("cold", "warm"):
         spent.clear()
-        record = jp.kprune(model, calibration, jp.Budget(args.remove)).provenance.record
-        phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["phases"].items())
-        print(
-            f"{run}: {record['seconds']:.1f} s ({phases}), {record['compile_seconds']:.1f} s of it compiling "
-            f"{record['compiled_programs']} programs; one dense forward {record['dense_forward_seconds']:.2f} s, "
-            f"so {record['dense_forwards']:.1f} of them; peak {record['peak_bytes'] / 1e6:.0f} MB"
-        )
+        for small in jp.kprune(model, calibration, budgets, stream=args.stream):
+            record = small.provenance.record
+            phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["phases"].items())
+            print(
+                f"{run}, {record['budget']['remove']:.0%}: {record['seconds']:.1f} s ({phases}), "
+                f"{record['compile_seconds']:.1f} s of it compiling {record['compiled_programs']} programs; one dense "
+                f"forward {record['dense_forward_seconds']:.2f} s, so {record['dense_forwards']:.1f} of them; "
+                f"peak {record['peak_bytes'] / 1e6:.0f} MB"
+            )
         for name, (seconds, compiled, calls) in sorted(spent.items(), key=lambda item: -sum(item[1][:2])):
             print(f"  {name:32s} {seconds:6.2f} s in {calls:3.0f} calls, compiled in {compiled:.2f} s")
 

@@ -3,6 +3,8 @@
 Every error is a `ValueError` and its message is one line: what came, what was expected, what to do.
 """
 
+from collections.abc import Sequence
+
 
 class JaxpruneError(ValueError):
     """Base of all errors that a user's input can cause."""
@@ -10,6 +12,18 @@ class JaxpruneError(ValueError):
 
 class CheckpointError(JaxpruneError):
     """A checkpoint that is missing, truncated, misshapen, unsafe or of an unknown kind."""
+
+
+class UnknownHeadError(CheckpointError):
+    """A checkpoint whose head is of a kind that we do not have: it loads without one, or with another."""
+
+
+class UnknownSettingError(CheckpointError):
+    """Settings of a config.json that are not understood; `names` are what they can be ignored by."""
+
+    def __init__(self, message: str, names: Sequence[str]):
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class DataError(JaxpruneError):

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
-from .families import ACTIVATIONS, FAMILIES, HARMLESS, Family
-from .rotary import KEYS, rotary_of
+from .families import ACTIVATIONS, FAMILIES, Family
+from .known_settings import check_settings
+from .rotary import rotary_of
+from .sliding import sliding_window
 
 HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]
@@ -16,14 +18,19 @@ PROBLEMS: Mapping[str, Problem] = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
-_CLASSES: Mapping[str, HeadKind] = {
-    "Model": "none",
-    "ForMaskedLM": "none",
-    "ForPreTraining": "none",
-    "ForSequenceClassification": "classification",
-    "ForQuestionAnswering": "question_answering",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
+# How the name of a class ends, behind the family's part of it and in small letters: old files write LLaMAForCausalLM.
+_CLASSES: Mapping[str, HeadKind | Literal["other"]] = {
+    "model": "none",
+    "formaskedlm": "none",
+    "forpretraining": "none",
+    "forsequenceclassification": "classification",
+    "forquestionanswering": "question_answering",
+    "forcausallm": "causal_lm",
+    "lmheadmodel": "causal_lm",
+    # Heads of kinds that we do not have, though their tensors are named like those of one that we do.
+    "fortokenclassification": "other",
+    "formultiplechoice": "other",
+    "fornextsentenceprediction": "other",
 }
 
 
@@ -50,23 +57,40 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     return FAMILIES[model_type]
 
 
+def class_of(config: Mapping[str, Any], where: str) -> str | None:
+    """The class of transformers that `config` names. Raises `CheckpointError` for anything but a list of names."""
+    names = config.get("architectures")
+    if not names:
+        return None
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise CheckpointError(f"{where}: architectures is {str(names)[:60]!r}, expected a list of class names.")
+    return names[0]
+
+
+def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unknown"]:
+    """Which head a class of that name has; "other" for one of a kind that we do not have."""
+    name = name.removeprefix("Flax").removeprefix("TF").lower()
+    start = family.classes.lower()
+    kind: HeadKind | Literal["other", "unknown"] = (
+        _CLASSES.get(name.removeprefix(start), "unknown") if name.startswith(start) else "unknown"
+    )
+    return kind if kind == "none" or kind == "unknown" or kind in family.heads else "other"
+
+
 def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task | None:
     """The task that `config` says the file's head is for; None where the head is of a kind that we do not have."""
-    names = config.get("architectures")
-    if names:
-        if not isinstance(names, list) or not isinstance(names[0], str):
-            raise CheckpointError(f"{where}: architectures is {str(names)[:60]!r}, expected a list of class names.")
-        name = names[0].removeprefix("Flax").removeprefix("TF")
-        kind = _CLASSES.get(name.removeprefix(family.classes)) if name.startswith(family.classes) else None
-    else:
+    name = class_of(config, where)
+    if name is None:
         named = any(config.get(key) for key in ("id2label", "num_labels", "problem_type"))
         kind = "causal_lm" if "causal_lm" in family.heads else "classification" if named else "none"
-    if kind != "none" and kind not in family.heads:
+    else:
+        kind = kind_of_class(family, name)
+    if kind in ("other", "unknown"):
         return None
     if kind == "classification":
         labels = _labels(config, where)
         return Task(kind, labels, _problem(config, labels, where))
-    return Task(kind) if kind else None
+    return Task(kind)
 
 
 def choose_task(
@@ -78,10 +102,7 @@ def choose_task(
     """
     _check_request(head, labels, problem)
     if declared is None and head is None and labels is None:
-        raise CheckpointError(
-            f"{where} is of a class whose head is not supported; pass head='none' for the model without a head, or "
-            "the kind of a new one: 'classification' or 'question_answering' for encoders, 'causal_lm' for decoders."
-        )
+        raise unknown_head(where)
     if head is None:
         head = "classification" if labels is not None else cast(Task, declared).head
     if head != "classification":
@@ -103,6 +124,19 @@ def choose_task(
     return Task("classification", names, cast(Problem, problem))
 
 
+def unknown_head(where: str) -> UnknownHeadError:
+    """The error for a checkpoint of a class whose head we do not have, and nobody asks for another one."""
+    error = UnknownHeadError(
+        f"{where} names a class whose head is not supported; give a checkpoint with a head for classification, "
+        "question answering or language modelling, or one without a head."
+    )
+    # A note shows in a traceback, beside the code that can follow it, and not on the command line.
+    error.add_note(
+        "head='none' loads it without a head, 'classification', 'question_answering' or 'causal_lm' with one."
+    )
+    return error
+
+
 def _check_request(head: str | None, labels: Sequence[str] | int | None, problem: str | None) -> None:
     for name, value, known in (("head", head, get_args(HeadKind)), ("problem", problem, get_args(Problem))):
         if value is not None and value not in known:
@@ -119,7 +153,7 @@ def _check_request(head: str | None, labels: Sequence[str] | int | None, problem
 
 def architecture_from(family: Family, config: Mapping[str, Any], task: Task, where: str) -> Architecture:
     """The architecture that `config` describes, with the head that `task` needs."""
-    _refuse_unknown(family, config, where)
+    check_settings(family, config, where)
 
     def value(name: str, kind: type, low: int) -> Any:
         if name not in family.keys:
@@ -191,7 +225,11 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
     if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
     if fields.get("positions") == "rotary":
-        fields["rotary"], fields["rotary_scale"] = rotary_of(config, width, rows, where)
+        fields |= rotary_of(config, width, rows, where)._asdict()
+    on = switch("window_on") if "window_on" in family.keys else True
+    window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
+    if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
+        fields["window"] = fields["max_positions"] = window
     if task.head == "causal_lm":
         fields |= {"tied": switch("tied"), "end_ids": _end_ids(config.get(family.keys["end_ids"]), where)}
     return Architecture(**fields, **head_fields(family, task))
@@ -214,27 +252,6 @@ def head_fields(family: Family, task: Task) -> dict[str, Any]:
 def described(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture of the model that `config` describes, with the head it says; without one where we have none."""
     return architecture_from(family, config, declared_task(family, config, where) or Task("none"), where)
-
-
-def _refuse_unknown(family: Family, config: Mapping[str, Any], where: str) -> None:
-    for key, expected in family.pinned.items():
-        if key in config and config[key] not in (expected, None):
-            raise CheckpointError(
-                f"{where}: {key} is {str(config[key])[:60]!r}, of a {family.model_type} model only {expected!r} is "
-                "supported, because it changes the result."
-            )
-    layers = config.get("layer_types")
-    if layers is not None and any(kind != "full_attention" for kind in layers):
-        raise CheckpointError(f"{where}: layer_types names other layers than full_attention, which are not supported.")
-    rotary = KEYS if family.switches.get("positions") == "rotary" else ()
-    known = HARMLESS | set(family.keys.values()) | family.pinned.keys() | {"layer_types", *rotary}
-    for key, value in config.items():
-        switched_off = value is None or (isinstance(value, (list, dict, str)) and not value)
-        if key not in known and not key.startswith("_") and not switched_off:
-            raise CheckpointError(
-                f"{where}: the setting {key} = {str(value)[:60]!r} is not known for {family.model_type} and may change "
-                "the result; delete it from the file if you are sure that it does not."
-            )
 
 
 def _labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -24,9 +24,9 @@ from .files import listed
 from .layout import fused
 from .load import file_shape, tensor_names
 from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
-from .notes import to_save, tokenizer_folder
+from .notes import to_save, write_tokenizer
 from .read import Stored
-from .write import SHARD_BYTES, TOKENIZER_FILES, check_output, copy_tokenizer, write_folder, write_tensors
+from .write import SHARD_BYTES, check_output, write_folder, write_tensors
 
 _WHERE = "the exported config.json"
 _FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
@@ -75,7 +75,7 @@ def export(
         check_saved_type(dtype)
     check_output(folder, overwrite)
     source = _source_config(model)
-    model = to_save(model, tokenizer, TOKENIZER_FILES)
+    model = to_save(model, tokenizer)
     origin = model.provenance.source
     if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
         raise OutputError(f"{folder} is where the model was read from; choose another folder.")
@@ -107,8 +107,7 @@ def export(
     def fill(part: Path) -> None:
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
-        with tokenizer_folder(model.provenance) as place:
-            copy_tokenizer(place, part)
+        write_tokenizer(model, part)
 
     settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
     write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)

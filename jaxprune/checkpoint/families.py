@@ -48,6 +48,7 @@ class Family:
     drawn: tuple[str, ...] = ()  # modules of the class without a head that we do not compute: drawn at random there
     heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
     unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other names of its keys, which win over these
 
     def can_say(self, heads: int, of: int, hidden: int) -> bool:
         """Whether a config.json of the family can describe layers with `heads` of originally `of` heads left."""
@@ -62,6 +63,8 @@ _OFF = {
     "add_cross_attention": False,
     "pruned_heads": {},
     "quantization_config": None,
+    "quantization": None,
+    "compression_config": None,
     "auto_map": None,
 }
 
@@ -139,6 +142,7 @@ _ROWS = (
         classes="DistilBert",
         prefix="distilbert.",
         switches={"token_types": 0, "norm_eps": 1e-12},
+        aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
         keys={
             "vocab": "vocab_size",
             "hidden": "dim",
@@ -211,11 +215,14 @@ _LLAMA_MODULES = {
     "layers.{}.feed_forward.up": "layers.{}.mlp.up_proj",
     "layers.{}.feed_forward.down": "layers.{}.mlp.down_proj",
 }
+_ANGLES = ("*rotary_emb.inv_freq",)  # old files hold them; they follow from config.json
 _INNER_NORMS = {
     "layers.{}.attention.q_norm": "layers.{}.self_attn.q_norm",
     "layers.{}.attention.k_norm": "layers.{}.self_attn.k_norm",
 }
-_ALL_SEEN = _OFF | {"use_sliding_window": False}  # every token attends to all before it
+# Layers from some number on see only so many tokens back, where that is switched on.
+_LATE_WINDOW_KEYS = {"window": "sliding_window", "window_on": "use_sliding_window", "window_from": "max_window_layers"}
+_LATE_WINDOW_DEFAULTS = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
 
 _ROWS += (
     Family(
@@ -268,6 +275,12 @@ _ROWS += (
         classes="GPT2",
         prefix="transformer.",
         switches=_DECODER,
+        aliases={
+            "hidden_size": "n_embd",
+            "max_position_embeddings": "n_positions",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+        },
         keys={
             "vocab": "vocab_size",
             "hidden": "n_embd",
@@ -318,7 +331,7 @@ _ROWS += (
         pinned=_OFF,
         modules=_LLAMA_MODULES,
         heads=_LANGUAGE_MODEL,
-        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        ignored=_ANGLES,
         heads_divide=True,
     ),
     Family(
@@ -328,12 +341,12 @@ _ROWS += (
         switches=_LLAMA_SWITCHES
         | {"attention_bias": False, "output_bias": False}
         | {"feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS,
-        defaults=_LLAMA_DEFAULTS,
-        pinned=_OFF | {"sliding_window": None},
+        keys=_LLAMA_KEYS | {"window": "sliding_window"},
+        defaults=_LLAMA_DEFAULTS | {"sliding_window": 4096},
+        pinned=_OFF,
         modules=_LLAMA_MODULES,
         heads=_LANGUAGE_MODEL,
-        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        ignored=_ANGLES,
     ),
     Family(
         model_type="qwen2",
@@ -342,12 +355,12 @@ _ROWS += (
         switches=_LLAMA_SWITCHES
         | {"attention_bias": True, "output_bias": False}
         | {"feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS,
-        defaults=_LLAMA_DEFAULTS,
-        pinned=_ALL_SEEN,
+        keys=_LLAMA_KEYS | _LATE_WINDOW_KEYS,
+        defaults=_LLAMA_DEFAULTS | _LATE_WINDOW_DEFAULTS,
+        pinned=_OFF,
         modules=_LLAMA_MODULES,
         heads=_LANGUAGE_MODEL,
-        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        ignored=_ANGLES,
         unlisted=("head_dim",),
     ),
     Family(
@@ -355,12 +368,12 @@ _ROWS += (
         classes="Qwen3",
         prefix="model.",
         switches=_LLAMA_SWITCHES | {"query_key_norm": True, "feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias"},
-        defaults=_LLAMA_DEFAULTS | {"head_dim": 128},
-        pinned=_ALL_SEEN,
+        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias"} | _LATE_WINDOW_KEYS,
+        defaults=_LLAMA_DEFAULTS | {"head_dim": 128} | _LATE_WINDOW_DEFAULTS,
+        pinned=_OFF,
         modules=_LLAMA_MODULES | _INNER_NORMS,
         heads=_LANGUAGE_MODEL,
-        ignored=("layers.*.self_attn.rotary_emb.inv_freq",),
+        ignored=_ANGLES,
     ),
 )
 
@@ -377,28 +390,4 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
         "silu": "silu",
         "swish": "silu",
     }
-)
-
-# Keys of config.json that leave the logits as they are: bookkeeping, training, generation. A key that is neither here
-# nor in a family's row is an error, for it may change the mathematics.
-HARMLESS = frozenset(
-    """
-    architectures model_type transformers_version torch_dtype dtype name name_or_path finetuning_task
-    task_specific_params language license tags tokenizer_class model_max_length max_seq_length do_lower_case revision
-    n_gpu attn_implementation sentence_transformers sbert_ce_default_activation_function
-    id2label label2id num_labels problem_type
-    summary_type summary_use_proj summary_activation summary_first_dropout summary_proj_to_labels xla_device
-    use_cache gradient_checkpointing initializer_range initializer_factor chunk_size_feed_forward torchscript
-    use_bfloat16 tf_legacy_loss output_attentions output_hidden_states output_past return_dict use_return_dict
-    attention_probs_dropout_prob attention_dropout classifier_dropout qa_dropout seq_classif_dropout
-    hidden_dropout_prob dropout sinusoidal_pos_embds tie_word_embeddings tie_encoder_decoder tie_weights_
-    cross_attention_hidden_size pad_token_id pretraining_tp max_window_layers sliding_window
-    n_ctx attn_pdrop embd_pdrop reorder_and_upcast_attn layerdrop init_std activation_dropout
-    directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id prefix
-    min_length max_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
-    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    """.split()
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..errors import CheckpointError
 from .files import one_line
 from .manifest import MANIFEST
-from .write import TOKENIZER_FILES
+from .tokenizer_files import TOKENIZER_FILES
 
 # Small files and the format we prefer; the other formats are fetched only where it is missing.
 _PATTERNS = (

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,24 @@ from ..checks import check_seed
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model, Provenance
-from .config import Task, architecture_from, choose_task, declared_task, family_of, head_fields
+from .config import (
+    Task,
+    architecture_from,
+    choose_task,
+    class_of,
+    declared_task,
+    family_of,
+    head_fields,
+    kind_of_class,
+)
+from .contents import check_fit, family_tensors, tied_as_stored
 from .families import FAMILIES, Family
-from .files import inside, listed, read_json
+from .files import inside, read_json
 from .hub import locate
-from .layout import separated
+from .known_settings import as_read, check_settings, without
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
-from .read import FLOATS, Stored, read_tensors
-from .write import TOKENIZER_FILES
+from .read import Stored
+from .tokenizer_files import TOKENIZER_FILES
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
@@ -36,6 +45,7 @@ def load(
     revision: str | None = None,
     dtype: str = "float32",
     host: bool = False,
+    ignore_config_keys: Sequence[str] = (),
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
@@ -48,6 +58,9 @@ def load(
     `save` writes in them. With `host` they are NumPy arrays, for pruning with `stream` on a device that could not hold
     them.
 
+    A setting of config.json that is not known is an error, because it may change the result. Those that
+    `ignore_config_keys` names are read as if they were not there, and a warning says so.
+
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
     """
@@ -58,18 +71,32 @@ def load(
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
-        return _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        return _warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1])
     where = str(folder / "config.json")
     config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
+    config, ignored = without(config, ignore_config_keys, where)
     family = family_of(config, where)
-    tensors = _tensors(folder, family)
-    declared = _task_of_head(family, config, tensors, where) or declared_task(family, config, where)
+    config = as_read(family, config)
+    idle = check_settings(family, config, where)
+    tensors = family_tensors(folder, family)
+    declared = _task_of_head(family, config, tensors, where, head) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
+    config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = architecture_from(family, config, task, where)
-    found = _parameters(folder, tensors, family, architecture, task, declared, dtype)
-    params, warnings = _complete(architecture, found, seed, str(source), host)
-    types = {ours: tensors[name].dtype for ours, name in tensor_names(family, architecture).items() if name in tensors}
-    return Model(architecture, params, Provenance(str(folder), {**origin, "source_config": config}, warnings, types))
+    names = _names_to_read(family, config, architecture, tensors, task, declared)
+    found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
+    params, new = _complete(architecture, found, seed, str(source), host)
+    names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
+    record = {**origin, "source_config": dict(config), **names_ignored}
+    warnings = (*ignored, *idle, *tied, *strange, *new)
+    types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
+    return Model(architecture, params, Provenance(str(folder), record, warnings, types))
+
+
+def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
+    notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
+    return model.replace(provenance=notes)
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
@@ -89,28 +116,55 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     return names
 
 
-def _task_of_head(family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str) -> Task | None:
-    """The task of the head that the files hold, where config.json names no class or the bare encoder; else None."""
-    if config.get("architectures") not in (None, [], [f"{family.classes}Model"]):
-        return None
-    for kind, name in (("classification", "ForSequenceClassification"), ("question_answering", "ForQuestionAnswering")):
-        head = family.heads.get(kind)
+def _task_of_head(
+    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str, asked: str | None
+) -> Task | None:
+    """The task of a head that the files hold and config.json does not name: its class is missing or a bare encoder.
+
+    Of the head that was `asked` for, also where its class is another one, unless that one's tensors are named alike.
+    """
+    name = class_of(config, where)
+    kind = None if name is None else kind_of_class(family, name)
+    bare = name is None or (kind == "none" and name.lower().endswith("model"))
+    for wanted, ending in (
+        ("classification", "ForSequenceClassification"),
+        ("question_answering", "ForQuestionAnswering"),
+        ("causal_lm", family.language_model),
+    ):
+        head = family.heads.get(wanted)
         stored = None if head is None else tensors.get(f"{head.output}.weight")
-        if stored is not None and stored.shape:
+        read = bare if asked is None else wanted == asked and kind not in ("other", wanted)
+        if read and stored is not None and stored.shape:
             counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
-            return declared_task(family, {**config, **counted, "architectures": [family.classes + name]}, where)
+            return declared_task(family, {**config, **counted, "architectures": [family.classes + ending]}, where)
     return None
 
 
-def _tensors(folder: Path, family: Family) -> dict[str, Stored]:
-    """The files' tensors, by their names without the encoder's prefix."""
-    tensors: dict[str, Stored] = {}
-    for name, stored in read_tensors(folder).items():
-        short = name.removeprefix(family.prefix)
-        if short in tensors:
-            raise CheckpointError(f"{folder} holds tensor {short} with and without {family.prefix!r}; delete one.")
-        tensors[short] = stored
-    return separated(tensors, family)
+def _names_to_read(
+    family: Family,
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    tensors: Mapping[str, Stored],
+    task: Task,
+    declared: Task | None,
+) -> dict[str, str]:
+    """Our parameters that come from the files -> their tensors. The others, a head for another task, will be drawn.
+
+    A head that the files hold is never drawn anew, whatever config.json says, unless it is of another kind or size.
+    BERT's pooler comes with the encoder.
+    """
+    names = tensor_names(family, architecture)
+    head = {ours: name for ours, name in names.items() if _of_head(ours)}
+    shapes = _shapes(architecture)
+    there = any(name in tensors for ours, name in head.items() if ours.startswith("head."))
+    fits = all(name in tensors and tensors[name].shape == file_shape(ours, shapes[ours]) for ours, name in head.items())
+    name = class_of(config, "config.json")
+    other = name is not None and kind_of_class(family, name) == "other"
+    if there and ((declared is not None and task.keeps_weights_of(declared)) or (fits and not other)):
+        return names
+    pooler = any(name in tensors for ours, name in head.items() if ours.startswith("pooler."))
+    kept = ("pooler.",) if family.pretrained_pooler and pooler else ()
+    return {ours: name for ours, name in names.items() if ours not in head or ours.startswith(kept)}
 
 
 def _parameters(
@@ -118,53 +172,21 @@ def _parameters(
     tensors: Mapping[str, Stored],
     family: Family,
     architecture: Architecture,
-    task: Task,
-    declared: Task | None,
+    names: Mapping[str, str],
     dtype: str,
-) -> dict[str, np.ndarray]:
-    """The parameters that the files hold, in our shapes; those of a head for another task are left out."""
-    names, shapes = tensor_names(family, architecture), _shapes(architecture)
-    # New are the head and the pooler, unless the file's head is for this task; BERT's pooler comes with the encoder.
-    if declared is None or not task.keeps_weights_of(declared) or not _has(names, tensors, "head."):
-        kept = ("pooler.",) if family.pretrained_pooler and _has(names, tensors, "pooler.") else ()
-        names = {ours: name for ours, name in names.items() if not _of_head(ours) or ours.startswith(kept)}
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The parameters that the files hold, in our shapes; and warnings of tensors that nothing reads."""
+    shapes = _shapes(architecture)
+    head = family.heads.get(architecture.head) if any(ours.startswith("head.") for ours in names) else None
     expected = {name: file_shape(ours, shapes[ours]) for ours, name in names.items()}
-    _compare(folder, expected, tensors, family)
+    warnings = check_fit(folder, expected, tensors, family, head)
     found = {}
     for ours, name in names.items():
         array = tensors[name].read()
         check_finite(name, array, str(folder))
         array = array.astype(stored_type(tensors[name].dtype, dtype), copy=False)
         found[ours] = array.T.reshape(shapes[ours]) if ours.endswith(".kernel") else array.reshape(shapes[ours])
-    return found
-
-
-def _compare(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Stored], family: Family
-) -> None:
-    heads = [f"{module}.*" for head in family.heads.values() for module in (head.output, head.pooler) if module]
-    ignored = (*family.ignored, *heads)
-    complaints = {
-        "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors],
-        "extra": [
-            f"{name} {list(stored.shape)}"
-            for name, stored in tensors.items()
-            if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
-        ],
-        "misshapen": [
-            f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
-            for name, shape in expected.items()
-            if name in tensors and tensors[name].shape != shape
-        ],
-        "not of floats": [
-            f"{name} is {tensors[name].dtype}"
-            for name in expected
-            if name in tensors and tensors[name].dtype not in FLOATS.values()
-        ],
-    }
-    parts = [f"{complaint}: {listed(names)}" for complaint, names in complaints.items() if names]
-    if parts:
-        raise CheckpointError(f"the tensors of {folder} do not fit its config.json; {'; '.join(parts)}.")
+    return found, warnings
 
 
 def _complete(
@@ -212,8 +234,7 @@ def _with_task(
         found = {name: leaf for name, leaf in found.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(found.values())), np.ndarray)
     params, warnings = _complete(changed, found, seed, where, host)
-    notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
-    return Model(changed, params, notes)
+    return _warned(Model(changed, params, model.provenance), warnings)
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -222,10 +243,6 @@ def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _of_head(name: str) -> bool:
     return name.startswith(("pooler.", "head."))
-
-
-def _has(names: Mapping[str, str], tensors: Mapping[str, Stored], prefix: str) -> bool:
-    return any(name in tensors for ours, name in names.items() if ours.startswith(prefix))
 
 
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

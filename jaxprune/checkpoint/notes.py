@@ -1,33 +1,56 @@
-"""What a folder takes from a model's notes beside its record: the tokenizer, its own or one that was handed in."""
+"""A model's tokenizer, its own or one that was handed in (`tokenizer=`); and a model's notes as a folder takes them."""
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..model.model import REGAIN, Model, Provenance
+from ..model.model import REGAIN, Model
+from .tokenizer_files import TokenizerRead, config_for, config_of, copy_tokenizer, read_tokenizer
 
 
-def to_save(model: Model, tokenizer: Any, files: Sequence[str]) -> Model:
-    """The model as a folder is written from it: with `tokenizer`, where one is handed in, in place of its own.
+def tokenizer_of(model: Model) -> TokenizerRead:
+    """The tokenizer that was handed in, else that of the folder the model was read from. Imports transformers: seconds.
 
-    Raises `CheckpointError` for a folder without any of the tokenizer's `files`, for what is no tokenizer, and for a
-    model whose notes JAX dropped: its folder would silently lack record and tokenizer. With a tokenizer it is written,
-    and says so.
+    Raises `CheckpointError` where there is none: for a model made in memory, and for one whose notes JAX dropped.
     """
-    model = model.with_tokenizer(tokenizer)
     notes, given = model.provenance, model.provenance.tokenizer
     if isinstance(given, (str, Path)):
-        if not any((Path(given) / name).is_file() for name in files):
-            raise CheckpointError(f"{given} has no tokenizer files; give the folder of a checkpoint that has.")
+        return read_tokenizer(given, config_of(Path(given)) or config_for(model))
+    if given is not None:
+        return loaded(given)
+    if notes.source is None:
+        raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
+    return read_tokenizer(notes.source, config_for(model))
+
+
+def write_tokenizer(model: Model, folder: Path) -> None:
+    """Write the tokenizer's files (`tokenizer_of`); none for a model that has none."""
+    given = model.provenance.tokenizer
+    if isinstance(given, (str, Path)):
+        copy_tokenizer(given, config_of(Path(given)) or config_for(model), folder)
+    elif given is None and model.provenance.source is not None:
+        copy_tokenizer(model.provenance.source, config_for(model), folder)
     elif given is not None:
-        backend_of(given)
+        with tempfile.TemporaryDirectory() as made:  # a package may write files that are none of ours
+            _in_transformers(given).save_pretrained(made)
+            copy_tokenizer(made, {}, folder)
+
+
+def to_save(model: Model, tokenizer: Any) -> Model:
+    """The model as a folder is written from it: with `tokenizer`, where one is handed in, in place of its own.
+
+    Raises `CheckpointError` for what is no tokenizer, and for a model whose notes JAX dropped: its folder would lack
+    record and tokenizer, and nothing would say so. With a tokenizer it is written, and says what is lost.
+    """
+    model = model.with_tokenizer(tokenizer)
+    notes = model.provenance
+    if notes.tokenizer is not None:
+        tokenizer_of(model)
     if not notes.dropped:
         return model
-    if given is None:
+    if notes.tokenizer is None:
         raise CheckpointError(
             f"the model has lost its notes (record, tokenizer), so its folder would lack them. {REGAIN}. To save "
             "weights without a record, pass tokenizer=FOLDER."
@@ -36,37 +59,45 @@ def to_save(model: Model, tokenizer: Any, files: Sequence[str]) -> Model:
     return model.replace(provenance=replace(notes, warnings=(*notes.warnings, warning)))
 
 
-@contextlib.contextmanager
-def tokenizer_folder(notes: Provenance) -> Iterator[str | None]:
-    """A folder with the tokenizer's files; None for a model made in memory, which has none."""
-    given = notes.tokenizer
-    if given is None or isinstance(given, (str, Path)):
-        yield notes.source if given is None else str(given)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        if hasattr(given, "save_pretrained"):
-            given.save_pretrained(folder)
-        else:
-            backend_of(given).save(str(Path(folder) / "tokenizer.json"))
-        yield folder
+def loaded(tokenizer: Any) -> TokenizerRead:
+    """A tokenizer that is in memory, copied: encoding changes its settings.
 
-
-def backend_of(tokenizer: Any) -> Any:
-    """The `tokenizers.Tokenizer` in a loaded tokenizer: a copy that neither cuts nor pads, for encoding changes it.
-
-    `tokenizer` is one of the package tokenizers, a fast one of transformers, or a `Tokenizer` of ours; for anything
-    else, `CheckpointError`.
+    It is one of the package tokenizers, a fast one of transformers, or a `Tokenizer` of ours; for anything else,
+    `CheckpointError`.
     """
     from tokenizers import Tokenizer as Fast
 
-    parts = (tokenizer, getattr(tokenizer, "backend_tokenizer", None), getattr(tokenizer, "backend", None))
-    found = next((part for part in parts if isinstance(part, Fast)), None)
-    if found is None:
-        raise CheckpointError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a folder, or a fast tokenizer of tokenizers or "
-            "transformers."
-        )
-    copy = Fast.from_str(found.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
+    own = _in_transformers(tokenizer)
+    return TokenizerRead(
+        Fast.from_str(own.backend_tokenizer.to_str()),
+        type(own).__name__,
+        own.truncation_side == "left",
+        "token_type_ids" in own.model_input_names,
+        (),
+    )
+
+
+def _in_transformers(tokenizer: Any) -> Any:
+    """The same tokenizer as transformers has it: what it does beyond turning texts into ids is said there."""
+    from tokenizers import Tokenizer as Fast
+
+    if isinstance(getattr(tokenizer, "backend_tokenizer", None), Fast):
+        return tokenizer
+    read = getattr(tokenizer, "read", None)  # of ours
+    if not isinstance(read, TokenizerRead):
+        if not isinstance(tokenizer, Fast):
+            raise CheckpointError(
+                f"tokenizer is a {type(tokenizer).__name__}, expected a folder, or a fast tokenizer of tokenizers or "
+                "transformers."
+            )
+        read = TokenizerRead(tokenizer, "", False, True, ())
+    backend = Fast.from_str(read.backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        truncation_side="left" if read.cut_left else "right",
+        model_input_names=["input_ids", *(["token_type_ids"] if read.types else []), "attention_mask"],
+    )

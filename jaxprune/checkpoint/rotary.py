@@ -1,8 +1,9 @@
 """Rotary frequencies from a checkpoint's settings, with the scalings that stretch a model's context.
 
 Plain: Su et al., RoFormer, 2021. linear: Chen et al., Position Interpolation, 2023. llama3: Llama 3.1's smooth mix of
-stretched and plain. yarn: Peng et al., YaRN, 2023. dynamic: plain up to the length that the model was made for, and
-no longer texts. Computed in float32, as the checkpoints' own code does, so that angles agree at late positions.
+stretched and plain. yarn: Peng et al., YaRN, 2023. dynamic: plain up to the length that the model was made for, then a
+base that grows with the text. Computed in float32, as the checkpoints' own code does, so that angles agree at late
+positions.
 """
 
 import math
@@ -13,33 +14,83 @@ import numpy as np
 
 from ..errors import CheckpointError
 
-KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
-KEYS = ("rope_theta", "rope_scaling", "rope_parameters")  # of config.json: two older, one that replaces both
+# Of each kind of scaling, what is read beside the base and the kind itself.
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": (
+        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+}
+_ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+# Known elsewhere, without a meaning for a text alone: other kinds of scaling, positions in pictures, notes of training.
+_ELSEWHERE = ("short_factor", "long_factor", "mrope_section", "mrope_interleaved", "finetuned")
+_NEUTRAL = {"attn_factor": 1.0, "extrapolation_factor": 1.0}  # factors of the code of YaRN's authors, and no change
+# Of config.json: two older ones, one that replaces both, and two that transformers takes from beside them.
+KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "original_max_position_embeddings")
 
 
 class Rotary(NamedTuple):
-    frequencies: tuple[float, ...]  # radians a position, one for each pair of features
-    scale: float  # times sine and cosine
+    """How positions turn queries and keys, named as the fields of `Architecture`."""
+
+    rotary: tuple[float, ...]  # radians a position, one for each pair of features
+    rotary_scale: float = 1.0  # times sine and cosine
+    rotary_dynamic: tuple[float, ...] = ()  # factor, and the longest text that it leaves as it is
+    max_positions: int = 0  # the longest text, in tokens
+
+
+def settings_of(config: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
+    """The key under which `config` has its rotary settings, and these; of two keys the one that transformers reads."""
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    settings = config.get(key) or {}
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"{where}: {key} is {str(settings)[:60]!r}, expected an object.")
+    return key, settings
+
+
+def _kind(settings: Mapping[str, Any], where: str) -> str:
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    if kind not in _SETTINGS:
+        raise CheckpointError(f"{where}: rotary scaling {str(kind)[:60]!r} is not known, only {', '.join(_SETTINGS)}.")
+    return kind
+
+
+def unread_settings(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Rotary settings that are not known and may change the result, by name; and warnings of those that cannot."""
+    key, settings = settings_of(config, where)
+    kind, warnings = _kind(settings, where), []
+    elsewhere = {name for names in _SETTINGS.values() for name in names} | {*_ELSEWHERE}
+    rest = {name: value for name, value in settings.items() if name not in (*_ALWAYS, *_SETTINGS[kind])}
+    idle = [
+        name
+        for name, value in rest.items()
+        if value is None or name in elsewhere or (name in _NEUTRAL and value == _NEUTRAL[name])
+    ]
+    if told := [name for name in idle if rest[name] is not None]:
+        warnings.append(f"{where}: {key} is of the kind {kind}, for which {', '.join(told)} means nothing.")
+    if config.get("rope_scaling") and config.get("rope_parameters") not in (None, {}, config["rope_scaling"]):
+        warnings.append(f"{where} has rope_scaling and rope_parameters; the first counts, as in transformers.")
+    return {f"{key}.{name}": value for name, value in rest.items() if name not in idle}, tuple(warnings)
 
 
 def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str) -> Rotary:
     """What `config` says of rotary positions. Raises `CheckpointError` for a scaling that we do not know.
 
-    `width` is that of a head, `positions` the longest text.
+    `width` is that of a head, `positions` the longest text without a scaling that stretches it.
     """
-    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(settings, Mapping):
-        raise CheckpointError(f"{where}: the rotary settings are {str(settings)[:60]!r}, expected an object.")
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in KINDS:
-        raise CheckpointError(f"{where}: rotary scaling {kind!r} is not known, only {', '.join(KINDS)}.")
-    if settings.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+    _, settings = settings_of(config, where)
+    kind = _kind(settings, where)
+    if settings.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1.0):
         raise CheckpointError(f"{where}: partial_rotary_factor is not 1; rotating a part of a head is not supported.")
     if width % 2:
         raise CheckpointError(f"{where}: heads of width {width} cannot be rotated in pairs.")
 
     def number(key: str, default: float | None = None) -> float:
-        found = settings.get(key, default)
+        found = settings.get(key)
+        found = default if found is None else found
         if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < float("inf"):
             raise CheckpointError(f"{where}: {key} of the rotary settings is {found!r}, expected a positive number.")
         return float(found)
@@ -48,27 +99,46 @@ def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str)
     settings = {**settings, "rope_theta": theta}
     steps = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     plain = (1.0 / np.float32(number("rope_theta")) ** steps).astype(np.float32)
-    if kind in ("default", "dynamic"):
-        return _rotary(plain)
-    factor = number("factor")
+    if kind == "default":
+        return Rotary(_floats(plain), max_positions=positions)
     if kind == "linear":
-        return _rotary(plain / np.float32(factor))
+        factor = number("factor")
+        return Rotary(_floats(plain / np.float32(factor)), max_positions=_stretched(positions, factor, positions))
+    if kind == "dynamic":
+        factor = number("factor")
+        if width < 4:
+            raise CheckpointError(f"{where}: dynamic scaling needs heads wider than {width}.")
+        longest = _stretched(positions, factor, positions)
+        return Rotary(_floats(plain), rotary_dynamic=(factor, float(positions)), max_positions=longest)
     # Lengths before stretching; a config that does not say means its own.
+    beside = config.get("original_max_position_embeddings")
+    settings = settings if beside is None else {**settings, "original_max_position_embeddings": beside}
     made_for = number("original_max_position_embeddings", float(positions))
-    if kind == "llama3":
-        return _rotary(_llama3(plain, factor, number("low_freq_factor"), number("high_freq_factor"), made_for))
+    if kind == "llama3":  # its positions are those after stretching
+        low, high = number("low_freq_factor"), number("high_freq_factor")
+        return Rotary(_floats(_llama3(plain, number("factor"), low, high, made_for)), max_positions=positions)
+    factor = number("factor", positions / made_for)
     fast, slow = number("beta_fast", 32.0), number("beta_slow", 1.0)
-    stretched = _yarn(plain, theta, factor, fast, slow, made_for, bool(settings.get("truncate", True)))
+    truncate = settings.get("truncate", True)
+    if not isinstance(truncate, bool):
+        raise CheckpointError(f"{where}: truncate of the rotary settings is {truncate!r}, expected true or false.")
+    frequencies = _floats(_yarn(plain, theta, factor, fast, slow, made_for, truncate))
+    longest = _stretched(made_for, factor, positions)
     if settings.get("attention_factor") is not None:
-        return _rotary(stretched, number("attention_factor"))
+        return Rotary(frequencies, number("attention_factor"), max_positions=longest)
     if settings.get("mscale") and settings.get("mscale_all_dim"):
         up, down = (_yarn_scale(factor, number(key)) for key in ("mscale", "mscale_all_dim"))
-        return _rotary(stretched, up / down)
-    return _rotary(stretched, _yarn_scale(factor, 1.0))
+        return Rotary(frequencies, up / down, max_positions=longest)
+    return Rotary(frequencies, _yarn_scale(factor, 1.0), max_positions=longest)
 
 
-def _rotary(frequencies: np.ndarray, scale: float = 1.0) -> Rotary:
-    return Rotary(tuple(float(frequency) for frequency in frequencies.astype(np.float32)), scale)
+def _floats(frequencies: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(frequency) for frequency in frequencies.astype(np.float32))
+
+
+def _stretched(made_for: int | float, factor: float, positions: int) -> int:
+    """The longest text of a model whose context was stretched; some files say it in their positions already."""
+    return max(positions, int(made_for * factor))
 
 
 def _llama3(plain: np.ndarray, factor: float, low: float, high: float, made_for: float) -> np.ndarray:

@@ -19,7 +19,6 @@ import numpy as np
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
 from .dtypes import rounded, saved_types
-from .files import inside
 from .manifest import (
     EXPORTED,
     INDEX,
@@ -31,21 +30,11 @@ from .manifest import (
     manifest_text,
     named_parameters,
 )
-from .notes import to_save, tokenizer_folder
+from .notes import to_save, write_tokenizer
 from .read import Stored, source_hash
+from .tokenizer_files import TOKENIZER_FILES
 
 SHARD_BYTES = 5 * 2**30
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
 
@@ -79,7 +68,7 @@ def save(
     if dtype is not None:  # before the weights are looked at
         check_saved_type(dtype)
     check_output(folder, overwrite)
-    model = to_save(model, tokenizer, TOKENIZER_FILES)
+    model = to_save(model, tokenizer)
     parameters, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
     types = saved_types(model, dtype)
@@ -92,8 +81,7 @@ def save(
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
-        with tokenizer_folder(model.provenance) as place:
-            copy_tokenizer(place, part)
+        write_tokenizer(model, part)
         if run_folder is not None:
             for file in (Path(run_folder) / name for name in RUN_FILES):
                 if file.is_file():
@@ -219,17 +207,6 @@ def _hash_of(model: Model) -> dict[str, str]:
         return {"source_hash": source_hash(source)}
     except (CheckpointError, OSError):  # moved or deleted since: then there is nothing to say
         return {}
-
-
-def copy_tokenizer(source: str | None, folder: Path) -> None:
-    """Copy what tells texts from ids. A model made in memory has none; a link that leads elsewhere is not followed."""
-    if source is None:
-        return
-    for name in TOKENIZER_FILES:
-        with contextlib.suppress(CheckpointError):
-            path = inside(Path(source), name)
-            if path.is_file():
-                shutil.copyfile(path, folder / name)
 
 
 # --- the disk

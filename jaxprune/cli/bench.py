@@ -27,12 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
-
     shapes = [shape(text) for text in arguments.shapes]
-    pruned = load(arguments.model, revision=arguments.revision)
+    pruned = flags.load(arguments)
     name, revision = (arguments.dense, None) if arguments.dense else dense_source(pruned.provenance.record)
-    dense = load(name, revision=revision)
+    ignored = arguments.ignore_config_key or pruned.provenance.record.get("ignored_config_keys", [])
+    dense = flags.load(arguments, name, revision=revision, ignore_config_keys=ignored)
     if arguments.generate:
         rows = [generation_bench(dense, pruned, batch=batch, repeats=arguments.repeats) for batch in arguments.generate]
         data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}

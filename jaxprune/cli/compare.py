@@ -32,13 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
     budgets = flags.budgets(arguments)
     methods = named_methods(arguments.methods)
     check_files(arguments.out, arguments.overwrite)
     task = flags.task(arguments)
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
     with progress("compare", arguments.quiet) as on_step:

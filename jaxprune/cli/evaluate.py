@@ -18,12 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
     from ..data.evaluate import evaluate
 
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
-    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream)
     warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
     asked = {"model": arguments.model, "task": task.name, "split": arguments.split}

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, load
+    from ..checkpoint import check_output
     from ..checkpoint.export import export
 
     check_output(arguments.out, arguments.overwrite)
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     written = export(
         model,
         arguments.out,

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load, save
+    from ..checkpoint import save
     from ..finetuning.finetune import finetune
     from ..finetuning.prune_lora import prune_lora
+    from ..finetuning.state import has_state
     from ..report.heat_map import heat_map
 
     training, method = _settings(arguments)
@@ -55,11 +56,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     work = run_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
     task = flags.task(arguments)
     task.split("train")
-    model = load_for(task, arguments.model, arguments.revision, arguments.seed)
+    model = load_for(task, arguments)
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     if arguments.teacher is not None:
-        shared["teacher"] = load(arguments.teacher)
-    with progress(arguments.method, arguments.quiet) as on_step, hint(work):
+        shared["teacher"] = flags.load(arguments, arguments.teacher)
+    with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
@@ -103,14 +104,12 @@ def run_folder(out: Path, resume: bool, overwrite: bool, others: dict[str, Path 
 
 
 @contextlib.contextmanager
-def hint(work: Path) -> Iterator[None]:
-    """Tell how to go on after Ctrl-C, where the run's folder holds a state."""
-    from ..finetuning.state import has_state
-
+def hint(work: Path, holds: Callable[[Path], bool]) -> Iterator[None]:
+    """Tell how to go on after Ctrl-C, where the run's folder `holds` something to go on from."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        more = " Go on with --resume." if has_state(work) else ""
+        more = " Go on with --resume." if holds(work) else ""
         raise KeyboardInterrupt(f"{str(stop) or 'interrupted.'}{more}") from stop
 
 
@@ -137,21 +136,24 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
     return training, dataclasses.replace(presets[arguments.preset or "default"], **of(cls))
 
 
-def load_for(task: Any, source: str, revision: str | None, seed: int) -> Any:
-    """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with `seed`."""
-    from ..checkpoint import load
+def load_for(task: Any, arguments: argparse.Namespace) -> Any:
+    """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with the command's seed."""
     from ..checkpoint.load import NEW_WEIGHTS
-    from ..data.fit import fit
-    from ..errors import DataError
+    from ..data.fit import HeadMismatch, fit
+    from ..errors import UnknownHeadError
 
-    model = load(source, revision=revision, seed=seed)
+    wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
+    if task.kind == "question_answering":
+        wanted = {"head": "question_answering"}
+    source, seed = arguments.model, arguments.seed
+    try:
+        model = flags.load(arguments, seed=seed)
+    except UnknownHeadError:
+        return flags.load(arguments, seed=seed, **wanted)
     try:
         fit(model.architecture, task)
-    except DataError:
-        wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
-        if task.kind == "question_answering":
-            wanted = {"head": "question_answering"}
-        fresh = load(source, revision=revision, seed=seed, **wanted)
+    except HeadMismatch:
+        fresh = flags.load(arguments, seed=seed, **wanted)
         before = model.provenance.warnings
         if model.architecture.head == "none" or any(NEW_WEIGHTS in entry for entry in before):
             return fresh

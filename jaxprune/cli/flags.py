@@ -6,14 +6,14 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import DataError, SettingsError
+from ..errors import CheckpointError, DataError, SettingsError, UnknownSettingError
+from ..model import Model
 from ..prune.budget import Budget
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
@@ -43,6 +43,26 @@ def byte_count(text: str) -> int:
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH_OR_HUB_ID", help="the checkpoint")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub checkpoint")
+    parser.add_argument(
+        "--ignore-config-key",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="settings of config.json that are not known and that you know to be harmless: key, or rope_scaling.key",
+    )
+
+
+def load(arguments: argparse.Namespace, source: str | None = None, **options: Any) -> Model:
+    """The model that the flags of `add_model` name, or the one in `source`; `options` are those of `jaxprune.load`."""
+    from ..checkpoint import load as read
+
+    options = {"ignore_config_keys": arguments.ignore_config_key} | options
+    if source is None:
+        options = {"revision": arguments.revision} | options
+    try:
+        return read(arguments.model if source is None else source, **options)
+    except UnknownSettingError as error:
+        raise CheckpointError(f"{str(error).rstrip('.')}: --ignore-config-key {' '.join(error.names)}.") from error
 
 
 def add_storage(parser: argparse.ArgumentParser) -> None:
@@ -68,16 +88,25 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mesh(parser: argparse.ArgumentParser) -> None:
+    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
     parser.add_argument(
         "--mesh",
         metavar="data=N[,model=M]",
         help="spread calibration batches over N devices, large weights over M (default: one device)",
     )
+    parser.add_argument(
+        "--keep-bytes",
+        type=byte_count,
+        metavar="BYTES",
+        help="of one pass, what may be kept to save time in the next: 0, 8GB (256MiB)",
+    )
 
 
 def placement(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keywords mesh and stream of a pruning method. Raises `SettingsError`."""
-    return {"mesh": None if arguments.mesh is None else make_mesh(arguments.mesh), "stream": arguments.stream}
+    """The keywords mesh, stream and keep_bytes of a pruning method. Raises `SettingsError`."""
+    mesh = None if arguments.mesh is None else make_mesh(arguments.mesh)
+    kept = {} if arguments.keep_bytes is None else {"keep_bytes": arguments.keep_bytes}
+    return {"mesh": mesh, "stream": arguments.stream, **kept}
 
 
 def make_mesh(text: str) -> Any:
@@ -139,8 +168,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration-texts",
         metavar="FILE",
-        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text; "
-        "for --task text a file as in --data",
+        help="draw them from this file instead of the task's training texts: one a line, a tab before a second text, "
+        "or JSON with text and text_pair; for --task text a file as in --data",
     )
 
 
@@ -153,33 +182,13 @@ def samples(arguments: argparse.Namespace, task: Any) -> int:
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
     count, file = samples(arguments, task), arguments.calibration_texts
-    seed = arguments.seed if seed is None else seed
+    seed = int(arguments.seed if seed is None else seed)
     if file is None or task.kind == "language":
         return task.calibration(count, seed=seed)
-    from ..data.tasks import Calibration
+    from ..data.task import Calibration, overlap
 
-    if count < 1:
-        raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
-    lines = read_lines(file)
-    if count < len(lines):  # the rule by which tasks draw theirs
-        lines = [lines[row] for row in np.random.RandomState(seed).choice(len(lines), count, replace=False)]
-    texts, tabs, pairs = zip(*(line.partition("\t") for line in lines), strict=True)
-    if any(tabs) and not all(tabs):
-        raise DataError(f"{file}: some lines hold two texts (a tab between them) and some one; make them alike.")
-    return Calibration.of_texts(texts, pairs if all(tabs) else None, max_length=task.max_length, source=file)
-
-
-def read_lines(file: str, asked_by: str = "--calibration-texts") -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises `DataError`."""
-    try:
-        lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check {asked_by}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it.") from error
-    if not lines:
-        raise DataError(f"{file} holds no texts; write one a line.")
-    return lines
+    found = Calibration.of_file(file, count, seed, max_length=task.max_length)
+    return dataclasses.replace(found, warnings=found.warnings + overlap(found.examples, task.validation))
 
 
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:

@@ -1,6 +1,7 @@
 """Continue prompts with a language model, dense or pruned."""
 
 import argparse
+from pathlib import Path
 
 from ..errors import DataError
 from ..report.tables import facts_table
@@ -13,7 +14,7 @@ SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
-    parser.add_argument("--prompts", metavar="FILE", help="prompts, one a line")
+    parser.add_argument("--prompts", metavar="FILE", help="prompts, one a line, or JSON lines with a text each")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="at most so many (64)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the most likely token (0)")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N most likely tokens")
@@ -24,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
     from ..data.generate import generate
+    from ..data.rows import read_texts
     from ..model.generate import Sampling
 
-    prompts = [*arguments.prompt, *(flags.read_lines(arguments.prompts, "--prompts") if arguments.prompts else [])]
+    prompts = [*arguments.prompt, *(read_texts(Path(arguments.prompts), paired=False)[0] if arguments.prompts else [])]
     if not prompts:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     Sampling(**{name: settings[name] for name in SETTINGS[:4]})  # in range before the model is read
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     found = generate(model, prompts, dtype=arguments.dtype, **settings)
     costs = found.as_json()
     said = [

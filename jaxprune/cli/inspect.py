@@ -34,9 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     architecture, record, length = model.architecture, model.provenance.record, arguments.length
     types = ", ".join(sorted(set(model.provenance.dtypes.values())))
     data = {

@@ -17,11 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import load
 
     (budget,) = flags.budgets(arguments)
     task = flags.task(arguments) if arguments.task else None
-    model = load(arguments.model, revision=arguments.revision)
+    model = flags.load(arguments)
     count = flags.samples(arguments, task)
     result = plan(model, flags.calibration(arguments, task) if task else count, budget)
     dense, pruned, calibration = result["dense"], result["pruned"], result["calibration"]

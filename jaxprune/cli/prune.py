@@ -1,16 +1,19 @@
 """Prune a checkpoint: measure, search, cut, save a smaller folder."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import OutputError, SettingsError
 from ..model import Model
 from ..prune.budget import Budget
 from ..report.methods import METHODS, Method, method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
 from . import flags
+from .finetune import hint
 from .outcome import Outcome, on_disk, told_on_disk
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the smaller model goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
+        "--resume", action="store_true", help="go on with what an interrupted run measured (its FOLDER.run)"
+    )
+    parser.add_argument(
         "--evaluate", action=argparse.BooleanOptionalAction, default=True, help="score before and after"
     )
     flags.add_limit(parser)
@@ -41,24 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, load, save
+    from ..checkpoint import check_output, save
     from ..checkpoint.dtypes import as_saved
     from ..data.evaluate import evaluate
+    from ..prune.measured import Measured, has_measured
 
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
+    work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
     where = flags.placement(arguments)
-    model = load(arguments.model, revision=arguments.revision, dtype=arguments.dtype, host=arguments.stream)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
     calibration = flags.calibration(arguments, task)
 
     dense = evaluate(model, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
-    with progress(arguments.method, arguments.quiet) as on_step:
+    if chosen.measures_once:
+        where |= {"out": work, "resume": arguments.resume}
+    with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_measured):
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
@@ -68,12 +78,31 @@ def run(arguments: argparse.Namespace) -> Outcome:
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
         runs.append(_describe(pruned, folder, dense, after) | on_disk(folder, model.provenance.source))
         show += _tables(model, pruned, runs[-1])
+    if chosen.measures_once:
+        Measured(work, resume=True).remove()
     shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}
     warnings = list(dict.fromkeys(warning for entry in runs for warning in entry["warnings"]))
     if len(runs) == 1:
         return Outcome({**shared, **runs[0]}, tuple(show))
     together = {"out": arguments.out, "dense_score": runs[0].get("dense_score"), "runs": runs, "warnings": warnings}
     return Outcome({**shared, **together}, tuple(show))
+
+
+def run_folder(out: Path, resume: bool, chosen: Method) -> Path:
+    """Where a run keeps what it measured until the model is saved in `out`.
+
+    Raises `OutputError` where another run's is there and none is to go on, `SettingsError` where the method keeps none.
+    """
+    from ..prune.measured import has_measured
+
+    work = out.parent / f"{out.name}.run"
+    if resume and not chosen.measures_once:
+        raise SettingsError(f"{chosen.name} has no measurement to go on from, as it is set; leave out --resume.")
+    if has_measured(work) and not resume:
+        raise OutputError(f"{work} holds what an interrupted run measured; go on with --resume, or delete it.")
+    if resume and not has_measured(work):
+        print(f"jaxprune: {work} holds nothing to go on from: the run starts anew.", file=sys.stderr)
+    return work
 
 
 def _method(arguments: argparse.Namespace) -> Method:

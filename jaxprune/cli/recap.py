@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, save
     from ..checkpoint.dtypes import saved_types
     from ..finetuning.recap import run_recap
+    from ..finetuning.state import has_state
     from ..placement import Placement
     from ..report.heat_map import heat_map
 
@@ -56,8 +57,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task = flags.task(arguments)
     task.split("train")
     with jax.default_device(placement.host):  # the full model never comes to the device
-        model = load_for(task, arguments.model, arguments.revision, arguments.seed)
-    with progress("recap", arguments.quiet) as on_step, hint(work):
+        model = load_for(task, arguments)
+    with progress("recap", arguments.quiet) as on_step, hint(work, has_state):
         found = run_recap(
             model, task, settings, training, host=placement.host, device=placement.device,
             device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,

@@ -113,9 +113,7 @@ def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Arc
     if longest > length:
         raise DataError(f"text {text} has {longest} tokens, a row {length}; raise length or truncate.")
     if architecture.positions != "none" and longest > architecture.max_positions:
-        raise DataError(
-            f"text {text} has {longest} tokens, the model {architecture.max_positions} positions; truncate."
-        )
+        raise DataError(f"text {text} has {longest} tokens, more than the model's {architecture.limit}; truncate.")
     ids = np.concatenate(encoded.ids)
     if ids.min() < 0 or ids.max() >= architecture.vocab:
         raise DataError(

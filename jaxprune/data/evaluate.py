@@ -84,6 +84,7 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
+    Labels are read as the model's head reads them: whole numbers are classes, or values where it is a regression.
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`).
@@ -92,6 +93,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
+    task = found.task
     reader = Tokenizer.of(model.with_tokenizer(tokenizer))
     programs = Programs() if programs is None else programs
     if stream:
@@ -99,12 +101,12 @@ def evaluate(
     if task.kind == "language":
         return _language(model, task, split, limit, reader, programs)
     examples = task.split(split)[:limit]
+    surprises = reader.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
-    if split == "validation" and "validation_mismatched" in task.others:
-        other, _, more, extra = score(
-            model, task, task.others["validation_mismatched"][:limit], reader, found, programs
-        )
+    if split == "validation" and task.is_labelled("validation_mismatched"):
+        mismatched = task.split("validation_mismatched")[:limit]
+        other, _, more, extra = score(model, task, mismatched, reader, found, programs)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
         run = run._replace(
@@ -119,7 +121,7 @@ def evaluate(
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
-        warnings=found.warnings + doubts,
+        warnings=found.warnings + surprises + doubts,
     )
 
 
@@ -152,7 +154,7 @@ def _language(
         compile_seconds=compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        warnings=doubts,
+        warnings=tokenizer.doubts(()) + doubts,
     )
 
 

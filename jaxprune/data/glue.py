@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import DataError
-from .rows import Row, read_rows, shown
+from .rows import Row, read_rows, shown, split_file
 from .task import Example, Task
 
 HUB = "nyu-mll/glue"
@@ -47,19 +47,17 @@ GLUE = MappingProxyType(
 
 
 def glue(name: str, path: str | Path | None = None) -> Task:
-    """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl), or from the hub where `path` is None.
+    """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl; .json and .gz will do), or from the hub where that is None.
 
-    The files carry the task's own field names; `train.jsonl` may be missing, the labels of `test.jsonl` hidden.
+    The files carry the task's own field names. Texts without a label (none, null, or -1) calibrate; scoring and
+    training on their split are errors.
     """
     if name not in GLUE:
         raise DataError(f'"{name}" is not a GLUE task; choose from {", ".join(GLUE)}.')
     row = GLUE[name]
     source, splits = _from_hub(name) if path is None else _from_files(name, Path(path))
     scored = next((split for split in row.validation if split in splits), None)
-    if scored is None:
-        raise DataError(f"{source} has no {row.validation[0]}.jsonl to score {name} on; add it.")
-    hidden = tuple(key for key in row.others if key in splits and _hidden(splits[key]))
-    others = {key: _examples(row, splits[key]) for key in row.others if key in splits and key not in hidden}
+    others = {key: _examples(row, splits[key]) for key in row.others if key in splits}
     return Task(
         name=name,
         kind="regression" if name == "stsb" else "single_label",
@@ -67,10 +65,9 @@ def glue(name: str, path: str | Path | None = None) -> Task:
         metric=row.metric,
         beside=row.beside,
         train=_examples(row, splits.get("train", [])),
-        validation=_examples(row, splits[scored]),
+        validation=_examples(row, splits[scored]) if scored else (),
         source=source,
         others=others,
-        hidden=hidden,
     )
 
 
@@ -85,7 +82,10 @@ def _examples(row: Glue, rows: Iterable[Row]) -> tuple[Example, ...]:
     )
 
 
-def _label(row: Glue, entry: Row) -> int | float:
+def _label(row: Glue, entry: Row) -> int | float | None:
+    """The class or the number; None where it is missing, null, or -1, as on the texts whose labels GLUE keeps."""
+    if entry.values.get("label", -1) in (None, -1):
+        return None
     if row.metric == "pearson":
         return entry.number("label")
     value = entry.get("label")
@@ -97,18 +97,13 @@ def _label(row: Glue, entry: Row) -> int | float:
     return value
 
 
-def _hidden(rows: list[Row]) -> bool:
-    """True for test rows whose labels GLUE keeps to itself."""
-    return any(row.values.get("label", -1) == -1 for row in rows)
-
-
 def _from_files(name: str, path: Path) -> tuple[str, dict[str, list[Row]]]:
     folder = path / name if (path / name).is_dir() else path
     row = GLUE[name]
-    names = [split for split in ("train", *row.validation, *row.others) if (folder / f"{split}.jsonl").is_file()]
-    if not set(names) & set(row.validation):
+    files = {split: split_file(folder, split) for split in ("train", *row.validation, *row.others)}
+    if not any(files.values()):
         raise DataError(f"no files of {name} under {path}; expected {path / name / row.validation[0]}.jsonl.")
-    return str(folder), {split: read_rows(folder / f"{split}.jsonl") for split in names}
+    return str(folder), {split: read_rows(file) for split, file in files.items() if file is not None}
 
 
 def _from_hub(name: str) -> tuple[str, dict[str, list[Row]]]:

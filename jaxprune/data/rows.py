@@ -1,17 +1,34 @@
-"""JSON-lines files, read so that every complaint names the file and the line."""
+"""Data files of JSON objects or of plain lines, read so that every complaint names the file and the line."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
 
+# What a file of JSON objects may be called; of several for one split the first is read.
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
+# How files begin that are taken for text by mistake.
+_BINARY = (
+    (b"PAR1", "Parquet"),
+    (b"ARROW1", "Arrow"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
 
 class Row(NamedTuple):
     """One JSON object of a data file, and where it stands."""
 
-    where: str  # "PATH line N"
+    where: str  # "PATH line N", of an array "PATH entry N", both from 1
     values: dict[str, Any]
 
     def fail(self, problem: str) -> DataError:
@@ -47,37 +64,148 @@ def shown(value: Any) -> str:
 
 
 def decode(path: Path) -> str:
-    """The whole text of a file. Raises DataError where it cannot be read or is not UTF-8, naming the line."""
+    """The whole text of a file, plain or gzip. Raises DataError where it cannot be read or is not UTF-8."""
     try:
         content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged gzip ({error}); copy it anew.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path.") from error
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        kind = next((name for begin, name in _BINARY if content.startswith(begin)), None)
+        if kind is not None:
+            raise DataError(f"{path} is {kind}, expected text in UTF-8, plain or gzip; convert it.") from error
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path} line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert it.") from error
+    if "\0" in text[:2]:  # ASCII written as UTF-16 without a mark is UTF-8 too
+        raise DataError(f"{path} is UTF-16 or binary, expected text in UTF-8; convert it.")
+    return text
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file is called JSON, in one of the ways that `read_rows` reads."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def check_no_table(path: Path, cure: str) -> None:
+    """Raise DataError for a file that is called a table: its columns would be taken for text."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(_TABLES):
+        raise DataError(f"{path} is a table ({name[name.rindex('.') :]}), which is not read; {cure}")
+
+
+def split_file(folder: Path, name: str) -> Path | None:
+    """The file that holds a split: NAME.jsonl, .json, .jsonl.gz or .json.gz, the first that is there."""
+    return next((file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()), None)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The objects of a JSON-lines file, blank lines skipped. Raises DataError, also where there are none."""
-    rows = list(_rows(path))
+    """The objects of a JSON file: one a line, blank lines skipped, or an array. Raises DataError, also for none."""
+    return rows_of(path, decode(path))
+
+
+def rows_of(path: Path, text: str) -> list[Row]:
+    """`read_rows` of a text that was read from `path`."""
+    rows = _array(path, text)
+    rows = list(_lines(path, text)) if rows is None else rows
     if not rows:
-        raise DataError(f"{path} is empty; it needs one JSON object a line.")
+        raise DataError(f"{path} is empty; it needs one JSON object a line, or an array of them.")
     return rows
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | None]:
+    """The texts of a file, and their second texts where they have them.
+
+    Of a file called JSON the fields "text" and "text_pair"; else one text a line, a tab before a second one, blank
+    lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
+    others none.
+    """
+    check_no_table(path, "write one text a line, or JSON lines.")
+    if is_json(path):
+        rows = read_rows(path)
+        found = [(row.where, row.text("text"), second_text(row) if paired else None) for row in rows]
+    else:
+        found = list(_plain_lines(path, paired))
+    if not found:
+        raise DataError(f"{path} holds no texts; write one a line.")
+    second = found[0][2] is not None
+    for where, _, pair in found:
+        if (pair is not None) != second:
+            here, first = ("one text", "two") if second else ("two texts", "one")
+            raise DataError(f"{where} has {here}, the first {first}; make them alike.")
+    return [text for _, text, _ in found], [pair for _, _, pair in found if pair is not None] or None
+
+
+def second_text(row: Row) -> str | None:
+    """The field "text_pair", None where it is null or missing."""
+    return row.text("text_pair") if row.values.get("text_pair") is not None else None
+
+
+def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
+    # Not splitlines(): it would also cut at separators such as U+2028, inside a text.
     for number, line in enumerate(decode(path).split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        texts, where = line.split("\t") if paired else [line], f"{path} line {number}"
+        if len(texts) > 2:
+            raise DataError(f"{where} has {len(texts)} columns; write one text, or two with a tab between them.")
+        if not all(text.strip() for text in texts):
+            raise DataError(f"{where}: one of its two texts is blank; drop the tab, or the line.")
+        yield where, texts[0], texts[1] if len(texts) == 2 else None
+
+
+def _array(path: Path, text: str) -> list[Row] | None:
+    """The objects of a file that is one JSON array; None where it is something else."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # lines of one array each, which is not this
+            return None
+        raise _not_json(f"{path} line {error.lineno}", error, text.split("\n")[error.lineno - 1]) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_json(f"{path} line 1", error, text.lstrip().partition("\n")[0]) from error
+    if entries and not any(isinstance(entry, dict) for entry in entries):
+        return None
+    return [_row(f"{path} entry {number}", entry) for number, entry in enumerate(entries, start=1)]
+
+
+def _lines(path: Path, text: str) -> Iterator[Row]:
+    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+    first = True
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
-            raise DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")
-        yield Row(where, values)
+            if first and _is_object(text):
+                raise DataError(f"{path} is one object over several lines; write one a line, or an array.") from error
+            raise _not_json(where, error, line) from error
+        first = False
+        yield _row(where, values)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _row(where: str, values: Any) -> Row:
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")
+    return Row(where, values)
+
+
+def _not_json(where: str, error: Exception, line: str) -> DataError:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
+    return DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}")

@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from .glue import from_hub
-from .rows import Row, decode, read_rows, shown
+from .rows import Row, check_no_table, decode, rows_of, shown, split_file
 from .task import Answers, Example, Task
 
 HUB = {1: "rajpurkar/squad", 2: "rajpurkar/squad_v2"}
-# Names a split's file may have, the first found is taken: ours, the official ones, then excerpts.
+# Other names of a split's file than ours, the first found is taken: the official ones, then excerpts.
 FILES = {
-    "train": ("train.jsonl", "train.json", "train-v{official}.json", "squad_v{version}_train*.json*"),
-    "validation": ("validation.jsonl", "dev.json", "dev-v{official}.json", "squad_v{version}_validation*.json*"),
+    "train": ("train-v{official}.json*", "squad_v{version}_train*.json*"),
+    "validation": ("dev.json*", "dev-v{official}.json*", "squad_v{version}_validation*.json*"),
 }
 MAX_LENGTH = 384  # tokens of a window
 
@@ -31,7 +32,7 @@ def squad(path: str | Path | None = None, version: int = 1) -> Task:
     else:
         source = str(path)
         splits = {split: _rows(file) for split, file in _files(Path(path), version).items()}
-    if "validation" not in splits:
+    if not splits:
         raise DataError(f"{source} has no validation.jsonl (nor dev-v{_official(version)}.json) to score on; add it.")
     examples = {split: tuple(_example(row, version) for row in rows) for split, rows in splits.items()}
     return Task(
@@ -40,7 +41,7 @@ def squad(path: str | Path | None = None, version: int = 1) -> Task:
         labels=(),
         metric="f1",
         train=examples.get("train", ()),
-        validation=examples["validation"],
+        validation=examples.get("validation", ()),
         source=source,
         max_length=MAX_LENGTH,
     )
@@ -55,28 +56,28 @@ def _files(path: Path, version: int) -> dict[str, Path]:
         return {"validation": path}
     found: dict[str, Path] = {}
     for split, patterns in FILES.items():
-        for pattern in patterns:
-            names = sorted(path.glob(pattern.format(version=version, official=_official(version))))
-            if names:
-                found[split] = names[0]
-                break
+        others = (path.glob(pattern.format(version=version, official=_official(version))) for pattern in patterns)
+        ours = split_file(path, split)
+        names = [ours] if ours is not None else [name for names in others for name in sorted(names)]
+        if names:
+            found[split] = names[0]
     return found
 
 
 def _rows(file: Path) -> list[Row]:
-    """One row a question, from JSON lines or from the official nesting of articles, paragraphs and questions."""
-    if file.suffix == ".jsonl":
-        return read_rows(file)
+    """One row a question, from JSON lines, an array, or the official nesting of articles, paragraphs and questions."""
+    check_no_table(file, "write one question a line as JSON.")
+    text = decode(file)
+    nested = _nested(text)
+    if nested is None:
+        return rows_of(file, text)
     try:
-        articles = json.loads(decode(file))["data"]
         rows = [
             Row(f"{file} question {entry.get('id')}", {**entry, "context": paragraph["context"]})
-            for article in articles
+            for article in nested["data"]
             for paragraph in article["paragraphs"]
             for entry in paragraph["qas"]
         ]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} line {error.lineno}: not JSON ({error.msg}); copy the file anew.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file} is not nested as SQuAD is (data, paragraphs, qas): {error}; write one question a line instead."
@@ -86,9 +87,20 @@ def _rows(file: Path) -> list[Row]:
     return rows
 
 
+def _nested(text: str) -> dict[str, Any] | None:
+    """The one object that a file is, None where it is not one, or is a single question."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return whole if isinstance(whole, dict) and "question" not in whole else None
+
+
 def _example(row: Row, version: int) -> Example:
     # SQuAD itself has a few questions of blanks only.
     question, context = row.text("question", blank=True), row.text("context")
+    if row.values.get("answers") is None:  # good enough to calibrate on
+        return Example(question, context, None)
     texts, starts = _answers(row)
     if version == 1 and not texts:
         raise row.fail("question without an answer; SQuAD 1.1 has none: use squad2.")

@@ -3,15 +3,27 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..checks import check_seed
 from ..errors import DataError
+from .rows import read_texts
 
-Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language"]
+Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
+# What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
+# entry for each class.
+ClassesFrom = Literal["names", "sorted names", "numbers", "entries"]
+# The metrics of texts of one's own, the primary one first.
+SCORES: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "unlabelled": ("",),
+}
 FEW = 64  # calibration texts below which we warn
 
 
@@ -23,16 +35,19 @@ class Answers(NamedTuple):
     starts: tuple[int, ...]
 
 
+Label = int | float | tuple[int, ...] | Answers
+
+
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
     A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
-    text is the question and the pair its context.
+    text is the question and the pair its context. None: no label, which calibration does not need.
     """
 
     text: str
     pair: str | None
-    label: int | float | tuple[int, ...] | Answers | None
+    label: Label | None
 
 
 @dataclass(frozen=True)
@@ -76,9 +91,31 @@ class Calibration:
         others = [None] * len(texts) if pairs is None else pairs
         examples = tuple(Example(text, pair, None) for text, pair in zip(texts, others, strict=True))
         for number, example in enumerate(examples):
-            if not isinstance(example.text, str) or not example.text.strip():
-                raise DataError(f"calibration text {number} is {example.text!r}; give a text that is not blank.")
+            for text in (example.text, example.pair) if pairs is not None else (example.text,):
+                if not isinstance(text, str) or not text.strip():
+                    raise DataError(f"calibration text {number} is {text!r}; give a text that is not blank.")
         return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+
+    @staticmethod
+    def of_file(path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int = 128) -> "Calibration":
+        """Calibrate on the texts of a file: one a line, a tab before a second text; or JSON, `text` and `text_pair`.
+
+        `count` of them are drawn with `seed`, by the rule of `Task.calibration`; None, or as many as there are: all, in
+        their order. JSON (.jsonl, .json) is an object a line or an array; either may be gzip. Raises `DataError`.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
+        check_seed(seed)
+        texts, pairs = read_texts(Path(path))
+        drawn = count is not None and count < len(texts)
+        rows = draw_rows(len(texts), count or 0, seed) if drawn else range(len(texts))
+        found = Calibration.of_texts(
+            [texts[row] for row in rows],
+            None if pairs is None else [pairs[row] for row in rows],
+            max_length=max_length,
+            source=str(path),
+        )
+        return replace(found, seed=seed) if drawn else found
 
 
 @dataclass(frozen=True)
@@ -96,16 +133,31 @@ class Task:
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
-    hidden: tuple[str, ...] = ()  # splits that are there without labels, so that nothing can be scored on them
+    classes_from: ClassesFrom = "names"
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """The labelled examples of a split. Raises DataError where there is none of that name, or without labels."""
-        splits = {"train": self.train, "validation": self.validation, **self.others}
-        if not splits.get(name):
-            found = ", ".join(key for key, examples in splits.items() if examples)
-            problem = "no labels" if name in self.hidden else "no examples"
+        """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
+        examples = self._splits.get(name, ())
+        if not self.is_labelled(name):
+            found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
+            problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
-        return splits[name]
+        bare = [] if self.kind == "language" else [n for n, example in enumerate(examples) if example.label is None]
+        if bare:
+            raise DataError(
+                f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
+                f"{len(examples)} have none); add labels or drop these lines."
+            )
+        return examples
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether a split is there with labels, if not for every text; running text needs none."""
+        examples = self._splits.get(name, ())
+        return any(self.kind == "language" or example.label is not None for example in examples)
+
+    @property
+    def _splits(self) -> dict[str, tuple[Example, ...]]:
+        return {"train": self.train, "validation": self.validation, **self.others}
 
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
         """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.
@@ -129,10 +181,14 @@ class Task:
             raise DataError(
                 f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
             )
-        rows = np.random.RandomState(seed).choice(len(self.train), count, replace=False)
-        examples = tuple(self.train[row] for row in rows)
-        warnings = _few(count) + _overlap(examples, self.validation)
+        examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        warnings = _few(count) + overlap(examples, self.validation)
         return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+
+
+def draw_rows(there: int, count: int, seed: int) -> list[int]:
+    """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
+    return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
 
 
 def _few(count: int) -> tuple[str, ...]:
@@ -141,7 +197,9 @@ def _few(count: int) -> tuple[str, ...]:
     return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
 
 
-def _overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
+    """A warning where calibration texts are among those that are scored."""
+
     def key(example: Example) -> Any:
         return tuple(" ".join(text.casefold().split()) for text in (example.text, example.pair or ""))
 

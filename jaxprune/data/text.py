@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from .glue import from_hub
-from .rows import decode, read_rows
+from .rows import check_no_table, decode, is_json, read_rows
 from .task import Calibration, Example, Task
 from .tokenizer import Encoded, Tokenizer
 
@@ -31,9 +31,9 @@ def text(
 ) -> Task:
     """The language modelling task on the text of `data`, scored by perplexity over windows of `length` tokens.
 
-    `data` and `calibration` are files: plain text, used as it stands, or JSON lines with a "text" each, joined by a
-    blank line. Without `data`, WikiText-2's test text from the hub, its training text for calibration. `windows` scores
-    the first so many only. Raises `DataError`.
+    `data` and `calibration` are files: plain text, used as it stands, or JSON objects with a "text" each (.jsonl or
+    .json, one a line or in an array), joined by a blank line; either may be gzip. Without `data`, WikiText-2's test
+    text from the hub, its training text for calibration. `windows` scores the first so many only. Raises `DataError`.
     """
     for name, value in (("length", length), ("windows", windows)):
         if value is not None and value < (2 if name == "length" else 1):
@@ -61,11 +61,12 @@ def text(
 
 
 def read_text(file: str | Path) -> str:
-    """The text of a file: as it stands, or of JSON lines their "text"s, a blank line between them."""
+    """The text of a file: as it stands, or where it is called JSON its "text"s, a blank line between them."""
     path = Path(file)
     if path.is_dir() or not path.exists():
         raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
-    if path.suffix == ".jsonl":
+    check_no_table(path, "write plain text, or JSON lines with a text each.")
+    if is_json(path):
         found = "\n\n".join(row.text("text") for row in read_rows(path))
     else:
         found = decode(path)

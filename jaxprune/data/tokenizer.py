@@ -1,6 +1,5 @@
 """Texts to token ids, with the tokenizer files that lie beside a checkpoint."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.notes import backend_of
-from ..errors import CheckpointError, DataError
+from ..checkpoint.notes import tokenizer_of
+from ..checkpoint.tokenizer_files import TokenizerRead, read_tokenizer
+from ..errors import DataError
 from ..model import Model
-from ..model.model import REGAIN
 from .task import Example
-
-# What transformers can build a fast tokenizer from, and the class to use where no configuration names one.
-VOCABULARIES = {"vocab.txt": "BertTokenizer", "vocab.json": "RobertaTokenizer", "tokenizer.model": "LlamaTokenizer"}
 
 
 @dataclass(frozen=True)
@@ -44,46 +40,58 @@ class Windows:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A fast tokenizer and the longest text, in tokens, that its model can read (None: not known)."""
+    """A fast tokenizer, as transformers reads a checkpoint's files, and what its model can take (None: not known)."""
 
-    backend: Any  # tokenizers.Tokenizer
-    longest: int | None = None
+    read: TokenizerRead
+    longest: int | None = None  # tokens of a text
+    rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
         """The tokenizer in a folder; or of a model: the one that was handed in, or else in the folder it was read from.
 
         Handed in (`tokenizer=`) is a folder, a `Tokenizer`, or a fast tokenizer of the packages tokenizers or
-        transformers, which is copied. Raises CheckpointError where there are no usable tokenizer files, DataError where
-        the tokenizer has ids that the model's embedding lacks.
+        transformers, which is copied. Raises CheckpointError where there are no usable tokenizer files.
         """
         if not isinstance(source, Model):
-            return Tokenizer(_read(Path(source)))
-        notes, a = source.provenance, source.architecture
-        given = notes.source if notes.tokenizer is None else notes.tokenizer
-        if given is None:
-            raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
-        folder = given if isinstance(given, (str, Path)) else None
-        backend = backend_of(given) if folder is None else _read(Path(folder))
-        largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-        if largest >= a.vocab:
-            where = "that was given" if folder is None else f"in {folder}"
-            raise DataError(
-                f"the tokenizer {where} has token id {largest}, the model's embedding {a.vocab} rows; "
-                "use the tokenizer files that belong to this checkpoint."
+            return Tokenizer(_ready(read_tokenizer(source)))
+        a = source.architecture
+        return Tokenizer(_ready(tokenizer_of(source)), a.max_positions if a.positions != "none" else None, a.vocab)
+
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`."""
+        return self.read.backend
+
+    def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """What may surprise in how these texts are read."""
+        found = ()
+        if self.read.replaced:
+            parts = " and ".join(self.read.replaced)
+            found += (
+                f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
+                "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
             )
-        return Tokenizer(backend, a.max_positions if a.positions != "none" else None)
+        if not self.read.types and any(example.pair is not None for example in examples):
+            if any(self.backend.encode("a", "a").type_ids):
+                found += (
+                    "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
+                    f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
+                    "them in model_input_names of tokenizer_config.json if the model was trained with them.",
+                )
+        return found
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
 
-        Of a pair, the longer text is cut first. `max_length` is lowered to what the model can read. Raises DataError
-        that names the number of a text that is none.
+        Where the tokenizer's `truncation_side` is left it loses its beginning. Of a pair, the longer text is cut first.
+        `max_length` is lowered to what the model can read. Raises DataError that names the number of a text that is
+        none, or that has a token which the model's embedding lacks.
         """
         paired = any(example.pair is not None for example in examples)
-        self.backend.enable_truncation(self._room(max_length, paired), strategy="longest_first")
+        self._cut(self._room(max_length, paired), strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        return _encoded(self._encode(inputs))
+        return self._encoded(self._encode(inputs))
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
@@ -127,7 +135,7 @@ class Tokenizer:
         free = max_length - longest - self.backend.num_special_tokens_to_add(True)
         if free < 1:
             raise DataError(f"max_length {max_length} leaves no room for a context beside its question; raise it.")
-        self.backend.enable_truncation(max_length, stride=min(overlap, free // 2), strategy="only_second")
+        self._cut(max_length, stride=min(overlap, free // 2), strategy="only_second")
         all_windows, question, spans = [], [], []
         for number, first in enumerate(self._encode(list(zip(cut, contexts, strict=True)))):
             for window in (first, *first.overflowing):
@@ -135,14 +143,32 @@ class Tokenizer:
                 all_windows.append(window)
                 question.append(number)
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
-        return Windows(_encoded(all_windows), np.array(question, np.int32), spans)
+        return Windows(self._encoded(all_windows), np.array(question, np.int32), spans)
+
+    def _cut(self, max_length: int, **options: Any) -> None:
+        """Have texts cut from now on, at the side that the tokenizer's settings name."""
+        self.backend.enable_truncation(max_length, direction="left" if self.read.cut_left else "right", **options)
 
     def _encode(self, texts: Sequence[Any], **options: Any) -> Sequence[Any]:
         try:
-            return self.backend.encode_batch(texts, **options)
+            encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
             _check_texts(texts)
             raise
+        for number, encoding in enumerate(encodings):
+            if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
+                token = max(encoding.ids)
+                raise DataError(
+                    f"text {number} has the token {self.backend.id_to_token(token)!r}, id {token}, and the model's "
+                    f"embedding has {self.rows} rows; drop the token, or use the tokenizer files of this checkpoint."
+                )
+        return encodings
+
+    def _encoded(self, encodings: Sequence[Any]) -> Encoded:
+        types = [encoding.type_ids if self.read.types else [0] * len(encoding.ids) for encoding in encodings]
+        return Encoded(
+            [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
+        )
 
     def _room(self, max_length: int, pair: bool) -> int:
         room = max_length if self.longest is None else min(max_length, self.longest)
@@ -167,66 +193,8 @@ def _check_texts(texts: Sequence[Any]) -> None:
                 ) from error
 
 
-def _encoded(encodings: Sequence[Any]) -> Encoded:
-    return Encoded(
-        [np.array(encoding.ids, np.int32) for encoding in encodings],
-        [np.array(encoding.type_ids, np.int32) for encoding in encodings],
-    )
-
-
-def _read(folder: Path) -> Any:
-    """The `tokenizers.Tokenizer` of a folder, without the truncation and padding its file may ask for."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        from tokenizers import Tokenizer as Fast
-
-        try:
-            backend = Fast.from_file(str(file))
-        except Exception as error:  # the package raises bare Exceptions
-            raise CheckpointError(f"{file} is not a tokenizer: {_line(error)}; copy it anew.") from error
-    else:
-        backend = _through_transformers(folder)
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _through_transformers(folder: Path) -> Any:
-    """A fast tokenizer made from older files, such as vocab.txt alone. Imports transformers: seconds."""
-    found = [name for name in VOCABULARIES if (folder / name).is_file()]
-    if not found:
-        raise CheckpointError(
-            f"{folder} has no tokenizer files; put the checkpoint's tokenizer.json there (or its vocab.txt)."
-        )
-    import transformers
-
-    # Our folders have no config.json, and old checkpoints no tokenizer_config.json: then the files say which class.
-    named = _names_class(folder / "tokenizer_config.json", "tokenizer_class")
-    named = named or _names_class(folder / "config.json", "model_type")
-    loader = transformers.AutoTokenizer if named else getattr(transformers, VOCABULARIES[found[0]])
-    try:
-        tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise CheckpointError(
-            f"the tokenizer files in {folder} do not load: {_line(error)}; put the checkpoint's tokenizer.json there."
-        ) from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise CheckpointError(
-            f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); put its tokenizer.json there."
-        )
-    return backend
-
-
-def _names_class(file: Path, key: str) -> bool:
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get(key))
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text: our messages are one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _ready(read: TokenizerRead) -> TokenizerRead:
+    """Without the truncation and padding that its file may ask for: it would cut and pad on its own."""
+    read.backend.no_truncation()
+    read.backend.no_padding()
+    return read

@@ -209,11 +209,12 @@ def trained_paths(model: Model, trainable: Trainable | Sequence[str]) -> list[st
 def set_aside(task: Task, settings: Train) -> Task:
     """The task with `settings.holdout` training texts as a split "holdout" of their own.
 
-    Raises `DataError` for running text, on which nothing here trains.
+    Raises `DataError` for running text, on which nothing here trains, and where there is nothing to score on.
     """
     if task.kind == "language":
         raise DataError(f"fine-tuning needs texts with labels; {task.name} is running text, for pruning and scoring.")
     if not settings.holdout:
+        task.split("validation")  # every epoch is scored on it: known to be there before the first
         return task
     train_texts = task.split("train")
     if settings.holdout >= len(train_texts):
@@ -242,19 +243,14 @@ def prepare(model: Model, task: Task) -> Texts:
 
     Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
-    examples = task.split("train")
-    bare = [number for number, example in enumerate(examples) if example.label is None]
-    if bare:
-        raise DataError(
-            f"{task.name} from {task.source}: training text {bare[0]} has no label ({len(bare)} of {len(examples)} "
-            "have none); add labels or drop these lines."
-        )
     found = fit(model.architecture, task)
+    task = found.task
+    examples = task.split("train")
     tokenizer = Tokenizer.of(model)
+    warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
-        return _spans(tokenizer, examples, task, found.warnings)
+        return _spans(tokenizer, examples, task, warnings)
     encoded, labels = tokenizer.encode(examples, task.max_length), truth(examples, task)
-    warnings = found.warnings
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":

@@ -48,12 +48,14 @@ class Architecture:
     head_width: int
     layers: tuple[LayerSizes, ...]
     max_positions: int  # the longest text, in tokens
+    window: int | None = None  # what it comes from, where attention to a longer text would not reach its start
     positions: Literal["learned", "rotary", "none"] = "learned"
     position_offset: int = 0  # rows of the position table that lie before position 0
     # Plain batches: count every slot, only tokens that are not padding by their id, or only those the mask shows.
     positions_count: Literal["slots", "tokens", "mask"] = "slots"
     rotary: tuple[float, ...] = ()  # radians a position, for each pair of a head's features; scalings are in them
     rotary_scale: float = 1.0  # times sine and cosine (YaRN's attention factor)
+    rotary_dynamic: tuple[float, ...] = ()  # dynamic scaling: its factor, and the longest text that it leaves alone
     pad_id: int = 0
     end_ids: tuple[int, ...] = ()  # tokens after which nothing is generated
     embed_width: int | None = None  # of the token table, where a projection lies between it and the residual stream
@@ -86,11 +88,20 @@ class Architecture:
             raise SettingsError("a classification head needs at least one label, got none; name the labels.")
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+        if len(self.rotary_dynamic) not in (0, 2):
+            raise SettingsError(f"rotary_dynamic is {self.rotary_dynamic}, expected a factor and a length, or nothing.")
 
     @property
     def final_norm(self) -> bool:
         """True where a norm lies between the last layer and the head."""
         return self.norm_position == "pre"
+
+    @property
+    def limit(self) -> str:
+        """What bounds the length of a text, for messages: "the model's …"."""
+        if self.window is None:
+            return f"{self.max_positions} positions"
+        return f"sliding window of {self.window} tokens (longer texts would need it, which is not supported)"
 
     @property
     def ragged(self) -> bool:

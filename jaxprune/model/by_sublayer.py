@@ -41,6 +41,11 @@ def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Archi
     return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
 
 
+def output_of(after: Array, trace: Trace, architecture: Architecture) -> Array:
+    """The stream plus a sublayer's update, before any norm, from what `advance` gave."""
+    return after if architecture.norm_position == "pre" else trace.around
+
+
 @partial(jax.jit, static_argnames="architecture")
 def finish(params: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
     """Logits from the last residual stream."""

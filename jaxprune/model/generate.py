@@ -152,8 +152,8 @@ def _check(a: Architecture, asked: list[np.ndarray], new: int) -> None:
             raise DataError(f"prompt {number} has token id {foreign}, the model's embedding has {a.vocab} rows.")
         if a.positions != "none" and len(prompt) + new > a.max_positions:
             raise DataError(
-                f"prompt {number}: {len(prompt)} prompt tokens and {new} new ones exceed the model's {a.max_positions} "
-                "positions; shorten the prompt or ask for fewer."
+                f"prompt {number}: {len(prompt)} prompt tokens and {new} new ones exceed the model's {a.limit}; "
+                "shorten the prompt or ask for fewer."
             )
 
 
@@ -252,7 +252,7 @@ def continue_rows(
         positions = (lengths + state.step - 1)[:, None]
         slots = jnp.arange(width + room)
         mask = (slots >= padding[:, None]) & (slots <= slot)
-        context = Context(mask[:, None, None], rotation_at(architecture, positions))
+        context = Context(mask[:, None, None], rotation_at(architecture, positions, positions + 1))
         batch = _batch(state.token[:, None], positions, jnp.ones_like(positions))
         logits, caches = read(params, batch, context, state.caches, slot, architecture, dtype)
         return say(state._replace(caches=caches), logits)

@@ -40,9 +40,7 @@ def plain_batch(
     else:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
     if ids.shape[1] > architecture.max_positions and architecture.positions != "none":
-        raise DataError(
-            f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.max_positions} positions; truncate."
-        )
+        raise DataError(f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.limit}; truncate.")
     rows = ids.shape[0]
     return Batch(
         ids,

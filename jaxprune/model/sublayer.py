@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import FEED_FORWARD, HALVES, Architecture
@@ -91,15 +92,42 @@ class Context(NamedTuple):
 
 def context_of(architecture: Architecture, batch: Batch) -> Context:
     """Which tokens see each other, and how far their queries and keys are turned."""
-    return Context(attention_mask(architecture, batch), rotation_at(architecture, batch.positions))
+    lengths = text_lengths(batch) if architecture.rotary_dynamic else None
+    return Context(attention_mask(architecture, batch), rotation_at(architecture, batch.positions, lengths))
 
 
-def rotation_at(architecture: Architecture, positions: Int[Array, "rows length"]) -> tuple[Array, Array] | None:
-    """Cosine and sine for `rotate`; None where positions are not rotary."""
+def text_lengths(batch: Batch) -> Int[Array, "rows length"]:
+    """For every slot, how many positions the text that it belongs to has."""
+    same = batch.segments[:, :, None] == batch.segments[:, None, :]
+    return jnp.max(jnp.where(same, batch.positions[:, None, :], 0), axis=2) + 1
+
+
+def rotation_at(
+    architecture: Architecture, positions: Int[Array, "rows length"], lengths: Array | None = None
+) -> tuple[Array, Array] | None:
+    """Cosine and sine for `rotate`; None where positions are not rotary.
+
+    `lengths`, of every slot's text, are read by dynamic scaling alone.
+    """
     if architecture.positions != "rotary":
         return None
-    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(architecture.rotary, jnp.float32)
+    frequencies = jnp.asarray(architecture.rotary, jnp.float32)
+    if architecture.rotary_dynamic:
+        frequencies = frequencies * _slowed(architecture, jnp.asarray(lengths))
+    angles = positions[..., None].astype(jnp.float32) * frequencies
     return architecture.rotary_scale * jnp.cos(angles), architecture.rotary_scale * jnp.sin(angles)
+
+
+def _slowed(architecture: Architecture, lengths: Int[Array, "rows length"]) -> Float[Array, "rows length pairs"]:
+    """What dynamic scaling multiplies the frequencies by: 1 in texts up to the length that the model was made for.
+
+    Longer ones raise the base by (1 + factor * (length / made for - 1)) ** (width / (width - 2)). transformers takes
+    the longest text of a batch for all of it, and of all batches before; here every text has its own length.
+    """
+    factor, made_for = architecture.rotary_dynamic
+    stretch = 1 + factor * jnp.maximum(lengths.astype(jnp.float32) / made_for - 1, 0)
+    steps = np.arange(0, architecture.head_width, 2, dtype=np.float32) / np.float32(architecture.head_width - 2)
+    return stretch[..., None] ** -steps
 
 
 def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:

@@ -6,7 +6,8 @@ what a choice of units is worth and what the refit is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,7 +19,9 @@ from ..model.model import Model
 from .budget import Budget
 from .cut import Mask, map_units, unit_counts, unit_sums
 from .follow import Fit, follow
+from .kept import KEEP_BYTES
 from .measure import HALVES, measure
+from .measured import Arrays
 from .run import OnStep, Run, as_budgets, round_masks
 from .search import keep_mask, score_curve
 
@@ -39,6 +42,7 @@ class Fisher:
         default="scales", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
     )
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
+    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
 
     def __post_init__(self):
         check_seed(self.seed)
@@ -52,6 +56,7 @@ class Magnitude:
     repair: Literal["none", "scales", "weights"] = field(
         default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
     )
+    measures_once: ClassVar[bool] = False  # there is nothing to keep
 
     def __post_init__(self):
         check_repair(self.repair)
@@ -65,6 +70,7 @@ class Random:
         default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
     )
     seed: int = field(default=0, metadata={"help": "draws the units"})
+    measures_once: ClassVar[bool] = False  # there is nothing to keep
 
     def __post_init__(self):
         check_seed(self.seed)
@@ -86,11 +92,37 @@ def fisher(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
     budgets, alone = as_budgets(budget)
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
+    run = Run.start(model, calibration, on_step, **where)
     allowed = [run.allowed(entry) for entry in budgets]
+    found = run.once("fisher", settings, lambda: _fisher_information(run, settings))
+    sublayers = range(len(found) // 2)
+    scores, blocks = ([found[f"{part}.{index}"] for index in sublayers] for part in ("gates", "block"))
+    results = []
+    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+        with run.phase("search"):
+            masks = masks_for(run, entry, scores, limit, fisher_masks)
+            if settings.rearrange:
+                masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
+        results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
+    return results[0] if alone else results
+
+
+def _fisher_information(run: Run, settings: Fisher) -> Arrays:
+    """Of every sublayer the Fisher information of its gates: its diagonal, and with `rearrange` all of it."""
     with run.phase("measure"):
         measured = measure(
             run.params,
@@ -104,17 +136,12 @@ def fisher(
             grams=False,
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
+            kept=run.kept if settings.repair != "none" else None,
         )
-    found = run.devices.read([(entry.gates, entry.block) for entry in measured.statistics])
-    scores, blocks = ([np.asarray(pair[part], np.float64) for pair in found] for part in (0, 1))
-    results = []
-    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
-        with run.phase("search"):
-            masks = masks_for(run, entry, scores, limit, fisher_masks)
-            if settings.rearrange:
-                masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
-        results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
-    return results[0] if alone else results
+    arrays: Arrays = {}
+    for index, (gates, block) in enumerate(run.devices.read([(s.gates, s.block) for s in measured.statistics])):
+        arrays |= {f"gates.{index}": np.asarray(gates, np.float64), f"block.{index}": np.asarray(block, np.float64)}
+    return arrays
 
 
 def magnitude(
@@ -127,9 +154,10 @@ def magnitude(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer, keep_bytes=keep_bytes)
     return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
@@ -143,9 +171,10 @@ def random_prune(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune units at random; see `Random`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer, keep_bytes=keep_bytes)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.
@@ -208,6 +237,7 @@ def repaired(
                 fit,
                 run.programs,
                 lambda done: run.step("refit", done, len(masks)),
+                run.kept,
             )
     return run.finish(method, settings, budget, fitted, masks, reports, reused)
 

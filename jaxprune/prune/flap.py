@@ -8,7 +8,8 @@ criterion "wanda" is the structured form of Wanda (Sun, Liu, Bair, Kolter, ICLR 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ from ..model.sublayer import OUTPUT, context_of, sublayer
 from .baselines import check_repair, keep_by_rank, masks_for, repaired
 from .budget import Budget
 from .cut import Mask, with_output_biases
+from .kept import KEEP_BYTES
 from .measure import output_kernel, unit_width
+from .measured import Arrays
 from .run import OnStep, Run, as_budgets
 
 
@@ -40,6 +43,7 @@ class Flap:
     repair: Literal["none", "scales", "weights"] = field(
         default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
     )
+    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
 
     def __post_init__(self):
         check_repair(self.repair)
@@ -76,14 +80,25 @@ def flap(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
     budgets, alone = as_budgets(budget)
     dense = with_output_biases(model) if settings.compensate else model
-    run = Run.start(dense, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
+    run = Run.start(dense, calibration, on_step, **where)
     allowed = [run.allowed(entry) for entry in budgets]
-    with run.phase("measure"):
-        moments = measure_moments(run)
+    found = run.once("flap", settings, lambda: _measured(run))
+    moments = [Moments(*(found[f"{part}.{index}"] for part in Moments._fields)) for index in range(len(found) // 3)]
     scores = [
         unit_scores(entry, np.asarray(_kernel(run.model, index)), settings.criterion, width)
         for index, (entry, width) in enumerate(zip(moments, _widths(run.model), strict=True))
@@ -97,6 +112,12 @@ def flap(
         start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
         results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))
     return results[0] if alone else results
+
+
+def _measured(run: Run) -> Arrays:
+    with run.phase("measure"):
+        moments = measure_moments(run)
+    return {f"{part}.{index}": value for index, sums in enumerate(moments) for part, value in sums._asdict().items()}
 
 
 def measure_moments(run: Run) -> list[Moments]:

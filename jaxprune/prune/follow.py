@@ -13,14 +13,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ..model.architecture import ATTENTION, HALVES, Architecture
-from ..model.by_sublayer import outer_params, start
+from ..model.by_sublayer import advance, outer_params, output_of, start
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer, sublayer_features
+from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
 from ..programs import Programs
 from .cut import Mask, kept_groups, put_queries, put_units, take_queries, take_units
+from .kept import Kept
 from .measure import unit_width
 from .refit import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 
@@ -49,29 +50,14 @@ class Streams(NamedTuple):
     pruned: list[Array]
 
 
-def entry(p: Params, x: Array, architecture: Architecture) -> Array:
-    """What the input projections of a half read."""
-    return norm(p["norm"], x, architecture) if architecture.norm_position == "pre" else x
-
-
-@partial(jax.jit, static_argnames=("half", "architecture", "inputs"), donate_argnames=("x_dense", "normal"))
-def enter(
-    p: Params,
-    x_dense: Array,
-    x_pruned: Array,
-    batch: Batch,
-    weight: Array,
-    normal: Normal,
-    *,
-    half: str,
-    architecture: Architecture,
-    inputs: bool,
-) -> tuple[Array, Normal]:
-    """The dense stream plus the sublayer's update (not yet normed), and with `inputs` the sums for `fit_inputs`."""
-    features = sublayer_features(half, p, x_dense, context_of(architecture, batch), architecture)
-    if inputs:
-        normal = accumulate(normal, entry(p, x_pruned, architecture), entry(p, x_dense, architecture), weight)
-    return x_dense + project_out(p[OUTPUT[half]], features), normal
+@partial(jax.jit, static_argnames="architecture", donate_argnames="normal")
+def observe_inputs(
+    around: Params, x_dense: Array, x_pruned: Array, weight: Array, normal: Normal, *, architecture: Architecture
+) -> Normal:
+    """Sums for `fit_inputs` of what the input projections read on both streams; `around` is the sublayer's norm."""
+    if architecture.norm_position == "pre":
+        x_dense, x_pruned = norm(around, x_dense, architecture), norm(around, x_pruned, architecture)
+    return accumulate(normal, x_pruned, x_dense, weight)
 
 
 def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tuple[Params, Refit]:
@@ -96,31 +82,31 @@ def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tup
     return fitted, found
 
 
-@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="normal")
-def observe(
-    small: Params,
-    goal: Array,
-    x_pruned: Array,
-    batch: Batch,
-    weight: Array,
-    normal: Normal,
-    *,
-    half: str,
-    architecture: Architecture,
-) -> Normal:
-    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
+@partial(jax.jit, static_argnames=("half", "architecture"))
+def features_at(
+    small: Params, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
+) -> Float[Array, "rows length features"]:
+    """What the units of a sublayer say on the pruned stream."""
     features = sublayer_features(half, small, x_pruned, context_of(architecture, batch), architecture)
-    features = features.reshape(*features.shape[:2], -1)
+    return features.reshape(*features.shape[:2], -1)
+
+
+@partial(jax.jit, donate_argnames="normal")
+def observe(features: Array, goal: Array, x_pruned: Array, weight: Array, normal: Normal) -> Normal:
+    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
     return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
 
 
-@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames=("goal", "x_pruned"))
-def leave(
-    small: Params, goal: Array, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
-) -> tuple[Array, Array]:
-    """Both streams after the sublayer."""
-    x_pruned, _ = sublayer(half, small, x_pruned, context_of(architecture, batch), architecture)
-    return residual(small, goal, jnp.zeros((), goal.dtype), architecture), x_pruned
+@partial(jax.jit, static_argnames="architecture", donate_argnames="x_pruned")
+def leave(out: Params, around: Params, features: Array, x_pruned: Array, *, architecture: Architecture) -> Array:
+    """The pruned stream after the sublayer: `out` is its output projection, `around` its norm."""
+    return residual({"norm": around}, x_pruned, project_out(out, features), architecture)
+
+
+@partial(jax.jit, static_argnames="architecture")
+def settle(around: Params, goal: Array, *, architecture: Architecture) -> Array:
+    """The dense stream after a sublayer whose norm comes last."""
+    return norm(around, goal, architecture)
 
 
 def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: int) -> tuple[Params, Refit]:
@@ -149,6 +135,15 @@ def silence(small: Params, *, half: str, units: int) -> Params:
     return {**small, OUTPUT[half]: {**out, "kernel": kernel}}
 
 
+def widths(work: int) -> int:
+    """Into how many widths sublayers are sorted, by the multiply-adds of all their Gram matrices.
+
+    Compiling for one more width takes about half a second, as much as 5e10 multiply-adds on two cores; twice the widths
+    save some tenth of the work.
+    """
+    return 4 if work < 2e11 else 8 if work < 2e12 else 16
+
+
 def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
     """Kept indices, filled up with removed ones to a multiple of a `parts`-th of all units, and how many are kept.
 
@@ -164,7 +159,25 @@ def begin(params: Params, architecture: Architecture, batches: Sequence[Batch], 
     """Both streams before sublayer 0."""
     outer = programs.devices.fetch(outer_params(params))
     streams = [programs(start, outer, batch, architecture=architecture) for batch in batches]
-    return Streams(list(streams), [jnp.array(x) for x in streams])  # copies: the dense stream is donated on its way
+    return Streams(list(streams), [jnp.array(x) for x in streams])  # copies: the pruned stream is donated on its way
+
+
+def dense_output(
+    p: Params,
+    architecture: Architecture,
+    index: int,
+    number: int,
+    x: Array,
+    batch: Batch,
+    programs: Programs,
+    kept: Kept,
+) -> Array:
+    """The dense stream `x` of batch `number` after sublayer `index`, before its norm: kept, or computed."""
+    output = kept.outputs.get((index, number))
+    if output is None:
+        after, trace = programs(advance, p, x, batch, half=HALVES[index % 2], architecture=architecture)
+        output = output_of(after, trace, architecture)
+    return programs.devices.rows(output)
 
 
 def follow_sublayer(
@@ -177,6 +190,7 @@ def follow_sublayer(
     weights: Sequence[Any],
     fit: Fit,
     programs: Programs,
+    kept: Kept,
 ) -> tuple[Params, dict[str, Any]]:
     """Fit the kept units of sublayer `index` and move both streams past it (in place).
 
@@ -189,39 +203,57 @@ def follow_sublayer(
     if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
         full = take_queries(whole, mask)
     width = unit_width(full, half)
-    units, kept = padded_units(kept_groups(mask), 2 if half == ATTENTION else 4)
-    report: dict[str, Any] = {"sublayer": index, "half": half, "kept": kept}
-    static = {"half": half, "architecture": architecture}
+    work = sum(batch.ids.size for batch in batches) * (len(mask) * width) ** 2 * len(architecture.layers)
+    units, left = padded_units(kept_groups(mask), widths(work) // (2 if half == ATTENTION else 1))
+    report: dict[str, Any] = {"sublayer": index, "half": half, "kept": left}
     small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
-    inputs = fit.kind == "weights" and fit.inputs
+    inputs = fit.kind == "weights" and fit.inputs and index > 0  # at the first sublayer the streams are the same
     normal = devices.everywhere(empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0)))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
-        weight = devices.rows(weight)
-        streams.dense[number], normal = programs(enter, p, *both, batch, weight, normal, inputs=inputs, **static)
-    if inputs and index:  # at the first sublayer the streams are the same
+        goal = dense_output(p, architecture, index, number, both[0], batch, programs, kept)
+        if inputs:
+            weight = devices.rows(weight)
+            normal = programs(observe_inputs, p["norm"], *both, weight, normal, architecture=architecture)
+        streams.dense[number] = goal
+    if inputs:
         small, solved = fit_inputs(small, devices.read(normal), fit.input_ridge, half=half)
         report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
-    normal = devices.everywhere(empty_normal(len(units) * width, architecture.hidden))
-    on_device = devices.fetch(small)
-    for goal, x_pruned, batch, weight in zip(streams.dense, streams.pruned, batches, weights, strict=True):
-        normal = programs(observe, on_device, goal, x_pruned, batch, devices.rows(weight), normal, **static)
-    programs.meter.sample("refit")
+
+    def rounded(small: Params) -> Params:
+        # What is kept in fewer bits is rounded now, so that this fit, the pruned stream and all later fits know of it.
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype).astype(np.float32), small, full)
+
+    on_device = devices.fetch(rounded(small))
+
+    def say(number: int) -> Array:
+        x_pruned, batch = streams.pruned[number], batches[number]
+        return programs(features_at, on_device, x_pruned, batch, half=half, architecture=architecture)
+
+    held: list[Any] = [None] * len(batches)
     if fit.kind == "none":
-        small = silence(small, half=half, units=kept)
+        small = silence(small, half=half, units=left)
     else:
-        small, solved = fit_outputs(small, devices.read(normal), fit, half=half, units=kept)
-        report |= {"rank": solved.rank, "features": kept * width}
+        normal = devices.everywhere(empty_normal(len(units) * width, architecture.hidden))
+        for number, (goal, x_pruned, weight) in enumerate(zip(*streams, weights, strict=True)):
+            features = say(number)
+            normal = programs(observe, features, goal, x_pruned, devices.rows(weight), normal)
+            held[number] = features if kept.features else None
+        programs.meter.sample("refit")
+        small, solved = fit_outputs(small, devices.read(normal), fit, half=half, units=left)
+        report |= {"rank": solved.rank, "features": left * width}
         report |= {"residual": solved.residual, "residual_before": solved.before}
-    fitted = put_units(half, full, units[:kept], small)
+    fitted = put_units(half, full, units[:left], small)
     if mask.ndim == 2:
         fitted = put_queries(whole, mask, fitted)
-    # What is kept in fewer bits is rounded now, so that the pruned stream, and all later fits, know of it.
-    rounded = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype).astype(np.float32), small, full)
-    on_device = devices.fetch(rounded)
-    for number, batch in enumerate(batches):
-        both = streams.dense[number], streams.pruned[number]
-        streams.dense[number], streams.pruned[number] = programs(leave, on_device, *both, batch, **static)
+    out = devices.fetch({OUTPUT[half]: rounded(small)[OUTPUT[half]]})[OUTPUT[half]]
+    for number, goal in enumerate(streams.dense):
+        features = say(number) if held[number] is None else held[number]
+        held[number] = None
+        x_pruned = streams.pruned[number]
+        streams.pruned[number] = programs(leave, out, p["norm"], features, x_pruned, architecture=architecture)
+        if architecture.norm_position == "post":
+            streams.dense[number] = programs(settle, p["norm"], goal, architecture=architecture)
     return fitted, report
 
 
@@ -234,19 +266,23 @@ def follow(
     fit: Fit,
     programs: Programs,
     on_sublayer: Callable[[int], None] = lambda done: None,
+    kept: Kept | None = None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The dense model with the kept units of every sublayer fitted in turn; shapes stay (`cut` comes after).
 
-    `params` are the model's where the run keeps them, `weights` token weights, [batch][sublayer]. A report per
-    sublayer: rank, residuals before and after.
+    `params` are the model's where the run keeps them, `weights` token weights, [batch][sublayer]. `kept` spares a
+    forward pass where it holds the dense outputs on these batches. A report per sublayer: rank, residuals before and
+    after.
     """
-    architecture = model.architecture
+    architecture, kept = model.architecture, kept or Kept()
     streams = begin(params, architecture, batches, programs)
     layers: list[Params] = []
     reports = []
     for index, half, p in programs.devices.sublayers(params["layers"], range(len(masks))):
         here = [per_batch[index] for per_batch in weights]
-        fitted, report = follow_sublayer(p, architecture, index, masks[index], streams, batches, here, fit, programs)
+        fitted, report = follow_sublayer(
+            p, architecture, index, masks[index], streams, batches, here, fit, programs, kept
+        )
         if half == ATTENTION:
             layers.append({})
         layers[-1][half] = fitted

@@ -13,6 +13,8 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -28,11 +30,15 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs
 from .cut import Mask
+from .elimination import curve, eliminate_heads, eliminate_neurons
 from .follow import PUBLISHED_FIT, Fit, follow
+from .gram import whole
+from .kept import KEEP_BYTES
 from .measure import Measurement, Statistics, measure, output_kernel
+from .measured import Arrays
 from .published import published_masks
 from .run import OnStep, Run, as_budgets, round_masks
-from .search import Curve, allocate, curve, eliminate_heads, eliminate_neurons, psd_root, score_curve
+from .search import Curve, allocate, psd_root, score_curve
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
@@ -113,6 +119,11 @@ class KPrune:
         return replace(self, **{name: value for name, value in kind.items() if getattr(self, name) is None})
 
     @property
+    def measures_once(self) -> bool:
+        """Whether one measurement serves all that follows, so that it can be kept to resume from."""
+        return self.search != "published"
+
+    @property
     def fit(self) -> Fit:
         """How weights are fitted, by settled settings."""
         assert self.ridge is not None and self.input_ridge is not None
@@ -139,29 +150,40 @@ def kprune(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
     `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
     measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
     `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer` takes the place of
-    the model's own, and stays with the result: a folder, or a loaded one. The result's `provenance.record` says what
-    was removed, what it cost and how well the refit went. Raises `BudgetError`, `DataError`, `NumericalError`.
+    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or a
+    loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
+    be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
+    changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
+    same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved. The
+    result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
+    `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
     """
     budgets, alone = as_budgets(budget)
     settings = settings.settled(model.architecture)
+    if out is not None and not settings.measures_once:
+        raise SettingsError("the published search measures every sublayer anew and keeps nothing; leave out= out.")
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
+    begin = partial(Run.start, model, calibration, on_step, **where)
     if settings.search == "published":
-        results = []
-        for entry in budgets:
-            run = Run.start(
-                model, calibration, on_step, group=BATCH_TEXTS, mesh=mesh, stream=stream, tokenizer=tokenizer
-            )
-            results.append(_published(run, entry, settings))
+        results = [_published(begin(group=BATCH_TEXTS), entry, settings) for entry in budgets]
     else:
-        results = _default(
-            Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer), budgets, settings
-        )
+        results = _default(begin(), budgets, settings)
     return results[0] if alone else results
 
 
@@ -170,24 +192,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
     allowed = [run.allowed(budget) for budget in budgets]
     if settings.query_heads and any(budget.uniform for budget in budgets):
         raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
-    with run.phase("measure"):
-        measured = measure(
-            run.params,
-            run.model.architecture,
-            run.batches,
-            temperature=settings.temperature,
-            floor=settings.token_floor,
-            exact_up_to=settings.exact_up_to,
-            seed=settings.seed,
-            programs=run.programs,
-            on_part=lambda done, of: run.step("measure", done, of),
-        )
-    with run.phase("search"):
-        of = len(measured.statistics)
-        curves = damage_curves(run.model, measured, settings, run.programs, lambda done: run.step("search", done, of))
-    measured = measured._replace(
-        statistics=[]
-    )  # the Gram matrices are the largest thing alive; the curves replace them
+    curves, weights = _unpacked(run.once("kprune", settings, lambda: _measured(run, settings)))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -206,16 +211,51 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 run.params,
                 masks,
                 run.batches,
-                measured.weights,
+                weights,
                 settings.fit,
                 run.programs,
                 lambda done: run.step("refit", done, len(curves)),
+                run.kept,
             )
         reused = ("measurement", "damage curves") if number else ()
         results.append(
             run.finish("kprune", settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted})
         )
     return results
+
+
+def _measured(run: Run, settings: KPrune) -> Arrays:
+    """Damage curves of every sublayer, and the token weights of every batch, [sublayers, rows, length]."""
+    with run.phase("measure"):
+        found = measure(
+            run.params,
+            run.model.architecture,
+            run.batches,
+            temperature=settings.temperature,
+            floor=settings.token_floor,
+            exact_up_to=settings.exact_up_to,
+            seed=settings.seed,
+            programs=run.programs,
+            on_part=lambda done, of: run.step("measure", done, of),
+            kept=run.kept,
+        )
+    with run.phase("search"):
+        of = len(found.statistics)
+        curves = damage_curves(run.model, found, settings, run.programs, lambda done: run.step("search", done, of))
+    arrays = {f"weights.{number}": np.stack(run.devices.read(batch)) for number, batch in enumerate(found.weights)}
+    for index, entry in enumerate(curves):
+        parts = {name: value for name, value in entry._asdict().items() if value is not None}
+        arrays |= {f"curve.{index}.{name}": value for name, value in parts.items()}
+    return arrays
+
+
+def _unpacked(arrays: Arrays) -> tuple[list[Curve], list[list[np.ndarray]]]:
+    """The inverse of `_measured`."""
+    count = lambda kind: len({name.split(".")[1] for name in arrays if name.startswith(kind)})  # noqa: E731
+    curves = [
+        Curve(*(arrays.get(f"curve.{index}.{name}") for name in Curve._fields)) for index in range(count("curve."))
+    ]
+    return curves, [list(arrays[f"weights.{number}"]) for number in range(count("weights."))]
 
 
 def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
@@ -234,6 +274,7 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             programs=run.programs,
             fit=settings.fit,
             on_sublayer=lambda done: run.step("search", done, 2 * len(run.model.architecture.layers)),
+            kept=run.kept,
         )
     return run.finish("kprune", settings, budget, fitted, masks, reports)
 
@@ -286,13 +327,13 @@ def surgeon_inputs(
     of g gᵀ. Without `sensitivity` A is replaced by the multiple of the identity of equal trace.
     """
     mean = np.asarray(statistics.mean) / tokens
-    gram = np.asarray(statistics.gram) / tokens - np.outer(mean, mean)
+    gram = whole(np.asarray(statistics.gram)) / tokens - np.outer(mean, mean)
     # Features in units of their own spread: they differ by orders of magnitude, and the elimination downdates an
     # inverse in float32, which loses as many digits as the diagonal spans.
     spread = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.max(np.diag(gram)) + 1e-30))
     gram = gram / spread[:, None] / spread[None, :]
     gram[np.diag_indices_from(gram)] += ridge / tokens
-    metric = np.asarray(statistics.sensitivity) / texts / 2
+    metric = whole(np.asarray(statistics.sensitivity)) / texts / 2
     if not sensitivity:
         metric = np.eye(len(metric), dtype=np.float32) * np.trace(metric) / len(metric)
     return gram, spread[:, None] * (kernel @ psd_root(metric))

@@ -18,12 +18,14 @@ from jaxtyping import Array, Float
 from ..devices import Devices
 from ..errors import NumericalError
 from ..model.architecture import HALVES, Architecture
-from ..model.by_sublayer import Trace, advance, outer_params, start
+from ..model.by_sublayer import Trace, advance, outer_params, output_of, start
 from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
 from ..model.transformer import apply_head
 from ..programs import Programs
+from .gram import add_gram
+from .kept import Kept
 
 WAITING = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
 
@@ -31,7 +33,8 @@ WAITING = 2**31  # bytes of residual streams that wait in host memory while weig
 class Statistics(NamedTuple):
     """Sums over calibration tokens for one sublayer with `units` units of `width` features each.
 
-    All in float32 at the highest matmul precision. Divide by `tokens` or `texts` for means.
+    All in float32 at the highest matmul precision. Divide by `tokens` or `texts` for means. Of `gram` and `sensitivity`
+    only the upper part is summed (`gram.whole` fills in the rest).
     """
 
     gram: Float[Array, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
@@ -53,11 +56,6 @@ def output_kernel(p: Params, half: str) -> Float[Any, "features hidden"]:
     """A sublayer's output projection as a matrix."""
     kernel = p[OUTPUT[half]]["kernel"]
     return kernel.reshape(-1, kernel.shape[-1])
-
-
-def second_moment(x: Float[Array, "tokens n"]) -> Float[Array, "n n"]:
-    """Σ_t x xᵀ in float32 at the highest matmul precision."""
-    return jnp.matmul(x.T, x, precision="highest")
 
 
 def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Array, "rows texts n"]:
@@ -190,7 +188,7 @@ def sweep_back(
     weight = token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor)
     gram, mean = sums.gram, sums.mean
     if gram.shape[0]:
-        gram = gram + second_moment((flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]))
+        gram = add_gram(gram, (flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]))
         mean = mean + flat.reshape(-1, flat.shape[-1]).T @ weight.reshape(-1)
     block = sums.block
     if block.shape[0]:
@@ -198,7 +196,7 @@ def sweep_back(
     sums = Statistics(
         gram,
         mean,
-        sums.sensitivity + second_moment(g.reshape(-1, g.shape[-1])),
+        add_gram(sums.sensitivity, g.reshape(-1, g.shape[-1])),
         sums.gates + jnp.sum(gates**2, axis=(0, 1, 2)),
         block,
     )
@@ -236,8 +234,11 @@ def measure(
     grams: bool = True,
     fisher_blocks: bool = False,
     on_part: Callable[[int, int], None] = lambda done, of: None,
+    kept: Kept | None = None,
 ) -> Measurement:
-    """Statistics of every sublayer of the dense model: about five forward passes, one batch in memory at a time.
+    """Statistics of every sublayer of the dense model: about four forward passes, one batch in memory at a time.
+
+    Dense outputs go to `kept`, as far as it has room for them.
 
     With streamed weights many batches pass a sublayer before the next one comes, their residual streams wait in host
     memory, and the way back computes input projections once more: a sixth pass, and the same numbers to the bit.
@@ -249,7 +250,7 @@ def measure(
     for count, group in enumerate(groups):
         here = lambda done=count * sublayers: on_part(done, len(groups) * sublayers)  # noqa: E731
         up = here if devices.stream else lambda: None  # a chance to stop: many batches are on their way
-        xs, kept = _upwards(params, architecture, [batches[number] for number in group], programs, up)
+        xs, passed = _upwards(params, architecture, {number: batches[number] for number in group}, programs, up, kept)
         outer = devices.fetch(outer_params(params))
         cotangents = []
         for number in group:
@@ -269,7 +270,7 @@ def measure(
         del outer
         for index, half, p in devices.sublayers(params["layers"], reversed(range(sublayers))):
             static = {"half": half, "architecture": architecture}
-            waiting, total = kept.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
+            waiting, total = passed.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
             for place, number in enumerate(group):
                 trace, batch = waiting.pop(0), batches[number]
                 if devices.stream:
@@ -330,28 +331,31 @@ def _empty_sums(architecture: Architecture, grams: bool, blocks: bool) -> Iterat
 def _upwards(
     params: Params,
     architecture: Architecture,
-    batches: Sequence[Batch],
+    batches: dict[int, Batch],
     programs: Programs,
     on_sublayer: Callable[[], None] = lambda: None,
+    kept: Kept | None = None,
 ) -> tuple[list[Array], list[list[Any]]]:
-    """The last residual stream of every batch, and what the way back needs, [sublayer][batch].
+    """The last residual stream of every batch (by number), and what the way back needs, [sublayer][batch].
 
     That is a `Trace`, or with streamed weights the residual stream before the sublayer, in host memory.
     """
-    devices, kept = programs.devices, []
+    devices, passed = programs.devices, []
     outer = devices.fetch(outer_params(params))
-    xs = [programs(start, outer, batch, architecture=architecture) for batch in batches]
+    xs = [programs(start, outer, batch, architecture=architecture) for batch in batches.values()]
     del outer
-    for _, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
         waiting = []
-        for place, batch in enumerate(batches):
+        for place, (number, batch) in enumerate(batches.items()):
             before = xs[place]
             xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
+            if kept is not None:
+                kept.keep(index, number, output_of(xs[place], trace, architecture), devices)
             waiting.append(devices.keep(before) if devices.stream else trace)
-        kept.append(waiting)
+        passed.append(waiting)
         on_sublayer()
     programs.meter.sample("measure")
-    return xs, kept
+    return xs, passed
 
 
 def unit_width(p: Params, half: str) -> int:

@@ -24,6 +24,7 @@ from ..model.transformer import apply_head
 from ..programs import Programs
 from .cut import Mask, unit_counts
 from .follow import PUBLISHED_FIT, Fit, begin, follow_sublayer
+from .kept import Kept
 from .measure import count_texts, count_tokens, output_kernel, span_probabilities, unit_width
 from .search import threshold_mask
 
@@ -103,6 +104,7 @@ def published_masks(
     programs: Programs,
     fit: Fit = PUBLISHED_FIT,
     on_sublayer: Callable[[int], None] = lambda done: None,
+    kept: Kept | None = None,
 ) -> tuple[Model, list[Mask], list[dict[str, Any]]]:
     """Prune and fit as published; `batches` hold 32 texts each, `costs` the cost of one unit per sublayer.
 
@@ -121,7 +123,7 @@ def published_masks(
         for batch in batches
     ]
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
-    both = begin(params, architecture, batches, programs)
+    both, kept = begin(params, architecture, batches, programs), kept or Kept()
     weights = [batch.real.astype(jnp.float32) for batch in batches]
     fitted = [dict(layer) for layer in model.params["layers"]]
     masks: list[Mask] = []
@@ -170,7 +172,7 @@ def published_masks(
         allowed -= int(mask.sum()) * costs[first]
         masks.append(mask)
         for _, half, p in devices.sublayers(params["layers"], [first]):
-            found, report = follow_sublayer(p, architecture, first, mask, both, batches, weights, fit, programs)
+            found, report = follow_sublayer(p, architecture, first, mask, both, batches, weights, fit, programs, kept)
             fitted[first // 2][half] = found
         reports.append(report)
         on_sublayer(first + 1)

@@ -9,22 +9,24 @@ from jaxtyping import Array, Float
 from scipy.linalg import cho_factor, cho_solve, get_lapack_funcs
 
 from ..errors import NumericalError
+from .gram import add_gram, whole
 
 
 class Normal(NamedTuple):
     """Weighted sums over tokens from which least-squares weights follow; f the features, r the target."""
 
-    gram: Float[Any, "n n"]  # Σ ω f fᵀ
+    gram: Float[Any, "n n"]  # Σ ω f fᵀ, its upper part (`gram.whole`)
     cross: Float[Any, "n hidden"]  # Σ ω f rᵀ
     mean: Float[Any, " n"]  # Σ ω f
     target: Float[Any, " hidden"]  # Σ ω r
     energy: Float[Any, ""]  # Σ ω |r|²
     count: Float[Any, ""]  # Σ ω
+    tokens: Float[Any, ""]  # how many of ω > 0
 
 
 def empty_normal(n: int, hidden: int) -> Normal:
     zeros = partial(jnp.zeros, dtype=jnp.float32)
-    return Normal(zeros((n, n)), zeros((n, hidden)), zeros(n), zeros(hidden), zeros(()), zeros(()))
+    return Normal(zeros((n, n)), zeros((n, hidden)), zeros(n), zeros(hidden), zeros(()), zeros(()), zeros(()))
 
 
 def accumulate(
@@ -38,12 +40,13 @@ def accumulate(
     flat_weight = weight.reshape(-1)
     weighted = (features * flat_weight[:, None]).T
     return Normal(
-        normal.gram + jnp.matmul(weighted, features, precision="highest"),
+        add_gram(normal.gram, features, flat_weight),
         normal.cross + jnp.matmul(weighted, target, precision="highest"),
         normal.mean + jnp.sum(weighted, axis=1),
         normal.target + flat_weight @ target,
         normal.energy + flat_weight @ jnp.sum(target**2, axis=1),
         normal.count + jnp.sum(flat_weight),
+        normal.tokens + jnp.sum(flat_weight > 0),
     )
 
 
@@ -56,6 +59,10 @@ class Refit(NamedTuple):
 
 
 UNDETERMINED = 1e-6  # a feature's variance given the others, relative to its own: about what float32 sums resolve
+# Of so many features, what only the report reads (rank, the old weights' loss) is exact. Of more it is estimated: to be
+# exact would take nearly as long as the solution.
+EXACT = 2048
+PROBES = 64  # directions of the output on which the old weights' loss is estimated; its rise is then right to about 5 %
 
 
 def first_features(normal: Normal, count: int) -> Normal:
@@ -64,8 +71,9 @@ def first_features(normal: Normal, count: int) -> Normal:
     The systems are small, differ in size from sublayer to sublayer, and are solved once: compiling a program for each
     size takes longer than LAPACK takes for all of them.
     """
-    gram, cross, mean, *rest = (np.asarray(leaf, np.float64) for leaf in normal)
-    return Normal(gram[:count, :count], cross[:count], mean[:count], *rest)
+    gram = whole(np.asarray(normal.gram)[:count, :count]).astype(np.float64)
+    cross, mean, *rest = (np.asarray(leaf, np.float64) for leaf in normal[1:])
+    return Normal(gram, cross[:count], mean[:count], *rest)
 
 
 def solve(
@@ -96,15 +104,35 @@ def solve(
     spread = np.sqrt(np.maximum(np.diag(gram), 1e-30))[:, None]
     alone, penalty = gram / spread / spread.T, ridge / count
     right = cross / spread + penalty * pull * old_weight * spread
-    weight = _positive_solve(alone + penalty * np.eye(len(alone)), right) / spread
+    scaled = _positive_solve(alone + penalty * np.eye(len(alone)), right)  # weights in these units
+    weight = scaled / spread
     bias = target - mean @ weight if intercept else old_bias
+    # What is left, in closed form: where the gradient of ½ tr(Vᵀ A V) - tr(Vᵀ c) + ½ λ |V - V_old|² vanishes, A V is
+    # known without a product.
+    reach = right - penalty * scaled
+    energy = normal.energy / count - 2 * shift @ target + shift @ shift
+    left = np.sum(scaled * (reach - 2 * (cross / spread))) + energy
+    change = old_weight * spread - scaled
+    rise = 2 * np.sum(change * (reach - cross / spread)) + _quadratic(alone, change)
+    if intercept:  # the old bias misses the mean
+        rise += np.sum((mean @ old_weight + old_bias - target) ** 2)
+    total = max(float(normal.energy / count), 1e-30)
     return Refit(
         weight.astype(np.float32),
         bias.astype(np.float32),
-        _rank(alone),
-        loss(normal, weight, bias),
-        loss(normal, old_weight, old_bias),
+        _rank(alone, np.diag(gram), int(normal.tokens) - intercept),
+        max(float(left), 0.0) / total,
+        max(float(left + rise), 0.0) / total,
     )
+
+
+def _quadratic(matrix: np.ndarray, change: np.ndarray) -> float:
+    """tr(Cᵀ A C): exact, or of many features the mean over random combinations of the columns of C (Hutchinson)."""
+    if len(matrix) > EXACT and change.shape[1] > PROBES:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (change.shape[1], PROBES))
+        change = change @ signs / np.sqrt(PROBES)
+    narrow = change.astype(np.float32)  # precise enough for a report
+    return float(np.sum(narrow * (matrix.astype(np.float32) @ narrow)))
 
 
 def _positive_solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -120,10 +148,12 @@ def _positive_solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
         ) from error
 
 
-def _rank(correlations: np.ndarray) -> int:
-    """Rank by Cholesky with pivots."""
+def _rank(correlations: np.ndarray, variance: np.ndarray, tokens: int) -> int:
+    """Rank by Cholesky with pivots; of many features at most so much: as many as vary, and as there are tokens."""
     if not correlations.size:
         return 0
+    if len(correlations) > EXACT:
+        return min(int(np.sum(variance > UNDETERMINED * np.max(variance))), max(tokens, 0))
     (pivoted,) = get_lapack_funcs(("pstrf",), (correlations,))
     *_, rank, _ = pivoted(correlations, tol=UNDETERMINED)
     return int(rank)

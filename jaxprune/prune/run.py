@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,12 +16,13 @@ from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
 from ..checkpoint.families import FAMILIES
+from ..checks import is_whole
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
 from ..data.text import encode_calibration
 from ..data.tokenizer import Tokenizer
 from ..devices import Devices
-from ..errors import NumericalError
+from ..errors import NumericalError, OutputError, SettingsError
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
@@ -29,6 +31,8 @@ from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs, removed, unit_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
+from .kept import KEEP_BYTES, Kept
+from .measured import Arrays, Measured, fingerprint
 from .search import Curve, uniform_masks
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -47,6 +51,9 @@ class Run:
     mean_length: int  # of the calibration texts, in tokens, rounded up
     on_step: OnStep
     programs: Programs = field(default_factory=Programs)
+    kept: Kept = field(default_factory=Kept)
+    measured: Measured | None = None  # where the measurement is kept until the result is saved
+    resumed: bool = False  # the measurement came from there
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -62,14 +69,25 @@ class Run:
         mesh: Mesh | None = None,
         stream: bool = False,
         tokenizer: Any = None,
+        keep_bytes: int = KEEP_BYTES,
+        out: str | Path | None = None,
+        resume: bool = False,
     ) -> "Run":
         """Tokenise and pack the calibration texts and move them and the weights to the devices.
 
-        `group` keeps every so many texts in a batch of their own (methods that take means over a batch).
+        `group` keeps every so many texts in a batch of their own (methods that take means over a batch). `keep_bytes`
+        is what may be kept of one pass for the next (`Kept`). `out` is the folder that keeps the measurement on disk,
+        to go on from with `resume` (`Measured`).
         """
+        if not is_whole(keep_bytes) or keep_bytes < 0:
+            raise SettingsError(f"keep_bytes must be a whole number of bytes, at least 0, got {keep_bytes!r}.")
+        if resume and out is None:
+            raise SettingsError("resume needs out, the folder that the measurement was kept in.")
+        measured = None if out is None else Measured(out, resume)
         model, began = model.with_tokenizer(tokenizer), time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded = encode_calibration(Tokenizer.of(model), calibration)
+        reader = Tokenizer.of(model)
+        encoded = encode_calibration(reader, calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -81,8 +99,14 @@ class Run:
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
-            warnings=[*model.provenance.warnings, *calibration.warnings],
+            warnings=[
+                *model.provenance.warnings,
+                *calibration.warnings,
+                *reader.doubts(calibration.examples),
+            ],
             programs=Programs(devices=devices),
+            kept=Kept.within(keep_bytes, model.architecture, batches, devices),
+            measured=measured,
         )
         run.phases["prepare"] = time.perf_counter() - began
         return run
@@ -92,12 +116,32 @@ class Run:
         """Book the seconds of a part of the run under `name`."""
         began = time.perf_counter()
         # Host solves come between compiled programs. After each, BLAS threads spin for a while and take the cores from
-        # XLA's: that costs a tenth of a run, more than they save on matrices of this size.
+        # XLA's, where those are the same: that costs a tenth of a run, more than they save on matrices of this size.
         small = max(layer.neurons for layer in self.model.architecture.layers) <= 4096
-        with self.blas.limit(limits=1 if small else None, user_api="blas"):
+        shared = all(device.platform == "cpu" for device in jax.local_devices())
+        with self.blas.limit(limits=1 if small and shared else None, user_api="blas"):
             yield
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
+
+    def once(self, method: str, settings: Any, measure: Callable[[], Arrays]) -> Arrays:
+        """The arrays that `measure` gives; from the run's folder where a run that was stopped left them there.
+
+        A folder that cannot be written costs a warning, not the run.
+        """
+        if self.measured is None:
+            return measure()
+        given = fingerprint(self.model, self.devices.read(self.batches), method, dataclasses.asdict(settings))
+        arrays = self.measured.read(given)
+        self.resumed = arrays is not None
+        if arrays is None:
+            arrays = measure()
+            try:
+                if jax.process_index() == 0:
+                    self.measured.write(given, arrays)
+            except OutputError as error:
+                self.warnings.append(f"the measurement is not kept to go on from: {error}")
+        return arrays
 
     @property
     def devices(self) -> Devices:
@@ -141,7 +185,7 @@ class Run:
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
 
-        The median of a few batches (all have one shape), times their number. Not part of the method: booked nowhere.
+        The median of three batches (all have one shape), times their number. Not part of the method: booked nowhere.
         With streamed weights the pass streams them too, and ends before the head.
         """
         programs, architecture = Programs(devices=self.devices), self.model.architecture  # its own books
@@ -152,7 +196,7 @@ class Run:
             whole = text_losses if architecture.head == "causal_lm" else whole_forward
             forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []
-        for batch in self.batches[:1] + self.batches[:7]:  # the first one compiles and warms up
+        for batch in self.batches[:1] + self.batches[:3]:  # the first one compiles and warms up
             began = time.perf_counter()
             jax.block_until_ready(forward(batch))
             seconds.append(time.perf_counter() - began)
@@ -204,7 +248,7 @@ class Run:
                 "hash": self.calibration.hash,
             },
             "refit": list(refit),
-            "reused": list(reused),
+            "reused": list(reused) or (["measurement of a run that was stopped"] if self.resumed else []),
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }

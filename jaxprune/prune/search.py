@@ -1,14 +1,11 @@
-"""Which units go: elimination curves inside a sublayer, and one threshold across sublayers."""
+"""Which units go: curves of damage inside a sublayer, and one threshold across sublayers."""
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from ..errors import BudgetError, NumericalError
 
@@ -114,144 +111,6 @@ def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
         with suppress(np.linalg.LinAlgError):
             return np.linalg.cholesky(matrix + share * mean * np.eye(n)).astype(np.float32)
     raise NumericalError("the gradients' second moments are not positive semidefinite; calibrate on more texts.")
-
-
-@partial(jax.jit, static_argnames="chunk")
-def eliminate_neurons(
-    gram: Float[Array, "n n"], weight: Float[Array, "n hidden"], chunk: int
-) -> tuple[Int[Array, " steps"], Float[Array, " steps"]]:
-    """Optimal brain surgeon over single features: remove the cheapest, re-fit the rest, repeat.
-
-    `gram` must be positive definite; `weight` are the output weights, in a metric in which squared change is damage.
-    Removing feature i and re-fitting the rest costs w_iᵀ w_i / [G⁻¹]_ii (Hassibi & Stork 1993; ZipLM, Kurtić et al.
-    2023, for structures). The next `chunk` features come from a shortlist of the 2·chunk cheapest, chosen one by one
-    with the shortlist's inverse and weights kept exact; the large matrices are updated once per chunk. Returns the
-    order of removal and each step's damage; steps beyond the last feature (n is no multiple of `chunk`) are marked -1.
-    """
-    n = gram.shape[0]
-    short = min(2 * chunk, n)
-
-    def pick(state, _):
-        inverse, cross, alive = state  # of the shortlist: inverse Gram, w wᵀ, still there
-        cost = jnp.where(alive, jnp.diag(cross) / jnp.diag(inverse), jnp.inf)
-        best = jnp.argmin(cost)
-        column = inverse[:, best] / inverse[best, best]
-        # w_i -= column_i w_best, hence w wᵀ loses two rank-one terms and gains one.
-        cross = cross - jnp.outer(column, cross[best]) - jnp.outer(cross[:, best], column)
-        cross = cross + jnp.outer(column, column) * state[1][best, best]
-        inverse = inverse - jnp.outer(inverse[:, best], inverse[best]) / state[0][best, best]
-        alive = alive.at[best].set(False)
-        keep = alive[:, None] & alive[None, :]
-        inverse = jnp.where(keep, inverse, jnp.eye(short))
-        return (inverse, jnp.where(keep, cross, 0.0), alive), (best, cost[best])
-
-    def body(state, _):
-        inverse, weight, alive = state
-        cost = jnp.where(alive, jnp.sum(weight**2, axis=1) / jnp.diag(inverse), jnp.inf)
-        _, shortlist = jax.lax.top_k(-cost, short)
-        near = alive[shortlist]
-        pairs = near[:, None] & near[None, :]
-        small = jnp.where(pairs, inverse[shortlist][:, shortlist], jnp.eye(short))
-        rows = weight[shortlist] * near[:, None]
-        _, (chosen, damage) = jax.lax.scan(pick, (small, rows @ rows.T, near), None, length=chunk)
-        gone = shortlist[chosen]
-        # The last chunk may choose features that went before; they are marked and change nothing.
-        fresh = alive[gone] & jnp.isfinite(damage)
-        block = jnp.where(fresh[:, None] & fresh[None, :], inverse[gone][:, gone], jnp.eye(chunk))
-        columns = inverse[:, gone] * fresh
-        solved = jax.scipy.linalg.solve(block, columns.T, assume_a="pos")  # [chunk, n]
-        weight = weight - solved.T @ (weight[gone] * fresh[:, None])
-        inverse = inverse - columns @ solved
-        alive = alive.at[gone].set(False)
-        both = alive[:, None] & alive[None, :]
-        inverse = jnp.where(both, inverse, jnp.eye(len(alive)))
-        weight = jnp.where(alive[:, None], weight, 0.0)
-        return (inverse, weight, alive), (jnp.where(fresh, gone, -1), jnp.where(fresh, damage, 0.0))
-
-    steps = -(-n // chunk)
-    half = max(min(steps // 2, (n - short) // chunk), 0)  # after which the second half works on smaller matrices
-    state = jnp.linalg.inv(gram), weight, jnp.ones(n, bool)
-    (inverse, weight, alive), (order, damage) = jax.lax.scan(body, state, None, length=half)
-    left = jnp.argsort(~alive, stable=True)[: n - half * chunk]
-    state = inverse[left][:, left], weight[left], alive[left]
-    _, (later, more) = jax.lax.scan(body, state, None, length=steps - half)
-    later = jnp.where(later >= 0, left[later], -1)
-    return jnp.concatenate([order, later]).reshape(-1), jnp.concatenate([damage, more]).reshape(-1)
-
-
-def eliminate_heads(
-    gram: Float[np.ndarray, "n n"],
-    weight: Float[np.ndarray, "n hidden"],
-    groups: int,
-    queries: int = 1,
-    prices: tuple[int, int] = (1, 0),
-) -> Curve:
-    """As `eliminate_neurons` for heads, units of several features: damage tr(W_uᵀ [G⁻¹]_uu⁻¹ W_u).
-
-    With `queries` above 1 a step removes a key-value group, or the cheapest query head of every group: whichever costs
-    less damage for its price, `prices` being those of a query head and of a group's keys and values. Groups of a layer
-    thus stay alike. On the host: a dozen steps on small matrices take less time than compiling them.
-    """
-    width = len(gram) // (groups * queries)
-    inverse, weight = np.linalg.inv(gram), np.asarray(weight)
-    left, gone, damage, whole = np.arange(groups * queries).reshape(groups, queries), [], [0.0], []
-    while left.size:
-        group = int(np.argmin(_alone(inverse, weight, len(left))))
-        chosen = np.zeros(left.shape, bool)
-        chosen[group] = True
-        best = _Step(inverse, weight, chosen, width)
-        if left.shape[1] > 1:
-            heads = _alone(inverse, weight, left.size).reshape(left.shape)
-            slim = _Step(inverse, weight, np.arange(left.shape[1]) == np.argmin(heads, axis=1)[:, None], width)
-            dear = left.shape[1] * prices[0] + prices[1]
-            if slim.damage / (len(left) * prices[0]) < best.damage / dear:
-                best = slim
-        whole.append(int(best.chosen.all(axis=1).sum()))
-        gone.append(left[best.chosen])
-        damage.append(best.damage)
-        inverse, weight = best.rest()
-        remaining = left[~best.chosen]
-        left = remaining.reshape(len(left) - whole[-1], -1) if remaining.size else remaining.reshape(0, 1)
-    total = np.cumsum(np.maximum(damage, 0))
-    sizes = None if queries == 1 else np.array([len(heads) for heads in gone])
-    return Curve(np.concatenate(gone), total, sizes, None if sizes is None else np.array(whole))
-
-
-def _alone(inverse: np.ndarray, weight: np.ndarray, blocks: int) -> np.ndarray:
-    """The damage of removing each of `blocks` equal blocks of features, [blocks]."""
-    width = len(inverse) // blocks
-    diagonal = np.einsum("uaub->uab", inverse.reshape(blocks, width, blocks, width))
-    weight = weight.reshape(blocks, width, -1)
-    return np.sum(weight * np.linalg.solve(diagonal, weight), axis=(1, 2))
-
-
-class _Step:
-    """The removal of the chosen heads, [groups, queries] flags, and what it does to the inverse and the weights."""
-
-    def __init__(self, inverse: np.ndarray, weight: np.ndarray, chosen: np.ndarray, width: int):
-        self.inverse, self.weight, self.chosen = inverse, weight, chosen
-        self.rows = np.repeat(chosen.reshape(-1), width)
-        self.block = inverse[self.rows][:, self.rows]
-        self.damage = float(np.sum(weight[self.rows] * np.linalg.solve(self.block, weight[self.rows])))
-
-    def rest(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse Gram matrix and re-fitted weights of the heads that are left."""
-        stay = ~self.rows
-        shift = np.linalg.solve(self.block, self.inverse[self.rows][:, stay])
-        inverse = self.inverse[stay][:, stay] - self.inverse[stay][:, self.rows] @ shift
-        return inverse, self.weight[stay] - shift.T @ self.weight[self.rows]
-
-
-def curve(order: Any, damage: Any, units: int) -> Curve:
-    """A curve on the host, from what `eliminate_neurons` returned."""
-    order_np, damage_np = np.asarray(order), np.asarray(damage, np.float64)
-    there = order_np >= 0
-    if there.sum() != units:
-        raise NumericalError(
-            f"the elimination ended after {int(there.sum())} of {units} units: the Gram matrix is too ill-conditioned "
-            "for float32; raise elimination_ridge or calibrate on more texts."
-        )
-    return Curve(order_np[there], np.concatenate([[0.0], np.cumsum(np.maximum(damage_np[there], 0))]))
 
 
 def slopes(damage: np.ndarray, costs: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ order: Σ |w · ∂L/∂w| over all weights of a unit, L the next-token loss on 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ from ..programs import Programs
 from .baselines import by_scores, check_repair
 from .budget import Budget
 from .cut import map_units, unit_counts, unit_sums
+from .kept import KEEP_BYTES
+from .measured import Arrays
 from .run import OnStep, Run
 
 
@@ -36,6 +39,7 @@ class Taylor:
     repair: Literal["none", "scales", "weights"] = field(
         default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
     )
+    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
 
     def __post_init__(self):
         check_repair(self.repair)
@@ -69,6 +73,9 @@ def taylor(
     mesh: Mesh | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
 
@@ -78,7 +85,21 @@ def taylor(
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer)
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
+    run = Run.start(model, calibration, on_step, **where)
+    found = run.once("taylor", settings, lambda: _measured(run))
+    scores = [found[f"scores.{index}"] for index in range(len(found))]
+    return by_scores(run, "taylor", settings, budget, scores)
+
+
+def _measured(run: Run) -> Arrays:
     with run.phase("measure"):
         gradient = summed_gradient(
             run.params,
@@ -87,8 +108,7 @@ def taylor(
             run.programs,
             lambda done: run.step("measure", done, len(run.batches)),
         )
-        scores = taylor_scores(model, gradient)
-    return by_scores(run, "taylor", settings, budget, scores)
+        return {f"scores.{index}": entry for index, entry in enumerate(taylor_scores(run.model, gradient))}
 
 
 def summed_gradient(

@@ -128,9 +128,7 @@ def ready_to_generate(
             f"batch and prompt_length must be at least 1 and new_tokens 2, got {batch}, {prompt_length}, {new_tokens}."
         )
     if a.positions != "none" and prompt_length + new_tokens > a.max_positions:
-        raise SettingsError(
-            f"{prompt_length} prompt tokens and {new_tokens} new ones exceed the model's {a.max_positions} positions."
-        )
+        raise SettingsError(f"{prompt_length} prompt tokens and {new_tokens} new ones exceed the model's {a.limit}.")
     params, rows = jax.device_put(model.params), np.arange(batch, dtype=np.int32)
     ids = np.random.RandomState(seed).randint(0, a.vocab, (batch, prompt_length)).astype(np.int32)
     lengths, ends = np.full(batch, prompt_length, np.int32), np.zeros(0, np.int32)
@@ -184,8 +182,9 @@ def generation_bench(
 
 def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:
     """One text of random tokens a row, no padding."""
-    if architecture.positions == "learned" and length > architecture.max_positions:
-        raise SettingsError(f"length {length} is more than the model's {architecture.max_positions} positions.")
+    bounded = architecture.positions == "learned" or architecture.window is not None
+    if bounded and length > architecture.max_positions:
+        raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
     return Batch(
         ids=jnp.asarray(ids, jnp.int32),

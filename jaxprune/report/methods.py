@@ -51,7 +51,7 @@ class Method(NamedTuple):
     ) -> list[Model]:
         """One pruned model per budget, from one measuring pass. `seed` replaces the settings' own, if they have one.
 
-        `where`: mesh and stream, see `kprune`.
+        `where`: mesh, stream, keep_bytes, and for methods that measure once, out and resume: see `kprune`.
         """
         entry = METHODS[self.name]
         function = getattr(importlib.import_module(entry.module), entry.function)
@@ -59,6 +59,11 @@ class Method(NamedTuple):
         if seed is not None and any(field.name == "seed" for field in dataclasses.fields(settings)):
             settings = dataclasses.replace(settings, seed=seed)
         return list(function(model, calibration, list(budgets), settings, on_step=on_step, **where))
+
+    @property
+    def measures_once(self) -> bool:
+        """Whether the method's measurement can be kept in a folder, to resume from."""
+        return getattr(self.settings, "measures_once", False)
 
 
 def settings_class(name: str) -> type:

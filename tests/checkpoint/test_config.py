@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from jaxprune.checkpoint import load
+from jaxprune.checkpoint import load, save
 from jaxprune.checkpoint.config import architecture_from, declared_task, family_of
 from jaxprune.checkpoint.families import FAMILIES
-from jaxprune.errors import CheckpointError
+from jaxprune.checkpoint.known_settings import as_read
+from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
 from tests.helpers import tiny
 
 BERT = tiny.config("bert")
@@ -152,6 +153,49 @@ def test_keys_of_well_known_checkpoints_pass(family):
     assert tiny.architecture(tiny.config(family, **PUBLISHED[family])).family == family
 
 
+# Keys that other programs leave in config.json, and switches of other families at rest.
+HARMLESS = {
+    "llama": {
+        "use_mrope": False,
+        "rope_interleaved": False,
+        "is_llama_config": True,
+        "unsloth_fixed": True,
+        "max_sequence_length": 2048,
+        "transformers.js_config": {"dtype": "q4"},
+        "neftune_noise_alpha": 5.0,
+        "resid_dropout": 0.1,
+        "partial_rotary_factor": 1.0,
+    },
+    "mistral": {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False, "num_experts": 0},
+    "bert": {
+        "padding": "max_length",
+        "emb_size": 312,
+        "cell": {},
+        "structure": [],
+        "pre_trained": "",
+        "training": "",
+        "classifier_dropout_prob": 0.2,
+    },
+    "distilbert": {"position_embedding_type": "absolute"},
+}
+
+
+@pytest.mark.parametrize("family", HARMLESS)
+def test_keys_that_no_code_reads_and_switches_at_rest_pass(family):
+    expected = tiny.architecture(tiny.config(family))
+    assert tiny.architecture(tiny.config(family, **HARMLESS[family])) == expected
+
+
+@pytest.mark.parametrize(
+    "family, changes",
+    [("distilbert", {"hidden_size": 24, "num_attention_heads": 4}), ("gpt2", {"hidden_size": 24, "n_layer": 7})],
+)
+def test_other_names_of_a_size_win(family, changes):
+    """As transformers reads them (its attribute_map)."""
+    a = tiny.architecture(as_read(FAMILIES[family], tiny.config(family, **changes, num_hidden_layers=3)))
+    assert (a.hidden, a.head_width, len(a.layers)) == (24, 24 // changes.get("num_attention_heads", 3), 3)
+
+
 # --- what is refused
 
 
@@ -171,6 +215,7 @@ def test_an_unknown_family_lists_the_known_ones(model_type):
         {"position_embedding_type": "relative_key"},
         {"pruned_heads": {"0": [1]}},
         {"quantization_config": {"bits": 4}},
+        {"quantization": {"group_size": 64, "bits": 4}},
         {"auto_map": {"AutoModel": "code.Model"}},
     ],
 )
@@ -182,6 +227,33 @@ def test_settings_that_change_the_result_are_refused(changes):
 @pytest.mark.parametrize("value", [True, 3, "on", {"rank": 4}, False])
 def test_settings_that_nobody_knows_are_refused(value):
     refused({**BERT, "talking_heads": value}, "the setting talking_heads = .* is not known for bert")
+
+
+def test_all_unknown_settings_are_named_at_once_and_can_be_ignored(tmp_path):
+    settings = {**BERT, "talking_heads": 3, "use_mrope": True, "num_experts": 8, "unsloth_fixed": True}
+    folder = tiny.write(tmp_path / "model", settings, tiny.tensors(BERT))
+    with pytest.raises(
+        UnknownSettingError, match="the settings talking_heads = '3', use_mrope = 'True', num_e"
+    ) as caught:
+        load(folder)
+    names = ["talking_heads", "use_mrope", "num_experts"]
+    assert list(caught.value.names) == names and "\n" not in str(caught.value)
+    assert "ignore_config_keys" not in str(caught.value) and "ignore_config_keys" in caught.value.__notes__[0]
+    model = load(folder, ignore_config_keys=names)
+    assert model.architecture == tiny.architecture(BERT)
+    assert [name in " ".join(model.provenance.warnings) for name in names] == [True] * 3
+    assert not set(names) & model.provenance.record["source_config"].keys()
+    assert model.provenance.record["ignored_config_keys"] == names
+
+
+def test_an_ignored_key_that_is_not_there_is_said_to_be_none(tmp_path):
+    folder = tiny.write(tmp_path / "model", BERT, tiny.tensors(BERT))
+    model = load(folder, ignore_config_keys=["talking_head"])
+    assert "has no setting talking_head to ignore" in model.provenance.warnings[0]
+    saved = save(load(folder), tmp_path / "saved")
+    assert "no setting talking_head" in load(saved, ignore_config_keys=["talking_head"]).provenance.warnings[0]
+    with pytest.raises(SettingsError, match="ignore_config_keys is 'talking_head', expected a list of names"):
+        load(folder, ignore_config_keys="talking_head")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import CheckpointError
 from tests.helpers import tiny
 
+PLAIN = '{"tokenizer_class": "PreTrainedTokenizerFast"}'  # the file as it is, not what BERT's class makes of it
 EXAMPLES = [jp.Example("good film", None, None)]
 
 
@@ -30,6 +31,7 @@ def model(tmp_path):
     settings = tiny.config("bert")
     folder = tiny.write(tmp_path / "source", settings, tiny.tensors(settings))
     fast("good", "film").save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(PLAIN)
     return load(folder).with_record(method="none")
 
 
@@ -60,6 +62,7 @@ def test_a_tokenizer_that_is_handed_in_is_used_and_saved(model, bare, tmp_path, 
     other = fast("a", "film", "good")
     (tmp_path / "other").mkdir()
     other.save(str(tmp_path / "other" / "tokenizer.json"))
+    (tmp_path / "other" / "tokenizer_config.json").write_text(PLAIN)
     given = tmp_path / "other"
     if kind == "tokenizers":
         given = other
@@ -84,7 +87,7 @@ def test_a_tokenizer_that_is_handed_in_is_used_and_saved(model, bare, tmp_path, 
 
 def test_what_is_no_tokenizer_is_refused(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="empty has no tokenizer files; give the folder of a checkpoint"):
+    with pytest.raises(CheckpointError, match="empty has no tokenizer files; put the checkpoint's"):
         save(model, tmp_path / "out", tokenizer=tmp_path / "empty")
     with pytest.raises(CheckpointError, match="tokenizer is a ndarray, expected a folder, or a fast tokenizer"):
         save(model, tmp_path / "out", tokenizer=np.zeros(2))

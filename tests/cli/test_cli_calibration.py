@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from jaxprune.cli import flags
+from jaxprune.data.task import Example
 from jaxprune.errors import DataError
 
-TASK = SimpleNamespace(kind="single_label", max_length=32, calibration=lambda count, seed: (count, seed))
+SCORED = (Example("  TEXT 3", None, 0),)
+TASK = SimpleNamespace(
+    kind="single_label", max_length=32, validation=SCORED, calibration=lambda count, seed: (count, seed)
+)
 
 
 def draw(file, count: int | None = 3, seed=0):
@@ -39,7 +43,10 @@ def test_rows_are_drawn_as_a_task_draws_them(tmp_path):
     found = draw(file, 4, 5)
     assert [example.text for example in found.examples] == expected
     assert found.max_length == 32 and found.source == str(file)
-    assert [example.text for example in draw(file, 20).examples] == [f"text {number}" for number in range(10)]
+    assert found.seed == 5
+    whole = draw(file, 20)
+    assert [example.text for example in whole.examples] == [f"text {number}" for number in range(10)]
+    assert whole.seed is None and "1 of 10 calibration texts are evaluation texts too" in whole.warnings[1]
 
 
 def test_a_tab_divides_pairs(tmp_path):
@@ -47,11 +54,13 @@ def test_a_tab_divides_pairs(tmp_path):
     file.write_text("a\tb\nc\td\n", encoding="utf-8")
     assert [(example.text, example.pair) for example in draw(file).examples] == [("a", "b"), ("c", "d")]
     file.write_text("a\tb\nc\n", encoding="utf-8")
-    with pytest.raises(DataError, match="some lines hold two texts"):
+    with pytest.raises(DataError, match="line 2 has one text, the first two; make them alike"):
         draw(file)
 
 
-@pytest.mark.parametrize("content, says", [(b"", "holds no texts"), (b"caf\xe9\n", "not UTF-8 \\(byte 3\\)")])
+@pytest.mark.parametrize(
+    "content, says", [(b"", "holds no texts"), (b"caf\xe9\n", "line 1: not UTF-8 \\(byte 0xe9\\)")]
+)
 def test_a_file_that_does_not_serve_is_named(tmp_path, content, says):
     (tmp_path / "texts.txt").write_bytes(content)
     with pytest.raises(DataError, match=says):

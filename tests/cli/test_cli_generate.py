@@ -40,7 +40,7 @@ def test_the_same_seed_draws_the_same_texts(folder, capsys):
     ("arguments", "message"),
     [
         ([], "there is nothing to continue; give --prompt TEXT or --prompts FILE."),
-        (["--prompts", "no-such-file"], "no-such-file cannot be read (No such file or directory); check --prompts."),
+        (["--prompts", "no-such-file"], "no-such-file cannot be read: No such file or directory; check the path."),
         (["--prompt", ""], "prompt 0 is ''; give a text that is not empty."),
         (["--prompt", "the", "--temperature", "1", "--top-p", "2"], "top_p must lie in (0, 1], got 2.0."),
         (["--prompt", "the", "--temperature", "-1"], "temperature must be a number of at least 0, got -1.0."),

@@ -112,6 +112,34 @@ def test_stdout_is_one_object_in_a_process_of_its_own(inputs, tmp_path):
     assert done.stdout.count("\n") == 1
 
 
+def test_an_interrupted_run_goes_on_from_what_it_measured(cli, inputs, tmp_path, monkeypatch):
+    from jaxprune.prune.run import Run
+
+    words = ("prune", *task(inputs), "--remove", 0.5, "--calibration-samples", 16, "--no-evaluate", "--out")
+    expected = cli.json(*words, tmp_path / "plain").data
+
+    def finish(*given, **settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", finish)
+        stopped = cli(*words, tmp_path / "small")
+    assert stopped.code == 130 and "Go on with --resume." in stopped.err
+    assert not (tmp_path / "small").exists() and (tmp_path / "small.run").is_dir()
+    assert "holds what an interrupted run measured; go on with --resume" in cli(*words, tmp_path / "small").err
+    found = cli.json(*words, tmp_path / "small", "--resume").data
+    assert found["layers"] == expected["layers"] and found["reused"] == ["measurement of a run that was stopped"]
+    assert not (tmp_path / "small.run").exists()
+
+
+def test_resume_without_anything_to_go_on_from(cli, inputs, tmp_path):
+    words = ("prune", *task(inputs), "--remove", 0.5, "--calibration-samples", 16, "--no-evaluate", "--resume", "--out")
+    refused = cli(*words, tmp_path / "small", "--method", "magnitude")
+    assert refused.code == 2 and "magnitude has no measurement to go on from" in refused.err
+    told = cli(*words, tmp_path / "small")
+    assert told.code == 0 and "holds nothing to go on from: the run starts anew" in told.err
+
+
 def _numbers(tree):
     if isinstance(tree, dict):
         tree = list(tree.values())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, parameter_shapes
+from tests.helpers.tokenizers import as_it_stands
 
 WORDS = "the a film book plot cast good bad fine dull warm cold long short and but is was very not who when".split()
 VOCABULARY = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
@@ -27,6 +28,7 @@ def write_tokenizer(folder: Path) -> None:
     backend.enable_padding(length=40)
     folder.mkdir(exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
+    as_it_stands(folder)
 
 
 @pytest.fixture(scope="session")

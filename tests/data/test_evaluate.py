@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -259,3 +260,18 @@ def test_streamed_weights_give_the_same_score(kind, tmp_path, monkeypatch):
     found = jp.evaluate(jp.load(source, host=True), task, limit=64, stream=True)
     assert found.examples == expected.examples
     assert found.score == pytest.approx(expected.score, rel=1e-6)
+
+
+def test_a_tokenizer_whose_settings_contradict_its_file_scores_as_in_transformers(tmp_path):
+    folder = tmp_path / "cased"
+    shutil.copytree(demo_model_path(), folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
+    task, cased = jp.tasks.folder(demo_data_path()), jp.load(folder)
+    found = evaluate(cased, task)
+    assert found.score == 0.841  # of transformers 5.23 on torch; 0.904 where texts are lower-cased
+    assert any("another normalizer than its class, BertTokenizer" in warning for warning in found.warnings)
+    exported = jp.export(cased, tmp_path / "exported").folder
+    # What a program reads that knows tokenizer.json alone:
+    (exported / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert evaluate(jp.load(exported), task).score == 0.841

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -44,6 +45,28 @@ def test_both_layouts_read_alike(write, tmp_path):
     assert task.train == ()
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("validation.json", b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE))),
+        ("dev.json", json.dumps([GOOD, NONE], indent=1).encode()),
+        ("validation.jsonl.gz", gzip.compress(b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE)))),
+        ("dev-v2.0.json.gz", gzip.compress(nested(GOOD, NONE))),
+    ],
+)
+def test_every_form_of_json_is_read(write, tmp_path, name, content):
+    write(name, content)
+    lines = write("lines/validation.jsonl", [GOOD, NONE])
+    assert tasks.squad(tmp_path, version=2).validation == tasks.squad(lines, version=2).validation
+
+
+def test_questions_may_share_an_id(write):
+    """Every question is scored on its own, whatever its id."""
+    other = {**GOOD, "context": "A book was good", "answers": {"text": ["book"], "answer_start": [2]}}
+    task = tasks.squad(write("validation.jsonl", [GOOD, other]))
+    assert [answers_of(example) for example in task.validation] == [("film",), ("book",)]
+
+
 def test_squad_from_the_hub(hub):
     hub.splits = {"train": [GOOD], "validation": [GOOD]}
     assert tasks.load("squad").train == tasks.load("squad").validation
@@ -65,7 +88,7 @@ def test_real_squad_files_read_completely(shared):
         ({**GOOD, "answers": {"text": ["film"], "answer_start": []}}, "line 1: answers must have"),
         ({**GOOD, "answers": "film"}, "line 1: answers must have"),
         ({**GOOD, "context": " "}, 'line 1: field "context" is blank'),
-        ({"question": "who", "context": "x"}, 'line 1: field "answers" is missing'),
+        ({**GOOD, "answers": [3]}, "line 1: answers must have"),
         (NONE, "line 1: question without an answer; SQuAD 1.1 has none: use squad2"),
     ],
 )
@@ -87,6 +110,15 @@ def test_malformed_nested_files(write, tmp_path, content, message):
     write("dev-v1.1.json", content)
     with pytest.raises(DataError, match=message):
         tasks.squad(tmp_path)
+
+
+@pytest.mark.parametrize("answers", [{}, {"answers": None}])
+def test_questions_without_answers_calibrate(write, tmp_path, answers):
+    write("train.jsonl", [{"question": "who", "context": CONTEXT, **answers}, GOOD])
+    task = tasks.squad(tmp_path)
+    assert task.calibration(2).count == 2 and task.train[0] == Example("who", CONTEXT, None)
+    with pytest.raises(DataError, match=r"train text 0 has no label, or -1 \(1 of 2 have none\)"):
+        task.split("train")
 
 
 def test_places_and_versions_that_do_not_exist(tmp_path):

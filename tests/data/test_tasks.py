@@ -87,7 +87,6 @@ def test_an_unreachable_hub_is_one_line(hub, name):
         (b"", "validation.jsonl is empty"),
         (b"\n\n", "validation.jsonl is empty"),
         (b'{"sentence": "good", "label": 1}\n\n{"sentence": "caf\xe9", "label": 0}', "line 3: not UTF-8 .byte 0xe9"),
-        ([{"sentence": "good"}], r'line 1: field "label" is missing \(found: sentence\)'),
         ([{"text": "good", "label": 1}], 'line 1: field "sentence" is missing'),
         ([{"sentence": 7, "label": 1}], 'line 1: field "sentence" must be a string, got 7'),
         ([{"sentence": " ", "label": 1}], 'line 1: field "sentence" is blank'),
@@ -170,6 +169,109 @@ def test_lists_are_several_labels(write):
     assert [example.label for example in task.train] == [(1, 0), (), (2,)]
 
 
+def test_texts_without_labels_calibrate(write):
+    """An error comes only where a label is needed."""
+    bare = [{"text": "text 3"}, {"text": "text 4", "label": None}, {"text": "text 5", "label": -1}]
+    task = own(write, rows("yes", "no") + bare, rows("no", "yes"))
+    assert [example.label for example in task.train] == [1, 0, None, None, None]
+    assert {example.text for example in task.calibration(5).examples} == {f"text {n}" for n in (0, 1, 3, 4, 5)}
+    assert len(task.split("validation")) == 2
+    with pytest.raises(DataError, match=r"train text 2 has no label, or -1 \(3 of 5 have none\); add labels or drop"):
+        task.split("train")
+
+
+def test_no_labels_at_all(write):
+    task = own(write, bare := [{"text": "text 3"}, {"text": "text 4", "label": -1}], bare)
+    assert (task.kind, task.labels) == ("unlabelled", ()) and task.calibration(2).count == 2
+    with pytest.raises(DataError, match='has no labels in split "validation"; labelled are none'):
+        task.split("validation")
+
+
+def test_training_texts_alone_calibrate(write, tmp_path):
+    write("own/train.jsonl", rows(0, 1))
+    write("sst2/train.jsonl", [{"sentence": ONE}, {"sentence": TWO, "label": 1}])
+    for task in (tasks.folder(tmp_path / "own"), tasks.glue("sst2", tmp_path)):
+        assert task.calibration(2).count == 2
+        with pytest.raises(DataError, match='has no examples in split "validation"; labelled are train'):
+            task.split("validation")
+    with pytest.raises(DataError, match=r"has no train.jsonl, validation.jsonl or test.jsonl .found: own, sst2.; add"):
+        tasks.folder(tmp_path)
+
+
+def test_minus_one_among_ratings_is_a_rating_unless_all_are(write):
+    write("test.jsonl", rows(-1, -1))
+    task = own(write, rows(0.5, -1), rows(-1, 2))
+    assert [example.label for example in (*task.train, *task.validation)] == [0.5, -1.0, -1.0, 2.0]
+    assert not task.is_labelled("test") and task.kind == "regression"
+
+
+def test_labels_of_a_point_beside_class_names(write):
+    write("labels.json", b'["no", "yes"]')
+    with pytest.raises(DataError, match="label 1.0 has a point, but labels.json names classes; write integers"):
+        own(write, rows(1.0, 0.0))
+
+
+@pytest.mark.parametrize("names, expected", [(None, [1, 0]), (b'["true", "false"]', [0, 1])])
+def test_truth_values_are_names(write, names, expected):
+    if names is not None:
+        write("labels.json", names)
+    task = own(write, rows(True, False))
+    assert [example.label for example in task.train] == expected and task.kind == "single_label"
+    assert task.labels == (("False", "True") if names is None else ("true", "false"))
+    with pytest.raises(DataError, match="label true is none of the 2 classes"):
+        write("labels.json", b'["no", "yes"]')
+        own(write, rows(True))
+
+
+def test_numbers_in_quotes_are_names_in_the_order_of_numbers(write):
+    task = own(write, rows("10", "2", "1"))
+    assert (task.labels, [example.label for example in task.train]) == (("1", "2", "10"), [2, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], [(0, 2), ()]),
+        ([[True, False], [False, True]], [(0,), (1,)]),
+        ([[0.0, 1.0], [1.0, 0.0]], [(1,), (0,)]),
+        ([[0.0, 1], [1, 0]], [(1,), (0,)]),
+        ([[1, 0, 0], [0, 1, 0]], [(0,), (1,)]),  # as classes they would name one twice
+        ([[1, 0, 1], None], [(0, 2), None]),
+        ([[0, 1], [1, 0], [1]], [(0, 1), (1, 0), (1,)]),  # a shorter list: no entry for every class
+        ([[0, 1], [1, 2]], [(0, 1), (1, 2)]),
+        ([[2], [1]], [(2,), (1,)]),
+    ],
+)
+def test_lists_that_can_be_one_thing_only(write, labels, expected):
+    task = own(write, rows(*labels))
+    assert (task.kind, [example.label for example in task.train]) == ("multi_label", expected)
+
+
+def test_the_number_of_class_names_tells_lists_apart(write):
+    write("labels.json", b'["a", "b", "c"]')
+    assert [example.label for example in own(write, rows([0, 1], [1, 0])).train] == [(0, 1), (1, 0)]
+    with pytest.raises(DataError, match=r"label .1.0, 0.0. must be 0 or 1 for each of 3 classes"):
+        own(write, rows([1.0, 0.0]))
+    write("labels.json", b'["a", "b"]')
+    with pytest.raises(DataError, match=r'write names \(."a", "b".\) for the first'):
+        own(write, rows([0, 1]))
+
+
+@pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [[0, 1], [0, 1]], [[1], [0]], [[0, 1], None]])
+def test_lists_that_can_be_two_things_are_an_error(write, labels):
+    with pytest.raises(DataError) as caught:
+        own(write, rows(*labels))
+    assert "line 1: label" in str(caught.value) and "\n" not in str(caught.value)
+    for word in ("the classes that hold", "0 and 1 for each of", "write names", "a point"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [[[0.3, 0.7]], [[1.0, 0.0], [1.0]], [[1.0, 0.0], [2, 0]], [[True, False], [2]]])
+def test_lists_with_points_have_an_entry_for_every_class(write, labels):
+    with pytest.raises(DataError, match="must be 0 or 1 for each of 2 classes, as lists with points or truth values"):
+        own(write, rows(*labels))
+
+
 def test_numbers_with_a_point_are_a_regression(write):
     task = own(write, rows(0.5, 2, 1.5))
     assert (task.kind, task.metric, task.beside) == ("regression", "pearson", ("spearman",))
@@ -193,7 +295,10 @@ def test_a_test_file_with_labels_is_a_split_of_its_own(write):
 
 
 def test_pairs_and_a_missing_train_file(write):
-    path = write("test.jsonl", [{"text": ONE, "text_pair": TWO, "label": 0}, {"text": ONE, "label": 1}])
+    path = write(
+        "test.jsonl",
+        [{"text": ONE, "text_pair": TWO, "label": 0}, {"text": ONE, "text_pair": None, "label": 1}],
+    )
     for where in (path, path.parent):  # one file will do as well
         task = tasks.folder(where)
         assert task.validation == (Example(ONE, TWO, 0), Example(ONE, None, 1)) and task.train == ()
@@ -204,17 +309,31 @@ def test_pairs_and_a_missing_train_file(write):
 @pytest.mark.parametrize(
     "lines, message",
     [
-        (rows("yes", 3), "line 2: label 3 is none of the 1 classes"),
-        (rows(0, -1), "line 2: label -1 is none of the 1 classes"),
-        (rows(0, True), "line 2: label must be an integer, .* got true"),
-        (rows(0, None), "line 2: label must be an integer, .* got null"),
-        (rows(0, [1]), "line 2: label is a list of classes here and a single one elsewhere"),
-        (rows([0, 1, 1]), "line 1: label .0, 1, 1. names a class twice"),
+        (rows("yes", 3), "line 2: label is a number here, a name in .* line 1; write all labels alike"),
+        (rows(0, -2), "line 2: label -2 is none of the 1 classes"),
+        (rows(0, True), "line 2: label is true or false here, a number in .* line 1; write all labels alike"),
+        (rows(0, {}), "line 2: label must be an integer, .* got {}"),
+        (rows(0, float("nan")), "line 2: label is NaN; write null where there is no label"),
+        (rows("yes", " "), "line 2: label is blank; write null where there is no label"),
+        (rows(0, [1]), "line 2: label is a list here, a number in .* line 1; write all labels alike"),
+        (rows([0, 2, 2]), "line 1: label .0, 2, 2. names a class twice"),
+        (rows(["a", 1]), "line 1: label 1 is a number, others are names"),
+        (rows(["a", ""]), 'line 1: label ."a", "". holds ""; list names or numbers'),
+        (rows(["a"], [None]), "line 2: label .null. holds null; list names or numbers"),
+        (rows("Yes", "no", "yes"), 'line 3: label "yes" differs from "Yes" in case or blanks only'),
+        (rows("0.5", "3"), 'line 1: label "0.5" is a number in quotes; write it without'),
         (rows(0.5, "high"), 'line 2: field "label" must be a finite number, got "high"'),
         (rows(0.5, 10**400), 'line 2: field "label" must be a finite number, got 1000'),
         (rows(0, 10**12), "line 2: label 1000000000000 is too large for a class"),
         ([{"text": ONE, "text_pair": "", "label": 0}], 'line 1: field "text_pair" is blank'),
-        ([{"text": ONE}], 'line 1: field "label" is missing'),
+        ([{"text": ONE, "Labels": 1}], 'line 1: field "Labels" is not read; call it "label"'),
+        ([{"text": ONE, "text2": TWO, "label": 1}], 'line 1: field "text2" is not read; call it "text_pair"'),
+        (
+            [{"text": ONE, "text_pair": TWO, "label": 0}, {"text": ONE, "label": 1}],
+            'line 2: field "text_pair" is missing, .* line 1 has one; write null for a single text',
+        ),
+        ([{"text_pair": ONE, "label": 0}], r'line 1: field "text" is missing .found: text_pair, label.'),
+        ([{"text": 7, "label": 0}], 'line 1: field "text" must be a string, got 7'),
     ],
 )
 def test_labels_that_make_no_task(write, lines, message):
@@ -229,6 +348,7 @@ def test_labels_that_make_no_task(write, lines, message):
         (b'{"a": 0}', "must be a JSON list of label names"),
         (b'["a", "a"]', "names a label twice"),
         (b'["a"]', "line 2: label 1 is none of the 1 classes"),
+        (b'["a", "\\u0062"', "labels.json is not JSON"),
     ],
 )
 def test_bad_label_files(write, content, message):

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -17,9 +16,9 @@ def words(encoded):
     return [ids.tolist() for ids in encoded.ids]
 
 
-def test_ids_and_types_with_special_tokens(tokenizer_folder):
+def test_ids_and_types_with_special_tokens(tiny):
     examples = [Example("The film", None, 0), Example("good", "bad plot", 0)]
-    encoded = Tokenizer.of(tokenizer_folder).encode(examples, 16)
+    encoded = Tokenizer.of(tiny()).encode(examples, 16)
     assert words(encoded) == [[CLS, 4, 6, SEP], [CLS, 10, SEP, 11, 8, SEP]]
     assert [types.tolist() for types in encoded.types] == [[0] * 4, [0, 0, 0, 1, 1, 1]]
     assert encoded.tokens == 10 and len(encoded) == 2 and encoded.ids[0].dtype == np.int32
@@ -76,9 +75,19 @@ def test_half_a_character_in_a_question_or_context_is_named(tokenizer_folder):
             Tokenizer.of(tokenizer_folder).windows(questions, contexts, 16, 4)
 
 
-def test_vocabulary_larger_than_the_embedding(tiny):
-    with pytest.raises(DataError, match="token id 25, the model's embedding 20 rows"):
-        Tokenizer.of(tiny(vocab=20))
+def test_a_token_that_the_embedding_lacks_matters_where_a_text_has_it(tiny):
+    tokenizer = Tokenizer.of(tiny(vocab=20))
+    assert words(tokenizer.encode([Example("the film", None, 0)], 16)) == [[CLS, 4, 6, SEP]]
+    message = "text 1 has the token 'who', id 24, and the model's embedding has 20 rows; drop the token, or use the"
+    for read in (
+        lambda texts: tokenizer.encode([Example(text, None, 0) for text in texts], 16),
+        tokenizer.prompts,
+        lambda texts: tokenizer.windows(["the film"] * 2, texts, 16, 4),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(["the film", "film who"])
+    with pytest.raises(DataError, match="text 0 has the token 'when', id 25"):
+        tokenizer.plain("who when")
 
 
 def test_missing_or_broken_files(tmp_path, tiny):
@@ -102,11 +111,6 @@ def test_vocab_txt_alone(tmp_path, config):
     encoded = Tokenizer.of(tmp_path).encode([Example("Films", "film", 0)], 16)
     assert words(encoded) == [[2, 5, 6, 3, 5, 3]]
     assert encoded.types[0].tolist() == [0, 0, 0, 0, 1, 1]
-
-
-def test_tokenizer_json_needs_no_transformers(tokenizer_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # an import would raise
-    assert words(Tokenizer.of(tokenizer_folder).encode([Example("film", None, 0)], 8)) == [[CLS, 6, SEP]]
 
 
 def test_windows_cover_the_context_and_know_their_characters(tokenizer_folder):

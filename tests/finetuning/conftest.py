@@ -6,6 +6,7 @@ import pytest
 
 import jaxprune as jp
 from tests.helpers import tiny
+from tests.helpers.tokenizers import as_it_stands
 
 WORDS = "the a film book plot cast good bad fine dull warm cold long short and but is was very not who when".split()
 
@@ -21,6 +22,7 @@ def write_tokenizer(folder: Path) -> int:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     backend.save(str(folder / "tokenizer.json"))
+    as_it_stands(folder)
     return len(vocabulary)
 
 

@@ -388,7 +388,7 @@ def test_a_loss_that_is_not_finite_names_step_and_state(model, ready, tmp_path):
 
 def test_texts_without_labels_are_named(model, task):
     bare = replace(task, train=(*task.train[:3], task.train[3]._replace(label=None), *task.train[4:]))
-    with pytest.raises(DataError, match=r"training text 3 has no label \(1 of 48 have none\)"):
+    with pytest.raises(DataError, match=r"train text 3 has no label, or -1 \(1 of 48 have none\)"):
         jp.finetune(model, bare, SETTINGS)
     with pytest.raises(DataError, match='no examples in split "train"'):
         jp.finetune(model, replace(task, train=()), SETTINGS)

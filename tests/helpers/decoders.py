@@ -6,6 +6,7 @@ from typing import Any
 import jaxprune as jp
 from tests.finetuning.conftest import WORDS, write_tokenizer
 from tests.helpers import tiny
+from tests.helpers.tokenizers import write_letters
 
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
 
@@ -19,5 +20,8 @@ def settings(family: str, **changes: Any) -> dict[str, Any]:
 def language_model(folder: Path, family: str, **changes: Any) -> jp.Model:
     config = settings(family, **changes)
     tiny.write(folder, config, {name: 0.5 * tensor for name, tensor in tiny.tensors(config).items()})
-    write_tokenizer(folder)
+    if family == "qwen2":
+        assert write_letters(folder, WORDS) == 4 + len(WORDS)
+    else:
+        write_tokenizer(folder)
     return jp.load(folder)

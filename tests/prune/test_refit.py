@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxprune.errors import NumericalError
-from jaxprune.prune.refit import accumulate, empty_normal, solve, solve_scales
+from jaxprune.prune import refit
+from jaxprune.prune.refit import accumulate, empty_normal, first_features, loss, solve, solve_scales
 
 
 def data(n=6, hidden=3, tokens=80, seed=0):
@@ -106,3 +107,37 @@ def test_scales_of_a_sublayer_that_lost_everything():
     fit = solve_scales(sums(features, target, weight), np.ones((0, 3), np.float32), np.ones(3), 1e-3, 0)
     assert fit.weight.shape == (0, 3)
     np.testing.assert_array_equal(fit.bias, 1)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_both_residuals_are_the_losses_of_their_weights(intercept):
+    features, target, weight = data()
+    rng = np.random.default_rng(3)
+    old_weight, old_bias = rng.normal(size=(6, 3)), rng.normal(size=3)
+    normal = sums(features, target, weight)
+    fit = solve(normal, old_weight, old_bias, 5.0, 0.7, intercept)
+    whole = first_features(normal, 6)
+    np.testing.assert_allclose(fit.residual, loss(whole, fit.weight, fit.bias), rtol=1e-4)  # the sums are float32
+    np.testing.assert_allclose(fit.before, loss(whole, old_weight, old_bias), rtol=1e-4)
+
+
+def test_of_many_features_the_report_is_an_estimate(monkeypatch):
+    features, target, weight = data(n=8, hidden=40, tokens=400)
+    features[..., 7] = 0  # a feature that never speaks
+    old = np.random.default_rng(4).normal(size=(8, 40))
+    args = sums(features, target, weight), old, np.zeros(40), 1.0, 1.0, True
+    exact = solve(*args)
+    monkeypatch.setattr(refit, "EXACT", 4)
+    monkeypatch.setattr(refit, "PROBES", 30)
+    estimated = solve(*args)
+    np.testing.assert_array_equal(estimated.weight, exact.weight)
+    assert estimated.rank == exact.rank == 7 and estimated.residual == exact.residual
+    np.testing.assert_allclose(estimated.before, exact.before, rtol=0.15)  # 30 of 40 directions, drawn at random
+    assert estimated.before != exact.before
+
+
+def test_of_many_features_the_rank_is_at_most_the_number_of_tokens(monkeypatch):
+    monkeypatch.setattr(refit, "EXACT", 4)
+    features, target, weight = data(n=20, tokens=8)
+    weight[0, 0] = 0  # this one counts for nothing
+    assert solve(sums(features, target, weight), np.ones((20, 3)), np.zeros(3), 0.1, 1.0, False).rank == 7

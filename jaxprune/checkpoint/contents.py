@@ -1,0 +1,132 @@
+"""What a folder's files hold, under its family's names: prefixes off, tied tensors told apart, leftovers named."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .families import Family, Head
+from .files import listed
+from .layout import separated
+from .read import FLOATS, Stored, read_tensors
+
+# Parts of a name that wrappers add wherever they stand: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
+    """The files' tensors by the family's names, without the encoder's prefix and what training programs put before it.
+
+    Raises `CheckpointError` where two different tensors come under one name.
+    """
+    found = {_unwrapped(name): stored for name, stored in read_tensors(folder).items()}
+    outer = _outer_prefix(found, family)
+    tensors: dict[str, Stored] = {}
+    for name, stored in found.items():
+        short = name.removeprefix(outer).removeprefix(family.prefix)
+        if short in tensors and not _equal(stored, tensors[short]):
+            raise CheckpointError(
+                f"{folder} holds two different tensors {short}, with and without {family.prefix!r} before it; delete "
+                "one."
+            )
+        tensors[short] = stored
+    return separated(tensors, family)
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _outer_prefix(names: Mapping[str, Any], family: Family) -> str:
+    """What stands before the family's own names: "module." of a parallel wrapper, "model." of a trainer's; else ""."""
+    known = f"{family.modules['layers.{}.feed_forward.down'].format(0)}.weight"
+    before = {name[: -len(known)] for name in names if f".{name}".endswith(f".{known}")}
+    return before.pop().removesuffix(family.prefix) if len(before) == 1 else ""
+
+
+def _equal(one: Stored, other: Stored) -> bool:
+    return one.shape == other.shape and np.array_equal(one.read(), other.read())
+
+
+def tied_as_stored(
+    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str
+) -> tuple[Mapping[str, Any], dict[str, Stored], tuple[str, ...]]:
+    """Settings, tensors and warnings of a language model whose head is the token table, as the files bear it out.
+
+    As in transformers: of two equal tensors one serves for both, and so does one that is there alone; where they
+    differ, the head counts, and the settings that come back say so.
+    """
+    if "tied" not in family.keys:
+        return config, dict(tensors), ()
+    key = family.keys["tied"]
+    said = config.get(key)
+    if not (family.defaults[key] if said is None else said):
+        return config, dict(tensors), ()
+    table, head = (f"{module}.weight" for module in (family.modules["embed.token"], family.heads["causal_lm"].output))
+    if head not in tensors:
+        return config, dict(tensors), ()
+    if table in tensors and not _equal(tensors[table], tensors[head]):
+        warning = (
+            f"{where}: {key} is true, but the files hold two different tensors, {table} and {head}: they were not "
+            f"tied, as in transformers; {key} = false would say so."
+        )
+        return {**config, key: False}, dict(tensors), (warning,)
+    others = {name: stored for name, stored in tensors.items() if name != head}
+    return config, {**others, table: tensors[head]}, ()
+
+
+def check_fit(
+    folder: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Stored],
+    family: Family,
+    head: Head | None,
+) -> tuple[str, ...]:
+    """Compare the files' tensors with the `expected` shapes; returns warnings that name tensors that nothing reads.
+
+    `head` is the one whose tensors are expected. Raises `CheckpointError` for tensors that are missing, misshapen or
+    no plain numbers, and for such as would change the result, had the settings a place for them: a bias, a layer.
+    """
+    unknown = [name for name in tensors if name not in expected and not _left_out(name, family, head)]
+    misplaced = [name for name in unknown if _of_model(name, family, head)]
+    complaints = {
+        "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors],
+        "extra": [f"{name} {list(tensors[name].shape)}" for name in misplaced],
+        "misshapen": [
+            f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+        "not of floats (quantised weights are not read)": [
+            f"{name} is {tensors[name].dtype}"
+            for name in expected
+            if name in tensors and tensors[name].dtype not in FLOATS.values()
+        ],
+    }
+    parts = [f"{complaint}: {listed(names)}" for complaint, names in complaints.items() if names]
+    if parts:
+        raise CheckpointError(f"the tensors of {folder} do not fit its config.json; {'; '.join(parts)}.")
+    strange = [f"{name} {list(tensors[name].shape)}" for name in unknown]
+    return (f"{folder} holds tensors that the model does not read: {listed(strange)}.",) if strange else ()
+
+
+def _left_out(name: str, family: Family, head: Head | None) -> bool:
+    """True for tensors that are left out on purpose: of other heads, and what the family's row lists."""
+    modules = {
+        module
+        for other in family.heads.values()
+        if other is not head
+        for module in (other.output, other.pooler)
+        if module
+    } - ({head.output, head.pooler} if head else set())
+    patterns = (*family.ignored, *(f"{module}.*" for module in modules))
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _of_model(name: str, family: Family, head: Head | None) -> bool:
+    """True for tensors of modules that the family computes, in whatever layer."""
+    modules = [*family.modules.values(), *([head.output, head.pooler] if head else [])]
+    return any(fnmatchcase(name, f"{module.replace('{}', '*')}.*") for module in modules if module)

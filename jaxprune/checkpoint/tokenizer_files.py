@@ -1,0 +1,212 @@
+"""The tokenizer of a checkpoint: the files it is made of, and what transformers makes of them.
+
+transformers builds a tokenizer from three places: tokenizer.json (or older vocabulary files), the settings in
+tokenizer_config.json and the class that these or config.json name. A class may rebuild parts of tokenizer.json from the
+settings. All that is left to transformers here, for every family, so that a text has the same tokens in both.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError
+from ..model.model import Model
+from .files import inside, read_json
+from .manifest import MANIFEST, read_manifest
+
+TOKENIZER_JSON = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
+_VOCABULARIES = (TOKENIZER_JSON, "vocab.txt", "vocab.json", "tokenizer.model")  # one of them is needed
+TOKENIZER_FILES = (
+    *_VOCABULARIES,
+    "merges.txt",
+    _SETTINGS,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# The class for files that no configuration names one for; other files belong to several.
+_PLAIN_CLASSES = {TOKENIZER_JSON: "PreTrainedTokenizerFast", "vocab.txt": "BertTokenizer"}
+_HINT = f"put the checkpoint's {TOKENIZER_JSON} there"
+
+
+class TokenizerRead(NamedTuple):
+    """A tokenizer as transformers builds it, and what it does with texts beyond turning them into ids."""
+
+    backend: Any  # tokenizers.Tokenizer, with the truncation and padding that its file asks for
+    name: str  # of transformers' class
+    cut_left: bool  # a text that is too long loses its beginning
+    types: bool  # the model is given token types; where not, it reads all tokens as type 0
+    replaced: tuple[str, ...]  # parts of tokenizer.json that class and settings have replaced by others
+
+
+def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) -> TokenizerRead:
+    """The tokenizer of a folder, for the model that `config`, the contents of a config.json, describes.
+
+    Without `config` it is the folder's own; a folder of ours says it in jaxprune.json. Imports transformers: seconds.
+    Raises `CheckpointError` where there are no usable files.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
+    present = [name for name in TOKENIZER_FILES if inside(folder, name).is_file()]
+    found = [name for name in _VOCABULARIES if name in present]
+    if not found:
+        raise CheckpointError(
+            f"{folder} has no tokenizer files; put the checkpoint's {TOKENIZER_JSON} there (or its vocab.txt)."
+        )
+    config = config_of(folder) if config is None else config
+    settings = read_json(folder / _SETTINGS, "copy it anew") if _SETTINGS in present else {}
+    tokenizer = _build(folder, config, settings, found)
+    if TOKENIZER_JSON not in found:
+        needed = {name for kind, name in tokenizer.vocab_files_names.items() if kind != "tokenizer_file"}
+        if missing := sorted(needed - set(present)):
+            # transformers builds a tokenizer without words then, and says nothing.
+            raise CheckpointError(
+                f"{folder} has no {' and no '.join(missing)}, which a {type(tokenizer).__name__} is made of; {_HINT}."
+            )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); {_HINT}.")
+    return TokenizerRead(
+        backend,
+        type(tokenizer).__name__,
+        tokenizer.truncation_side == "left",
+        "token_type_ids" in tokenizer.model_input_names,
+        _replaced(folder, tokenizer) if TOKENIZER_JSON in found else (),
+    )
+
+
+def config_for(model: Model) -> dict[str, Any]:
+    """What says which class the tokenizer of `model` is: its checkpoint's config.json, else its family."""
+    config = model.provenance.record.get("source_config")
+    return config if isinstance(config, dict) else {"model_type": model.architecture.family}
+
+
+def copy_tokenizer(source: str | Path, config: Mapping[str, Any], folder: Path) -> None:
+    """Copy what tells texts from ids, and see that tokenizer.json is there and says what transformers reads.
+
+    `config` as in `read_tokenizer`. A link that leads elsewhere is not followed; files that cannot be read are copied
+    as they are.
+    """
+    source = Path(source)
+    for name in TOKENIZER_FILES:
+        with contextlib.suppress(CheckpointError):
+            if inside(source, name).is_file():
+                shutil.copyfile(source / name, folder / name)
+    try:
+        backend = read_tokenizer(source, config).backend
+    except CheckpointError:  # said, or to be said, to whoever gives it texts
+        return
+    said, file = backend.to_str(pretty=True), folder / TOKENIZER_JSON
+    if not file.exists() or json.loads(_stored(file).to_str()) != json.loads(said):
+        file.write_text(said, encoding="utf-8")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder, or what a folder of ours says of its source's; empty where there is neither."""
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        config = manifest.get("source_config")
+        return config if isinstance(config, dict) else {"model_type": manifest["architecture"].get("family")}
+    if (folder / "config.json").exists():
+        return read_json(inside(folder, "config.json"), "copy it anew")
+    return {}
+
+
+def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], found: list[str]) -> Any:
+    """transformers' tokenizer of a folder. Raises `CheckpointError` that says what is wrong with which file."""
+    if not any((settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type"))):
+        if found[0] not in _PLAIN_CLASSES:
+            raise CheckpointError(
+                f"nothing in {folder} says which class of tokenizer {found[0]} belongs to; {_HINT}, or its config.json."
+            )
+        config = {"tokenizer_class": _PLAIN_CLASSES[found[0]]}
+    if found == ["tokenizer.model"]:
+        _check_sentencepiece(folder / found[0])
+    with _quiet():
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(
+                str(folder), config=_class_config(config), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # of many kinds: the tokenizers package raises bare Exceptions
+            if TOKENIZER_JSON in found:
+                _stored(folder / TOKENIZER_JSON)  # where that is what is wrong, say so
+            if found == ["tokenizer.model"] and "tiktoken" in str(error):  # its last resort, for any damaged file
+                error = ValueError("tokenizer.model is no SentencePiece file that it can read")
+            hint = "copy it anew" if TOKENIZER_JSON in found else _HINT
+            raise CheckpointError(f"the tokenizer files in {folder} do not load: {_line(error)}; {hint}.") from error
+
+
+def _class_config(config: Mapping[str, Any]) -> Any:
+    """As much of a config.json as decides on the tokenizer's class; its sizes, which may be unusual, stay out."""
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = str(config.get("model_type"))
+    out = CONFIG_MAPPING[kind]() if kind in CONFIG_MAPPING else PreTrainedConfig()
+    if isinstance(name := config.get("tokenizer_class"), str):
+        out.tokenizer_class = name
+    return out
+
+
+def _check_sentencepiece(file: Path) -> None:
+    """transformers needs a package for such a file that it does not bring, and names another one in its error."""
+    with file.open("rb") as lines:
+        ranks = re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+\s*", lines.readline(1000)) is not None
+    package, kind = ("tiktoken", "tiktoken") if ranks else ("sentencepiece", "SentencePiece")
+    if find_spec(package) is None:
+        raise CheckpointError(
+            f"{file} is a {kind} file, which the package {package} reads: pip install {package}, or {_HINT}."
+        )
+
+
+# Of tokenizer.json, what decides on ids; its tokens are compared as the model's.
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
+
+
+def _replaced(folder: Path, tokenizer: Any) -> tuple[str, ...]:
+    if type(tokenizer).__name__ == "TokenizersBackend":  # the class that takes the file as it is
+        return ()
+    stored, built = (_parts(backend) for backend in (_stored(folder / TOKENIZER_JSON), tokenizer.backend_tokenizer))
+    return tuple(part for part in _PARTS if stored[part] != built[part])
+
+
+def _parts(backend: Any) -> dict[str, Any]:
+    """The parts of a tokenizer.json, "" and null taken for the same."""
+    parts = json.loads(backend.to_str())
+    return parts | {"model": {name: value for name, value in parts["model"].items() if value not in ("", None)}}
+
+
+def _stored(file: Path) -> Any:
+    """The `tokenizers.Tokenizer` that a file holds, as it stands."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exceptions
+        raise CheckpointError(f"{file} is not a tokenizer: {_line(error)}; copy it anew.") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' notices ("PyTorch was not found"); what matters in them is said by us."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # a level of its own logger would not outlast its import
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text: our messages are one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
