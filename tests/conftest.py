@@ -1,4 +1,7 @@
-"""What all tests share: the CPU, and where real inputs lie when they are there.
+"""What all tests share: the platform, and where real inputs lie when they are there.
+
+Tests run on the CPU. `JAXPRUNE_TEST_PLATFORM=cuda,cpu` runs them on a GPU, host memory beside it, at full precision:
+their tolerances are those of float32.
 
 Strict dtype promotion is not set: optax mixes its int32 step count with floats.
 """
@@ -7,7 +10,11 @@ import gc
 import os
 from contextlib import contextmanager
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no test may depend on an accelerator
+# Before JAX is imported. No test may depend on an accelerator, nor take one unasked.
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXPRUNE_TEST_PLATFORM") or "cpu"
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # tests start processes, which share the device
 
 from pathlib import Path
 
@@ -23,6 +30,11 @@ hypothesis.settings.load_profile("jaxprune")
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+    # Test files may have equal names. Said here too: `-o addopts=` is how to run where beartype is missing.
+    config.option.importmode = "importlib"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -120,6 +120,13 @@ def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Arc
             f"token ids run from {ids.min()} to {ids.max()}, the model's embedding has {architecture.vocab} rows; "
             "use the tokenizer that belongs to it."
         )
+    if architecture.token_types > 1:  # others read every token as type 0
+        types = np.concatenate(encoded.types)
+        if types.min() < 0 or types.max() >= architecture.token_types:
+            raise DataError(
+                f"token types run from {types.min()} to {types.max()}, the model has {architecture.token_types}; "
+                "give those of its tokenizer."
+            )
 
 
 def _fill(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:

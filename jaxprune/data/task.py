@@ -52,7 +52,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Texts that a method measures a model on; their labels are not used."""
+    """Texts that a method measures a model on, or their token ids; their labels are not used."""
 
     examples: tuple[Example, ...]  # in the order drawn
     source: str
@@ -61,20 +61,24 @@ class Calibration:
     kind: Kind | None = None
     warnings: tuple[str, ...] = ()
     windows: int | None = None  # of running text: how many windows of `max_length` tokens are drawn
+    ids: tuple[tuple[int, ...], ...] = ()  # token ids of every text, in place of `examples`
+    types: tuple[tuple[int, ...], ...] = ()  # token types of every text, where ids are given
 
     def __post_init__(self):
-        if not self.examples:
+        if not self.examples and not self.ids:
             raise DataError("there are no calibration texts; give at least one, better 512.")
 
     @property
     def count(self) -> int:
         """Texts, or windows of a running text."""
-        return len(self.examples) if self.windows is None else self.windows
+        return len(self.ids or self.examples) if self.windows is None else self.windows
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the texts in their order."""
+        """SHA-256 of the texts, or of their token ids and types, in their order."""
         digest = hashlib.sha256()
+        for pair in zip(self.ids, self.types, strict=True):
+            digest.update(json.dumps(pair).encode())
         for example in self.examples:
             digest.update(json.dumps([example.text, example.pair], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -116,6 +120,30 @@ class Calibration:
             source=str(path),
         )
         return replace(found, seed=seed) if drawn else found
+
+    @staticmethod
+    def of_ids(ids: Any, mask: Any, *, types: Any = None, source: str = "given token ids") -> "Calibration":
+        """Calibrate on texts that are token ids already: no tokenizer is asked, and nothing is added or cut.
+
+        `ids`, whole numbers [texts, length], and `mask` of the same shape, 1 on tokens and 0 on padding (left or
+        right), as tokenizers give them (`input_ids`, `attention_mask`); `types` likewise, where a model tells the two
+        texts of a pair apart. A mask of None says that every slot is a token; only then may texts differ in length.
+        Raises `DataError`.
+        """
+        table = [_whole_numbers(row, f"ids of calibration text {number}") for number, row in enumerate(ids)]
+        masks = [np.ones_like(row) for row in table] if mask is None else _beside(table, mask, "mask")
+        kinds = [np.zeros_like(row) for row in table] if types is None else _beside(table, types, "types")
+        for number, row in enumerate(masks):
+            if not np.isin(row, (0, 1)).all():
+                raise DataError(f"mask of calibration text {number} has values beside 0 and 1; 1 marks a token.")
+            if not row.any():
+                raise DataError(f"calibration text {number} has no tokens; drop it.")
+        chosen = [row.astype(bool) for row in masks]
+        texts, kinds = (
+            tuple(tuple(row[keep].tolist()) for row, keep in zip(rows, chosen, strict=True)) for rows in (table, kinds)
+        )
+        longest = max(map(len, texts), default=1)
+        return Calibration((), source, max_length=longest, warnings=_few(len(texts)), ids=texts, types=kinds)
 
 
 @dataclass(frozen=True)
@@ -189,6 +217,22 @@ class Task:
 def draw_rows(there: int, count: int, seed: int) -> list[int]:
     """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
     return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
+
+
+def _whole_numbers(row: Any, what: str) -> np.ndarray:
+    """One text's row as int64. Raises `DataError` for what are no whole numbers, or not one row."""
+    found = np.asarray(row)
+    if found.ndim != 1 or found.dtype.kind not in "iub":
+        raise DataError(f"{what}: expected a row of whole numbers, got {found.dtype} of shape {found.shape}.")
+    return found.astype(np.int64)
+
+
+def _beside(table: Sequence[np.ndarray], rows: Any, name: str) -> list[np.ndarray]:
+    """Rows of the same lengths as those of `table`. Raises `DataError` where they differ."""
+    found = [_whole_numbers(row, f"{name} of calibration text {number}") for number, row in enumerate(rows)]
+    if [len(row) for row in found] != [len(row) for row in table]:
+        raise DataError(f"{name} and ids must have the same shape; give one number for every token id.")
+    return found
 
 
 def _few(count: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..model import Model
 from .glue import from_hub
 from .rows import check_no_table, decode, is_json, read_rows
 from .task import Calibration, Example, Task
@@ -87,6 +88,15 @@ def windows_of(tokenizer: Tokenizer, texts: Sequence[str], length: int, what: st
             f"{what} has {len(ids)} tokens, less than one window of {length}; give more, or shorter windows."
         )
     return list(ids[: count * length].reshape(count, length))
+
+
+def encoded_for(model: Model, calibration: Calibration) -> tuple[Encoded, tuple[str, ...]]:
+    """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts."""
+    if calibration.ids:
+        ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
+        return Encoded(ids, types), ()
+    tokenizer = Tokenizer.of(model)
+    return encode_calibration(tokenizer, calibration), tokenizer.doubts(calibration.examples)
 
 
 def encode_calibration(tokenizer: Tokenizer, calibration: Calibration) -> Encoded:

@@ -19,8 +19,7 @@ from ..checkpoint.families import FAMILIES
 from ..checks import is_whole
 from ..data.batches import logits_difference, pack, with_empty_rows
 from ..data.task import Calibration
-from ..data.text import encode_calibration
-from ..data.tokenizer import Tokenizer
+from ..data.text import encoded_for
 from ..devices import Devices
 from ..errors import NumericalError, OutputError, SettingsError
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
@@ -86,8 +85,7 @@ class Run:
         measured = None if out is None else Measured(out, resume)
         model, began = model.with_tokenizer(tokenizer), time.perf_counter()
         devices = Devices(mesh, stream)
-        reader = Tokenizer.of(model)
-        encoded = encode_calibration(reader, calibration)
+        encoded, surprises = encoded_for(model, calibration)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -99,11 +97,7 @@ class Run:
             encoded.tokens,
             math.ceil(encoded.tokens / len(encoded)),
             on_step or (lambda event: None),
-            warnings=[
-                *model.provenance.warnings,
-                *calibration.warnings,
-                *reader.doubts(calibration.examples),
-            ],
+            warnings=[*model.provenance.warnings, *calibration.warnings, *surprises],
             programs=Programs(devices=devices),
             kept=Kept.within(keep_bytes, model.architecture, batches, devices),
             measured=measured,

@@ -103,10 +103,9 @@ def _count(model: Model, calibration: Any, budget: Budget) -> tuple[int, int, li
     if isinstance(calibration, int):
         length = budget.length or min(128, model.architecture.max_positions)
         return max(calibration, 1), max(calibration, 1) * length, [f"tokens: {length} a text; no texts were given."]
-    from ..data.text import encode_calibration
-    from ..data.tokenizer import Tokenizer
+    from ..data.text import encoded_for
 
-    encoded = encode_calibration(Tokenizer.of(model), calibration)
+    encoded, _ = encoded_for(model, calibration)
     return len(encoded), encoded.tokens, []
 
 

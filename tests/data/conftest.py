@@ -87,8 +87,7 @@ def write(tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """Stands in for the hub: `hub.splits` is what loads, `hub.error` what is raised, `hub.asked` what was asked for."""
-    import datasets
-
+    datasets = pytest.importorskip("datasets")
     state = SimpleNamespace(splits={}, error=None, asked=[])
 
     def load_dataset(*arguments):

@@ -411,3 +411,40 @@ def test_calibration_of_any_texts():
     ):
         with pytest.raises(DataError, match=message):
             Calibration.of_texts(texts, pairs)
+
+
+IDS = [[2, 5, 6, 3, 0], [2, 7, 3, 0, 0], [2, 8, 9, 4, 3]]
+MASK = [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
+def test_calibration_of_token_ids_leaves_padding_out():
+    ids, mask = np.array(IDS), np.array(MASK)
+    calibration = Calibration.of_ids(ids, mask)
+    assert calibration.ids == ((2, 5, 6, 3), (2, 7, 3), (2, 8, 9, 4, 3))
+    assert calibration.types == ((0,) * 4, (0,) * 3, (0,) * 5)
+    assert (calibration.count, calibration.seed) == (3, None) and "only 3" in calibration.warnings[0]
+    # Padding on the left, of another value, or none at all: the texts are the same.
+    left = Calibration.of_ids(ids[:, ::-1] - (mask[:, ::-1] == 0), mask[:, ::-1])
+    assert left.ids == tuple(row[::-1] for row in calibration.ids)
+    assert Calibration.of_ids(calibration.ids, None) == calibration
+    assert Calibration.of_ids(calibration.ids, None).hash == calibration.hash != left.hash
+    typed = Calibration.of_ids(ids, mask, types=mask * 0 + [0, 0, 1, 1, 0])
+    assert typed.types[0] == (0, 0, 1, 1) and typed.hash != calibration.hash
+
+
+@pytest.mark.parametrize(
+    "ids, mask, message",
+    [
+        ([], None, "no calibration texts"),
+        ([5, 6], None, r"ids of calibration text 0: expected a row of whole numbers, got int64 of shape \(\)"),
+        ([[5.0, 6.0]], None, "got float64"),
+        ([[5, 6], [7, 8]], [[1, 1]], "mask and ids must have the same shape"),
+        ([[5, 6]], [[1]], "mask and ids must have the same shape"),
+        ([[5, 6]], [[1, 2]], "mask of calibration text 0 has values beside 0 and 1"),
+        ([[5, 6], [7, 8]], [[1, 1], [0, 0]], "calibration text 1 has no tokens"),
+        ([[5, 6], []], None, "calibration text 1"),
+    ],
+)
+def test_token_ids_that_cannot_be_meant(ids, mask, message):
+    with pytest.raises(DataError, match=message):
+        Calibration.of_ids(ids, mask)

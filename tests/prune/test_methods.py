@@ -9,7 +9,10 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
+from jaxprune.data.text import encode_calibration
+from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import BudgetError, DataError, NumericalError, SettingsError
+from jaxprune.model import Provenance
 from jaxprune.prune.baselines import check_repair, fisher_masks, rearrange, weight_norms
 from jaxprune.prune.cost import flops, removed
 
@@ -128,6 +131,26 @@ def test_budgets_and_settings_out_of_range(demo, calibration):
         check_repair("glue")  # the type checker of the tests would refuse Fisher(repair="glue") first
     with pytest.raises(DataError):
         jp.Calibration.of_texts([])
+
+
+def test_token_ids_prune_as_their_texts_do_and_need_no_tokenizer(demo, calibration):
+    model, budget = demo[0], jp.Budget(0.5, length=16)
+    encoded = encode_calibration(Tokenizer.of(model), calibration)
+    given = jp.Calibration.of_ids(encoded.ids, None, types=encoded.types)
+    bare = model.replace(provenance=Provenance())  # no source, so no tokenizer
+    ours, theirs = jp.flap(bare, given, budget), jp.flap(model, calibration, budget)
+    assert ours.provenance.record["kept"] == theirs.provenance.record["kept"]
+    record, texts = ours.provenance.record["calibration"], theirs.provenance.record["calibration"]
+    assert (record["count"], record["tokens"]) == (texts["count"], texts["tokens"])
+    planned, known = (
+        jp.plan(one, texts, budget)["calibration"] for one, texts in ((bare, given), (model, calibration))
+    )
+    assert planned == known
+    with pytest.raises(DataError, match="token types run from 0 to 9, the model has 2"):
+        wrong = jp.Calibration.of_ids([[5, 6]], None, types=[[0, 9]])
+        jp.magnitude(bare, wrong, budget)
+    with pytest.raises(DataError, match="token ids run from 5 to 99999999999"):
+        jp.magnitude(bare, jp.Calibration.of_ids([[5, 99999999999]], None), budget)
 
 
 def test_published_needs_a_head(demo, calibration):
