@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold this share")
     parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="of the draws (0)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts that run together, at most (8)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type (float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="compute type (float32); in bfloat16 a text may depend on the prompts it runs beside",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
