@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SOURCES := jaxprune tests experiments
+NEWER := jax==0.11.2 jaxlib==0.11.2 flax==0.12.12# beside constraints.txt; Python 3.12 or later
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help install demo test parity floors notebooks check format format-check lint types doctest golden clean
+.PHONY: help install demo test parity floors newer notebooks check format format-check lint types doctest golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -46,6 +47,12 @@ floors: ## the tests on the oldest versions that pyproject.toml allows
 	$(VENV)-floors/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-floors/floors.txt -e '.[test]'
 	$(VENV)-floors/bin/python -m pytest tests --ignore=tests/parity
 
+newer: ## the tests on a newer JAX than constraints.txt pins; needs Python 3.12
+	$(PYTHON) -m venv $(VENV)-newer
+	grep -vE '^(jax|jaxlib|flax)==' constraints.txt > $(VENV)-newer/constraints.txt
+	$(VENV)-newer/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-newer/constraints.txt $(NEWER) -e '.[test]'
+	$(VENV)-newer/bin/python -m pytest tests --ignore=tests/parity
+
 notebooks: $(VENV)/installed ## execute every notebook at tiny size
 	JAXPRUNE_TINY=1 $(BIN)/python experiments/run_notebook.py $(NOTEBOOKS)
 
@@ -71,4 +78,4 @@ golden: $(VENV)/installed-parity ## make the golden files again, from transforme
 	$(BIN)/python experiments/make_golden.py
 
 clean: ## remove what the targets above have made, but not build/models
-	rm -rf $(VENV) $(VENV)-floors .pytest_cache .ruff_cache .hypothesis dist build/demo
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-newer .pytest_cache .ruff_cache .hypothesis dist build/demo

@@ -1,22 +1,18 @@
-"""Where the seconds of `kprune` go: run twice in one process, the second time warm, split by program.
+"""Where the seconds of `kprune` go: cold, warm, and once more warm with every program's calls timed apart.
 
     python experiments/profile_kprune.py --model build/models/minilm-sst2 --task sst2 --data ../shared/data/glue
     python experiments/profile_kprune.py --model build/models/smollm2-135m --task text --remove 0.2 0.3 \
         --data ../shared/data/text/wikitext2/test.txt --calibration-texts ../shared/data/text/c4/calibration.jsonl
 
-Prints, per run and budget (those after the first reuse its measurement), the record's totals (seconds, compilation,
-dense forward passes, peak bytes), then run and compile seconds and calls of every program. Each call is waited for, so
-that its seconds are its own.
+Prints, per run and budget (those after the first reuse its measurement), the record's totals: seconds, compilation,
+dense forward passes, peak bytes. Then the seconds and calls of every program, each call waited for, so that its seconds
+are its own.
 """
 
 import argparse
-import time
 from collections import defaultdict
-from typing import Any
 
-import jax
-
-from jaxprune.programs import Programs
+from jaxprune.programs import watched
 
 
 def main() -> None:
@@ -31,20 +27,6 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     args = parser.parse_args()
 
-    spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])  # run seconds, compile seconds, calls
-    plain_call = Programs.__call__
-
-    def timed(self: Programs, function: Any, *arrays: Any, **static: Any) -> Any:
-        began, compiling = time.perf_counter(), self.compile_seconds
-        out = jax.block_until_ready(plain_call(self, function, *arrays, **static))
-        compiled = self.compile_seconds - compiling
-        entry = spent[f"{getattr(function, '__name__', 'program')} {static.get('half', '')}"]
-        entry[0] += time.perf_counter() - began - compiled
-        entry[1] += compiled
-        entry[2] += 1
-        return out
-
-    Programs.__call__ = timed  # type: ignore[method-assign]
     model = jp.load(args.model)
     if args.task == "text":
         calibration = jp.tasks.text(args.data, calibration=args.calibration_texts, length=512).calibration(16, seed=0)
@@ -52,7 +34,6 @@ def main() -> None:
         calibration = jp.tasks.load(args.task, args.data).calibration(512, seed=0)
     budgets = [jp.Budget(remove) for remove in args.remove]
     for run in ("cold", "warm"):
-        spent.clear()
         for small in jp.kprune(model, calibration, budgets, stream=args.stream):
             record = small.provenance.record
             phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["phases"].items())
@@ -62,8 +43,11 @@ def main() -> None:
                 f"forward {record['dense_forward_seconds']:.2f} s, so {record['dense_forwards']:.1f} of them; "
                 f"peak {record['peak_bytes'] / 1e6:.0f} MB"
             )
-        for name, (seconds, compiled, calls) in sorted(spent.items(), key=lambda item: -sum(item[1][:2])):
-            print(f"  {name:32s} {seconds:6.2f} s in {calls:3.0f} calls, compiled in {compiled:.2f} s")
+    spent: dict[str, list[float]] = defaultdict(list)  # seconds of every call
+    with watched(lambda name, seconds: spent[name].append(seconds)):
+        jp.kprune(model, calibration, budgets, stream=args.stream)
+    for name, calls in sorted(spent.items(), key=lambda item: -sum(item[1])):
+        print(f"  {name:32s} {sum(calls):6.2f} s in {len(calls):3d} calls")
 
 
 if __name__ == "__main__":

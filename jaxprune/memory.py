@@ -1,5 +1,6 @@
 """Bytes on the device: what lives, what a compiled program needs, and the peak of a run."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,19 @@ def device_peak_bytes() -> int | None:
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [entry["peak_bytes_in_use"] for entry in stats if entry and "peak_bytes_in_use" in entry]
     return max(peaks, default=None)
+
+
+def host_peak_bytes() -> int | None:
+    """The most memory that this process has held at a time since it began, all of it: Python, libraries, arrays.
+
+    None where the system does not say.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @dataclass

@@ -4,7 +4,8 @@
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,28 @@ def _placement(sharding: Any) -> Hashable:
     return sharding.mesh, tuple(axes), sharding.memory_kind
 
 
+_WATCHERS: list[Callable[[str, float], None]] = []
+
+
+@contextmanager
+def watched(on_call: Callable[[str, float], None]) -> Iterator[Callable[[], float]]:
+    """Within, `on_call` hears the name of every program that a run books and the seconds of its call, each waited for.
+
+    Compilation is not in these seconds. Gives a function that says their sum so far.
+    """
+    spent = [0.0]
+
+    def heard(name: str, seconds: float) -> None:
+        spent[0] += seconds
+        on_call(name, seconds)
+
+    _WATCHERS.append(heard)
+    try:
+        yield lambda: spent[0]
+    finally:
+        _WATCHERS.remove(heard)
+
+
 def forget() -> None:
     """Let go of all programs, as `jax.clear_caches` does for those of jit: long-lived processes run out of mappings."""
     _COMPILED.clear()
@@ -46,8 +69,14 @@ class Programs:
     compile_seconds: float = 0.0
     compiled: int = 0  # programs this run had to compile
     own: dict[Hashable, tuple[Callable[..., Any], int]] | None = None  # {}: programs go when this object goes
+    booked: bool = True  # whether watchers hear of its calls
 
     def __call__(self, function: Any, *arrays: Any, **static: Any) -> Any:
+        if _WATCHERS and self.booked:
+            return self._watched(self._call, function, arrays, static)
+        return self._call(function, *arrays, **static)
+
+    def _call(self, function: Any, *arrays: Any, **static: Any) -> Any:
         leaves, tree = jax.tree.flatten(arrays)
         key = (function, tuple(sorted(static.items())), tree, tuple(_abstract(leaf) for leaf in leaves))
         known = _COMPILED if self.own is None else self.own
@@ -60,7 +89,21 @@ class Programs:
 
     def once(self, function: Any, *arrays: Any, **static: Any) -> Any:
         """As a call, for a program that runs a single time: compiled with less effort, and not kept."""
+        if _WATCHERS and self.booked:
+            return self._watched(self._once, function, arrays, static)
+        return self._once(function, *arrays, **static)
+
+    def _once(self, function: Any, *arrays: Any, **static: Any) -> Any:
         return self._compile(function, arrays, static, {"xla_backend_optimization_level": 0})(*arrays)
+
+    def _watched(self, call: Any, function: Any, arrays: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        began, compiling = time.perf_counter(), self.compile_seconds
+        out = jax.block_until_ready(call(function, *arrays, **static))
+        seconds = time.perf_counter() - began - (self.compile_seconds - compiling)
+        name = f"{getattr(function, '__name__', 'program')} {static.get('half', '')}".rstrip()
+        for heard in _WATCHERS:
+            heard(name, seconds)
+        return out
 
     def _compile(self, function: Any, arrays: tuple[Any, ...], static: dict[str, Any], options: Any = None) -> Any:
         began = time.perf_counter()

@@ -6,18 +6,14 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
 from .families import ACTIVATIONS, FAMILIES, Family
+from .generation import end_ids
 from .known_settings import check_settings
+from .labels import Problem, default_labels, labels_of, problem_of
 from .rotary import rotary_of
 from .sliding import sliding_window
 
 HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
-Problem = Literal["single_label", "multi_label", "regression"]
 
-PROBLEMS: Mapping[str, Problem] = {
-    "single_label_classification": "single_label",
-    "multi_label_classification": "multi_label",
-    "regression": "regression",
-}
 # How the name of a class ends, behind the family's part of it and in small letters: old files write LLaMAForCausalLM.
 _CLASSES: Mapping[str, HeadKind | Literal["other"]] = {
     "model": "none",
@@ -47,8 +43,20 @@ class Task(NamedTuple):
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
-    """The family that `config` names. Raises `CheckpointError` that lists the supported ones for any other."""
+    """The family that `config` names, or whose class it names where it has no model_type.
+
+    Raises `CheckpointError` that lists the supported ones for any other.
+    """
     model_type = config.get("model_type")
+    if model_type is None:
+        name = class_of(config, where)
+        named = [row for row in FAMILIES.values() if name is not None and kind_of_class(row, name) != "unknown"]
+        if len(named) == 1:
+            return named[0]
+        raise CheckpointError(
+            f'{where} has no model_type, and no class that says it; add "model_type": and one of '
+            f"{', '.join(FAMILIES)}, if the model is of that family."
+        )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{where} has model_type {str(model_type)[:60]!r}, supported are {', '.join(FAMILIES)}; "
@@ -71,8 +79,9 @@ def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unk
     """Which head a class of that name has; "other" for one of a kind that we do not have."""
     name = name.removeprefix("Flax").removeprefix("TF").lower()
     start = family.classes.lower()
+    known = name.startswith(start)
     kind: HeadKind | Literal["other", "unknown"] = (
-        _CLASSES.get(name.removeprefix(start), "unknown") if name.startswith(start) else "unknown"
+        _CLASSES.get(name.removeprefix(start), "unknown") if known else "unknown"
     )
     return kind if kind == "none" or kind == "unknown" or kind in family.heads else "other"
 
@@ -88,8 +97,8 @@ def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task
     if kind in ("other", "unknown"):
         return None
     if kind == "classification":
-        labels = _labels(config, where)
-        return Task(kind, labels, _problem(config, labels, where))
+        labels = labels_of(config, where)
+        return Task(kind, labels, problem_of(config, labels, where))
     return Task(kind)
 
 
@@ -111,9 +120,9 @@ def choose_task(
         return Task(cast(HeadKind, head))
     old = declared if declared is not None and declared.head == "classification" else None
     if labels is None:
-        names = old.labels if old else _default_labels(2)
+        names = old.labels if old else default_labels(2)
     elif isinstance(labels, int):
-        names = old.labels if old and len(old.labels) == labels else _default_labels(labels)
+        names = old.labels if old and len(old.labels) == labels else default_labels(labels)
     else:
         names = tuple(labels)
     if problem is None:
@@ -231,15 +240,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
         fields["window"] = fields["max_positions"] = window
     if task.head == "causal_lm":
-        fields |= {"tied": switch("tied"), "end_ids": _end_ids(config.get(family.keys["end_ids"]), where)}
+        fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, task))
-
-
-def _end_ids(found: Any, where: str) -> tuple[int, ...]:
-    ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(isinstance(number, int) and number >= 0 for number in ids):
-        raise CheckpointError(f"{where}: eos_token_id is {str(found)[:60]!r}, expected token ids.")
-    return tuple(ids)
 
 
 def head_fields(family: Family, task: Task) -> dict[str, Any]:
@@ -252,32 +254,3 @@ def head_fields(family: Family, task: Task) -> dict[str, Any]:
 def described(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture of the model that `config` describes, with the head it says; without one where we have none."""
     return architecture_from(family, config, declared_task(family, config, where) or Task("none"), where)
-
-
-def _labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    named, count = config.get("id2label"), config.get("num_labels")
-    if named is None:
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise CheckpointError(f"{where}: num_labels is {str(count)[:60]!r}, expected an integer of at least 1.")
-        return _default_labels(2 if count is None else count)
-    keys = {str(number) for number in range(len(named))} if isinstance(named, dict) else set()
-    if not keys or set(named) != keys:
-        raise CheckpointError(f"{where}: id2label is {str(named)[:60]!r}, expected names for 0, 1, 2, …")
-    if count is not None and count != len(named):
-        raise CheckpointError(f"{where}: num_labels is {count!r}, but id2label names {len(named)} labels.")
-    return tuple(str(named[str(number)]) for number in range(len(named)))
-
-
-def _default_labels(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{number}" for number in range(count))  # the names that transformers gives
-
-
-def _problem(config: Mapping[str, Any], labels: tuple[str, ...], where: str) -> Problem:
-    problem = config.get("problem_type")
-    if problem is None:
-        return "regression" if len(labels) == 1 else "single_label"
-    if problem not in PROBLEMS:
-        raise CheckpointError(f"{where}: problem_type is {problem!r}, expected one of {', '.join(PROBLEMS)}.")
-    if problem == "regression" and len(labels) != 1:
-        raise CheckpointError(f"{where}: a regression onto {len(labels)} values is not supported, only onto one.")
-    return PROBLEMS[problem]

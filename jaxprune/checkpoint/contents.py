@@ -1,6 +1,6 @@
 """What a folder's files hold, under its family's names: prefixes off, tied tensors told apart, leftovers named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,14 @@ def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
 
     Raises `CheckpointError` where two different tensors come under one name.
     """
-    found = {_unwrapped(name): stored for name, stored in read_tensors(folder).items()}
-    outer = _outer_prefix(found, family)
+    found = read_tensors(folder)
+    inner = {name: _unwrapped(name) for name in found}
+    outer = _outer_prefix(inner.values(), family)
     tensors: dict[str, Stored] = {}
     for name, stored in found.items():
-        short = name.removeprefix(outer).removeprefix(family.prefix)
+        short = inner[name].removeprefix(outer).removeprefix(family.prefix)
         if short in tensors and not _equal(stored, tensors[short]):
-            raise CheckpointError(
-                f"{folder} holds two different tensors {short}, with and without {family.prefix!r} before it; delete "
-                "one."
-            )
+            raise CheckpointError(f"{folder} holds two different tensors {short}, one of them as {name}; delete one.")
         tensors[short] = stored
     return separated(tensors, family)
 
@@ -40,7 +38,7 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _outer_prefix(names: Mapping[str, Any], family: Family) -> str:
+def _outer_prefix(names: Iterable[str], family: Family) -> str:
     """What stands before the family's own names: "module." of a parallel wrapper, "model." of a trainer's; else ""."""
     known = f"{family.modules['layers.{}.feed_forward.down'].format(0)}.weight"
     before = {name[: -len(known)] for name in names if f".{name}".endswith(f".{known}")}
@@ -100,8 +98,8 @@ def check_fit(
             for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
         ],
-        "not of floats (quantised weights are not read)": [
-            f"{name} is {tensors[name].dtype}"
+        "not of floats": [
+            f"{name} is {tensors[name].dtype}, expected 16 bits or more; quantised weights are not read"
             for name in expected
             if name in tensors and tensors[name].dtype not in FLOATS.values()
         ],

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import REGAIN, Model
-from .config import PROBLEMS, described, family_of
+from .config import described, family_of
 from .dtypes import SavedTypes, holds, saved_types
 from .families import Family
 from .files import listed
+from .generation import write_generation
+from .labels import PROBLEMS
 from .layout import fused
 from .load import file_shape, tensor_names
 from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
@@ -88,6 +90,8 @@ def export(
     target = _with_biases(family, model.architecture)
     kept = None
     if fill_zeros:
+        if target.layers == dense.layers:
+            raise SettingsError("fill_zeros has no effect, as the model has the sizes of its source; leave it out.")
         kept = _places(model, dense, warnings)
         target = target.with_layers(dense.layers)
     else:
@@ -108,6 +112,7 @@ def export(
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
         write_tokenizer(model, part)
+        write_generation(model, part)
 
     settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
     write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
@@ -216,7 +221,9 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _check_description(described: Architecture, target: Architecture) -> None:
     """Raise `CheckpointError` unless config.json, as we read it, says what the tensors are."""
-    differ = [field.name for field in fields(target) if getattr(described, field.name) != getattr(target, field.name)]
+    elsewhere = ("end_ids",)  # generation_config.json says them
+    names = [field.name for field in fields(target) if field.name not in elsewhere]
+    differ = [name for name in names if getattr(described, name) != getattr(target, name)]
     if "rotary" in differ and np.shape(described.rotary) == np.shape(target.rotary):
         if np.allclose(described.rotary, target.rotary, rtol=1e-5, atol=0):  # another machine's last bit
             differ.remove("rotary")

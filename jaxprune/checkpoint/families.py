@@ -192,7 +192,6 @@ _LLAMA_KEYS = {
     "norm_eps": "rms_norm_eps",
     "activation": "hidden_act",
     "tied": "tie_word_embeddings",
-    "end_ids": "eos_token_id",
 }
 _LLAMA_SWITCHES = _DECODER | {"norm": "rms", "gated": True, "positions": "rotary", "dropout": 0.0}
 _LLAMA_DEFAULTS = {
@@ -243,7 +242,6 @@ _ROWS += (
             "embed_width": "word_embed_proj_dim",
             "pre_norm": "do_layer_norm_before",
             "tied": "tie_word_embeddings",
-            "end_ids": "eos_token_id",
         },
         defaults={
             "activation_function": "relu",
@@ -292,7 +290,6 @@ _ROWS += (
             "activation": "activation_function",
             "dropout": "resid_pdrop",
             "tied": "tie_word_embeddings",
-            "end_ids": "eos_token_id",
         },
         defaults={
             "layer_norm_epsilon": 1e-5,

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # files of the hub's cache are named by their hash
 NAMED = 5  # so many tensors are named in an error; the rest are counted
 
 
@@ -33,16 +35,23 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
 def inside(folder: Path, name: str) -> Path:
     """The path of a file that must lie in `folder`. Raises `CheckpointError` where a name or a link leads elsewhere.
 
-    Links are followed within the folder, and in a snapshot of the hub's cache to the files of the same repository.
+    Links are followed within the folder, in a snapshot of the hub's cache to the files of the same repository, and from
+    any folder into such a cache: older clients of the hub filled a local folder with links.
     """
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
         raise CheckpointError(f"{folder} names the file {name!r}, which is not in that folder; nothing was read.")
     path, home = folder / name, folder.resolve()
     if home.parent.name == "snapshots":  # models--org--name/snapshots/<commit>/file -> ../../blobs/<hash>
         home = home.parent.parent
-    if path.exists() and not path.resolve().is_relative_to(home):
+    if path.exists() and not (target := path.resolve()).is_relative_to(home) and not _in_cache(target):
         raise CheckpointError(f"{path} is a link to a place outside its folder; copy the file itself there.")
     return path
+
+
+def _in_cache(path: Path) -> bool:
+    """True for a file of the hub's cache: models--org--name/blobs/<hash>."""
+    blobs = path.parent
+    return blobs.name == "blobs" and blobs.parent.name.startswith("models--") and bool(_BLOB.fullmatch(path.name))
 
 
 def shards(index: Path, suffix: str) -> list[str]:

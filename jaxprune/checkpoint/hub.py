@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from .files import one_line
+from .generation import GENERATION
 from .manifest import MANIFEST
 from .tokenizer_files import TOKENIZER_FILES
 
@@ -14,6 +15,7 @@ from .tokenizer_files import TOKENIZER_FILES
 _PATTERNS = (
     "config.json",
     MANIFEST,
+    GENERATION,
     *TOKENIZER_FILES,
     "model.safetensors",
     "model-*.safetensors",

@@ -57,9 +57,13 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
 
 
 def as_read(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with every size under the one key that the family's row has; an alias wins, as in transformers."""
+    """`config` with its model_type, and every size under the one key that the family's row has.
+
+    An alias wins over that key, as in transformers.
+    """
     renamed = {key: config[alias] for alias, key in family.aliases.items() if config.get(alias) is not None}
-    return {name: value for name, value in config.items() if name not in family.aliases} | renamed
+    others = {name: value for name, value in config.items() if name not in family.aliases}
+    return others | renamed | {"model_type": family.model_type}
 
 
 def without(config: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:

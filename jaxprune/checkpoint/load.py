@@ -26,8 +26,10 @@ from .config import (
 from .contents import check_fit, family_tensors, tied_as_stored
 from .families import FAMILIES, Family
 from .files import inside, read_json
+from .generation import ends_in
 from .hub import locate
 from .known_settings import as_read, check_settings, without
+from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import Stored
 from .tokenizer_files import TOKENIZER_FILES
@@ -72,9 +74,10 @@ def load(
         inside(folder, name)
     if (folder / MANIFEST).exists():
         model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
+        model = model.replace(architecture=_ended(model.architecture, folder))
         return _warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1])
     where = str(folder / "config.json")
-    config = read_json(inside(folder, "config.json"), "give a checkpoint's folder")
+    config = _config(folder)
     config, ignored = without(config, ignore_config_keys, where)
     family = family_of(config, where)
     config = as_read(family, config)
@@ -82,21 +85,44 @@ def load(
     tensors = family_tensors(folder, family)
     declared = _task_of_head(family, config, tensors, where, head) or declared_task(family, config, where)
     task = choose_task(declared, head, labels, problem, where)
+    ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
-    architecture = architecture_from(family, config, task, where)
+    architecture = _ended(architecture_from(family, config, task, where), folder)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, found, seed, str(source), host)
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
     record = {**origin, "source_config": dict(config), **names_ignored}
-    warnings = (*ignored, *idle, *tied, *strange, *new)
+    warnings = (*ignored, *idle, *ordered, *tied, *strange, *new)
     types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
     return Model(architecture, params, Provenance(str(folder), record, warnings, types))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What config.json says. Raises `CheckpointError`, which points at the folder within that holds the model."""
+    path = inside(folder, "config.json")
+    config = read_json(path, "give a checkpoint's folder") if path.exists() else {}
+    if "model_type" not in config and "architectures" not in config:
+        # Old folders of sentence-transformers: 0_Transformer, 0_BERT, … with the model, and 1_Pooling.
+        inner = sorted(entry.parent.name for entry in folder.glob("0_*/config.json"))
+        if inner:
+            raise CheckpointError(
+                f"{folder} holds no model itself, but a folder of one (sentence-transformers); give "
+                f"{folder / inner[0]}."
+            )
+    return config or read_json(path, "give a checkpoint's folder")
 
 
 def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
     notes = replace(model.provenance, warnings=(*model.provenance.warnings, *warnings))
     return model.replace(provenance=notes)
+
+
+def _ended(architecture: Architecture, folder: Path) -> Architecture:
+    """With the end tokens of a folder's generation_config.json, which has the last word on them."""
+    if architecture.head != "causal_lm":
+        return architecture
+    return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
 
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """Tensors from a `pytorch_model.bin` without executing what is pickled in it, and without torch.
 
-The file is a zip: a pickle that says how tensors lie in storages, and one plain entry of bytes a storage. Of the pickle
+The file is a zip: a pickle that says how tensors lie in storages, and one plain entry of bytes a storage. Before
+PyTorch 1.6 it was several pickles in a row, the fourth of them that one, and the storages after them. Of the pickles
 only a handful of names are allowed; each stands for a function of ours.
 """
 
 import math
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,11 @@ _STORAGES = {
 }
 
 
+_LEGACY_START = b"".join(pickle.dumps(number, 2) for number in (0x1950A86A20F9469CFC6C, 1001))  # magic, version
+# What tensors of 8 bits and less are rebuilt by.
+_QUANTISED = ("_rebuild_tensor_v3", "_rebuild_qtensor", "_rebuild_wrapper_subclass", "UntypedStorage")
+
+
 class _Kind(NamedTuple):
     """Stands for torch.FloatStorage and its like: a type that cannot be called."""
 
@@ -42,13 +50,15 @@ def read_bin(path: Path) -> dict[str, np.ndarray]:
     Raises `CheckpointError` for damaged files, for anything that is not a dict of tensors, and for a pickle that asks
     for any function other than those that rebuild tensors: it is refused before anything runs.
     """
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is damaged, or a pickle from before PyTorch 1.6, which is not read; save it anew as safetensors."
-        )
     try:
-        with zipfile.ZipFile(path) as archive:
-            state = _read(archive)
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            if zipped:
+                with zipfile.ZipFile(file) as archive:
+                    state = _read(archive)
+            else:
+                state = _read_legacy(file, path.stat().st_size)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
     except Exception as error:  # whatever damaged bytes make zipfile, pickle or NumPy raise
@@ -73,13 +83,45 @@ def _read(archive: zipfile.ZipFile) -> Any:
     if order in entries and archive.read(order) != b"little":
         raise CheckpointError("holds big-endian numbers; save it anew as safetensors.")
     with archive.open(pickles[0]) as file:
-        return _Unpickler(file, archive, root).load()
+        return _ZipUnpickler(file, archive, root).load()
+
+
+def _read_legacy(file: BufferedReader, size: int) -> Any:
+    """The object in a file from before PyTorch 1.6, of `size` bytes; its tensors' storages lie after it."""
+    if file.read(len(_LEGACY_START)) != _LEGACY_START:
+        raise CheckpointError("is damaged, or no file that torch.save wrote; copy it anew, or save it as safetensors.")
+    if _NoNames(file).load().get("little_endian") is not True:
+        raise CheckpointError("holds big-endian numbers; save it anew as safetensors.")
+    unpickler = _LegacyUnpickler(file, size)
+    state, keys = unpickler.load(), _NoNames(file).load()
+    if sorted(keys) != sorted(unpickler.storages):
+        raise ValueError("storages that no tensor is in, or none for some")
+    for key in keys:
+        storage = unpickler.storages[key]
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != storage.size or file.readinto(storage.view(np.uint8).data) != storage.nbytes:
+            raise ValueError(f"storage {key} is short")
+    return state
+
+
+class _NoNames(pickle.Unpickler):
+    """Reads numbers, texts, lists and dicts of them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise CheckpointError(_forbidden(module, name))
+
+
+def _forbidden(module: str, name: str) -> str:
+    if module.startswith("torch") and name in _QUANTISED:
+        return f"holds quantised or 8-bit tensors ({module}.{name}), which are not read; save it in 16 or 32 bits."
+    return f"asks to run {module}.{name}, which no file of tensors needs; nothing was run. Do not trust this file."
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+    """Knows the names that a file of tensors needs, and no other."""
+
+    def __init__(self, file: Any):
         super().__init__(file, encoding="utf-8")
-        self.archive, self.root = archive, root
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -87,14 +129,19 @@ class _Unpickler(pickle.Unpickler):
             return _Kind(_STORAGES[name])
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         }
         if (module, name) not in allowed:
-            raise CheckpointError(
-                f"asks to run {module}.{name}, which no file of tensors needs; nothing was run. Do not trust this file."
-            )
+            raise CheckpointError(_forbidden(module, name))
         return allowed[module, name]
+
+
+class _ZipUnpickler(_Unpickler):
+    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self.archive, self.root = archive, root
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, kind, key, _, count = pid
@@ -102,6 +149,28 @@ class _Unpickler(pickle.Unpickler):
             data = self.archive.read(f"{self.root}data/{key}")
             self.storages[key] = np.frombuffer(data, _dtype(kind.dtype), count)
         return self.storages[key]
+
+
+class _LegacyUnpickler(_Unpickler):
+    """Gives storages of zeros, to be filled once the pickle is read."""
+
+    def __init__(self, file: Any, size: int):
+        super().__init__(file)
+        self.room = size  # bytes that storages may take: no more than the file has
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        _, kind, key, _, count, view = pid
+        if key not in self.storages:
+            self.room -= count * _dtype(kind.dtype).itemsize
+            if count < 0 or self.room < 0:
+                raise ValueError("a storage larger than the file")
+            self.storages[key] = np.zeros(count, _dtype(kind.dtype))
+        if view is None:
+            return self.storages[key]
+        _, first, count = view
+        if not 0 <= first <= first + count <= self.storages[key].size:
+            raise ValueError("a view beyond its storage")
+        return self.storages[key][first : first + count]
 
 
 def _dtype(name: str) -> np.dtype:

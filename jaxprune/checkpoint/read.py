@@ -4,6 +4,7 @@ No code of a file is ever executed. Shapes and types are read first; numbers com
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from .files import inside, one_line, sha256, shards
+from .files import NAMED, inside, one_line, sha256, shards
 from .pickle_free import read_bin
 
 
@@ -41,8 +42,29 @@ def weight_files(folder: Path) -> list[Path]:
             return [inside(folder, single)]
         if (folder / index).exists():
             return [inside(folder, name) for name in shards(inside(folder, index), suffix)]
+        if names := _numbered(folder, single.removesuffix(suffix), suffix):
+            return [inside(folder, name) for name in names]
     expected = ", ".join(single for _, single, _ in FORMATS)
     raise CheckpointError(f"{folder} has no weights: none of {expected}; give a checkpoint's folder.")
+
+
+def _numbered(folder: Path, stem: str, suffix: str) -> list[str]:
+    """The shards "model-00001-of-00002.safetensors", … of a folder without their index, in order; [] if there are none.
+
+    Raises `CheckpointError` where one is missing, or where they are of two checkpoints.
+    """
+    pattern = re.compile(rf"{stem}-(\d+)-of-(\d+){re.escape(suffix)}")
+    present = sorted(path.name for path in folder.iterdir() if pattern.fullmatch(path.name))
+    numbers = [tuple(map(int, found.groups())) for name in present if (found := pattern.fullmatch(name))]
+    if not numbers:
+        return []
+    count = numbers[0][1]
+    if numbers != [(number, count) for number in range(1, count + 1)]:
+        raise CheckpointError(
+            f"{folder} has {', '.join(present[:NAMED])}, not all of one checkpoint's {count} files, and no index of "
+            "them; copy the rest."
+        )
+    return present
 
 
 def read_tensors(folder: str | Path) -> dict[str, Stored]:

@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
 from .dtypes import rounded, saved_types
+from .generation import GENERATION, write_generation
 from .manifest import (
     EXPORTED,
     INDEX,
@@ -82,6 +83,7 @@ def save(
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
         write_tokenizer(model, part)
+        write_generation(model, part)
         if run_folder is not None:
             for file in (Path(run_folder) / name for name in RUN_FILES):
                 if file.is_file():
@@ -155,7 +157,7 @@ def check_writable(folder: str | Path) -> None:
 
 def _ours(name: str) -> bool:
     weights = name.startswith("model") and name.endswith(".safetensors")
-    return weights or name in (MANIFEST, EXPORTED, INDEX, *TOKENIZER_FILES, *RUN_FILES)
+    return weights or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
 
 
 def write_tensors(

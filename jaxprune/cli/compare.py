@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     methods = named_methods(arguments.methods)
     check_files(arguments.out, arguments.overwrite)
     task = flags.task(arguments)
+    task.split("validation")  # known to be there, with labels, before the model is read
     model = flags.load(arguments)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or task.max_length)
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             task,
             methods,
             budgets,
-            count=flags.samples(arguments, task),
+            count=flags.samples(arguments, running=task.kind == "language"),
             seeds=arguments.seeds,
             limit=arguments.limit,
             calibrate=lambda seed: flags.calibration(arguments, task, seed),

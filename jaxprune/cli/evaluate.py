@@ -2,7 +2,8 @@
 
 import argparse
 
-from ..report.tables import facts_table
+from ..report.progress import progress
+from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
 
@@ -23,7 +24,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
-    evaluation = evaluate(model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream)
+    with progress("evaluate", arguments.quiet) as on_step:
+        evaluation = evaluate(
+            model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream, on_step=on_step
+        )
     warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
     asked = {"model": arguments.model, "task": task.name, "split": arguments.split}
     data = {**asked, **evaluation.as_json(), "warnings": warnings}
@@ -34,5 +38,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "tokens per second": f"{evaluation.tokens_per_second:.0f}",
         "seconds": evaluation.seconds,
         "compile seconds": evaluation.compile_seconds,
+        "peak of the process": si(evaluation.host_peak_bytes, "B") if evaluation.host_peak_bytes else None,
     }
     return Outcome(data, (facts_table(f"{arguments.model} on {task.name} ({arguments.split})", facts),))

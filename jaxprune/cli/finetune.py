@@ -200,12 +200,18 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
         if arguments.method == "prune-lora"
         else None,
         "weights on disk": told_on_disk(data),
+        "steps an epoch": told_batches(training),
         "seconds an epoch": training["seconds_per_epoch"],
         "compile seconds": training["compile_seconds"],
         "training memory": f"{training['bytes']['measured'] / mega:.0f} MiB, of it moments "
         f"{training['bytes']['moments'] / mega:.0f} MiB",
     }
     return Outcome(data, (facts_table(f"{arguments.method}: {arguments.out}", facts),))
+
+
+def told_batches(training: dict[str, Any]) -> str:
+    """The steps of an epoch and the texts of a step, as a table says it."""
+    return f"{training['batch']['steps']} of {training['batch']['texts']:.4g} texts"
 
 
 def _count(model: Any) -> int:

@@ -140,21 +140,30 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="PATH",
         help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
     )
-    parser.add_argument("--seq-len", type=int, metavar="N", help="text: tokens of a window (512)")
+    parser.add_argument(
+        "--seq-len",
+        type=int,
+        metavar="N",
+        help="the most tokens of a text, longer ones are cut (128); tokens of a window (squad 384, text 512)",
+    )
     parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows at most")
 
 
 def task(arguments: argparse.Namespace) -> Any:
-    """The task that the flags name. Raises `DataError`."""
+    """The task that the flags name; None where they name none. Raises `DataError`, also for flags that need one."""
     from ..data import tasks
 
-    given = {"length": arguments.seq_len, "windows": arguments.windows}
-    options = {name: value for name, value in given.items() if value is not None}
+    if arguments.task is None:
+        for name in ("data", "windows", "limit"):
+            if getattr(arguments, name, None) is not None:
+                raise DataError(f"{flag(name)} is for a task, and none is named; name it with --task, or leave it out.")
+        return None
+    options = {} if arguments.windows is None else {"windows": arguments.windows}
     if arguments.task == "text" and getattr(arguments, "calibration_texts", None) is not None:
         options["calibration"] = arguments.calibration_texts
     elif options and arguments.task != "text":
-        raise DataError(f"--seq-len and --windows belong to --task text, not to {arguments.task}.")
-    return tasks.load(arguments.task, arguments.data, **options)
+        raise DataError(f"--windows belongs to --task text, not to {arguments.task}.")
+    return tasks.load(arguments.task, arguments.data, length=arguments.seq_len, **options)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -169,26 +178,47 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--calibration-texts",
         metavar="FILE",
         help="draw them from this file instead of the task's training texts: one a line, a tab before a second text, "
-        "or JSON with text and text_pair; for --task text a file as in --data",
+        "or JSON with text and text_pair; for --task text, or a language model without a task, a file as in --data",
     )
 
 
-def samples(arguments: argparse.Namespace, task: Any) -> int:
-    """How many calibration texts, or windows of a running text, the flags ask for."""
+def samples(arguments: argparse.Namespace, running: bool) -> int:
+    """How many calibration texts, or windows of a `running` text, the flags ask for."""
     given = arguments.calibration_samples
-    return given if given is not None else 16 if task is not None and task.kind == "language" else 512
+    return given if given is not None else 16 if running else 512
 
 
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
-    count, file = samples(arguments, task), arguments.calibration_texts
+    running = task.kind == "language"
+    count, file = samples(arguments, running), arguments.calibration_texts
     seed = int(arguments.seed if seed is None else seed)
-    if file is None or task.kind == "language":
+    if file is None or running:
         return task.calibration(count, seed=seed)
     from ..data.task import Calibration, overlap
 
-    found = Calibration.of_file(file, count, seed, max_length=task.max_length)
-    return dataclasses.replace(found, warnings=found.warnings + overlap(found.examples, task.validation))
+    found = Calibration.of_file(file, count, seed)
+    return dataclasses.replace(
+        found,
+        max_length=task.max_length,
+        strict_length=task.strict_length,
+        warnings=found.warnings + overlap(found.examples, task.validation),
+    )
+
+
+def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
+    """The calibration texts of a file, for a model without a task: windows of running text for a language model.
+
+    Raises `DataError`.
+    """
+    from ..data.task import Calibration, length_fields
+
+    running = architecture.head == "causal_lm"
+    count, file = samples(arguments, running), arguments.calibration_texts
+    if running:
+        return Calibration.of_running_text(file, count, arguments.seed, length=arguments.seq_len or 512)
+    found = Calibration.of_file(file, count, arguments.seed)
+    return dataclasses.replace(found, **length_fields(arguments.seq_len))
 
 
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -225,8 +255,9 @@ def add_settings(
         if name in OWN | without:
             continue
         _, field, hint = users[0]
-        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users)
-        _add_field(group, field, hint, f"{field.metadata.get('help', '')} ({defaults})")
+        # None is no value: the help says what it comes to.
+        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users if field.default is not None)
+        _add_field(group, field, hint, str(field.metadata.get("help", "")) + (f" ({defaults})" if defaults else ""))
 
 
 def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str, Any]:

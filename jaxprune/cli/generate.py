@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="of the draws (0)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts that run together, at most (8)")
     parser.add_argument(
+        "--end-token",
+        action="append",
+        metavar="TOKEN",
+        help="one that ends a text, instead of the model's own; repeatable",
+    )
+    parser.add_argument("--end-id", action="append", type=int, metavar="N", help="the same by its id; repeatable")
+    parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
@@ -40,7 +47,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     Sampling(**{name: settings[name] for name in SETTINGS[:4]})  # in range before the model is read
     model = flags.load(arguments)
-    found = generate(model, prompts, dtype=arguments.dtype, **settings)
+    ends = [*(arguments.end_token or []), *(arguments.end_id or [])] or None
+    found = generate(model, prompts, dtype=arguments.dtype, end_ids=ends, **settings)
     costs = found.as_json()
     said = [
         {"prompt": prompt, "text": text, "ids": ids, "ended": ended}
@@ -48,8 +56,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
             prompts, costs.pop("texts"), costs.pop("ids"), costs.pop("ended"), strict=True
         )
     ]
-    asked = {"model": arguments.model, "dtype": arguments.dtype, **settings}
-    data = {**asked, "texts": said, **costs, "warnings": list(model.provenance.warnings)}
+    asked = {"model": arguments.model, "dtype": arguments.dtype, "end_tokens": ends, **settings}
+    warnings = list(dict.fromkeys([*model.provenance.warnings, *found.warnings]))
+    data = {**asked, "texts": said, **costs, "warnings": warnings}
     facts = {
         "new tokens": found.tokens,
         "tokens per second": f"{found.tokens_per_second:.1f}",

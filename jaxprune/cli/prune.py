@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, SettingsError
+from ..errors import DataError, OutputError, SettingsError
 from ..model import Model
 from ..prune.budget import Budget
+from ..prune.run import OnStep
 from ..report.methods import METHODS, Method, method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
@@ -18,12 +19,12 @@ from .outcome import Outcome, on_disk, told_on_disk
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
 RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
-RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "calibration", "reused")
+RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "host_peak_bytes", "calibration", "reused")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
-    flags.add_task(parser)
+    flags.add_task(parser, required=False)
     parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
     flags.add_budget(parser, several=True)
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with what an interrupted run measured (its FOLDER.run)"
     )
     parser.add_argument(
-        "--evaluate", action=argparse.BooleanOptionalAction, default=True, help="score before and after"
+        "--evaluate",
+        action=argparse.BooleanOptionalAction,
+        help="score before and after (the default where a task is named)",
     )
     flags.add_limit(parser)
     flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
+    if arguments.limit is not None and not arguments.evaluate:
+        raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
@@ -59,33 +64,60 @@ def run(arguments: argparse.Namespace) -> Outcome:
         check_output(folder, arguments.overwrite)
     work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
+    scored = _is_scored(arguments, task)
     where = flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
+    if task is None:
+        calibration = flags.calibration_alone(arguments, model.architecture)
+    else:
+        calibration = flags.calibration(arguments, task)
     for budget in budgets:
-        budget.allowed(model.architecture, budget.length or task.max_length)
-    calibration = flags.calibration(arguments, task)
+        budget.allowed(model.architecture, budget.length or calibration.max_length)
 
-    dense = evaluate(model, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
+    def score(found: Model, on_step: OnStep | None = None) -> Any:
+        how: dict[str, Any] = {"limit": arguments.limit, "stream": arguments.stream, "on_step": on_step}
+        return evaluate(found, task, **how) if scored else None  # type: ignore[arg-type]
+
     if chosen.measures_once:
         where |= {"out": work, "resume": arguments.resume}
     with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_measured):
+        dense = score(model, on_step)
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
         pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back
-        after = evaluate(pruned, task, limit=arguments.limit, stream=arguments.stream) if arguments.evaluate else None
-        pruned = _with_scores(pruned, task.name, dense, after, calibration.warnings)
+        after = score(pruned)
+        pruned = _with_scores(pruned, task, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
         runs.append(_describe(pruned, folder, dense, after) | on_disk(folder, model.provenance.source))
         show += _tables(model, pruned, runs[-1])
     if chosen.measures_once:
         Measured(work, resume=True).remove()
-    shared = {"model": arguments.model, "task": task.name, "seed": arguments.seed}
+    shared = {"model": arguments.model, "task": task and task.name, "seed": arguments.seed}
     warnings = list(dict.fromkeys(warning for entry in runs for warning in entry["warnings"]))
+    if task is None:
+        warnings.append("no task is named: neither the model nor the smaller one was scored.")
     if len(runs) == 1:
-        return Outcome({**shared, **runs[0]}, tuple(show))
+        return Outcome({**shared, **runs[0], "warnings": warnings}, tuple(show))
     together = {"out": arguments.out, "dense_score": runs[0].get("dense_score"), "runs": runs, "warnings": warnings}
     return Outcome({**shared, **together}, tuple(show))
+
+
+def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
+    """Whether there is a task to score on, and wanted. Raises `DataError` for what is missing, before the work."""
+    if task is None and arguments.evaluate:
+        raise DataError("--evaluate needs a task to score on; name it with --task.")
+    if task is None and arguments.calibration_texts is None:
+        raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
+    if task is None or arguments.evaluate is False:
+        if arguments.limit is not None:
+            raise DataError("--limit is for scoring, and nothing is scored; leave it out.")
+        return False
+    try:
+        task.split("validation")
+    except DataError as error:
+        raise DataError(f"{str(error).removesuffix('.')}; to prune without a score pass --no-evaluate.") from error
+    return True
 
 
 def run_folder(out: Path, resume: bool, chosen: Method) -> Path:
@@ -119,13 +151,13 @@ def _folders(out: Path, budgets: list[Budget]) -> list[Path]:
     ]
 
 
-def _with_scores(pruned: Model, task: str, dense: Any, after: Any, doubts: Sequence[str]) -> Model:
+def _with_scores(pruned: Model, task: Any, dense: Any, after: Any, doubts: Sequence[str]) -> Model:
     """The model with its scores in its record, and every doubt: of loading, calibration, pruning, scoring."""
     warnings = [*pruned.provenance.warnings, *pruned.provenance.record.get("warnings", []), *doubts]
     if dense is None:
         return pruned.with_record(warnings=list(dict.fromkeys(warnings)))
     scores = {
-        "task": task,
+        "task": task.name,
         "metric": after.metric,
         "examples": after.examples,
         "dense": float(dense.score),
@@ -149,7 +181,7 @@ def _describe(pruned: Model, folder: Path, dense: Any, after: Any) -> dict[str, 
 def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
     removed = entry["removed"] or {}
     length = (entry["budget"] or {}).get("length") or 128
-    peak = entry["peak_bytes"]
+    peak, host_peak = entry["peak_bytes"], entry["host_peak_bytes"]
     score = f"{entry['score']:.4f} (dense {entry['dense_score']:.4f})" if "score" in entry else None
     facts = {
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in removed.items()),
@@ -158,6 +190,7 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
         "seconds": entry["seconds"],
         "dense forward passes": entry["dense_forwards"],
         "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
+        "peak of the process": f"{host_peak / 2**20:.0f} MiB" if host_peak is not None else None,
         "weights on disk": told_on_disk(entry),
         "reused": ", ".join(entry["reused"] or []) or None,
     }

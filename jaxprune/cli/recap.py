@@ -11,11 +11,11 @@ from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags
-from .finetune import hint, load_for, remove, run_folder
+from .finetune import hint, load_for, remove, run_folder, told_batches
 from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 SETTINGS = {"recap": Recap, "training": Train}
-NOT_OURS = frozenset({"epochs", "distill_hidden"})  # of Train, which RECAP does not read
+NOT_OURS = frozenset({"epochs", "distill_hidden", "save_minutes"})  # of Train, which RECAP does not read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +117,7 @@ def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...
         "trainable in a round": f"{training['trainable_parameters']:,}",
         "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params")),
         "weights on disk": told_on_disk(data),
+        "steps an epoch": told_batches(training),
         "device": training["device"],
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }

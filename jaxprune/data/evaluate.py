@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +12,23 @@ import numpy as np
 
 from ..devices import Devices
 from ..errors import DataError, NumericalError
+from ..memory import host_peak_bytes
 from ..model import Batch, Model
 from ..model.by_sublayer import last_outputs
 from ..model.language import text_losses
 from ..model.transformer import scannable, whole_forward
 from ..programs import Programs
 from .batches import Encoded, pack, unpack_logits, unpack_tokens
+from .doubts import chance_level, cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
+from .pieces import OnStep
 from .spans import OVERLAP, best_answers
 from .task import Answers, Example, Task
 from .text import windows_of
 from .tokenizer import Tokenizer
+
+GROUP = 2**20  # tokens of running text that are packed at a time
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Evaluation:
     compile_seconds: float
     tokens: int  # real ones, special tokens included, padding not
     tokens_per_second: float
+    host_peak_bytes: int | None  # most memory that the process has taken since it began; None: not known here
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -81,14 +88,16 @@ def evaluate(
     programs: Programs | None = None,
     stream: bool = False,
     tokenizer: Any = None,
+    on_step: OnStep | None = None,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
 
     Labels are read as the model's head reads them: whole numbers are classes, or values where it is a regression.
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
-    With `stream` weights come to the device one sublayer at a time (load the model with `host=True`).
-    `tokenizer` takes the place of the model's own: a folder, or a loaded one.
+    With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
+    of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
+    the model's own: a folder, or a loaded one.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
@@ -99,16 +108,17 @@ def evaluate(
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
-        return _language(model, task, split, limit, reader, programs)
+        return _language(model, task, split, limit, reader, programs, on_step)
     examples = task.split(split)[:limit]
     surprises = reader.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
     metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
     if split == "validation" and task.is_labelled("validation_mismatched"):
         mismatched = task.split("validation_mismatched")[:limit]
-        other, _, more, extra = score(model, task, mismatched, reader, found, programs)
+        other, others, more, extra = score(model, task, mismatched, reader, found, programs)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
+        doubts += tuple(f"mismatched texts: {doubt}" for doubt in others)
         run = run._replace(
             seconds=run.seconds + extra.seconds, compile_seconds=run.compile_seconds + extra.compile_seconds
         )
@@ -121,23 +131,40 @@ def evaluate(
         compile_seconds=run.compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
+        host_peak_bytes=host_peak_bytes(),
         warnings=found.warnings + surprises + doubts,
     )
 
 
 def _language(
-    model: Model, task: Task, split: str, limit: int | None, tokenizer: Tokenizer, programs: Programs
+    model: Model,
+    task: Task,
+    split: str,
+    limit: int | None,
+    tokenizer: Tokenizer,
+    programs: Programs,
+    on_step: OnStep | None,
 ) -> Evaluation:
-    """Perplexity over the first windows of a split's running text."""
-    texts = [example.text for example in task.split(split)]
-    found = windows_of(tokenizer, texts, task.max_length, task.source)
-    ids = found[: min(limit or len(found), task.windows or len(found))]
-    batches = pack(Encoded(ids, [np.zeros_like(entry) for entry in ids]), model.architecture)
-    outputs, compiled, began = _outputs(model, batches, programs), programs.compile_seconds, time.perf_counter()
-    total = sum(float(np.sum(np.asarray(losses), dtype=np.float64)) for losses in outputs)
-    compile_seconds = programs.compile_seconds - compiled
-    seconds = time.perf_counter() - began - compile_seconds
-    predicted, tokens = len(ids) * (task.max_length - 1), len(ids) * task.max_length
+    """Perplexity over the first windows of a split's running text, a group of windows at a time."""
+    found = windows_of(tokenizer, task.split(split), task.max_length, task.source, on_step)
+    asked = [most for most in (limit, task.windows) if most is not None]
+    wanted = min(asked, default=None)
+    count, total, seconds, compile_seconds, rows = 0, 0.0, 0.0, 0.0, None
+    while ids := list(islice(found, min([GROUP // task.max_length + 1, *(most - count for most in asked)]))):
+        encoded = Encoded(ids, [np.zeros_like(entry) for entry in ids])
+        batches = pack(encoded, model.architecture, rows=rows)
+        rows = len(batches[0].ids)  # of every group, so that they share a program
+        outputs, compiled, began = _outputs(model, batches, programs), programs.compile_seconds, time.perf_counter()
+        sums = []
+        for batch, losses in zip(batches, outputs, strict=True):
+            sums.append(float(np.sum(np.asarray(losses), dtype=np.float64)))
+            count += int(np.sum(batch.index >= 0))
+            if on_step is not None:
+                on_step({"phase": "score", "done": count, "of": wanted})
+        total += sum(sums)
+        compile_seconds += programs.compile_seconds - compiled
+        seconds += time.perf_counter() - began - (programs.compile_seconds - compiled)
+    predicted, tokens = count * (task.max_length - 1), count * task.max_length
     if not np.isfinite(total):
         raise NumericalError("NaN or Inf in the losses; check the checkpoint's weights.")
     loss = total / predicted
@@ -148,12 +175,13 @@ def _language(
     return Evaluation(
         score=perplexity,
         metric="perplexity",
-        examples=len(ids),
+        examples=count,
         metrics={"perplexity": perplexity, "loss": loss},
         seconds=seconds,
         compile_seconds=compile_seconds,
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
+        host_peak_bytes=host_peak_bytes(),
         warnings=tokenizer.doubts(()) + doubts,
     )
 
@@ -196,14 +224,14 @@ _Scored = tuple[dict[str, float], tuple[str, ...], int, _Run]
 def _classify(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
 ) -> _Scored:
-    encoded = tokenizer.encode(examples, task.max_length)
+    encoded = tokenizer.encode(examples, task.max_length, task.strict_length)
     run = _run(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)
     scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
-    doubts = _doubts(
+    doubts = chance_level(
         task.metric,
         scores[task.metric],
         METRICS[task.metric](constant, true),
@@ -211,21 +239,22 @@ def _classify(
         one_answer=len(np.unique(predicted, axis=0)) == 1,
         one_label=len(values) == 1,
     )
-    return scores, doubts, encoded.tokens, run
+    return scores, cut_texts(encoded, "evaluation texts") + doubts, encoded.tokens, run
 
 
 def _answer(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: Fit, programs: Programs
 ) -> _Scored:
     contexts = [example.pair or "" for example in examples]
-    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
+    questions = [example.text for example in examples]
+    windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
     run = _run(model, windows.encoded, programs)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     nullable = task.name == "squad2"
     predicted = best_answers(logits, windows, contexts, nullable)
     scores = squad_scores(predicted, answers)
-    doubts = _doubts(
+    doubts = chance_level(
         task.metric,
         scores[task.metric],
         squad_scores([""] * len(answers), answers)[task.metric],
@@ -233,6 +262,7 @@ def _answer(
         one_answer=len(set(predicted)) == 1,
         one_label=len(set(answers)) == 1,
     )
+    doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
     return scores, doubts, windows.encoded.tokens, run
 
 
@@ -259,23 +289,3 @@ def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
     for row, holds in enumerate(labels):
         several[row, list(holds)] = 1  # type: ignore[arg-type]
     return several
-
-
-def _doubts(
-    metric: str, score: float, chance: float, count: int, *, one_answer: bool, one_label: bool
-) -> tuple[str, ...]:
-    """A warning where the model answers alike to all texts, or scores as well as one answer to all would.
-
-    `chance` is what the best such answer scores; within two standard errors of it is as well. Where labels are all
-    alike (`one_label`) or so few that not even a perfect score would stand out, scores do not tell, and say nothing.
-    """
-    if one_label:
-        return ()
-    advice = "check that the checkpoint was tuned for this task."
-    if one_answer:
-        return (f"the model gives one and the same answer to all {count} examples ({metric} {score:.4f}): {advice}",)
-    correlation = metric in ("matthews", "pearson", "spearman")
-    bar = chance + 2 * (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
-    if score > bar or bar >= 1:
-        return ()
-    return (f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): {advice}",)

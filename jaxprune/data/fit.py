@@ -1,7 +1,7 @@
 """Whether a task's labels fit a model's head, which output is which class, and how the head reads whole numbers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -61,7 +61,7 @@ def fit(architecture: Architecture, task: Task) -> Fit:
                 f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
             )
         return Fit(task, np.arange(1), warnings)
-    found = _by_name(a.labels, task) or _by_number(a.labels, task)
+    found = by_name(a.labels, task) or _by_number(a.labels, task)
     return found._replace(warnings=warnings + found.warnings)
 
 
@@ -113,7 +113,7 @@ def _labels(task: Task) -> list[Label]:
 def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callable[[Label], Label]) -> Task:
     """The task with every label changed."""
 
-    def changed(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
             example if example.label is None else example._replace(label=change(example.label)) for example in examples
         )
@@ -131,7 +131,7 @@ def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callab
     )
 
 
-def _by_name(labels: tuple[str, ...], task: Task) -> Fit | None:
+def by_name(labels: tuple[str, ...], task: Task) -> Fit | None:
     """The match by equal names, else by names that are equal in letters and digits; None where neither is unique.
 
     The names that transformers gives, LABEL_2, also answer to "2". Classes without names have none to match.

@@ -7,13 +7,13 @@ from pathlib import Path
 from ..errors import DataError
 from .labels import labels_of
 from .rows import Row, check_no_table, decode, read_rows, second_text, shown, split_file
-from .task import SCORES, Example, Task
+from .task import SCORES, Example, Task, length_fields
 
 # What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
 _MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
 
 
-def folder(path: str | Path) -> Task:
+def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     """A classification or regression task from JSON lines with `text`, optional `text_pair`, and `label`.
 
     The labels decide the kind. Integers, names, or true and false are classes. Lists are several classes at once: of
@@ -24,6 +24,7 @@ def folder(path: str | Path) -> Task:
 
     `path` is a folder with validation.jsonl (else test.jsonl) and, to calibrate on, train.jsonl; or one file, which is
     then scored and nothing is left to calibrate on. Files may also be JSON arrays (.json) and gzip (.gz).
+    `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
     splits = {split: _without_fillers(read_rows(file)) for split, file in _files(path).items()}
@@ -47,6 +48,7 @@ def folder(path: str | Path) -> Task:
         validation=scored,
         source=str(path),
         others=examples,
+        **length_fields(max_length),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .rows import Row, read_rows, shown, split_file
-from .task import Example, Task
+from .task import Example, Task, length_fields
 
 HUB = "nyu-mll/glue"
 
@@ -46,11 +46,12 @@ GLUE = MappingProxyType(
 )
 
 
-def glue(name: str, path: str | Path | None = None) -> Task:
+def glue(name: str, path: str | Path | None = None, *, max_length: int | None = None) -> Task:
     """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl; .json and .gz will do), or from the hub where that is None.
 
     The files carry the task's own field names. Texts without a label (none, null, or -1) calibrate; scoring and
-    training on their split are errors.
+    training on their split are errors. `max_length` is the most tokens of a text (None: 128); longer ones are cut, with
+    a warning.
     """
     if name not in GLUE:
         raise DataError(f'"{name}" is not a GLUE task; choose from {", ".join(GLUE)}.')
@@ -68,6 +69,7 @@ def glue(name: str, path: str | Path | None = None) -> Task:
         validation=_examples(row, splits[scored]) if scored else (),
         source=source,
         others=others,
+        **length_fields(max_length),
     )
 
 

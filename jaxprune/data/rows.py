@@ -1,14 +1,16 @@
 """Data files of JSON objects or of plain lines, read so that every complaint names the file and the line."""
 
+import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
 
+CHUNK = 2**18  # bytes read at a time
 # What a file of JSON objects may be called; of several for one split the first is read.
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
@@ -64,26 +66,60 @@ def shown(value: Any) -> str:
 
 
 def decode(path: Path) -> str:
-    """The whole text of a file, plain or gzip. Raises DataError where it cannot be read or is not UTF-8."""
+    """The whole text of a file; errors as `decoded`."""
+    return "".join(decoded(path))
+
+
+def decoded(path: Path) -> Iterator[str]:
+    """The text of a file, plain or gzip, in parts, so that a large one need not fit the memory.
+
+    Raises DataError where it cannot be read or is not UTF-8, naming the line.
+    """
+    decoder, lines, begin = codecs.getincrementaldecoder("utf-8-sig")(), 0, b""
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+        for content in _contents(path):
+            begin = begin or content
+            part = decoder.decode(content)
+            if not lines and "\0" in begin[:2].decode("utf-8", "ignore"):
+                # ASCII written as UTF-16 without a mark is UTF-8 too
+                raise DataError(f"{path} is UTF-16 or binary, expected text in UTF-8; convert it.")
+            yield part
+            lines += content.count(b"\n")
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        kind = next((name for start, name in _BINARY if begin.startswith(start)), None)
+        if kind is not None:
+            raise DataError(f"{path} is {kind}, expected text in UTF-8, plain or gzip; convert it.") from error
+        # The object begins with what was left of the part before, in which no line ends.
+        line, wrong = lines + error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise DataError(f"{path} line {line}: not UTF-8 (byte 0x{wrong:02x}); convert it.") from error
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """The bytes of a file in parts, unzipped."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(2)[:2] == b"\x1f\x8b"
+            source = gzip.GzipFile(fileobj=file) if zipped else file
+            while content := source.read(CHUNK):
+                yield content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged gzip ({error}); copy it anew.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path.") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        kind = next((name for begin, name in _BINARY if content.startswith(begin)), None)
-        if kind is not None:
-            raise DataError(f"{path} is {kind}, expected text in UTF-8, plain or gzip; convert it.") from error
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert it.") from error
-    if "\0" in text[:2]:  # ASCII written as UTF-16 without a mark is UTF-8 too
-        raise DataError(f"{path} is UTF-16 or binary, expected text in UTF-8; convert it.")
-    return text
+
+
+def lines_of(parts: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in parts, without their ends."""
+    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+    open_line: list[str] = []
+    for part in parts:
+        first, *others = part.split("\n")
+        open_line.append(first)
+        for line in others:
+            yield "".join(open_line)
+            open_line = [line]
+    yield "".join(open_line)
 
 
 def is_json(path: Path) -> bool:
@@ -111,14 +147,20 @@ def read_rows(path: Path) -> list[Row]:
 def rows_of(path: Path, text: str) -> list[Row]:
     """`read_rows` of a text that was read from `path`."""
     rows = _array(path, text)
-    rows = list(_lines(path, text)) if rows is None else rows
+    rows = list(_lines(path, lines_of([text]))) if rows is None else rows
     if not rows:
         raise DataError(f"{path} is empty; it needs one JSON object a line, or an array of them.")
     return rows
 
 
 def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | None]:
-    """The texts of a file, and their second texts where they have them.
+    """The texts of a file, and their second texts where they have them; `paired` and errors as `iter_texts`."""
+    found = list(iter_texts(path, paired))
+    return [text for text, _ in found], [pair for _, pair in found if pair is not None] or None
+
+
+def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | None]]:
+    """Every text of a file and its second text, one by one.
 
     Of a file called JSON the fields "text" and "text_pair"; else one text a line, a tab before a second one, blank
     lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
@@ -126,18 +168,19 @@ def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | 
     """
     check_no_table(path, "write one text a line, or JSON lines.")
     if is_json(path):
-        rows = read_rows(path)
-        found = [(row.where, row.text("text"), second_text(row) if paired else None) for row in rows]
+        rows = iter_rows(path)
+        found = ((row.where, row.text("text"), second_text(row) if paired else None) for row in rows)
     else:
-        found = list(_plain_lines(path, paired))
-    if not found:
-        raise DataError(f"{path} holds no texts; write one a line.")
-    second = found[0][2] is not None
-    for where, _, pair in found:
+        found = _plain_lines(path, paired)
+    second = None
+    for where, text, pair in found:
+        second = pair is not None if second is None else second
         if (pair is not None) != second:
             here, first = ("one text", "two") if second else ("two texts", "one")
             raise DataError(f"{where} has {here}, the first {first}; make them alike.")
-    return [text for _, text, _ in found], [pair for _, _, pair in found if pair is not None] or None
+        yield text, pair
+    if second is None:
+        raise DataError(f"{path} holds no texts; write one a line.")
 
 
 def second_text(row: Row) -> str | None:
@@ -146,8 +189,7 @@ def second_text(row: Row) -> str | None:
 
 
 def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
-    # Not splitlines(): it would also cut at separators such as U+2028, inside a text.
-    for number, line in enumerate(decode(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(decoded(path)), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
             continue
@@ -176,17 +218,25 @@ def _array(path: Path, text: str) -> list[Row] | None:
     return [_row(f"{path} entry {number}", entry) for number, entry in enumerate(entries, start=1)]
 
 
-def _lines(path: Path, text: str) -> Iterator[Row]:
-    # Not splitlines(): it would also cut at separators such as U+2028, which JSON strings may hold as they are.
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The objects of a JSON file one by one, of an array only all at once; errors as `read_rows`."""
+    first = next((part.lstrip()[0] for part in decoded(path) if part.strip()), "")
+    if first == "[" or not first:
+        yield from read_rows(path)
+    else:
+        yield from _lines(path, lines_of(decoded(path)))
+
+
+def _lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
     first = True
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if first and _is_object(text):
+            if first and _is_object(decode(path)):
                 raise DataError(f"{path} is one object over several lines; write one a line, or an array.") from error
             raise _not_json(where, error, line) from error
         first = False

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DataError
 from .glue import from_hub
 from .rows import Row, check_no_table, decode, rows_of, shown, split_file
-from .task import Answers, Example, Task
+from .task import Answers, Example, Task, length_fields
 
 HUB = {1: "rajpurkar/squad", 2: "rajpurkar/squad_v2"}
 # Other names of a split's file than ours, the first found is taken: the official ones, then excerpts.
@@ -18,12 +18,13 @@ FILES = {
 MAX_LENGTH = 384  # tokens of a window
 
 
-def squad(path: str | Path | None = None, version: int = 1) -> Task:
+def squad(path: str | Path | None = None, version: int = 1, *, max_length: int | None = None) -> Task:
     """Extractive question answering; version 2 has questions without an answer.
 
     `path` is a folder with train.jsonl and validation.jsonl (one question a line: id, question, context, answers) or
     with the official nested files (train-v1.1.json, dev-v1.1.json, …), or one such file, which is then scored. None:
-    from the hub. Scores are fractions, not percentages.
+    from the hub. Scores are fractions, not percentages. `max_length` is the tokens of a window, question and special
+    tokens included (None: 384).
     """
     if version not in HUB:
         raise DataError(f"SQuAD has versions 1 and 2, got {version}.")
@@ -43,7 +44,7 @@ def squad(path: str | Path | None = None, version: int = 1) -> Task:
         train=examples.get("train", ()),
         validation=examples.get("validation", ()),
         source=source,
-        max_length=MAX_LENGTH,
+        **length_fields(max_length, MAX_LENGTH),
     )
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..checks import check_seed
 from ..errors import DataError
-from .rows import read_texts
+from .rows import iter_texts
 
 Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
 # What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
@@ -25,6 +26,7 @@ SCORES: Mapping[Kind, tuple[str, ...]] = {
     "unlabelled": ("",),
 }
 FEW = 64  # calibration texts below which we warn
+MAX_LENGTH = 128  # tokens of a text, where nobody asks for another number
 
 
 class Answers(NamedTuple):
@@ -54,13 +56,14 @@ class Example(NamedTuple):
 class Calibration:
     """Texts that a method measures a model on, or their token ids; their labels are not used."""
 
-    examples: tuple[Example, ...]  # in the order drawn
+    examples: Sequence[Example]  # in the order drawn
     source: str
     seed: int | None = None  # None: not drawn, given
-    max_length: int = 128  # tokens
+    max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     kind: Kind | None = None
     warnings: tuple[str, ...] = ()
     windows: int | None = None  # of running text: how many windows of `max_length` tokens are drawn
+    strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
     ids: tuple[tuple[int, ...], ...] = ()  # token ids of every text, in place of `examples`
     types: tuple[tuple[int, ...], ...] = ()  # token types of every text, where ids are given
 
@@ -76,18 +79,32 @@ class Calibration:
     @property
     def hash(self) -> str:
         """SHA-256 of the texts, or of their token ids and types, in their order."""
+        from .running import RunningText
+
         digest = hashlib.sha256()
         for pair in zip(self.ids, self.types, strict=True):
             digest.update(json.dumps(pair).encode())
-        for example in self.examples:
-            digest.update(json.dumps([example.text, example.pair], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        if isinstance(self.examples, RunningText):  # the same, but part by part
+            parts = (json.dumps(chunk, ensure_ascii=False)[1:-1] for chunk in self.examples.chunks())
+            written: Iterable[str] = chain(['["'], parts, ['", null]'])
+        else:
+            written = (json.dumps([example.text, example.pair], ensure_ascii=False) for example in self.examples)
+        for part in written:
+            digest.update(part.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     @staticmethod
     def of_texts(
-        texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int = 128, source: str = "given texts"
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+        source: str = "given texts",
     ) -> "Calibration":
-        """Calibrate on any texts; `pairs` are their second texts where the model reads pairs."""
+        """Calibrate on any texts; `pairs` are their second texts where the model reads pairs.
+
+        `max_length` is the most tokens of a text (None: 128, or as many as the model reads if that is less).
+        """
         if isinstance(texts, str):
             raise DataError("texts must be a sequence of strings, got one string; pass [text].")
         if pairs is not None and len(pairs) != len(texts):
@@ -98,10 +115,12 @@ class Calibration:
             for text in (example.text, example.pair) if pairs is not None else (example.text,):
                 if not isinstance(text, str) or not text.strip():
                     raise DataError(f"calibration text {number} is {text!r}; give a text that is not blank.")
-        return Calibration(examples, source, max_length=max_length, warnings=_few(len(examples)))
+        return Calibration(examples, source, warnings=_few(len(examples)), **length_fields(max_length))
 
     @staticmethod
-    def of_file(path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int = 128) -> "Calibration":
+    def of_file(
+        path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int | None = None
+    ) -> "Calibration":
         """Calibrate on the texts of a file: one a line, a tab before a second text; or JSON, `text` and `text_pair`.
 
         `count` of them are drawn with `seed`, by the rule of `Task.calibration`; None, or as many as there are: all, in
@@ -110,16 +129,22 @@ class Calibration:
         if count is not None and count < 1:
             raise DataError(f"{count} calibration samples; ask for at least one, better 512.")
         check_seed(seed)
-        texts, pairs = read_texts(Path(path))
-        drawn = count is not None and count < len(texts)
-        rows = draw_rows(len(texts), count or 0, seed) if drawn else range(len(texts))
-        found = Calibration.of_texts(
-            [texts[row] for row in rows],
-            None if pairs is None else [pairs[row] for row in rows],
-            max_length=max_length,
-            source=str(path),
-        )
+        there, rows, texts = _drawn_texts(Path(path), count, seed)
+        drawn = len(rows) < there
+        pairs = [pair for _, pair in texts if pair is not None] or None
+        found = Calibration.of_texts([text for text, _ in texts], pairs, max_length=max_length, source=str(path))
         return replace(found, seed=seed) if drawn else found
+
+    @staticmethod
+    def of_running_text(path: str | Path, count: int = 16, seed: int = 0, *, length: int = 512) -> "Calibration":
+        """Calibrate a language model on `count` windows of `length` tokens of a file, drawn with `seed`.
+
+        The file is one that `jaxprune.tasks.text` reads. Raises `DataError`.
+        """
+        from .text import text
+
+        task = text(path, length=length)
+        return replace(replace(task, train=task.validation, validation=()).calibration(count, seed), source=str(path))
 
     @staticmethod
     def of_ids(ids: Any, mask: Any, *, types: Any = None, source: str = "given token ids") -> "Calibration":
@@ -154,16 +179,17 @@ class Task:
     kind: Kind
     labels: tuple[str, ...]  # names of the classes; empty where there are none
     metric: str  # name of the primary metric
-    train: tuple[Example, ...]  # may be empty
-    validation: tuple[Example, ...]
+    train: Sequence[Example]  # may be empty
+    validation: Sequence[Example]
     source: str
-    max_length: int = 128  # tokens of a text, special tokens included
+    max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     beside: tuple[str, ...] = ()  # names of further metrics
-    others: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)  # further splits, such as "test"
+    others: Mapping[str, Sequence[Example]] = field(default_factory=dict)  # further splits, such as "test"
     windows: int | None = None  # of running text: the first so many are scored (all: None)
     classes_from: ClassesFrom = "names"
+    strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
 
-    def split(self, name: str) -> tuple[Example, ...]:
+    def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
         examples = self._splits.get(name, ())
         if not self.is_labelled(name):
@@ -181,10 +207,12 @@ class Task:
     def is_labelled(self, name: str) -> bool:
         """Whether a split is there with labels, if not for every text; running text needs none."""
         examples = self._splits.get(name, ())
-        return any(self.kind == "language" or example.label is not None for example in examples)
+        if self.kind == "language":  # whose text is not read for this
+            return len(examples) > 0
+        return any(example.label is not None for example in examples)
 
     @property
-    def _splits(self) -> dict[str, tuple[Example, ...]]:
+    def _splits(self) -> dict[str, Sequence[Example]]:
         return {"train": self.train, "validation": self.validation, **self.others}
 
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
@@ -211,12 +239,25 @@ class Task:
             )
         examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
         warnings = _few(count) + overlap(examples, self.validation)
-        return Calibration(examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings)
+        return Calibration(
+            examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings,
+            strict_length=self.strict_length,
+        )  # fmt: skip
 
 
 def draw_rows(there: int, count: int, seed: int) -> list[int]:
     """`count` different numbers below `there`, in the order in which calibration rows are drawn."""
     return np.random.RandomState(seed).choice(there, count, replace=False).tolist()
+
+
+def _drawn_texts(path: Path, count: int | None, seed: int) -> tuple[int, list[int], list[tuple[str, str | None]]]:
+    """How many texts a file has, which of them are drawn, and those: of a file of any size no more is in memory."""
+    every = None if path.is_file() else list(iter_texts(path))  # a pipe is read only once
+    there = sum(1 for _ in iter_texts(path)) if every is None else len(every)
+    rows = draw_rows(there, count, seed) if count is not None and count < there else list(range(there))
+    wanted = set(rows)
+    found = {row: entry for row, entry in enumerate(iter_texts(path) if every is None else every) if row in wanted}
+    return there, rows, [found[row] for row in rows]
 
 
 def _whole_numbers(row: Any, what: str) -> np.ndarray:
@@ -233,6 +274,13 @@ def _beside(table: Sequence[np.ndarray], rows: Any, name: str) -> list[np.ndarra
     if [len(row) for row in found] != [len(row) for row in table]:
         raise DataError(f"{name} and ids must have the same shape; give one number for every token id.")
     return found
+
+
+def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:
+    """The fields `max_length` and `strict_length` of a task or calibration: what was asked for, else `default`."""
+    if asked is not None and asked < 1:
+        raise DataError(f"texts of {asked} tokens were asked for; ask for at least 1.")
+    return {"max_length": default if asked is None else asked, "strict_length": asked is not None}
 
 
 def _few(count: int) -> tuple[str, ...]:

@@ -4,19 +4,27 @@ Perplexity is over such windows: within one every token but the first is predict
 over at the end is dropped, and no special token is added. Calibration draws windows of another text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
 from ..model import Model
+from .doubts import cut_texts
 from .glue import from_hub
-from .rows import check_no_table, decode, is_json, read_rows
+from .pieces import AROUND, OnStep, Piece, cut_of, ids_of, token_ids
+from .running import characters_of, chunks_of, text_of
 from .task import Calibration, Example, Task
 from .tokenizer import Encoded, Tokenizer
 
 LENGTH = 512  # tokens of a window
+WHOLE = 2**24  # characters of calibration text above which not all of it is tokenised
+STRETCH = 8  # characters a token of a window: more than tokenizers make of a token of prose
+BEHIND = 3  # stretches that are read beyond the one in which a window begins
+LONGEST = 2**20  # characters after which a line is taken to end
+KNOWN = 500_000  # long lines of the evaluation text that are compared with the calibration text
 SHARED = 60  # characters from which on a line that two texts share is no accident
 HUB = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "train")
@@ -42,86 +50,145 @@ def text(
     if data is None:
         name, configuration, scored_split, train_split = HUB["wikitext2"]
         splits = from_hub(name, configuration)
-        scored = "".join(row.text("text", blank=True) for row in splits[scored_split])
-        train, source = "".join(row.text("text", blank=True) for row in splits[train_split]), f"{name} {configuration}"
+        texts = {split: "".join(row.text("text", blank=True) for row in rows) for split, rows in splits.items()}
+        scored, train = _in_memory(texts[scored_split]), _in_memory(texts[train_split])
+        source = f"{name} {configuration}"
     else:
-        scored, source, train = read_text(data), str(data), ""
+        scored, source, train = text_of(data), str(data), ()
     if calibration is not None:
-        train, source = read_text(calibration), f"{source}; calibration: {calibration}"
+        train, source = text_of(calibration), f"{source}; calibration: {calibration}"
     return Task(
         name="text",
         kind="language",
         labels=(),
         metric="perplexity",
-        train=(Example(train, None, None),) if train else (),
-        validation=(Example(scored, None, None),),
+        train=train,
+        validation=scored,
         source=source,
         max_length=length,
         windows=windows,
     )
 
 
-def read_text(file: str | Path) -> str:
-    """The text of a file: as it stands, or where it is called JSON its "text"s, a blank line between them."""
-    path = Path(file)
-    if path.is_dir() or not path.exists():
-        raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
-    check_no_table(path, "write plain text, or JSON lines with a text each.")
-    if is_json(path):
-        found = "\n\n".join(row.text("text") for row in read_rows(path))
-    else:
-        found = decode(path)
-    if not found.strip():
-        raise DataError(f"{path} holds no text.")
-    return found
-
-
-def windows_of(tokenizer: Tokenizer, texts: Sequence[str], length: int, what: str) -> list[np.ndarray]:
-    """All windows of `length` tokens of the joined texts, in order. Raises `DataError` where there is none."""
+def check_windows(tokenizer: Tokenizer, length: int) -> None:
+    """Raise `DataError` for windows longer than the model reads."""
     room = tokenizer.longest
     if room is not None and length > room:
         raise DataError(f"windows of {length} tokens do not fit the model's {room} positions; ask for shorter ones.")
-    ids = np.concatenate([tokenizer.plain(text) for text in texts]) if texts else np.zeros(0, np.int32)
-    count = len(ids) // length
-    if not count:
-        raise DataError(
-            f"{what} has {len(ids)} tokens, less than one window of {length}; give more, or shorter windows."
-        )
-    return list(ids[: count * length].reshape(count, length))
 
 
-def encoded_for(model: Model, calibration: Calibration) -> tuple[Encoded, tuple[str, ...]]:
-    """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts."""
+def windows_of(
+    tokenizer: Tokenizer, texts: Sequence[Example], length: int, what: str, on_step: OnStep | None = None
+) -> Iterator[np.ndarray]:
+    """All windows of `length` tokens of the joined texts, in order, tokenised only as far as they are asked for.
+
+    `on_step` is that of `token_ids`. Raises `DataError` where there is no window.
+    """
+    check_windows(tokenizer, length)
+    tokens, rest = 0, np.zeros(0, np.int32)
+    for ids in token_ids(tokenizer, texts, on_step):
+        tokens += len(ids)
+        rest = np.concatenate([rest, ids])
+        whole = len(rest) // length * length
+        yield from rest[:whole].reshape(-1, length)
+        rest = rest[whole:]
+    if tokens < length:
+        raise DataError(f"{what} has {tokens} tokens, less than one window of {length}; give more, or shorter windows.")
+
+
+def encoded_for(
+    model: Model, calibration: Calibration, on_step: OnStep | None = None
+) -> tuple[Encoded, tuple[str, ...]]:
+    """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts.
+
+    `on_step` is that of `token_ids`.
+    """
     if calibration.ids:
         ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
         return Encoded(ids, types), ()
     tokenizer = Tokenizer.of(model)
-    return encode_calibration(tokenizer, calibration), tokenizer.doubts(calibration.examples)
+    encoded = encode_calibration(tokenizer, calibration, on_step)
+    # A running text has no pairs to doubt, and is not read for them.
+    doubts = tokenizer.doubts(calibration.examples if calibration.windows is None else ())
+    return encoded, doubts + cut_texts(encoded, "calibration texts")
 
 
-def encode_calibration(tokenizer: Tokenizer, calibration: Calibration) -> Encoded:
+def encode_calibration(tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None) -> Encoded:
     """Token ids of calibration texts: each text, or of a language task the windows that its seed draws.
 
-    Windows are drawn as tasks draw rows: `RandomState(seed).choice(n, count, replace=False)`.
+    `on_step` is that of `token_ids`.
     """
     if calibration.windows is None:
-        return tokenizer.encode(calibration.examples, calibration.max_length)
-    texts = [example.text for example in calibration.examples]
-    found = windows_of(tokenizer, texts, calibration.max_length, calibration.source)
-    if calibration.windows > len(found):
-        raise DataError(
-            f"{calibration.windows} calibration sequences, but {calibration.source} has {len(found)} of "
-            f"{calibration.max_length} tokens; ask for fewer or shorter ones."
-        )
-    rows = np.random.RandomState(calibration.seed).choice(len(found), calibration.windows, replace=False)
-    ids = [found[row] for row in rows]
+        return tokenizer.encode(calibration.examples, calibration.max_length, calibration.strict_length)
+    long = characters_of(calibration.examples) > WHOLE
+    ids = drawn_stretches(tokenizer, calibration, on_step) if long else None
+    ids = drawn_windows(tokenizer, calibration, on_step) if ids is None else ids
     return Encoded(ids, [np.zeros_like(entry) for entry in ids])
+
+
+def drawn_windows(tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None) -> list[np.ndarray]:
+    """Windows drawn among all of a text as tasks draw rows: `RandomState(seed).choice(n, count, replace=False)`."""
+    every = first_windows(tokenizer, calibration, None, on_step)
+    rows = np.random.RandomState(calibration.seed).choice(len(every), calibration.count, replace=False)
+    return [every[row] for row in rows]
+
+
+def first_windows(
+    tokenizer: Tokenizer, calibration: Calibration, most: int | None, on_step: OnStep | None = None
+) -> list[np.ndarray]:
+    """The first `most` windows of calibration texts (None: all). Raises `DataError` for fewer than are to be drawn."""
+    length = calibration.max_length
+    found = list(islice(windows_of(tokenizer, calibration.examples, length, calibration.source, on_step), most))
+    if len(found) < calibration.count:
+        raise DataError(
+            f"{calibration.count} calibration sequences, but {calibration.source} has {len(found)} of {length} tokens; "
+            "ask for fewer or shorter ones."
+        )
+    return found
+
+
+def drawn_stretches(
+    tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None
+) -> list[np.ndarray] | None:
+    """Windows drawn from a text too long to be tokenised for the sake of a few; None where it holds too few stretches.
+
+    The text is divided into stretches of `STRETCH` characters for each token of a window. Stretches are drawn, by the
+    rule of `drawn_windows`; a window begins at the first word that begins in its stretch. Windows overlap only where
+    tokens are longer than `STRETCH` characters on average.
+    """
+    length, of = calibration.max_length, characters_of(calibration.examples)
+    check_windows(tokenizer, length)
+    size = STRETCH * length
+    there = of // size - BEHIND
+    if calibration.count > there:
+        return None
+    rows = np.random.RandomState(calibration.seed).choice(there, calibration.count, replace=False).tolist()
+    parts: dict[int, list[str]] = {row: [] for row in rows}
+    done = 0
+    for chunk in chain.from_iterable(chunks_of(calibration.examples)):
+        for row in range(max(0, done // size - BEHIND), (done + len(chunk)) // size + 1):
+            if row in parts:
+                parts[row].append(chunk[max(0, row * size - done) : max(0, (row + 1 + BEHIND) * size - done)])
+        done += len(chunk)
+        if on_step is not None:
+            on_step({"phase": "tokenise", "done": min(done, of), "of": of})
+    found = []
+    for row in rows:
+        text = "".join(parts[row])
+        place = cut_of(tokenizer, text, AROUND) or AROUND
+        found += ids_of(tokenizer, [Piece(text[place - AROUND : place], text[place:])])
+    found = [ids[:length] for ids in found]
+    return found if all(len(ids) == length for ids in found) else None
 
 
 def language_calibration(task: Task, count: int, seed: int) -> Calibration:
     """`count` windows of the task's training text, drawn with `seed` once a tokenizer is there."""
-    scored = {line for example in task.validation for line in _long_lines(example.text)}
-    shared = sum(line in scored for example in task.train for line in _long_lines(example.text))
+    known: set[int] = set()
+    for line in _long_lines(task.validation):
+        known.add(hash(line))
+        if len(known) == KNOWN:
+            break
+    shared = sum(hash(line) in known for line in _long_lines(task.train))
     warnings = (
         ()
         if count * task.max_length >= 4096
@@ -130,9 +197,24 @@ def language_calibration(task: Task, count: int, seed: int) -> Calibration:
         )
     )
     if shared:
-        warnings += (f"{shared} lines of the calibration text are in the evaluation text too: the score will flatter.",)
+        least = "at least " if len(known) >= KNOWN else ""
+        warnings += (
+            f"{least}{shared} lines of the calibration text are in the evaluation text too: the score will flatter.",
+        )
     return Calibration(task.train, f"{task.source} (train)", seed, task.max_length, "language", warnings, windows=count)
 
 
-def _long_lines(text: str) -> list[str]:
-    return [line for line in map(str.strip, text.splitlines()) if len(line) >= SHARED]
+def _long_lines(texts: Sequence[Example]) -> Iterator[str]:
+    for chunks in chunks_of(texts):
+        rest = ""
+        for chunk in chain(chunks, ["\n"]):
+            part = rest + chunk
+            lines = part.splitlines()
+            # A file without line ends is compared all the same, in lines of its own length.
+            whole = len(part) > LONGEST or part[-1:].splitlines() == [""]
+            rest = "" if whole or not lines else lines.pop()
+            yield from (stripped for line in lines if len(line) >= SHARED and len(stripped := line.strip()) >= SHARED)
+
+
+def _in_memory(text: str) -> tuple[Example, ...]:
+    return (Example(text, None, None),) if text else ()

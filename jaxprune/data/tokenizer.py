@@ -1,7 +1,7 @@
 """Texts to token ids, with the tokenizer files that lie beside a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ class Encoded:
 
     ids: list[np.ndarray]
     types: list[np.ndarray]
+    cut: int = 0  # how many texts lost their end, or beginning
+    longest: int | None = None  # tokens that they were cut to
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,6 +38,8 @@ class Windows:
     encoded: Encoded
     question: np.ndarray  # [windows]: which question a window belongs to
     spans: list[np.ndarray]  # per window [tokens, 2]: characters (first, past the last) in the context; -1 elsewhere
+    cut: int = 0  # how many questions lost their end
+    longest_question: int | None = None  # tokens that they were cut to
 
 
 @dataclass(frozen=True)
@@ -81,22 +85,29 @@ class Tokenizer:
                 )
         return found
 
-    def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
-        """Token ids and types of every example; a text longer than `max_length` tokens loses its end.
+    def encode(self, examples: Sequence[Example], max_length: int, strict: bool = False) -> Encoded:
+        """Token ids and types of every example; a text longer than `max_length` tokens loses its end, and is counted.
 
         Where the tokenizer's `truncation_side` is left it loses its beginning. Of a pair, the longer text is cut first.
-        `max_length` is lowered to what the model can read. Raises DataError that names the number of a text that is
-        none, or that has a token which the model's embedding lacks.
+        `max_length` is lowered to what the model can read; with `strict` that is an error. Raises DataError that names
+        the number of a text that is none, or that has a token which the model's embedding lacks.
         """
         paired = any(example.pair is not None for example in examples)
-        self._cut(self._room(max_length, paired), strategy="longest_first")
+        room = self._room(max_length, paired, strict)
+        self._cut(room, strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        return self._encoded(self._encode(inputs))
+        encodings = self._encode(inputs)
+        found = self._encoded(encodings)
+        return replace(found, cut=sum(bool(encoding.overflowing) for encoding in encodings), longest=room)
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
+        return self.plain_batch([text])[0]
+
+    def plain_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same of several texts, by all cores."""
         self.backend.no_truncation()
-        return np.array(self._encode([text], add_special_tokens=False)[0].ids, np.int32)
+        return [np.array(entry.ids, np.int32) for entry in self._encode(texts, add_special_tokens=False)]
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
@@ -117,12 +128,14 @@ class Tokenizer:
         before, whole = self.text(prompt), self.text([*prompt, *new])
         return whole[len(before) :] if whole.startswith(before) else self.text(new)
 
-    def windows(self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int) -> Windows:
+    def windows(
+        self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int, strict: bool = False
+    ) -> Windows:
         """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
 
-        A question is cut at 64 tokens, or at half of `max_length` if that is less.
+        A question is cut at 64 tokens, or at half of `max_length` if that is less. `strict` is that of `encode`.
         """
-        max_length = self._room(max_length, pair=True)
+        max_length = self._room(max_length, True, strict)
         self.backend.no_truncation()
         most = min(64, max_length // 2)
         asked = self._encode(list(questions), add_special_tokens=False)
@@ -143,7 +156,8 @@ class Tokenizer:
                 all_windows.append(window)
                 question.append(number)
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
-        return Windows(self._encoded(all_windows), np.array(question, np.int32), spans)
+        shortened = sum(len(tokens) > most for tokens in asked)
+        return Windows(self._encoded(all_windows), np.array(question, np.int32), spans, shortened, most)
 
     def _cut(self, max_length: int, **options: Any) -> None:
         """Have texts cut from now on, at the side that the tokenizer's settings name."""
@@ -170,7 +184,11 @@ class Tokenizer:
             [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
         )
 
-    def _room(self, max_length: int, pair: bool) -> int:
+    def _room(self, max_length: int, pair: bool, strict: bool) -> int:
+        if strict and self.longest is not None and max_length > self.longest:
+            raise DataError(
+                f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."
+            )
         room = max_length if self.longest is None else min(max_length, self.longest)
         special = self.backend.num_special_tokens_to_add(pair)
         if room <= special:

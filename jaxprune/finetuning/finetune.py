@@ -13,22 +13,25 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
-from ..data.batches import logits_difference, pack
+from ..data.batches import logits_difference
+from ..data.doubts import CUT, cut_questions, cut_texts
 from ..data.evaluate import evaluate, truth
 from ..data.fit import fit
 from ..data.task import Answers, Example, Task
-from ..data.tokenizer import Encoded, Tokenizer
+from ..data.tokenizer import Encoded, Tokenizer, Windows
 from ..errors import CheckpointError, DataError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
-from .epochs import shuffled
+from .epochs import batch_doubts, batches_for, described
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
+from .losses import as_read
 from .memory import training_bytes
 from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
 from .settings import Train
-from .state import Store
+from .state import Store, check_resume
 from .step import Trainable, everything, path_of, select
-from .train import Trained, train
+from .teacher import check_teacher, fitting
+from .train import Trained, digest_of, train
 
 OVERLAP = 64  # tokens that windows of a long context share
 
@@ -70,6 +73,7 @@ def finetune(
     `SettingsError`, `NumericalError`, `OutputError`.
     """
     model = model.with_tokenizer(tokenizer)
+    check_resume(out, resume)
     if adapter_out is not None:
         if lora is None:
             raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")
@@ -117,36 +121,47 @@ def tune(
 ) -> Tuned:
     """What `finetune` does, with its parts handed back: for methods that extend it."""
     chosen = chooser(model, trainable)
-    task = set_aside(task, settings)
+    settings.check_for(model.architecture)
+    check_teacher(model.architecture, teacher, settings)
+    task, split = set_aside(task, settings), split_scored(settings)
     texts = prepare(model, task)
-    rows = rows_for(texts.encoded, model.architecture, settings, mesh)
+    doubts, read_by = texts.warnings, model.architecture
+    if teacher is not None:
+        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task))
+        doubts += more
+        # Batches hold what either of them reads: a model with one token type takes all tokens for type 0.
+        read_by = replace(read_by, token_types=max(read_by.token_types, teacher.architecture.token_types))
+    batches = batches_for(texts.encoded, read_by, settings, mesh)
+    first = batches(0)
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
+    cut_scored: dict[str, None] = {}
+
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
-        found = evaluate(merged(current, current_adapters), task, split="holdout" if settings.holdout else "validation")
+        found = evaluate(merged(current, current_adapters), task, split=split)
+        cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
     trained = train(
-        model, shuffled(texts.encoded, model.architecture, seed=settings.seed, rows=rows), texts.targets, settings,
-        trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh, score=score, store=store, on_step=on_step,
+        model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh,
+        score=score, store=store, on_step=on_step, scored=scored_texts(task, split),
     )  # fmt: skip
     weights = [] if trained.adapters is None else trained.adapters.weights
     parts = select(model.params, chosen)[0], weights
-    length = len(shuffled(texts.encoded, model.architecture, rows=rows)(0)[0].ids[0])
-    seconds = [record["seconds"] for record in trained.epochs]
+    seconds, (rows, length) = [record["seconds"] for record in trained.epochs], first[0].ids.shape
     notes = {
         "settings": asdict(settings.resolved(model.architecture, adapters is not None)),
         "task": task.name,
         "source": task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": {"rows": rows, "length": length},
+        "batch": described(first),
         "trainable_parameters": count(parts),
         "parameters": count(model.params),
         "epochs": list(trained.epochs),
         "kept_epoch": trained.kept,
-        "scored_on": "holdout" if settings.holdout else "validation",
+        "scored_on": split,
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
         "compile_seconds": trained.compile_seconds,
@@ -155,11 +170,13 @@ def tune(
     }
     result = merged(trained.model, trained.adapters)
     if trained.adapters is not None:
-        batch = pack(texts.encoded, model.architecture, rows=rows)[0]
         notes["adapter"] = adapter_digest(trained.adapters)
-        notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
+        notes["merged_vs_unmerged"] = merged_versus_unmerged(
+            trained.model, trained.adapters, result, as_read(first[0], model.architecture)
+        )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
-    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings])))
+    told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
+    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         trained.model.replace(provenance=provenance),
@@ -206,6 +223,22 @@ def trained_paths(model: Model, trainable: Trainable | Sequence[str]) -> list[st
     ]
 
 
+def split_scored(settings: Train) -> str:
+    """The split by whose score the best epoch is found."""
+    return "holdout" if settings.holdout else "validation"
+
+
+def scored_texts(task: Task, split: str) -> dict[str, Any]:
+    """What the scores of two runs must share for the better of them to mean anything, as `fingerprint` says it."""
+    examples = [*task.split(split), *(task.others.get("validation_mismatched", ()) if split == "validation" else ())]
+    texts = [[example.text, example.pair] for example in examples]
+    return {
+        f"{split} texts": digest_of([task.max_length, texts]),
+        f"{split} labels": digest_of([task.labels, [example.label for example in examples]]),
+        "metric": task.metric,
+    }
+
+
 def set_aside(task: Task, settings: Train) -> Task:
     """The task with `settings.holdout` training texts as a split "holdout" of their own.
 
@@ -230,6 +263,20 @@ def set_aside(task: Task, settings: Train) -> Task:
     )
 
 
+def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
+    """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
+    if task.kind == "question_answering":
+        return windows_by(task, tokenizer).encoded
+    return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
+
+
+def windows_by(task: Task, tokenizer: Tokenizer) -> Windows:
+    """Windows of the training texts' contexts, each with its question."""
+    examples = task.split("train")
+    questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
+    return tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+
+
 class Texts(NamedTuple):
     """Training texts as the loop reads them."""
 
@@ -250,7 +297,8 @@ def prepare(model: Model, task: Task) -> Texts:
     warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
         return _spans(tokenizer, examples, task, warnings)
-    encoded, labels = tokenizer.encode(examples, task.max_length), truth(examples, task)
+    encoded, labels = encoded_by(task, tokenizer), truth(examples, task)
+    warnings += cut_texts(encoded, "training texts")
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
     if task.kind == "multi_label":
@@ -265,9 +313,8 @@ def prepare(model: Model, task: Task) -> Texts:
 
 def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
-    contexts = [example.pair or "" for example in examples]
-    windows = tokenizer.windows([example.text for example in examples], contexts, task.max_length, OVERLAP)
-    targets = np.zeros((len(windows.spans), 2), np.int32)
+    windows = windows_by(task, tokenizer)
+    targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
     for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
         label = examples[question].label
         if not isinstance(label, Answers) or not label.texts:
@@ -276,13 +323,12 @@ def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnin
         inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
         if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
             targets[number] = inside[0], inside[-1]
+            answered.add(int(question))
+    warnings += cut_questions(windows, len(examples), "training questions")
+    with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
+    if len(answered) < with_answers:
+        warnings += (
+            f"{with_answers - len(answered)} of {with_answers} answers fit no window of {task.max_length} tokens whole "
+            "and train as none; take longer windows.",
+        )
     return Texts(windows.encoded, targets, warnings)
-
-
-def rows_for(encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None) -> int:
-    """Rows of a batch that hold `settings.batch_size` texts on average, in a multiple of devices times parts."""
-    packed = pack(encoded, architecture)
-    filled = sum(int(np.sum(np.any(batch.index >= 0, axis=1))) for batch in packed)
-    rows = max(1, round(filled * min(settings.batch_size, len(encoded)) / len(encoded)))
-    multiple = settings.accumulate * (mesh.shape.get("data", 1) if mesh is not None else 1)
-    return -(-rows // multiple) * multiple

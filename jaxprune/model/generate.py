@@ -98,6 +98,9 @@ def generate_ids(
     check_seed(seed)
     if batch is not None and batch < 1:
         raise SettingsError(f"batch must be at least 1, got {batch}.")
+    foreign = [number for number in end_ids or () if not 0 <= number < a.vocab]
+    if foreign:
+        raise SettingsError(f"end_ids has {foreign[0]}, which is no token: the model's embedding has {a.vocab} rows.")
     ends = np.array(a.end_ids if end_ids is None else tuple(end_ids), np.int32)
     odds = None if temperature == 0 else Odds(*map(np.float32, (temperature, 1.0 if top_p is None else top_p)))
     params, key = jax.device_put(model.params), jax.random.key(seed)

@@ -28,10 +28,15 @@ class Kept:
     @staticmethod
     def within(limit: int, architecture: Architecture, batches: Sequence[Batch], devices: Devices) -> "Kept":
         """Room in `limit` bytes: first for the features of one sublayer, the widest, then for dense outputs."""
-        widest = max(max(size.heads * architecture.head_width, size.neurons) for size in architecture.layers)
-        needed = 4 * widest * sum(batch.ids.size for batch in batches)
+        needed = Kept.needed(architecture, batches)
         features = needed <= limit and not devices.stream
         return Kept(limit - needed if features else limit, features)
+
+    @staticmethod
+    def needed(architecture: Architecture, batches: Sequence[Batch]) -> int:
+        """Bytes of the features of the widest sublayer."""
+        widest = max(max(size.heads * architecture.head_width, size.neurons) for size in architecture.layers)
+        return 4 * widest * sum(batch.ids.size for batch in batches)
 
     def keep(self, sublayer: int, batch: int, output: Any, devices: Devices) -> None:
         """Hold on to a dense output, if there is room for it."""

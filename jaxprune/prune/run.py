@@ -22,6 +22,7 @@ from ..data.task import Calibration
 from ..data.text import encoded_for
 from ..devices import Devices
 from ..errors import NumericalError, OutputError, SettingsError
+from ..memory import host_peak_bytes
 from ..model.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..model.language import text_losses
 from ..model.model import Batch, Model, Params
@@ -85,7 +86,7 @@ class Run:
         measured = None if out is None else Measured(out, resume)
         model, began = model.with_tokenizer(tokenizer), time.perf_counter()
         devices = Devices(mesh, stream)
-        encoded, surprises = encoded_for(model, calibration)
+        encoded, surprises = encoded_for(model, calibration, on_step)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
         batches = [devices.rows(batch) for batch in packed]
         check_finite(model)
@@ -182,7 +183,7 @@ class Run:
         The median of three batches (all have one shape), times their number. Not part of the method: booked nowhere.
         With streamed weights the pass streams them too, and ends before the head.
         """
-        programs, architecture = Programs(devices=self.devices), self.model.architecture  # its own books
+        programs, architecture = Programs(devices=self.devices, booked=False), self.model.architecture  # its own books
         if self.devices.stream:
             forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
         else:
@@ -234,6 +235,7 @@ class Run:
             "dense_forward_seconds": self.dense_forward_seconds,
             "dense_forwards": (seconds - self.programs.compile_seconds) / self.dense_forward_seconds,
             "peak_bytes": self.programs.meter.peak_bytes,
+            "host_peak_bytes": host_peak_bytes(),
             "calibration": {
                 "source": self.calibration.source,
                 "count": self.calibration.count,

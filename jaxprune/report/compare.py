@@ -74,14 +74,14 @@ def compare(
     """
     from ..data.evaluate import evaluate
 
-    dense = evaluate(model, task, limit=limit)
+    dense = evaluate(model, task, limit=limit, on_step=on_step)
     results, warnings = [], list(dense.warnings)
     for seed in seeds:
         calibration = task.calibration(count, seed=seed) if calibrate is None else calibrate(seed)
         warnings += calibration.warnings
         for name, method in methods.items():
             for budget, pruned in zip(budgets, method.run(model, calibration, budgets, seed, on_step), strict=True):
-                evaluation = evaluate(pruned, task, limit=limit)
+                evaluation = evaluate(pruned, task, limit=limit, on_step=on_step)
                 result = _result(name, seed, budget, pruned, evaluation)
                 warnings += pruned.provenance.record.get("warnings", [])
                 results.append(result)

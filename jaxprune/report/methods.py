@@ -61,6 +61,11 @@ class Method(NamedTuple):
         return list(function(model, calibration, list(budgets), settings, on_step=on_step, **where))
 
     @property
+    def group(self) -> int | None:
+        """How many calibration texts have a batch of their own; None: batches are filled up."""
+        return getattr(self.settings, "group", None)
+
+    @property
     def measures_once(self) -> bool:
         """Whether the method's measurement can be kept in a folder, to resume from."""
         return getattr(self.settings, "measures_once", False)

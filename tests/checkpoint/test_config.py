@@ -84,6 +84,13 @@ def test_without_a_class_labels_say_the_head():
         ({"id2label": {"1": "y", "0": "x"}}, ("x", "y"), "single_label"),
         ({"id2label": {str(n): n for n in range(11)}}, tuple(map(str, range(11))), "single_label"),
         ({"id2label": {"0": "score"}}, ("score",), "regression"),
+        # A program set the count alone.
+        (
+            {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "num_labels": 3},
+            ("LABEL_0", "LABEL_1", "LABEL_2"),
+            "single_label",
+        ),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "num_labels": 1}, ("LABEL_0",), "regression"),
         ({"id2label": {"0": "same", "1": "same"}}, ("same", "same"), "single_label"),  # data/fit.py matches by number
         ({"problem_type": "multi_label_classification"}, ("a", "b", "c"), "multi_label"),
     ],
@@ -91,6 +98,42 @@ def test_without_a_class_labels_say_the_head():
 def test_labels_and_problem(changes, labels, problem):
     a = tiny.architecture({**BERT, **changes})
     assert (a.labels, a.problem) == (labels, problem)
+
+
+@pytest.mark.parametrize(
+    "changes, warning",
+    [
+        ({"label2id": {"a": 0, "b": 1, "c": 2}}, None),
+        ({"label2id": {"a": "0", "b": "1"}}, None),
+        ({"label2id": {"LABEL_0": 0, "LABEL_1": 1}}, None),  # of other names: left behind
+        ({"label2id": {"a": 1, "b": 0, "c": 2}}, "label2id gives labels other numbers than id2label, which counts"),
+        ({"id2label": None, "num_labels": 3, "label2id": {"a": 0, "b": 1, "c": 2}}, "in label2id alone, which are not"),
+        ({"id2label": None, "num_labels": 3, "label2id": {f"LABEL_{n}": n for n in range(3)}}, None),
+    ],
+)
+def test_labels_in_another_order_are_warned_of(tmp_path, changes, warning):
+    """id2label counts, as in transformers."""
+    model = load(tiny.write(tmp_path / "model", {**BERT, **changes}, tiny.tensors(BERT)))
+    assert [warning in told for told in model.provenance.warnings] == ([True] if warning else [])
+    assert model.architecture.labels == (("a", "b", "c") if "id2label" not in changes else tiny_labels(3))
+
+
+def tiny_labels(count):
+    return tuple(f"LABEL_{number}" for number in range(count))
+
+
+@pytest.mark.parametrize(
+    "name, family",
+    [("BertModel", "bert"), ("LLaMAForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2"), ("Qwen2Model", "qwen2")],
+)
+def test_without_a_model_type_the_class_says_the_family(tmp_path, name, family):
+    head = "causal_lm" if "LM" in name else "none"
+    settings = tiny.config(family, head, architectures=[name])
+    assert family_of({"architectures": [name]}, "config.json") is FAMILIES[family]
+    silent = {key: value for key, value in settings.items() if key != "model_type"}
+    model = load(tiny.write(tmp_path / "model", silent, tiny.tensors(settings)))
+    assert model.architecture == tiny.architecture(settings)
+    assert model.provenance.record["source_config"]["model_type"] == family  # an exported folder says it
 
 
 def test_what_transformers_writes_beside_passes():
@@ -199,7 +242,26 @@ def test_other_names_of_a_size_win(family, changes):
 # --- what is refused
 
 
-@pytest.mark.parametrize("model_type", ["gpt_neox", None, ["bert"], "BERT"])
+@pytest.mark.parametrize("names", [None, ["MyModel"], ["Qwen2MoeModel"], ["BertGenerationEncoder"]])
+def test_a_missing_family_says_what_to_add(names):
+    with pytest.raises(
+        CheckpointError, match='has no model_type, and no class .*; add "model_type": and one of bert, r'
+    ):
+        family_of({"architectures": names}, "config.json")
+
+
+@pytest.mark.parametrize("inner", ["0_Transformer", "0_BERT"])
+@pytest.mark.parametrize("outer", [None, {"__version__": "0.2.5"}])
+def test_folders_of_old_sentence_transformers_point_at_the_model_in_them(tmp_path, inner, outer):
+    tiny.write(tmp_path / inner, tiny.config("bert", "none"), tiny.tensors(tiny.config("bert", "none")))
+    if outer is not None:
+        (tmp_path / "config.json").write_text(json.dumps(outer))
+    with pytest.raises(CheckpointError, match=rf"but a folder of one .*; give \S+/{inner}\."):
+        load(tmp_path)
+    assert load(tmp_path / inner).architecture.family == "bert"
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", ["bert"], "BERT"])
 def test_an_unknown_family_lists_the_known_ones(model_type):
     with pytest.raises(
         CheckpointError, match="supported are bert, roberta, distilbert, opt, .*; another family needs a row"

@@ -155,3 +155,13 @@ def test_equal_tensors_with_and_without_prefix_are_one(tmp_path):
     named = tiny.tensors(settings)
     named["embeddings.LayerNorm.bias"] = named["bert.embeddings.LayerNorm.bias"]
     assert_same(load(tiny.write(tmp_path / "model", settings, named)), tiny.random_model(settings))
+
+
+def test_different_tensors_with_and_without_a_wrapper_are_refused(tmp_path):
+    settings = tiny.config("llama")
+    named = tiny.tensors(settings)
+    named["_orig_mod.model.norm.weight"] = 1 + named["model.norm.weight"]
+    with pytest.raises(
+        CheckpointError, match=r"two different tensors norm\.weight, one of them as \S*model\.norm\.weight"
+    ):
+        load(tiny.write(tmp_path / "model", settings, named))

@@ -24,7 +24,7 @@ WIDTHS = ("llama", "mistral", "qwen2", "qwen3")  # their config.json says how wi
 def dense(path, family, **changes):
     settings = tiny.config(family, **changes)
     folder = tiny.write(path / "dense", settings, tiny.tensors(settings))
-    (folder / "vocab.txt").write_text("words")
+    (folder / "merges.txt").write_text("words")
     return load(folder)
 
 
@@ -76,7 +76,7 @@ def test_a_uniform_model_comes_back_the_same(tmp_path, family):
     assert {key: value for key, value in new.items() if key not in told} == {
         key: value for key, value in old.items() if key not in told
     }
-    assert names(written.folder) == ["config.json", "jaxprune_export.json", "model.safetensors", "vocab.txt"]
+    assert names(written.folder) == ["config.json", "jaxprune_export.json", "merges.txt", "model.safetensors"]
 
 
 @pytest.mark.parametrize("family", ("bert", "gpt2", "llama"))
@@ -95,7 +95,7 @@ def test_a_saved_model_exports_as_the_one_in_memory(tmp_path):
     written = jp.export(load(tmp_path / "saved"), tmp_path / "out")
     assert_same(load(tmp_path / "out"), small)
     assert "head_dim is no documented setting of qwen2" in written.warnings[0]
-    assert (tmp_path / "out" / "vocab.txt").read_text() == "words"
+    assert (tmp_path / "out" / "merges.txt").read_text() == "words"
 
 
 def test_grouped_queries_and_another_head(tmp_path):
@@ -265,7 +265,7 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     assert (folder / "model.safetensors.index.json").exists() and not (folder / "model.safetensors").exists()
     assert_same(load(folder), model)
     save(model, folder, overwrite=True)
-    assert names(folder) == ["jaxprune.json", "model.safetensors", "vocab.txt"]
+    assert names(folder) == ["jaxprune.json", "merges.txt", "model.safetensors"]
     (folder / "config.json").write_text("{}")
     with pytest.raises(OutputError, match=r"also holds config\.json"):
         jp.export(model, folder, overwrite=True)

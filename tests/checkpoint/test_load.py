@@ -279,7 +279,9 @@ def test_integer_weights_are_refused(tmp_path):
     def change(named):
         named[word_embeddings("bert")] = np.zeros((30, 12), np.int8)
 
-    with pytest.raises(CheckpointError, match=r"not of floats: embeddings\.word_embeddings\.weight is i(nt)?8"):
+    with pytest.raises(
+        CheckpointError, match=r"not of floats: embeddings\.word_embeddings\.weight is i(nt)?8, .* quantised weights"
+    ):
         load(checkpoint(tmp_path / "model", tiny.config("bert"), change=change))
 
 
@@ -287,9 +289,7 @@ def test_a_tensor_with_and_without_prefix(tmp_path):
     def change(named):
         named["embeddings.LayerNorm.bias"] = np.zeros(12, np.float32)
 
-    with pytest.raises(
-        CheckpointError, match=r"two different .* embeddings\.LayerNorm\.bias, with and without 'bert\.'"
-    ):
+    with pytest.raises(CheckpointError, match=r"two different tensors embeddings\.LayerNorm\.bias, one of them as"):
         load(checkpoint(tmp_path / "model", tiny.config("bert"), change=change))
 
 

@@ -118,6 +118,28 @@ def test_a_tensor_in_two_shards(folder):
         load(home)
 
 
+@pytest.mark.parametrize("form, index", [("sharded", "model.safetensors"), ("sharded bin", "pytorch_model.bin")])
+def test_shards_without_an_index_are_read_where_all_are_there(folder, form, index):
+    home = folder(form)
+    before = source_hash(home)
+    (home / f"{index}.index.json").unlink()
+    expected, found = tiny.tensors(BERT), read_tensors(home)
+    assert found.keys() == expected.keys() and source_hash(home) == before
+    np.testing.assert_array_equal(found["classifier.weight"].read(), expected["classifier.weight"])
+    shard = next(home.glob("*-00001-of-00002.*"))
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"has \S+-00002-of-00002\.\w+, not all of one checkpoint's 2 files"):
+        load(home)
+
+
+def test_shards_of_two_checkpoints_without_an_index_are_refused(folder):
+    home = folder("sharded")
+    (home / "model.safetensors.index.json").unlink()
+    (home / "model-00001-of-00003.safetensors").write_bytes((home / "model-00001-of-00002.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="not all of one checkpoint's"):
+        load(home)
+
+
 # --- links
 
 
@@ -146,6 +168,20 @@ def test_links_inside_the_folder_and_to_the_folder_are_followed(folder, tmp_path
     (home / "model.safetensors").symlink_to("weights.data")
     (tmp_path / "alias").symlink_to(home)
     assert load(tmp_path / "alias").architecture.hidden == 12
+
+
+def test_links_into_a_hub_cache_are_followed_from_any_folder(folder, tmp_path):
+    home, blobs = folder("safetensors"), tmp_path / "cache" / "models--org--name" / "blobs"
+    blobs.mkdir(parents=True)
+    for name, blob in (("model.safetensors", "a" * 64), ("config.json", "b" * 40)):
+        (home / name).rename(blobs / blob)
+        (home / name).symlink_to(blobs / blob)
+    assert load(home).architecture.hidden == 12
+    (blobs / ("a" * 64)).rename(blobs / "private")
+    (home / "model.safetensors").unlink()
+    (home / "model.safetensors").symlink_to(blobs / "private")  # not named as the cache names its files
+    with pytest.raises(CheckpointError, match="link to a place outside its folder"):
+        load(home)
 
 
 # --- the hash

@@ -12,7 +12,11 @@ from jaxprune.errors import DataError
 
 SCORED = (Example("  TEXT 3", None, 0),)
 TASK = SimpleNamespace(
-    kind="single_label", max_length=32, validation=SCORED, calibration=lambda count, seed: (count, seed)
+    kind="single_label",
+    max_length=32,
+    strict_length=True,
+    validation=SCORED,
+    calibration=lambda count, seed: (count, seed),
 )
 
 

@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import signal
@@ -6,7 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from jaxprune.checkpoint import load
+from jaxprune.cli.finetune import load_for
+from jaxprune.data import tasks
+from jaxprune.errors import DataError
+from tests.helpers import tiny
 
 QUICK = ("--epochs", 1, "--batch-size", 32)
 
@@ -92,7 +100,11 @@ def test_texts_without_a_training_split_or_labels_are_refused(cli, inputs, tmp_p
     assert run.code == 2 and 'no examples in split "train"' in run.err
     (tmp_path / "data" / "train.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad"}\n')
     run = cli("finetune", "--model", inputs.model, *data, "--out", tmp_path / "out")
-    assert run.code == 2 and "train.jsonl line 2" in run.err and "label" in run.err
+    assert run.code == 2 and "train text 1 has no label" in run.err
+    (tmp_path / "data" / "validation.jsonl").unlink()
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n')
+    run = cli("finetune", "--model", inputs.model, *data, "--out", tmp_path / "out")
+    assert run.code == 2 and 'no examples in split "validation"' in run.err
     assert not (tmp_path / "out").exists()
 
 
@@ -108,6 +120,22 @@ def test_a_checkpoint_without_a_fitting_head_gets_a_new_one(cli, inputs, tmp_pat
     assert manifest["architecture"]["labels"] == ["bad", "fine", "good"]
     assert not any("fine-tune first" in warning for warning in run.data["warnings"])
     assert any("does not fit" in warning and "a new one took its place" in warning for warning in run.data["warnings"])
+
+
+def test_a_head_that_reads_whole_numbers_as_values_stays(tmp_path):
+    """The head says regression, so it trains as one; what could be yes or no is asked, not a reason for a new head."""
+    config = tiny.config("bert", id2label={"0": "LABEL_0"})
+    folder = str(tiny.write(tmp_path / "model", config, tiny.tensors(config)))
+    rows = [json.dumps({"text": "good", "label": label}) for label in (1, 3, 5)]
+    (tmp_path / "stars.jsonl").write_text("\n".join(rows))
+    (tmp_path / "yes.jsonl").write_text(json.dumps({"text": "good", "label": 1}))
+    given = argparse.Namespace(model=folder, seed=0, revision=None, ignore_config_key=[])
+    model = load_for(tasks.folder(tmp_path / "stars.jsonl"), given)
+    own = load(folder)
+    assert model.architecture.problem == "regression" and model.provenance.warnings == own.provenance.warnings
+    np.testing.assert_array_equal(model.params["head"]["kernel"], own.params["head"]["kernel"])
+    with pytest.raises(DataError, match="labels 0 and 1 can be values or no and yes to a model with one output"):
+        load_for(tasks.folder(tmp_path / "yes.jsonl"), given)
 
 
 @pytest.mark.parametrize("out", [".", "/", ""])

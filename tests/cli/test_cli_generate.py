@@ -36,9 +36,26 @@ def test_the_same_seed_draws_the_same_texts(folder, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_end_tokens_are_flags(folder, capsys):
+    asked = ["generate", "--model", folder, "--prompt", "the film", "--max-new-tokens", "5", "--json"]
+    assert main(asked) == 0
+    first = json.loads(capsys.readouterr().out)["texts"][0]
+    token, number = first["text"].split()[0], first["ids"][0]
+    for flags in (["--end-token", token], ["--end-id", str(number)]):
+        assert main([*asked, *flags]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["texts"][0]["ids"] == [number] and found["texts"][0]["ended"]
+        assert found["end_tokens"] == [token if flags[0] == "--end-token" else number]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--prompt", "the", "--end-token", "cinema"], "the tokenizer has no token 'cinema'; name an end token"),
+        (
+            ["--prompt", "the", "--max-new-tokens", "9", "--end-id", "99"],
+            "end_ids has 99, which is no token: the model's embedding has 26 rows.",
+        ),
         ([], "there is nothing to continue; give --prompt TEXT or --prompts FILE."),
         (["--prompts", "no-such-file"], "no-such-file cannot be read: No such file or directory; check the path."),
         (["--prompt", ""], "prompt 0 is ''; give a text that is not empty."),

@@ -1,9 +1,12 @@
 """What commands say of a checkpoint that Python would be told in its own words."""
 
 import json
+from typing import Any
 
 import pytest
 
+from jaxprune.cli import flags
+from jaxprune.cli.finetune import load_for
 from jaxprune.cli.main import COMMANDS, parser
 from jaxprune.report.files import dumps
 from tests.cli.conftest import write_model
@@ -34,8 +37,8 @@ def test_unknown_settings_are_ignored_by_a_flag_that_the_error_names(cli, model)
 
 
 def test_every_command_that_loads_a_model_has_the_flag():
-    commands = next(action for action in parser()._actions if action.dest == "command").choices
-    assert commands is not None and len(commands) == len(COMMANDS)
+    commands: Any = next(action for action in parser()._actions if action.dest == "command").choices
+    assert len(commands) == len(COMMANDS)
     flags = {
         name: {flag for action in command._actions for flag in action.option_strings}
         for name, command in commands.items()
@@ -50,3 +53,22 @@ def test_no_command_advises_an_argument_of_python(cli, inputs, model, tmp_path, 
     run = cli(command, "--model", folder, "--task", "text-classification", "--data", inputs.data, *more)
     assert run.code == 2 and "names a class whose head is not supported" in run.err
     assert "head=" not in run.err and "jp." not in run.err
+
+
+def test_fine_tuning_draws_a_head_where_the_checkpoint_has_one_of_another_kind(inputs, model):
+    folder = model(architectures=["BertForTokenClassification"])
+    words = [
+        "finetune",
+        "--model",
+        folder,
+        "--task",
+        "text-classification",
+        "--data",
+        inputs.data,
+        "--out",
+        "unwritten",
+    ]
+    arguments = parser().parse_args(words)
+    tuned = load_for(flags.task(arguments), arguments)
+    assert tuned.architecture.head == "classification" and tuned.architecture.labels == ("0", "1")
+    assert any("no weights for the classification head" in warning for warning in tuned.provenance.warnings)

@@ -56,6 +56,17 @@ def test_scores_are_those_of_the_predictions(tiny, kind, names, labels):
     assert result.seconds > 0 and result.tokens_per_second == pytest.approx(result.tokens / result.seconds)
 
 
+def test_whole_numbers_are_scored_as_values_where_the_head_is_a_regression(tiny, write):
+    stars = [1, 3, 5, 4, 2, 1, 3, 5]
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, stars, strict=True)]
+    model = tiny(problem="regression", labels=("score",))
+    whole = evaluate(model, tasks.folder(write("whole.jsonl", rows)))
+    for row in rows:
+        row["label"] = float(row["label"])
+    assert whole.metrics == evaluate(model, tasks.folder(write("point.jsonl", rows))).metrics
+    assert whole.metric == "pearson" and "were read as values" in whole.warnings[0]
+
+
 def test_the_report_is_plain_json(tiny):
     report = json.loads(json.dumps(evaluate(tiny(), make_task([0, 1] * 4)).as_json()))
     assert {"score", "metric", "examples", "tokens_per_second", "compile_seconds", "warnings"} <= set(report)

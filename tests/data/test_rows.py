@@ -6,9 +6,9 @@ import json
 import pytest
 
 from jaxprune.data import tasks
-from jaxprune.data.rows import read_rows, read_texts
+from jaxprune.data.rows import iter_texts, read_rows, read_texts
+from jaxprune.data.running import RunningText
 from jaxprune.data.task import Calibration
-from jaxprune.data.text import read_text
 from jaxprune.errors import DataError
 
 ROWS = [{"text": "the film\u2028was warm", "label": 1}, {"text": "a dull\nbook", "label": 0}]
@@ -38,14 +38,14 @@ def write(path, content: str | bytes):
 def test_every_form_gives_the_same_texts(tmp_path, name):
     file = write(tmp_path / name, FORMS[name])
     assert [row.values for row in read_rows(file)] == ROWS
-    assert read_text(file) == "the film\u2028was warm\n\na dull\nbook"  # a running text
+    assert RunningText.of(file)[0].text == "the film\u2028was warm\n\na dull\nbook"  # a running text
     assert [(e.text, e.label) for e in tasks.folder(file).validation] == [(row["text"], row["label"]) for row in ROWS]
     assert [example.text for example in Calibration.of_file(file).examples] == [row["text"] for row in ROWS]
 
 
 def test_plain_text_may_be_gzip(tmp_path):
     file = write(tmp_path / "text.txt.gz", " = Title = \n\n the film \n")
-    assert read_text(file) == " = Title = \n\n the film \n"
+    assert RunningText.of(file)[0].text == " = Title = \n\n the film \n"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl.gz", ".json.gz"])
@@ -103,11 +103,11 @@ def test_what_is_no_such_file_is_named(tmp_path, name, content, message):
 def test_tables_are_refused_by_name(tmp_path, name):
     """Their columns would be taken for text."""
     file = write(tmp_path / name, "text\tlabel\ngood\t1\n")
-    for read in (read_text, read_texts, tasks.folder, tasks.squad):
+    for read in (RunningText.of, read_texts, tasks.folder, tasks.squad):
         with pytest.raises(DataError, match=r"is a table \(.*\), which is not read; write"):
             read(file)
     with pytest.raises(
-        DataError, match=f"has no validation.jsonl .nor test.jsonl. to score on .found: {name}.; add it"
+        DataError, match=f"has no train.jsonl, validation.jsonl or test.jsonl .found: {name}.; add them"
     ):
         tasks.folder(tmp_path)
 
@@ -124,3 +124,12 @@ def test_tables_are_refused_by_name(tmp_path, name):
 def test_lines_that_are_not_alike(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_texts(write(tmp_path / "texts.txt", content))
+
+
+@pytest.mark.parametrize("name, lines", [("a.txt", "one\ntwo\nthree\tx"), ("a.jsonl", '{"text": "one"}\n{"text": 2}')])
+def test_texts_are_read_one_by_one(tmp_path, name, lines):
+    """So that a large file need not fit the memory: what is wrong further down has not been read yet."""
+    found = iter_texts(write(tmp_path / name, lines))
+    assert next(found) == ("one", None)
+    with pytest.raises(DataError, match="two texts, the first one|must be a string"):
+        list(found)

@@ -22,7 +22,7 @@ from jaxprune.checkpoint.load import tensor_names
 from jaxprune.checkpoint.read import Stored
 from jaxprune.model import Architecture, Model, parameter_shapes
 
-FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin")
+FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin", "legacy bin")
 CLASSES = {
     "classification": "ForSequenceClassification",
     "question_answering": "ForQuestionAnswering",
@@ -108,6 +108,8 @@ def write(folder: Path, settings: dict[str, Any], named: dict[str, np.ndarray], 
         (folder / "flax_model.msgpack").write_bytes(msgpack_serialize(flax_tree(named)))
     elif form == "bin":
         write_bin(folder / "pytorch_model.bin", named)
+    elif form == "legacy bin":
+        write_legacy_bin(folder / "pytorch_model.bin", named)
     else:
         stem, suffix = ("model", "safetensors") if form == "sharded" else ("pytorch_model", "bin")
         names = sorted(named)
@@ -160,6 +162,24 @@ def write_bin(path: Path, named: dict[str, np.ndarray]) -> None:
     write_zip(path, state(b"".join(items)), data)
 
 
+def write_legacy_bin(path: Path, named: dict[str, np.ndarray]) -> None:
+    """A file as torch.save wrote it before PyTorch 1.6: pickles in a row, then the storages, one a tensor."""
+    items = [
+        _plain(name)
+        + tensor(str(number), array.dtype.name, array.size, 0, array.shape, _strides(array.shape), legacy=True)
+        for number, (name, array) in enumerate(named.items())
+    ]
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system))
+    keys = pickle.dumps([str(number) for number in range(len(named))], 2)
+    data = b"".join(array.size.to_bytes(8, "little") + array.tobytes() for array in named.values())
+    path.write_bytes(head + state(b"".join(items)) + keys + data)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+
+
 def write_zip(path: Path, pickled: bytes, data: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -173,13 +193,25 @@ def state(items: bytes) -> bytes:
     return pickle.PROTO + b"\x02" + _global("collections", "OrderedDict") + b")R(" + items + b"u."
 
 
-def tensor(key: str, dtype: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """The opcodes for one tensor: a call of torch._utils._rebuild_tensor_v2 on a persistent storage."""
+def tensor(
+    key: str,
+    dtype: str,
+    count: int,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    legacy: bool = False,
+    view: tuple[str, int, int] | None = None,
+) -> bytes:
+    """The opcodes for one tensor: a call of torch._utils._rebuild_tensor_v2 on a persistent storage.
+
+    A `legacy` file may name a `view` of the storage: (its key, first number, how many).
+    """
     storage = b"(" + _plain("storage") + _global("torch", _STORAGES[dtype]) + _plain(key) + _plain("cpu")
-    storage += _plain(count) + b"tQ"
+    storage += _plain(count) + (_plain(view) if legacy else b"") + b"tQ"
     hooks = _global("collections", "OrderedDict") + b")R"
-    view = _plain(offset) + _plain(shape) + _plain(strides) + _plain(False)
-    return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + view + hooks + b"tR"
+    layout = _plain(offset) + _plain(shape) + _plain(strides) + _plain(False)
+    return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + layout + hooks + b"tR"
 
 
 def _plain(value: Any) -> bytes:

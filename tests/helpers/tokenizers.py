@@ -1,6 +1,7 @@
 """Tokenizer files of the kinds that checkpoints come with, tiny and the same every time."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def write_bert(folder: Path, form: str = "tokenizer.json", **settings: Any) -> i
     return len(WORDS)
 
 
-def write_letters(folder: Path, words: list[str]) -> int:
+def write_letters(folder: Path, words: Sequence[str]) -> int:
     """vocab.json of single letters, for a family whose tokenizer class no setting can replace (Qwen2)."""
     letters = ["[PAD]", "[UNK]", "[CLS]", "Ġ", *sorted(set("".join(words)))]
     (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))

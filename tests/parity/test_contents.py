@@ -87,3 +87,16 @@ def test_generating_under_dynamic_scaling(tmp_path):
     theirs = reference.generate(torch.from_numpy(ids), max_new_tokens=30, do_sample=False, pad_token_id=0)
     ours = jp.generate_ids(load(tmp_path), ids, max_new_tokens=30, end_ids=())
     np.testing.assert_array_equal(ours.ids[0], theirs[0, 12:])
+
+
+def test_files_from_before_pytorch_1_6(tmp_path):
+    """As torch still writes them; some tensors are views, some are tied."""
+    reference = random_reference("gpt2", "causal_lm", seed=5)
+    reference.config.architectures = [type(reference).__name__]
+    reference.config.save_pretrained(tmp_path)
+    state = reference.state_dict()
+    state["transformer.ln_f.bias"] = torch.cat([state["transformer.ln_f.bias"]] * 2)[12:]
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    inputs = cases("gpt2")["full"]
+    ours, theirs = logits(load(tmp_path), **inputs), reference_logits(reference, inputs)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)

@@ -1,11 +1,14 @@
 """Greedy generation against transformers on torch, live; run by `make parity`."""
 
+import json
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="live parity needs torch: make parity installs it")
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from jaxprune.checkpoint import load
 from jaxprune.model.generate import generate_ids
@@ -43,3 +46,22 @@ def test_prompts_go_on_as_in_transformers(tmp_path, family, changes):
             assert ours.ids[row, :length].tolist() == theirs[row, :length].tolist()
             assert not theirs[row, length:].any()
         ends = (int(theirs[0, 3]),)
+
+
+def test_texts_end_where_transformers_ends_them(tmp_path):
+    random_reference("llama", "causal_lm", seed=7, eos_token_id=2).save_pretrained(tmp_path)
+    prompt, file = [[5, 9, 3, 12]], tmp_path / "generation_config.json"
+    file.unlink()
+    free = generate_ids(load(tmp_path), prompt, max_new_tokens=8, end_ids=()).ids[0].tolist()
+    for settings in (None, {"eos_token_id": [2, free[3]]}, {"eos_token_id": free[2]}, {"bos_token_id": 1}):
+        for own in (2, free[1]):
+            config = json.loads((tmp_path / "config.json").read_text())
+            (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": own}))
+            file.unlink(missing_ok=True)
+            if settings is not None:
+                file.write_text(json.dumps(settings))
+            reference = AutoModelForCausalLM.from_pretrained(tmp_path)
+            with torch.no_grad():
+                theirs = reference.generate(torch.tensor(prompt), max_new_tokens=8, do_sample=False, pad_token_id=0)
+            ours = generate_ids(load(tmp_path), prompt, max_new_tokens=8)
+            assert ours.ids[0, : ours.lengths[0]].tolist() == theirs[0, 4:].tolist()

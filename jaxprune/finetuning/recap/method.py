@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
+from ...checks import check_effect
 from ...data.task import Task
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
@@ -26,10 +27,10 @@ from ...placement import Placement, Where
 from ...prune.cost import removed, whole_parameters
 from ...prune.cut import compose_kept, cut_architecture, kept_units
 from ...prune.run import check_finite, masked_versus_cut
-from ..epochs import shuffled
-from ..finetune import Texts, prepare, rows_for, set_aside
+from ..epochs import batch_doubts, batches_for, described
+from ..finetune import Texts, prepare, scored_texts, set_aside
 from ..settings import Train
-from ..state import Saved, Store
+from ..state import Saved, Store, check_resume
 from ..step import select
 from ..train import check_targets, fingerprint
 from .choose import everything_kept
@@ -72,7 +73,7 @@ def recap(
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
-    `resume=True`, to the same numbers. `training.epochs` is not read: `settings` says how many epochs there are.
+    `resume=True`, to the same numbers. `settings` says how many epochs there are, so `training.epochs` stays open.
     `tokenizer` is that of `finetune`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
@@ -107,6 +108,7 @@ def run_recap(
     model = model.with_tokenizer(tokenizer)
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
+    check_resume(out, resume)
     placement = Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
@@ -114,8 +116,7 @@ def run_recap(
     texts = prepare(model, task)
     check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
     check_finite(model)
-    rows = rows_for(texts.encoded, model.architecture, training, None)
-    batches = _remembered(shuffled(texts.encoded, model.architecture, seed=training.seed, rows=rows))
+    batches = _remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
     run = Run(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
@@ -169,10 +170,19 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
+    training.check_for(model.architecture)
     if training.distill_hidden:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
+        )
+    said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
+    check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
+    check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
+    if training.distills and settings.rounds == 1 and _new_head(model):
+        raise SettingsError(
+            "distill has no effect in a single round with a new head, which teaches from the second round on; leave it "
+            "out, or ask for more rounds."
         )
     named = settings.learning_rate if training.learning_rate is None else training.learning_rate
     training = replace(training, epochs=settings.epochs, learning_rate=named)
@@ -226,7 +236,7 @@ def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     ours = {f"setting {name}": value for name, value in asdict(run.settings).items() if name != "learning_rate"}
     theirs = fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
-    return {**theirs, **ours, "task": run.task.name}
+    return {**theirs, **ours, **scored_texts(run.task, run.split_name), "task": run.task.name}
 
 
 def _remains(store: Store | None, records: list[Any]) -> str:
@@ -254,8 +264,6 @@ def _finished(
         error = masked_versus_cut(whole, small, state.best, first[0])
     if error > 1e-5:
         warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
-    if training.distills and run.new_head and settings.rounds == 1:
-        warnings.append("distill taught nothing: a new head teaches from the second round on, and there was one round.")
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
@@ -270,7 +278,7 @@ def _finished(
         "source": run.task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": {"rows": rows, "length": slots},
+        "batch": described(first),
         "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
         "kept_epoch": kept_round,
         "new_head": run.new_head,
@@ -285,7 +293,9 @@ def _finished(
         "device_bytes": {"predicted": predicted, "measured": measured},
         "peak_bytes": max(measured.values()),
     }
-    warnings = list(dict.fromkeys([*warnings, *texts.warnings, *records[kept_round]["warnings"]]))
+    warnings = list(
+        dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
+    )
     result = run.model.replace(
         architecture=small_architecture, params=jax.tree.map(jnp.asarray, best),
         provenance=replace(before, warnings=tuple(warnings)),

@@ -105,7 +105,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         "metric": scored.metric,
         "metrics": scored.metrics,
         "warnings": list(scored.warnings),
-        "loss": float(np.mean(tuned.losses)),
+        "loss": float(np.average(tuned.losses, weights=tuned.texts)),
         "steps": len(tuned.losses),
         "frozen": settings.freeze_at(number),
         "parameters": total,

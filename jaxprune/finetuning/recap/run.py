@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,8 @@ from ...model import Batch, Model, Params
 from ...placement import Books, Placement
 from ...programs import Programs
 from ...prune.cut import Mask
+from ..epochs import first_texts
+from ..finetune import split_scored
 from ..settings import Train
 from .settings import Recap
 from .tuning import Moments
@@ -64,13 +65,12 @@ class Run:
             raise KeyboardInterrupt
 
     def sampled(self, number: int) -> Sequence[Batch]:
-        """The batches that a round is measured on: its first ones, whose shape is that of all others."""
-        wanted = ceil(self.settings.samples / self.training.batch_size)
-        return self.batches(number * self.settings.epochs_per_round)[:wanted]
+        """The texts that a round is measured on: those of its first batches, whose shape is that of all others."""
+        return first_texts(self.batches(number * self.settings.epochs_per_round), self.settings.samples)
 
     @property
     def split_name(self) -> str:
-        return "holdout" if self.training.holdout else "validation"
+        return split_scored(self.training)
 
     @contextmanager
     def phase(

@@ -1,0 +1,147 @@
+"""How long a pruning run will take, from the same run on very little: one and two layers, one and two batches.
+
+How often each compiled program is called grows with layers and batches in a way that four such runs settle exactly;
+what a call takes is measured in them, on the machine and at the shapes of the run to come. Work on the host (solves,
+searches) is taken to grow with the number of layers and of batches.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..data.batches import Encoded, pack
+from ..data.task import Calibration
+from ..devices import Devices
+from ..model import Architecture, Batch, Model
+from ..programs import watched
+from ..prune.budget import Budget
+from ..prune.kept import KEEP_BYTES, Kept
+from .methods import Method
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted for a whole run over all its budgets, one after the other from one measurement."""
+
+    seconds: float  # compilation included; loading and scoring apart
+    compile_seconds: float  # in this process: what it has compiled before costs nothing
+    dense_forward_seconds: float  # one warm pass of the dense model over the calibration texts
+    first_forwards: float  # dense forward passes that the first budget costs, compilation apart
+    further_forwards: float  # and every further one; 0 where there is one budget
+
+
+@dataclass
+class _Probe:
+    """What one small run called, and how long that took."""
+
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    host: float = 0.0  # seconds outside compiled programs and their compilation
+    compiling: float = 0.0
+    forward: float = 0.0  # of the dense model, a batch
+
+
+Probes = dict[tuple[int, int], _Probe]  # by layers and batches, 1 and 2
+
+
+def forecast(model: Model, method: Method, budgets: Sequence[Budget], lengths: Sequence[int]) -> Forecast:
+    """Run `method` on a beginning of `model` and made-up texts of these lengths (tokens), and extrapolate.
+
+    Takes about as long as a run on two layers and six batches, and compiles what the run itself will. Raises
+    `BudgetError` where the budget leaves nothing.
+    """
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(model.architecture.vocab, size=length) for length in lengths]
+    encoded = Encoded(ids, [np.zeros_like(row) for row in ids])
+    batches = pack(encoded, model.architecture, group=method.group)
+    texts = [[ids[number] for number in np.unique(batch.index) if number >= 0] for batch in batches[:2]]
+    layers, count = len(model.architecture.layers), len(batches)
+    per_call: dict[str, list[float]] = defaultdict(list)
+
+    def total(budgets: Sequence[Budget]) -> tuple[float, Probes]:
+        """Seconds of the whole run, compilation apart; what is kept between passes only in part counts in part."""
+        share, features = _kept(model.architecture, batches)
+        found = []
+        for outputs in sorted({math.floor(share), math.ceil(share)}):  # none and all, where a part is kept
+            keep = [KEEP_BYTES if outputs else features * Kept.needed(model.architecture, batches[:n]) for n in (1, 2)]
+            probes = _probes(model, method, budgets, texts, keep, per_call)
+            found.append((_seconds(probes, layers, count, per_call), probes))
+        return share * found[-1][0] + (1 - share) * found[0][0], found[-1][1]
+
+    first, probes = total(budgets[:1])
+    compiling = _line(probes[1, 1].compiling, probes[2, 1].compiling, layers)
+    further = 0.0
+    if len(budgets) > 1:
+        more, others = total(budgets[:2])
+        further = max(more - first, 0.0)
+        compiling += _line(others[1, 1].compiling, others[2, 1].compiling, layers)
+    passes = count * _line(probes[1, 1].forward, probes[2, 1].forward, layers)
+    seconds = first + further * (len(budgets) - 1) + compiling
+    return Forecast(seconds, compiling, passes, first / passes, further / passes)
+
+
+def _probes(
+    model: Model,
+    method: Method,
+    budgets: Sequence[Budget],
+    texts: Sequence[Sequence[np.ndarray]],
+    keep: Sequence[int],
+    per_call: dict[str, list[float]],
+) -> Probes:
+    probes: Probes = {}
+    for depth in (1, 2):
+        small = _beginning(model, depth)
+        for count, keep_bytes in enumerate(keep, 1):
+            given = [row for batch in texts[:count] for row in batch]
+            probe = _Probe()
+
+            def heard(name: str, seconds: float, probe: _Probe = probe) -> None:
+                probe.calls[name] += 1
+                per_call[name].append(seconds)
+
+            with watched(heard) as spent:
+                results = method.run(small, Calibration.of_ids(given, None), budgets, keep_bytes=keep_bytes)
+            records = [result.provenance.record for result in results]
+            probe.compiling = sum(record["compile_seconds"] for record in records)
+            probe.host = sum(record["seconds"] for record in records) - probe.compiling - spent()
+            probe.forward = records[0]["dense_forward_seconds"] / min(count, len(texts))
+            probes[depth, count] = probe
+    return probes
+
+
+def _seconds(probes: Probes, layers: int, batches: int, per_call: dict[str, list[float]]) -> float:
+    """Of a run on so many layers and batches, compilation apart."""
+    names = {name for probe in probes.values() for name in probe.calls}
+    seconds = 0.0
+    for name in names:
+        one, deep, wide, both = (probes[at].calls[name] for at in ((1, 1), (2, 1), (1, 2), (2, 2)))
+        calls = one + (layers - 1) * (deep - one) + (batches - 1) * (wide - one)
+        calls += (layers - 1) * (batches - 1) * (both - deep - wide + one)
+        seconds += calls * statistics.median(per_call[name])
+    one, deep, wide = (probes[at].host for at in ((1, 1), (2, 1), (1, 2)))
+    return seconds + _line(one, deep, layers) + _line(0.0, max(wide - one, 0.0), batches)
+
+
+def _line(first: float, second: float, at: float) -> float:
+    """What goes from `first` at 1 over `second` at 2, never falling."""
+    return first + (at - 1) * max(second - first, 0.0)
+
+
+def _beginning(model: Model, depth: int) -> Model:
+    """A model of so many layers, all of them the middle one by size."""
+    sizes = model.architecture.layers
+    order = sorted(range(len(sizes)), key=lambda index: (sizes[index].heads, sizes[index].neurons))
+    middle = order[len(order) // 2]
+    architecture = replace(model.architecture, layers=(sizes[middle],) * depth)
+    return Model(architecture, {**model.params, "layers": [model.params["layers"][middle]] * depth})
+
+
+def _kept(architecture: Architecture, batches: Sequence[Batch]) -> tuple[float, bool]:
+    """The share of dense outputs that a run keeps, and whether it keeps features."""
+    kept = Kept.within(KEEP_BYTES, architecture, batches, Devices())
+    outputs = 4 * architecture.hidden * batches[0].ids.size
+    whole = len(batches) * 2 * len(architecture.layers)
+    return min(kept.bytes_left // outputs, whole) / whole, kept.features
