@@ -80,7 +80,7 @@ def generate(
         seconds=seconds,
         compile_seconds=compile_seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        warnings=tokenizer.doubts(()) + _warnings(model, drawn, ends),
+        warnings=reader.doubts(()) + _warnings(model, drawn, ends),
     )
 
 
