@@ -16,7 +16,7 @@ from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags
-from .outcome import Outcome, on_disk, told_on_disk
+from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
 SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             tuned = finetune(model, task, training, trainable=arguments.trainable, **shared)
         else:
             tuned = finetune(model, task, training, **shared)
+    tuned = scored_as_saved(tuned, task, training, arguments.save_dtype)
     save(tuned, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
     return _outcome(arguments, model, tuned)
@@ -182,7 +183,7 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
         "out": arguments.out,
         **on_disk(arguments.out, model.provenance.source),
         "adapter_out": arguments.adapter_out,
-        **{name: kept[name] for name in ("score", "metric", "metrics")},
+        **{name: training.get("as_saved", kept)[name] for name in ("score", "metric", "metrics")},
         **{name: value for name, value in training.items() if name not in ("task", "method")},
         "layers": [{"heads": size.heads, "neurons": size.neurons} for size in tuned.architecture.layers],
         **{name: record[name] for name in ("removed", "masked_vs_cut", "ranks", "phases") if name in record},
@@ -192,7 +193,7 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
     facts = {
         training["metric"]
         if "metric" in training
-        else kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        else kept["metric"]: f"{data['score']:.4f} ({training['scored_on']})",
         "epoch kept": f"{training['kept_epoch'] + 1} of {len(training['epochs'])}",
         "parameters": f"{training['parameters']:,} (before {_count(model):,})",
         "trainable": f"{training['trainable_parameters']:,}",

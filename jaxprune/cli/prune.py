@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, save
+    from ..checkpoint.dtypes import as_saved
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
+        pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back
         after = score(pruned)
         pruned = _with_scores(pruned, task, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)

@@ -88,6 +88,7 @@ def evaluate(
     limit: int | None = None,
     programs: Programs | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     on_step: OnStep | None = None,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
@@ -96,25 +97,26 @@ def evaluate(
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
-    of running text how far it is tokenised and scored: {"phase", "done", "of"}.
+    of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
+    the model's own: a folder, or a loaded one.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
     task = found.task
-    tokenizer = Tokenizer.of(model)
+    reader = Tokenizer.of(model.with_tokenizer(tokenizer))
     programs = Programs() if programs is None else programs
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
-        return _language(model, task, split, limit, tokenizer, programs, on_step)
+        return _language(model, task, split, limit, reader, programs, on_step)
     examples = task.split(split)[:limit]
-    surprises = tokenizer.doubts(examples)
+    surprises = reader.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
+    metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
     if split == "validation" and task.is_labelled("validation_mismatched"):
         mismatched = task.split("validation_mismatched")[:limit]
-        other, others, more, extra = score(model, task, mismatched, tokenizer, found, programs)
+        other, others, more, extra = score(model, task, mismatched, reader, found, programs)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
         doubts += tuple(f"mismatched texts: {doubt}" for doubt in others)

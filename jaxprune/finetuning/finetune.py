@@ -60,6 +60,7 @@ def finetune(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A copy of `model`, dense or pruned, trained on the training texts of `task`.
 
@@ -68,11 +69,13 @@ def finetune(
     a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
     the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
     killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
     if adapter_out is not None:
         if lora is None:

@@ -56,6 +56,7 @@ def prune_lora(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
 
@@ -64,6 +65,7 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
     check_resume(out, resume)

@@ -62,6 +62,7 @@ def recap(
     resume: bool = False,
     on_phase: Tell | None = None,
     on_step: Tell | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """The best small model of RECAP's rounds on `task`: pruned and tuned.
 
@@ -71,7 +72,7 @@ def recap(
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
     `resume=True`, to the same numbers. `settings` says how many epochs there are; `training.epochs` stays open. What
     trains is float32 on the host and on the device; every parameter of the result, and of the model that is scored,
-    has the type it was loaded in, or `training.result_dtype`.
+    has the type it was loaded in, or `training.result_dtype`. `tokenizer` is that of `finetune`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
     host. Where its head is new (`labels=`), it begins to teach in the second round.
@@ -82,7 +83,7 @@ def recap(
     """
     return run_recap(
         model, task, settings, training, host=host, device=device, device_limit=device_limit, out=out, resume=resume,
-        on_phase=on_phase, on_step=on_step,
+        on_phase=on_phase, on_step=on_step, tokenizer=tokenizer,
     ).model  # fmt: skip
 
 
@@ -99,8 +100,10 @@ def run_recap(
     resume: bool = False,
     on_phase: Tell | None = None,
     on_step: Tell | None = None,
+    tokenizer: Any = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
+    model = model.with_tokenizer(tokenizer)
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
     check_resume(out, resume)
