@@ -31,7 +31,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNKNOWN, FIRST_WORD = 1, len(SPECIAL)
 LENGTH, LAYERS, HIDDEN, HEADS, NEURONS = 128, 4, 128, 8, 512
 ENDINGS = 500  # pieces of words in the vocabulary, beside letters and whole words
-ROWS = 8  # of 128 tokens, some eight texts each, in a training batch
+BATCH_SIZE = 64  # texts a training step
 WORD_DROPOUT = 0.15  # share of tokens that read [UNK] while training; new ones in every epoch
 SETTINGS = Train(epochs=12, learning_rate=1e-3, warmup=0.1, weight_decay=0.05, smoothing=0.1, dropout=0.0)
 
@@ -197,7 +197,7 @@ def main() -> None:
 
     model = train(
         Model(architecture, initial(architecture, args.seed)),
-        shuffled(encoded, architecture, seed=args.seed, rows=ROWS, change=drop_words),
+        shuffled(encoded, architecture, seed=args.seed, size=BATCH_SIZE, change=drop_words),
         np.array([row.label for row in training], np.int32),
         SETTINGS,
         on_step=report,

@@ -119,7 +119,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
         tuned = jp.finetune(base, task, training)
     elif arm.kind == "once":  # RECAP's own importance and cut, one round of all epochs, every row trains
         one = replace(settings, rounds=1, epochs_per_round=epochs, freeze=0.0)
-        tuned = jp.recap(base, task, one, training, **where)
+        tuned = jp.recap(base, task, one, replace(training, epochs=None), **where)
     elif arm.kind == "after":  # half of the epochs before the cut, half after it
         before = max(1, epochs // 2)
         warm = jp.finetune(base, task, replace(training, epochs=before))
@@ -174,13 +174,12 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
 
 def full_bytes(model: Any, task: Any, training: Any) -> int:
     """What full fine-tuning needs on the device, of the compiled step."""
-    from jaxprune.finetuning.epochs import shuffled
-    from jaxprune.finetuning.finetune import prepare, rows_for
+    from jaxprune.finetuning.epochs import batches_for
+    from jaxprune.finetuning.finetune import prepare
     from jaxprune.finetuning.memory import compiled_step, training_bytes
 
     texts = prepare(model, task)
-    rows = rows_for(texts.encoded, model.architecture, training, None)
-    rows, length = shuffled(texts.encoded, model.architecture, rows=rows)(0)[0].ids.shape
+    rows, length = batches_for(texts.encoded, model.architecture, training)(0)[0].ids.shape
     training = training.resolved(model.architecture, adapted=False)
     temp = int(compiled_step(model, rows, length, training).memory_analysis().temp_size_in_bytes)
     return training_bytes(model, (model.params, []), rows, length, training, temp)["measured"]

@@ -1,5 +1,8 @@
 """What settings of every kind have to be, checked where they come in."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from .errors import SettingsError
@@ -32,3 +35,17 @@ def check_texts(settings: Any, *names: str) -> None:
         value = getattr(settings, name)
         if isinstance(value, str):
             raise SettingsError(f"{name} must be a sequence of texts, got one text; write ({value!r},).")
+
+
+def check_effect(
+    settings: Any, names: Sequence[str], where: str, apart: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise `SettingsError` where one of these fields was given, though it does nothing `where`.
+
+    Given is what differs from the field's default and, for presets, from its value in `apart`. Where the default itself
+    would mislead, fields are None by default: what the method chooses.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in names and value != field.default and value != apart.get(field.name, field.default):
+            raise SettingsError(f"{field.name} ({value}) has no effect {where}; leave it out.")

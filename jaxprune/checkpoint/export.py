@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model
 from .config import described, family_of
@@ -79,6 +79,8 @@ def export(
     target = _with_biases(family, model.architecture)
     kept = None
     if fill_zeros:
+        if target.layers == dense.layers:
+            raise SettingsError("fill_zeros has no effect, as the model has the sizes of its source; leave it out.")
         kept = _places(model, dense, warnings)
         target = target.with_layers(dense.layers)
     else:

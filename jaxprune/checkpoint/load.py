@@ -23,7 +23,7 @@ from .config import (
     head_fields,
     kind_of_class,
 )
-from .contents import check_fit, family_tensors, tied_as_stored
+from .contents import check_fit, family_tensors, tied_as_stored, unread_heads
 from .families import FAMILIES, Family
 from .files import inside, read_json
 from .generation import ends_in
@@ -91,9 +91,13 @@ def load(
     found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, found, seed, str(source), host)
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
+    # Who asks for a head knows that another one goes.
+    unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
     record = {**origin, "source_config": dict(config), **names_ignored}
     return Model(
-        architecture, params, Provenance(str(folder), record, (*ignored, *idle, *ordered, *tied, *strange, *new))
+        architecture,
+        params,
+        Provenance(str(folder), record, (*ignored, *idle, *ordered, *tied, *unread, *strange, *new)),
     )
 
 

@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
 )
 # The class for files that no configuration names one for; other files belong to several.
 _PLAIN_CLASSES = {TOKENIZER_JSON: "PreTrainedTokenizerFast", "vocab.txt": "BertTokenizer"}
+_BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 _HINT = f"put the checkpoint's {TOKENIZER_JSON} there"
 
 
@@ -44,6 +45,7 @@ class TokenizerRead(NamedTuple):
     cut_left: bool  # a text that is too long loses its beginning
     types: bool  # the model is given token types; where not, it reads all tokens as type 0
     replaced: tuple[str, ...]  # parts of tokenizer.json that class and settings have replaced by others
+    unread: tuple[str, ...]  # settings of config.json that say otherwise and belong into tokenizer_config.json
 
 
 def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) -> TokenizerRead:
@@ -80,6 +82,7 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         tokenizer.truncation_side == "left",
         "token_type_ids" in tokenizer.model_input_names,
         _replaced(folder, tokenizer) if TOKENIZER_JSON in found else (),
+        tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
     )
 
 

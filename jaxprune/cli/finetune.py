@@ -20,6 +20,7 @@ from .outcome import Outcome, on_disk, told_on_disk
 
 METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
 SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
+NOT_OURS = frozenset({"result_dtype"})  # --save-dtype says it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
     )
-    flags.add_settings(parser, SETTINGS)
+    flags.add_settings(parser, SETTINGS, without=NOT_OURS)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -121,7 +122,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
         if not any(name in group for group in names):
             raise SettingsError(f"{flags.flag(name)} is not a setting of {arguments.method}; leave it out.")
     of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
-    training = Train(seed=arguments.seed, **of(Train))
+    training = Train(seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train))
     if arguments.trainable and cls is not None:
         raise SettingsError(f"--trainable is for the method full; for {arguments.method} name the leaves in --train.")
     if arguments.adapter_out is not None and cls is None:
@@ -199,12 +200,18 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
         if arguments.method == "prune-lora"
         else None,
         "weights on disk": told_on_disk(data),
+        "steps an epoch": told_batches(training),
         "seconds an epoch": training["seconds_per_epoch"],
         "compile seconds": training["compile_seconds"],
         "training memory": f"{training['bytes']['measured'] / mega:.0f} MiB, of it moments "
         f"{training['bytes']['moments'] / mega:.0f} MiB",
     }
     return Outcome(data, (facts_table(f"{arguments.method}: {arguments.out}", facts),))
+
+
+def told_batches(training: dict[str, Any]) -> str:
+    """The steps of an epoch and the texts of a step, as a table says it."""
+    return f"{training['batch']['steps']} of {training['batch']['texts']:.4g} texts"
 
 
 def _count(model: Any) -> int:

@@ -83,7 +83,7 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-dtype",
         choices=SAVED,
-        help="of the weights in the saved folder, rounded after scoring (as in memory)",
+        help="of the weights in the saved folder (as in memory); finetune and recap score them in it, prune before",
     )
 
 
@@ -256,8 +256,9 @@ def add_settings(
         if name in OWN | without:
             continue
         _, field, hint = users[0]
-        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users)
-        _add_field(group, field, hint, f"{field.metadata.get('help', '')} ({defaults})")
+        # None is no value: the help says what it comes to.
+        defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users if field.default is not None)
+        _add_field(group, field, hint, str(field.metadata.get("help", "")) + (f" ({defaults})" if defaults else ""))
 
 
 def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str, Any]:

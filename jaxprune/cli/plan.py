@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..report.methods import METHODS, method
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
@@ -11,14 +12,15 @@ from .outcome import Outcome
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser, required=False)
-    flags.add_budget(parser, several=False)
+    parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
+    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+    flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts (0)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-
-    (budget,) = flags.budgets(arguments)
+    budgets, chosen = flags.budgets(arguments), method(arguments.method, arguments.preset)
     task = flags.task(arguments)
     model = flags.load(arguments)
     if task is not None:
@@ -27,16 +29,24 @@ def run(arguments: argparse.Namespace) -> Outcome:
         calibration = flags.calibration_alone(arguments, model.architecture)
     else:
         calibration = flags.samples(arguments, running=False)
-    result = plan(model, calibration, budget, length=arguments.seq_len if isinstance(calibration, int) else None)
-    dense, pruned, counted = result["dense"], result["pruned"], result["calibration"]
+    length = arguments.seq_len if isinstance(calibration, int) else None
+    result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length)
+    dense, counted, forwards = result["dense"], result["calibration"], result["dense_forwards"]
+    pruned = [result["pruned"]] if len(budgets) == 1 else result["pruned"]
+
+    def towards(name: str, unit: str = "") -> str:
+        return f"{si(dense[name], unit)} to {', '.join(si(entry[name], unit) for entry in pruned)}"
+
     facts = {
         "calibration": f"{counted['texts']} texts, {counted['tokens']} tokens",
-        f"FLOPs at {result['length']} tokens": f"{si(dense['flops'])} to {si(pruned['flops'])}",
-        "parameters": f"{si(dense['parameters'])} to {si(pruned['parameters'])}",
-        "bytes": f"{si(dense['bytes'], 'B')} to {si(pruned['bytes'], 'B')}",
+        f"FLOPs at {result['length']} tokens": towards("flops"),
+        "parameters": towards("parameters"),
+        "bytes": towards("bytes", "B"),
         "tokens per second here": f"{result['tokens_per_second']:.0f}",
         "one pass over the calibration": f"{result['dense_forward_seconds']:.2f} s",
-        "seconds to prune, at most": f"{result['seconds']:.0f}",
+        "passes that pruning costs": f"{forwards['first']:.0f}"
+        + (f", each further budget {forwards['further']:.1f}" if len(budgets) > 1 else ""),
+        "seconds to prune": f"{result['seconds']:.0f}, of them {result['compile_seconds']:.0f} of compilation",
         "peak bytes": si(result["peak_bytes"]["total"], "B"),
         "peak of the process so far": si(result["host_peak_bytes"], "B") if result["host_peak_bytes"] else None,
     }

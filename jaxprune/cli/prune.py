@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
+    if arguments.limit is not None and arguments.evaluate is False:
+        raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
     folders = _folders(arguments.out, budgets)
@@ -106,8 +108,6 @@ def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
     if task is None and arguments.calibration_texts is None:
         raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
     if task is None or arguments.evaluate is False:
-        if arguments.limit is not None:
-            raise DataError("--limit is for scoring, and nothing is scored; leave it out.")
         return False
     try:
         task.split("validation")

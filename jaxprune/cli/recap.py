@@ -11,11 +11,12 @@ from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags
-from .finetune import hint, load_for, remove, run_folder
+from .finetune import hint, load_for, remove, run_folder, told_batches
 from .outcome import Outcome, on_disk, told_on_disk
 
 SETTINGS = {"recap": Recap, "training": Train}
-NOT_OURS = frozenset({"epochs", "distill_hidden"})  # of Train, which RECAP does not read
+# Of Train, what RECAP does not read; and the type that --save-dtype says.
+NOT_OURS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
     if arguments.preset is not None and arguments.preset not in presets:
         raise SettingsError(f"recap has no preset {arguments.preset!r}; use one of {', '.join(presets)}.")
     return dataclasses.replace(presets[arguments.preset or "default"], **of(Recap)), Train(
-        seed=arguments.seed, **of(Train)
+        seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train)
     )
 
 
@@ -113,6 +114,7 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
         "trainable in a round": f"{training['trainable_parameters']:,}",
         "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params")),
         "weights on disk": told_on_disk(data),
+        "steps an epoch": told_batches(training),
         "device": training["device"],
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }

@@ -34,18 +34,18 @@ def pack(
     not fit.
     """
     lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
-    length = _row_length(lengths, length)
-    _check(encoded, lengths, length, architecture)
+    length = row_length(lengths, length)
+    check_encoded(encoded, lengths, length, architecture)
     texts = np.arange(len(lengths))
     parts = [texts] if group is None else [texts[at : at + group] for at in range(0, len(texts), group)]
-    filled = [_fill(part, lengths, length) for part in parts]  # [part][row] -> texts
+    filled = [fill_rows(part, lengths, length) for part in parts]  # [part][row] -> texts
     if group is None:
         filled = _spread(filled[0], max(1, batch_tokens() // length) if rows is None else rows, even=rows is None)
     most = max(len(part) for part in filled)
     if rows is not None and most > rows:
         raise DataError(f"a group of {group} texts needs {most} rows of {length} tokens, got rows={rows}; raise it.")
     shape = (most if rows is None else rows, length, max(len(row) for part in filled for row in part))
-    return [_batch(part, encoded, architecture, shape) for part in filled]
+    return [batch_of(part, encoded, architecture, shape) for part in filled]
 
 
 def with_empty_rows(batch: Batch, multiple: int) -> Batch:
@@ -97,14 +97,16 @@ def logits_difference(expected: Any, found: Any, batch: Batch) -> float:
     return float(np.max(np.abs(expected - found)[real]) / max(float(np.max(np.abs(expected[real]))), 1e-30))
 
 
-def _row_length(lengths: np.ndarray, length: int | None) -> int:
+def row_length(lengths: np.ndarray, length: int | None) -> int:
+    """Slots of a row: `length`, or by default 64 or 128, or the longest text rounded up to a multiple of 16."""
     if length is not None:
         return length
     longest = int(lengths.max(initial=0))
     return next((short for short in ROW_LENGTHS if longest <= short), -(-longest // STEP) * STEP)
 
 
-def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Architecture) -> None:
+def check_encoded(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Architecture) -> None:
+    """Raise `DataError` where there are no texts, or where one has no tokens, does not fit or has foreign ids."""
     if not len(lengths):
         raise DataError("there are no texts to batch; give at least one.")
     if lengths.min() < 1:
@@ -129,7 +131,7 @@ def _check(encoded: Encoded, lengths: np.ndarray, length: int, architecture: Arc
             )
 
 
-def _fill(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:
+def fill_rows(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:
     """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing)."""
     # Without a limit the shortest texts would all share a few rows, and every row pays for the fullest one's slots.
     limit = max(1, int(np.ceil(2 * length / lengths[texts].mean())))
@@ -155,7 +157,10 @@ def _spread(rows: list[list[int]], most: int, even: bool) -> list[list[list[int]
     return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
-def _batch(rows: list[list[int]], encoded: Encoded, architecture: Architecture, shape: tuple[int, int, int]) -> Batch:
+def batch_of(
+    rows: Sequence[Sequence[int]], encoded: Encoded, architecture: Architecture, shape: tuple[int, int, int]
+) -> Batch:
+    """A batch whose row i holds the texts numbered rows[i]; `shape`: rows, slots of a row, texts of a row."""
     count, length, places = shape
     ids = np.full((count, length), architecture.pad_id, np.int32)
     segments, positions, types = (np.zeros((count, length), np.int32) for _ in range(3))

@@ -22,6 +22,7 @@ from .batches import Encoded, pack, unpack_logits, unpack_tokens
 from .doubts import chance_level, cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
+from .numbering import classes, truth
 from .pieces import OnStep
 from .spans import OVERLAP, best_answers
 from .task import Answers, Example, Task
@@ -262,28 +263,3 @@ def _answer(
     )
     doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
     return scores, doubts, windows.encoded.tokens, run
-
-
-def classes(logits: np.ndarray, task: Task, found: Fit) -> np.ndarray:
-    """Predictions in the task's numbering: [texts] classes or numbers, or [texts, labels] of 0 and 1.
-
-    A text whose highest output is none of the task's classes is -1, so that it is never right.
-    """
-    if task.kind == "regression":
-        return logits[:, 0]
-    if task.kind == "multi_label":
-        return (logits[:, found.outputs] > 0).astype(np.int64)
-    number = np.full(logits.shape[1], -1)
-    number[found.outputs] = np.arange(len(found.outputs))
-    return number[logits.argmax(axis=1)]
-
-
-def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
-    """The labels as an array: [texts] classes or numbers, or [texts, labels] of 0 and 1."""
-    labels = [example.label for example in examples]
-    if task.kind != "multi_label":
-        return np.array(labels)
-    several = np.zeros((len(labels), len(task.labels)), np.int64)
-    for row, holds in enumerate(labels):
-        several[row, list(holds)] = 1  # type: ignore[arg-type]
-    return several

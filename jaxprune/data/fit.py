@@ -61,7 +61,7 @@ def fit(architecture: Architecture, task: Task) -> Fit:
                 f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
             )
         return Fit(task, np.arange(1), warnings)
-    found = _by_name(a.labels, task) or _by_number(a.labels, task)
+    found = by_name(a.labels, task) or _by_number(a.labels, task)
     return found._replace(warnings=warnings + found.warnings)
 
 
@@ -131,7 +131,7 @@ def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callab
     )
 
 
-def _by_name(labels: tuple[str, ...], task: Task) -> Fit | None:
+def by_name(labels: tuple[str, ...], task: Task) -> Fit | None:
     """The match by equal names, else by names that are equal in letters and digits; None where neither is unique.
 
     The names that transformers gives, LABEL_2, also answer to "2". Classes without names have none to match.

@@ -77,6 +77,11 @@ class Tokenizer:
                 f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
                 "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
             )
+        if self.read.unread:
+            found += (
+                f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
+                "it in tokenizer_config.json alone, and so texts are read here.",
+            )
         if not self.read.types and any(example.pair is not None for example in examples):
             if any(self.backend.encode("a", "a").type_ids):
                 found += (

@@ -1,14 +1,14 @@
-"""The batches of every epoch: all texts, in a new order, in one shape."""
+"""The batches of every epoch: all texts, in a new order, as many a batch as were asked for, in one shape."""
 
-from collections.abc import Callable
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from ..data.batches import pack
+from ..data.batches import STEP, batch_of, check_encoded, fill_rows, row_length
 from ..data.tokenizer import Encoded
 from ..model import Architecture, Batch
+from .settings import Train
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
 
@@ -17,28 +17,121 @@ def shuffled(
     encoded: Encoded,
     architecture: Architecture,
     *,
+    size: int,
     seed: int = 0,
     length: int | None = None,
-    rows: int | None = None,
+    multiple: int = 1,
     change: Change | None = None,
 ) -> Callable[[int], list[Batch]]:
-    """What `train` takes as batches: `batches(epoch)` packs all texts anew, in an order that seed and epoch decide.
+    """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
-    All batches of all epochs have one shape; `length` and `rows` are those of `pack`. `change` may alter a text's
-    tokens, differently in every epoch, such as drop words from it.
+    A batch holds `size` texts, several short ones a row; the last one of an epoch holds those that are left over. All
+    batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
+    filled up with empty ones to a multiple of `multiple`. `change` may alter a text's tokens, differently in every
+    epoch, such as drop words from it. Raises `DataError` as `pack` does.
+
+    Every batch has one text of each of `size` groups of about equal length. So all need about as much room, and one
+    plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
+    the greatest length, than a batch needs.
     """
+    lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
+    size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
+    check_encoded(encoded, lengths, slots, architecture)
+    whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
+    longest = np.sort(lengths)[::-1][:: whole or 1][:size]
+    shortest = slots if length is not None else -(-int(longest[0]) // STEP) * STEP
+    plans = {  # slots a row -> [row] -> groups
+        slots: fill_rows(np.arange(size), longest, slots) for slots in range(shortest, slots + 1, STEP)
+    }
+    room = {slots: -(-len(plan) // multiple) * multiple * slots for slots, plan in plans.items()}
+    slots = min(room, key=lambda slots: (room[slots], slots))
+    plan = plans[slots]
+    shape = room[slots] // slots, slots, max(map(len, plan))
 
     def batches(epoch: int) -> list[Batch]:
         random = np.random.RandomState([seed, epoch])
-        order = random.permutation(len(encoded))
-        ids = [encoded.ids[text] if change is None else change(encoded.ids[text], random) for text in order]
-        packed = pack(Encoded(ids, [encoded.types[text] for text in order]), architecture, length=length, rows=rows)
-        # pack() goes from long to short texts. Its rows depend on the lengths only, so that their number and their
-        # shape are those of every other order; which of the texts of a length is in which row is new.
-        every = jax.tree.map(lambda *parts: np.concatenate(parts), *packed)
-        every = every._replace(index=np.where(every.index >= 0, order[every.index], -1))
-        mixed, size = random.permutation(len(every.ids)), len(packed[0].ids)
-        chosen = (mixed[at : at + size] for at in range(0, len(mixed), size))
-        return [jax.tree.map(itemgetter(some), every) for some in chosen]
+        order = random.permutation(len(lengths))  # decides between texts of one length
+        ids = encoded.ids
+        if change is not None:
+            ids = [np.zeros(0, np.int32)] * len(lengths)
+            for text in order:
+                ids[text] = change(encoded.ids[text], random)
+        order = order[np.argsort(-lengths[order], kind="stable")]
+        # Those left over come from all lengths too, and are then no longer than those of a whole batch.
+        bounds = np.arange(rest + 1) * len(order) // max(rest, 1)
+        left_over = random.randint(bounds[:-1], bounds[1:])
+        groups = np.delete(order, left_over).reshape(size, whole)
+        groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
+        chosen = [*groups.T, *([order[left_over]] if rest else [])]
+        altered = Encoded(ids, encoded.types)
+        return [batch_of(_rows(plan, texts), altered, architecture, shape) for texts in chosen]
 
     return batches
+
+
+def batches_for(
+    encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[int], list[Batch]]:
+    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`."""
+    devices = mesh.shape.get("data", 1) if mesh is not None else 1
+    multiple = settings.accumulate * devices
+    return shuffled(encoded, architecture, size=settings.batch_size, seed=settings.seed, multiple=multiple)
+
+
+def text_counts(batches: Sequence[Batch]) -> np.ndarray:
+    """How many texts each batch holds."""
+    return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])
+
+
+def described(batches: Sequence[Batch]) -> dict[str, int | float]:
+    """What a record says of an epoch's batches: their shape, how many they are, and the mean of their texts."""
+    rows, length = batches[0].ids.shape
+    return {"rows": rows, "length": length, "steps": len(batches), "texts": float(text_counts(batches).mean())}
+
+
+def batch_doubts(batches: Sequence[Batch], settings: Train) -> tuple[str, ...]:
+    """A warning where the texts of a step fill fewer rows than it has parts."""
+    filled = int(np.sum(np.any(batches[0].index >= 0, axis=1)))
+    if filled >= settings.accumulate:
+        return ()
+    return (
+        f"accumulate {settings.accumulate}: the {settings.batch_size} texts of a step fill {filled} rows, so that "
+        f"{settings.accumulate - filled} of its parts are empty; {filled} parts take as little memory.",
+    )
+
+
+def first_steps(batches: Callable[[int], Sequence[Batch]], steps: int) -> Callable[[int], list[Batch]]:
+    """One epoch of the first `steps` batches, of as many epochs as that takes."""
+    found: list[Batch] = []
+    epoch = 0
+    while len(found) < steps:
+        found += batches(epoch)
+        epoch += 1
+    return lambda _: found[:steps]
+
+
+def first_texts(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The first batches, as far as they hold `count` texts: of the last one a part, evenly from all its rows."""
+    found = []
+    for batch in batches:
+        there = np.flatnonzero(batch.index.ravel() >= 0)
+        found.append(batch if len(there) <= count else _only(batch, there[np.arange(count) * len(there) // count]))
+        count -= len(there)
+        if count <= 0:
+            break
+    return found
+
+
+def _rows(plan: Sequence[Sequence[int]], texts: np.ndarray) -> list[list[int]]:
+    """The plan's rows with the texts of its groups; of groups that have none, nothing."""
+    return [[int(texts[group]) for group in row if group < len(texts)] for row in plan]
+
+
+def _only(batch: Batch, places: np.ndarray) -> Batch:
+    """The batch without the texts that do not stand at these places of its flattened index."""
+    stays = np.zeros(batch.index.size, bool)
+    stays[places] = True
+    stays = stays.reshape(batch.index.shape)
+    of_token = np.pad(stays, [(0, 0), (1, 0)])  # by segment: 0 is padding
+    real = np.take_along_axis(of_token, np.asarray(batch.segments), axis=1)
+    return batch._replace(index=np.where(stays, batch.index, -1), segments=np.where(real, batch.segments, 0))  # type: ignore[arg-type]

@@ -13,23 +13,27 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
-from ..data.batches import logits_difference, pack
+from ..data.batches import logits_difference
 from ..data.doubts import CUT, cut_questions, cut_texts
-from ..data.evaluate import evaluate, truth
+from ..data.evaluate import evaluate
 from ..data.fit import fit
+from ..data.numbering import truth
 from ..data.task import Answers, Example, Task
-from ..data.tokenizer import Encoded, Tokenizer
-from ..errors import CheckpointError, DataError, SettingsError
+from ..data.tokenizer import Encoded, Tokenizer, Windows
+from ..errors import DataError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
-from .epochs import shuffled
+from .epochs import batch_doubts, batches_for, described
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
+from .losses import as_read
+from .masters import in_types, result_types
 from .memory import training_bytes
-from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
+from .peft import adapter_digest, check_adapter_output, check_apart, write_peft
 from .settings import Train
-from .state import Store
+from .state import Store, check_resume
 from .step import Trainable, everything, path_of, select
-from .train import Trained, train
+from .teacher import check_teacher, fitting
+from .train import Trained, digest_of, train
 
 OVERLAP = 64  # tokens that windows of a long context share
 
@@ -37,8 +41,8 @@ OVERLAP = 64  # tokens that windows of a long context share
 class Tuned(NamedTuple):
     """A fine-tuned model and how it came about."""
 
-    model: Model  # merged: plain parameters, with the record
-    base: Model  # before merging
+    model: Model  # merged: plain parameters in the types they were loaded in or asked for, with the record
+    base: Model  # before merging, in the same types
     adapters: Adapters | None
     trained: Trained
 
@@ -61,13 +65,15 @@ def finetune(
 
     All leaves train; or those that `trainable` chooses, a function of a leaf's path or patterns such as
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
-    a PEFT folder). `out` is a folder for the log and for states: a run that was killed goes on with `resume=True`, to
-    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
+    the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
+    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    check_resume(out, resume)
     if adapter_out is not None:
         if lora is None:
             raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")
@@ -76,8 +82,11 @@ def finetune(
     if lora is not None:
         if trainable is not everything:
             raise SettingsError("with lora, name the other leaves that train in Lora(train=…), not in trainable.")
-        adapters = adapters_of(plan_of(lora, model.architecture), model.architecture, settings.seed)
+        plan = plan_of(lora, model.architecture)
+        adapters = adapters_of(plan, model.architecture, settings.seed)
         trainable = patterns_of(lora, model.architecture)
+        if adapter_out is not None:
+            check_apart(plan, trained_paths(model, trainable), model.architecture)
     tuned = tune(
         model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
         store=None if out is None else Store(out, resume),
@@ -87,18 +96,6 @@ def finetune(
     notes = tuned.model.provenance.record["training"]
     notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
     return tuned.model.with_record(training=notes)
-
-
-def load_adapter(base: Model, folder: str | Path) -> Model:
-    """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
-
-    Raises `CheckpointError` where the adapter does not fit, naming the projection, and where `base` is the model that
-    it was merged into already.
-    """
-    found, adapters = read_peft(folder, base)
-    if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
-        raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
-    return merged(found, adapters)
 
 
 def tune(
@@ -115,55 +112,67 @@ def tune(
 ) -> Tuned:
     """What `finetune` does, with its parts handed back: for methods that extend it."""
     chosen = chooser(model, trainable)
-    task = set_aside(task, settings)
+    settings.check_for(model.architecture)
+    check_teacher(model.architecture, teacher, settings)
+    task, split = set_aside(task, settings), split_scored(settings)
     texts = prepare(model, task)
-    rows = rows_for(texts.encoded, model.architecture, settings, mesh)
+    doubts, read_by = texts.warnings, model.architecture
+    if teacher is not None:
+        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task))
+        doubts += more
+        # Batches hold what either of them reads: a model with one token type takes all tokens for type 0.
+        read_by = replace(read_by, token_types=max(read_by.token_types, teacher.architecture.token_types))
+    batches = batches_for(texts.encoded, read_by, settings, mesh)
+    first = batches(0)
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
-    cut_scored: dict[str, None] = {}
+    types, cut_scored = result_types(model.params, settings.result_dtype), dict[str, None]()
 
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
-        found = evaluate(merged(current, current_adapters), task, split="holdout" if settings.holdout else "validation")
+        rounded = merged(current.replace(params=in_types(current.params, types)), current_adapters)
+        found = evaluate(rounded, task, split=split)
         cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
     trained = train(
-        model, shuffled(texts.encoded, model.architecture, seed=settings.seed, rows=rows), texts.targets, settings,
-        trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh, score=score, store=store, on_step=on_step,
+        model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh,
+        score=score, store=store, on_step=on_step, scored=scored_texts(task, split),
     )  # fmt: skip
     weights = [] if trained.adapters is None else trained.adapters.weights
     parts = select(model.params, chosen)[0], weights
-    length = len(shuffled(texts.encoded, model.architecture, rows=rows)(0)[0].ids[0])
-    seconds = [record["seconds"] for record in trained.epochs]
+    seconds, (rows, length) = [record["seconds"] for record in trained.epochs], first[0].ids.shape
     notes = {
         "settings": asdict(settings.resolved(model.architecture, adapters is not None)),
         "task": task.name,
         "source": task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": {"rows": rows, "length": length},
+        "batch": described(first),
         "trainable_parameters": count(parts),
         "parameters": count(model.params),
         "epochs": list(trained.epochs),
         "kept_epoch": trained.kept,
-        "scored_on": "holdout" if settings.holdout else "validation",
+        "scored_on": split,
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
         "compile_seconds": trained.compile_seconds,
         "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes),
         "peak_bytes": trained.peak_bytes,
     }
-    result = merged(trained.model, trained.adapters)
+    base = trained.model.replace(params=in_types(trained.model.params, types))
+    result = merged(base, trained.adapters)
     if trained.adapters is not None:
-        batch = pack(texts.encoded, model.architecture, rows=rows)[0]
         notes["adapter"] = adapter_digest(trained.adapters)
-        notes["merged_vs_unmerged"] = merged_versus_unmerged(trained.model, trained.adapters, result, batch)
+        notes["merged_vs_unmerged"] = merged_versus_unmerged(
+            base, trained.adapters, result, as_read(first[0], model.architecture)
+        )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
-    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys([*warnings, *texts.warnings, *cut_scored])))
+    told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
+    provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
-        trained.model.replace(provenance=provenance),
+        base.replace(provenance=provenance),
         trained.adapters,
         trained,
     )
@@ -207,6 +216,22 @@ def trained_paths(model: Model, trainable: Trainable | Sequence[str]) -> list[st
     ]
 
 
+def split_scored(settings: Train) -> str:
+    """The split by whose score the best epoch is found."""
+    return "holdout" if settings.holdout else "validation"
+
+
+def scored_texts(task: Task, split: str) -> dict[str, Any]:
+    """What the scores of two runs must share for the better of them to mean anything, as `fingerprint` says it."""
+    examples = [*task.split(split), *(task.others.get("validation_mismatched", ()) if split == "validation" else ())]
+    texts = [[example.text, example.pair] for example in examples]
+    return {
+        f"{split} texts": digest_of([task.max_length, texts]),
+        f"{split} labels": digest_of([task.labels, [example.label for example in examples]]),
+        "metric": task.metric,
+    }
+
+
 def set_aside(task: Task, settings: Train) -> Task:
     """The task with `settings.holdout` training texts as a split "holdout" of their own.
 
@@ -231,6 +256,20 @@ def set_aside(task: Task, settings: Train) -> Task:
     )
 
 
+def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
+    """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
+    if task.kind == "question_answering":
+        return windows_by(task, tokenizer).encoded
+    return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
+
+
+def windows_by(task: Task, tokenizer: Tokenizer) -> Windows:
+    """Windows of the training texts' contexts, each with its question."""
+    examples = task.split("train")
+    questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
+    return tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+
+
 class Texts(NamedTuple):
     """Training texts as the loop reads them."""
 
@@ -251,7 +290,7 @@ def prepare(model: Model, task: Task) -> Texts:
     warnings = found.warnings + tokenizer.doubts(examples)
     if task.kind == "question_answering":
         return _spans(tokenizer, examples, task, warnings)
-    encoded, labels = tokenizer.encode(examples, task.max_length, task.strict_length), truth(examples, task)
+    encoded, labels = encoded_by(task, tokenizer), truth(examples, task)
     warnings += cut_texts(encoded, "training texts")
     if task.kind == "regression":
         return Texts(encoded, labels.astype(np.float32), warnings)
@@ -267,9 +306,7 @@ def prepare(model: Model, task: Task) -> Texts:
 
 def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
-    contexts = [example.pair or "" for example in examples]
-    questions = [example.text for example in examples]
-    windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+    windows = windows_by(task, tokenizer)
     targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
     for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
         label = examples[question].label
@@ -288,12 +325,3 @@ def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnin
             "and train as none; take longer windows.",
         )
     return Texts(windows.encoded, targets, warnings)
-
-
-def rows_for(encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None) -> int:
-    """Rows of a batch that hold `settings.batch_size` texts on average, in a multiple of devices times parts."""
-    packed = pack(encoded, architecture)
-    filled = sum(int(np.sum(np.any(batch.index >= 0, axis=1))) for batch in packed)
-    rows = max(1, round(filled * min(settings.batch_size, len(encoded)) / len(encoded)))
-    multiple = settings.accumulate * (mesh.shape.get("data", 1) if mesh is not None else 1)
-    return -(-rows // multiple) * multiple

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.families import FAMILIES
-from ..checks import check_counts, check_texts
+from ..checks import check_counts, check_effect, check_texts
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
 from ..model.architecture import ATTENTION, FEED_FORWARD
@@ -96,17 +96,23 @@ def projection_shapes(architecture: Architecture) -> dict[str, tuple[int, tuple[
 def plan_of(settings: Lora, architecture: Architecture) -> dict[str, Size]:
     """The adapters that `settings` ask for. A projection of a block that has lost all its units gets none.
 
-    Raises `SettingsError` for a pattern that matches no projection, and for a rank above a projection's width.
+    Raises `SettingsError` for a pattern that matches no projection or has no effect, and for a rank above a
+    projection's width.
     """
     shapes = projection_shapes(architecture)
     names = [path for path in shapes if path.rpartition("/")[2] in settings.projections]
     missing = [name for name in settings.projections if not any(path.endswith(f"/{name}") for path in names)]
     if missing:
         raise SettingsError(f"the model has no projection {missing[0]}; its feed-forward layers are not gated.")
-    ranks = {name: settings.rank for name in names} | _matched(settings.rank_pattern, int, names)
-    alphas = {name: settings.alpha for name in names} | _matched(settings.alpha_pattern, float, names)
-    plan = {name: Size(int(ranks[name]), float(alphas[name]), settings.rslora) for name in names}
-    plan = {name: size for name, size in plan.items() if min(shapes[name][0], prod(shapes[name][1]))}
+    names = [name for name in names if min(shapes[name][0], prod(shapes[name][1]))]
+    ranks, alphas = _matched(settings.rank_pattern, int, names), _matched(settings.alpha_pattern, float, names)
+    for kind, given in (("rank", ranks), ("alpha", alphas)):
+        if names and len(given) == len(names):
+            check_effect(settings, (kind,), f"where {kind}_pattern matches every projection")
+    plan = {
+        name: Size(int(ranks.get(name, settings.rank)), float(alphas.get(name, settings.alpha)), settings.rslora)
+        for name in names
+    }
     check_plan(plan, architecture)
     return plan
 
@@ -173,7 +179,10 @@ def each_adapter(adapters: Adapters) -> Iterable[tuple[str, Any, Any, float]]:
 
 
 def merged(model: Model, adapters: Adapters | None) -> Model:
-    """The plain model that computes what `model` with `adapters` does. The products are taken in float64."""
+    """The plain model that computes what `model` with `adapters` does.
+
+    Products and sums are taken in float64, and a kernel is then rounded to the type that it has in `model`.
+    """
     if adapters is None:
         return model
     layers = [{half: dict(p) for half, p in layer.items()} for layer in model.params["layers"]]
@@ -182,7 +191,8 @@ def merged(model: Model, adapters: Adapters | None) -> Model:
         p = layers[layer][half][name]
         update = np.tensordot(np.asarray(a, np.float64), np.asarray(b, np.float64), axes=1).reshape(p["kernel"].shape)
         kernel = np.asarray(p["kernel"], np.float64) + scaling * update
-        layers[layer][half][name] = {**p, "kernel": jnp.array(kernel.astype(np.float32))}
+        make = np.array if isinstance(p["kernel"], np.ndarray) else jnp.array
+        layers[layer][half][name] = {**p, "kernel": make(kernel.astype(np.float32), p["kernel"].dtype)}
     return model.replace(params={**model.params, "layers": layers})
 
 
@@ -210,13 +220,17 @@ def _split(entry: str, kind: type) -> tuple[str, Any]:
 
 
 def _matched(entries: Sequence[str], kind: type, names: Sequence[str]) -> dict[str, Any]:
-    found = {}
+    found, last = {}, {}
     for entry in entries:
         pattern, value = _split(entry, kind)
         hits = [name for name in names if fnmatchcase(name, pattern)]
         if not hits:
             raise SettingsError(f"pattern {pattern!r} matches no projection with an adapter; they are {_some(names)}.")
         found |= dict.fromkeys(hits, value)
+        last |= dict.fromkeys(hits, entry)
+    for entry in entries:
+        if entry not in last.values():
+            raise SettingsError(f"pattern {entry!r} has no effect: later ones match all that it matches; leave it out.")
     return found
 
 

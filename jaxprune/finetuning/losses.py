@@ -92,6 +92,11 @@ def stream_gap(
     return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
 
 
+def as_read(batch: Batch, architecture: Architecture) -> Batch:
+    """The batch as a model reads it: to one with a single token type, or none, all tokens are of type 0."""
+    return batch if architecture.token_types > 1 else batch._replace(types=jnp.zeros_like(batch.types))
+
+
 def logits_losses(
     logits: Array, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0
 ) -> Float[Array, "rows texts"]:
@@ -122,12 +127,14 @@ def text_losses(
     nothing. Without either: the task's loss. Slots without a text hold numbers of no meaning.
     """
     taps = teacher is not None and distillation.hidden > 0
-    out = forward(params, batch, architecture, sites._replace(taps=taps), dtype=dtype, remat=remat)
+    out = forward(
+        params, as_read(batch, architecture), architecture, sites._replace(taps=taps), dtype=dtype, remat=remat
+    )
     assert out.logits is not None  # a whole forward pass ends with the head
     each = logits_losses(out.logits, batch, targets, architecture, smoothing)
     streams: Any = ()
     if teacher is not None:
-        theirs = forward(teacher[1], batch, teacher[0], Sites(taps=taps), dtype=dtype)
+        theirs = forward(teacher[1], as_read(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
         guide, streams = theirs.logits, (*theirs.streams[2::2], theirs.hidden) if taps else ()
     if guide is None:
         return each

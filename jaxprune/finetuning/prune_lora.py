@@ -10,16 +10,16 @@ such as a model that K-prune has cut.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import check_counts
 from ..data.batches import pack
 from ..data.task import Task
 from ..errors import SettingsError
@@ -28,65 +28,19 @@ from ..prune.baselines import weight_norms
 from ..prune.cost import removed, whole_parameters
 from ..prune.cut import Mask, compose_kept, cut, kept_units, unit_counts
 from ..prune.run import check_finite, masked_versus_cut
-from .epochs import shuffled
-from .finetune import chooser, prepare, rows_for, set_aside, trained_paths, tune
+from .epochs import batches_for, first_steps
+from .finetune import chooser, encoded_by, prepare, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
-from .lora import HALF_OF, Lora, Size, adapters_of, patterns_of, projection_shapes
-from .peft import check_adapter_output, write_peft
+from .lora import HALF_OF, Size, adapters_of, patterns_of, projection_shapes
+from .masters import in_types, result_types
+from .peft import check_adapter_output, check_apart, write_peft
+from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .settings import Train
-from .state import Store
+from .state import Store, check_resume
+from .teacher import check_teacher, fitting
 from .train import check_head, train
 
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneLora:
-    """Settings of Prune-LoRA. `PruneLora.presets()["published"]` is the paper's recipe."""
-
-    remove_heads: float = field(default=0.3, metadata={"help": "share of the heads to remove, in [0, 1]"})
-    remove_neurons: float = field(default=0.0, metadata={"help": "share of the neurons to remove, in [0, 1]"})
-    score: Literal["gates", "fisher", "magnitude", "random"] = field(
-        default="gates", metadata={"help": "importance: mean |gradient| of gates, its square, weight norms, or chance"}
-    )
-    samples: int = field(default=256, metadata={"help": "training texts that importance is measured on"})
-    head_steps: int = field(default=50, metadata={"help": "steps that train the task head alone before measuring"})
-    high_blocks: int = field(default=4, metadata={"help": "blocks that get the high rank: the most important ones"})
-    high_rank: int = field(default=8, metadata={"help": "rank of adapters in these blocks"})
-    low_rank: int = field(default=4, metadata={"help": "rank in the other blocks"})
-    rank_budget: int | None = field(
-        default=None, metadata={"help": "parameters of all adapters: ranks in proportion to importance instead"}
-    )
-    alpha: float = field(default=16.0, metadata={"help": "the update is scaled by alpha / rank"})
-    rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(rank) instead (rsLoRA)"})
-    projections: tuple[str, ...] = field(
-        default=("q", "k", "v"), metadata={"help": "which of q, k, v, o, up, gate, down"}
-    )
-    train: tuple[str, ...] = field(
-        default=("*norm/*", "head/*"), metadata={"help": "patterns of the other leaves that train"}
-    )
-
-    def __post_init__(self):
-        for name in ("remove_heads", "remove_neurons"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} must lie in [0, 1], got {getattr(self, name)}. To remove 30 % pass 0.3.")
-        check_counts(self, 0, "head_steps", "high_blocks")
-        check_counts(self, 1, "samples", "high_rank", "low_rank", "rank_budget")
-        if self.score not in ("gates", "fisher", "magnitude", "random"):
-            raise SettingsError(f"score must be gates, fisher, magnitude or random, got {self.score!r}.")
-        self.lora  # noqa: B018 - checks projections and alpha
-
-    @property
-    def lora(self) -> Lora:
-        """The same adapters as settings of LoRA, ranks apart."""
-        return Lora(
-            rank=self.low_rank, alpha=self.alpha, projections=self.projections, rslora=self.rslora, train=self.train
-        )
-
-    @staticmethod
-    def presets() -> dict[str, "PruneLora"]:
-        """Named settings beside the default. 30 % of BERT-base's 144 heads are the paper's 43."""
-        return {"published": PruneLora(head_steps=0)}
 
 
 def prune_lora(
@@ -110,6 +64,9 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
+    settings.check_for(model.architecture, importance is not None)
+    settings = settings.settled(importance is not None)
+    check_resume(out, resume)
     if adapter_out is not None:
         check_adapter_output(adapter_out, resume)
     store = None if out is None else Store(out, resume)
@@ -117,16 +74,24 @@ def prune_lora(
     phases: dict[str, float] = {}
     began = time.perf_counter()
     check_head(model.architecture)
+    training.check_for(model.architecture)
+    check_teacher(model.architecture, teacher, training)
     check_finite(model)
     _check_room(model.architecture, settings)
     chooser(model, settings.train)
-    few = _some_texts(set_aside(task, training), settings.samples, training.seed)
-    if settings.head_steps and importance is None and settings.score in ("gates", "fisher"):
+    patterns = patterns_of(settings.lora, model.architecture)
+    if adapter_out is not None:
+        names = [path for path in projection_shapes(model.architecture) if path.endswith(settings.projections)]
+        check_apart(dict.fromkeys(names, Size(1, 1.0)), trained_paths(model, patterns), model.architecture)
+    few = _some_texts(set_aside(task, training), settings.samples or SAMPLES, training.seed)
+    texts = prepare(model, few)
+    if teacher is not None:  # before the work; `tune` asks again, of all texts
+        fitting(teacher, model, few, texts.encoded, partial(encoded_by, few))
+    if settings.head_steps:
         model = warm_head(model, set_aside(task, training), settings, training, on_step)
     phases["head warm-up"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    texts = prepare(model, few)
     batches = pack(texts.encoded, model.architecture)
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
@@ -148,7 +113,6 @@ def prune_lora(
     phases["cut"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    patterns = patterns_of(settings.lora, model.architecture)
     tuned = tune(
         small, task, training, trainable=patterns, adapters=adapters, teacher=teacher, mesh=mesh, store=store,
         on_step=on_step,
@@ -187,18 +151,19 @@ def warm_head(
     model: Model, task: Task, settings: PruneLora, training: Train, on_step: Callable[[dict[str, Any]], None] | None
 ) -> Model:
     """The model with its task head trained for `head_steps` steps: gradients through a random head say little."""
-    texts = _some_texts(task, settings.head_steps * training.batch_size, training.seed)
+    steps = HEAD_STEPS if settings.head_steps is None else settings.head_steps
+    texts = _some_texts(task, steps * training.batch_size, training.seed)
     ready = prepare(model, texts)
     warm = replace(
-        training, epochs=ceil(settings.head_steps * training.batch_size / len(ready.encoded)), learning_rate=HEAD_RATE,
-        distill=0.0, distill_hidden=0.0, accumulate=1, dropout=0.0,
+        training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0, accumulate=1,
+        dropout=0.0, save_minutes=None,
     )  # fmt: skip
-    rows = rows_for(ready.encoded, model.architecture, warm, None)
     wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in ("head/*", "pooler/*")]
-    batches = shuffled(ready.encoded, model.architecture, seed=training.seed, rows=rows)
+    batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
     chosen = chooser(model, wanted or ["head/*"])
-    return train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    warmed = train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
 
 def measured(
@@ -243,8 +208,8 @@ def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings:
     A block counts with the sum over its heads. Raises `SettingsError` where a rank exceeds a projection's width; under
     a `rank_budget`, ranks stop at the width.
     """
+    settings, shapes = settings.settled(), projection_shapes(architecture)
     blocks = np.array([float(np.sum(entry)) for entry in heads])
-    shapes = projection_shapes(architecture)
     names = [
         path
         for path, (inputs, outputs) in shapes.items()
@@ -253,7 +218,7 @@ def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings:
     of_block = [[name for name in names if name.startswith(f"layers/{index}/")] for index in range(len(blocks))]
     if settings.rank_budget is None:
         high = set(np.argsort(-blocks, kind="stable")[: settings.high_blocks].tolist())
-        ranks = [settings.high_rank if index in high else settings.low_rank for index in range(len(blocks))]
+        ranks = [int((settings.high_rank if index in high else settings.low_rank) or 0) for index in range(len(blocks))]
     else:
         costs = [sum(shapes[name][0] + prod(shapes[name][1]) for name in group) for group in of_block]
         widest = [min([min(shapes[n][0], prod(shapes[n][1])) for n in group], default=0) for group in of_block]
@@ -298,7 +263,7 @@ def _some_texts(task: Task, count: int, seed: int) -> Task:
 
 def _check_room(architecture: Architecture, settings: PruneLora) -> None:
     """What the settings ask of an unpruned projection is checked before anything is measured."""
-    highest = settings.low_rank if settings.rank_budget else max(settings.high_rank, settings.low_rank)
+    highest = 1 if settings.rank_budget else max(settings.high_rank or 1, settings.low_rank or 1)
     for name, (inputs, outputs) in projection_shapes(architecture).items():
         if name.rpartition("/")[2] in settings.projections and 0 < min(inputs, prod(outputs)) < highest:
             raise SettingsError(f"rank {highest} is above the width of {name}, {min(inputs, prod(outputs))}; lower it.")

@@ -3,20 +3,28 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..checks import check_counts, check_seed
+from ..checkpoint.manifest import check_saved_type
+from ..checks import check_counts, check_effect, check_seed
 from ..errors import SettingsError
 from ..model import Architecture
 from .losses import Distillation
 
-FULL_RATE, ADAPTER_RATE = 5e-5, 5e-4  # learning rates where none is given
+# Where none is given: learning rates, passes over the texts, softmax temperature, minutes between saved states.
+FULL_RATE, ADAPTER_RATE, EPOCHS, TEMPERATURE, SAVE_MINUTES = 5e-5, 5e-4, 3, 2.0, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How to train: AdamW on a learning rate that rises linearly, then falls linearly to zero."""
+    """How to train: AdamW on a learning rate that rises linearly, then falls linearly to zero.
 
-    epochs: int = field(default=3, metadata={"help": "passes over the training texts"})
-    batch_size: int = field(default=32, metadata={"help": "texts a step, on average: they are packed into rows"})
+    None: a default that is filled in where the setting has an effect. One that was given and has none is an error.
+    """
+
+    epochs: int | None = field(default=None, metadata={"help": f"passes over the training texts; {EPOCHS} by default"})
+    batch_size: int = field(
+        default=32,
+        metadata={"help": "texts a step, in all its parts and on all devices: the last of an epoch has what is left"},
+    )
     learning_rate: float | None = field(
         default=None, metadata={"help": f"highest learning rate; {FULL_RATE:g} without, {ADAPTER_RATE:g} with adapters"}
     )
@@ -25,20 +33,30 @@ class Train:
     clip: float = field(default=1.0, metadata={"help": "largest norm of the whole gradient"})
     dropout: float | None = field(default=None, metadata={"help": "dropout rate in [0, 1); the checkpoint's own"})
     smoothing: float = field(default=0.0, metadata={"help": "label smoothing of single-label classes, in [0, 1)"})
-    accumulate: int = field(default=1, metadata={"help": "parts a batch is computed in: less memory, same step"})
+    accumulate: int = field(
+        default=1, metadata={"help": "parts in which the texts of a step are computed: less memory, same step"}
+    )
     remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
     dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
+        default="float32", metadata={"help": "type to compute in; what trains and its moments stay float32"}
+    )
+    result_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={"help": "type of the result's weights, in which it is scored; the type that each was loaded in"},
     )
     distill: float = field(
         default=0.0,
         metadata={"help": "weight of the teacher's predictions (recap: the full model's) against the labels"},
     )
-    temperature: float = field(default=2.0, metadata={"help": "softmax temperature of distillation"})
+    temperature: float | None = field(
+        default=None, metadata={"help": f"softmax temperature of distillation; {TEMPERATURE:g} by default"}
+    )
     distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
     keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
     holdout: int = field(default=0, metadata={"help": "training texts set aside to find the best epoch; 0: validation"})
-    save_minutes: float = field(default=10.0, metadata={"help": "minutes between saved states within an epoch"})
+    save_minutes: float | None = field(
+        default=None, metadata={"help": f"minutes between saved states within an epoch; {SAVE_MINUTES:g} by default"}
+    )
     seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
 
     def __post_init__(self):
@@ -59,26 +77,40 @@ class Train:
         for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.result_dtype is not None:
+            check_saved_type(self.result_dtype)
+
+        if not self.distill:
+            check_effect(self, ("temperature",), "without distill: it is of the teacher's predictions")
+        if self.distill == 1:
+            check_effect(self, ("smoothing",), "with distill 1, which leaves the labels out")
 
     @property
     def distillation(self) -> Distillation:
-        return Distillation(self.distill, self.temperature, self.distill_hidden)
+        temperature = TEMPERATURE if self.temperature is None else self.temperature
+        return Distillation(self.distill, temperature, self.distill_hidden)
 
     @property
     def distills(self) -> bool:
         return self.distill > 0 or self.distill_hidden > 0
 
+    def check_for(self, architecture: Architecture) -> None:
+        """Raise `SettingsError` for a setting that has no effect on such a model."""
+        kind = "a question answerer" if architecture.head == "question_answering" else architecture.problem
+        if kind != "single_label":
+            check_effect(self, ("smoothing",), f"on {kind}: it is for single-label classes")
+        if kind == "regression":
+            check_effect(self, ("temperature",), "on regression, where the teacher says a number")
+
     def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
-        """The same settings with a number in place of every None."""
-        known = ADAPTER_RATE if adapted else FULL_RATE
-        return replace(
-            self,
-            learning_rate=known if self.learning_rate is None else self.learning_rate,
-            dropout=architecture.dropout if self.dropout is None else self.dropout,
-        )
+        """The same settings with a number in place of every None that has an effect."""
+        rate = ADAPTER_RATE if adapted else FULL_RATE
+        known = {"epochs": EPOCHS, "learning_rate": rate, "dropout": architecture.dropout}
+        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
     def of_program(self) -> "Train":
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
-            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=1.0, seed=0
-        )
+            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0,
+            result_dtype=None,
+        )  # fmt: skip

@@ -214,6 +214,12 @@ class Store:
             path.write_text("".join(kept), encoding="utf-8")
 
 
+def check_resume(folder: str | Path | None, resume: bool) -> None:
+    """Raise `SettingsError` where a run is to go on that has no folder."""
+    if resume and folder is None:
+        raise SettingsError("resume has no effect without the folder of the run that is to go on; pass out=FOLDER.")
+
+
 def has_state(folder: str | Path) -> bool:
     """Whether a run in `folder` kept a state to go on from; a log alone is none."""
     states = Path(folder) / STATES

@@ -1,22 +1,31 @@
 """The training loop: epochs, their records, states to go on from, and what is refused before the first step."""
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import check_effect
 from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Architecture, Batch, Model, Params
+from ..plain import plain
 from ..programs import Programs
+from .epochs import text_counts
 from .lora import Adapters
-from .settings import Train
+from .masters import masters
+from .settings import SAVE_MINUTES, Train
 from .state import Saved, Store
 from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
+from .teacher import check_teacher, different_labels
 
 
 class Trained(NamedTuple):
@@ -44,35 +53,42 @@ def train(
     score: Callable[[Model, Adapters | None], dict[str, Any]] | None = None,
     store: Store | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    scored: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
+
+    What trains is float32, whatever type `model` keeps it in, and comes back so.
 
     `batches(epoch)` gives the batches of an epoch; the first epoch's number sets the length of the schedule.
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
     `score` is called after every epoch and gives a record with a "score", by which the best epoch is kept.
     `teacher` is what `settings.distill` and `distill_hidden` learn from. `mesh` has an axis "data", over which the rows
     of a batch are spread; their number must be a multiple of its size. `store` logs, keeps states to resume from and
-    turns an interruption into one that loses nothing. `on_step` gets {"phase": "train", "done", "of", "epoch",
+    turns an interruption into one that loses nothing; with `scored`, what `score` depends on, only a run that scores
+    alike goes on. `on_step` gets {"phase": "train", "done", "of", "epoch",
     "loss", "score"}.
 
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
     settings = settings.resolved(model.architecture, adapters is not None)
+    assert settings.epochs is not None and settings.learning_rate is not None  # resolved
+    if store is None:
+        check_effect(settings, ("save_minutes",), "without a folder for states (out)")
     check_targets(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
-    variables = {"params": chosen, "adapters": weights}
+    variables = masters({"params": chosen, "adapters": weights})
     if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
     first = batches(0)
     steps = settings.epochs * len(first)
-    # Copies: the step consumes its state, and the caller keeps the model.
-    variables = jax.tree.map(jnp.array, variables)
     highest = np.float32(settings.learning_rate)
     state = State(variables, optimizer(settings, steps, highest).init(variables))
     saved = Saved(state, None, 0, ())
     if store is not None:
-        saved = store.restore(saved, fingerprint(model, settings, variables, first, targets, teacher, scaling))
+        saved = store.restore(
+            saved, fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
+        )
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
     state, constants = place(
         (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
@@ -108,7 +124,7 @@ def train(
                 stopped = interruption is not None and interruption()
                 if done == (epoch + 1) * len(first):
                     break  # what is saved then holds the epoch's score as well
-                if store and (stopped or store.due(settings.save_minutes)):
+                if store and (stopped or store.due(settings.save_minutes or SAVE_MINUTES)):
                     store.save(Saved(state, best, done, tuple(records), tuple(losses), clocked.seconds))
                 if stopped:
                     raise _interrupted(store, done, steps)
@@ -119,7 +135,9 @@ def train(
                     + _remains(store)
                 )
             books.meter.sample("epoch")
-            record = {"epoch": epoch, "loss": float(np.mean(losses)), "steps": len(losses), "seconds": clocked.seconds}
+            # A step's loss is the mean over its texts, and the last step has fewer.
+            loss = float(np.average(losses, weights=text_counts(todo)))
+            record = {"epoch": epoch, "loss": loss, "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:
                 try:
                     record |= score(*_assembled(model, state.params, frozen, adapters))
@@ -205,8 +223,6 @@ def fingerprint(
     scaling: Any = (),
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
-    import hashlib
-    from dataclasses import asdict
 
     def digest(*arrays: Any) -> str:
         sha = hashlib.sha256()
@@ -226,6 +242,11 @@ def fingerprint(
     }
 
 
+def digest_of(value: Any) -> str:
+    """A short digest of what JSON can hold."""
+    return hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()[:16]
+
+
 def check_head(architecture: Architecture) -> None:
     """Raise `DataError` for a model that has no task head."""
     if architecture.head == "none":
@@ -236,6 +257,7 @@ def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: M
     """Targets and teachers that cannot belong to the model are refused before the first step."""
     a = model.architecture
     check_head(a)
+    settings.check_for(a)
     wide = a.head == "question_answering" or a.problem == "multi_label"
     width = 2 if a.head == "question_answering" else len(a.labels)
     expected = (len(targets), width) if wide else (len(targets),)
@@ -245,18 +267,6 @@ def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: M
         bad = np.flatnonzero((targets < 0) | (targets >= width))
         if bad.size:
             raise DataError(f"label {targets[bad[0]]} of example {bad[0]} is not one of the model's {width} classes.")
-    if not settings.distills:
-        return
-    if teacher is None:
-        raise SettingsError("distillation needs a teacher, a tuned model with the same head; pass teacher=….")
-    t = teacher.architecture
-    if (t.head, t.problem, t.labels) != (a.head, a.problem, a.labels):
-        raise SettingsError(
-            f"the teacher's head ({t.head}, {t.problem}, labels {', '.join(t.labels) or 'none'}) is not the model's "
-            f"({a.head}, {a.problem}, labels {', '.join(a.labels) or 'none'}); take a teacher tuned for this task."
-        )
-    if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
-        raise SettingsError(
-            f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "
-            f"({len(a.layers)} of {a.hidden}) cannot be compared; set distill_hidden to 0."
-        )
+    check_teacher(a, teacher, settings)
+    if teacher is not None and teacher.architecture.labels != a.labels:
+        raise SettingsError(f"{different_labels(teacher.architecture, a)}; take a teacher tuned for this task.")

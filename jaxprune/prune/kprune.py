@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ..checks import check_seed
+from ..checks import check_effect, check_seed
 from ..data.task import Calibration
 from ..errors import BudgetError, SettingsError
 from ..model.architecture import ATTENTION, HALVES, Architecture
@@ -56,7 +56,8 @@ BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores sq
 class KPrune:
     """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe.
 
-    None: what `BY_KIND` says for the model's kind.
+    None: what `BY_KIND` says for the model's kind, where it has an effect. A setting that was given and has none is an
+    error.
     """
 
     search: Literal["surgeon", "gates", "published"] = field(
@@ -109,6 +110,38 @@ class KPrune:
             raise SettingsError(f"search must be surgeon, gates or published, got {self.search!r}.")
         if self.query_heads and self.search != "surgeon":
             raise SettingsError(f"query_heads needs search surgeon, got {self.search}, which scores whole groups.")
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Raise `SettingsError` for a setting that was given and has no effect; what a preset sets is not given."""
+        published = self.search == "published"
+        preset = {name: getattr(PUBLISHED_FIT, name) for name in ("ridge", "pull", "intercept")} if published else {}
+        preset |= {"token_floor": 1.0, "refit_inputs": False} if published else {}
+        if not self.refit:
+            names = ("ridge", "pull", "intercept", "refit_inputs", "input_ridge")
+            names += ("token_floor",) if self.search == "gates" else ()
+            check_effect(self, names, "without a refit", preset)
+        elif not self.refit_inputs:
+            check_effect(self, ("input_ridge",), "without refit_inputs")
+        if self.search != "surgeon":
+            names = (
+                "elimination_ridge",
+                "sensitivity",
+                *(("depth_ratio", "exact_up_to", "token_floor") if published else ()),
+            )
+            check_effect(self, names, f"with search {self.search}", preset)
+        if not published:
+            check_effect(self, ("balance", "head_weight"), f"with search {self.search}: it is of the published scores")
+
+    def _check_for(self, architecture: Architecture) -> None:
+        """Raise `SettingsError` for a setting that has no effect on such a model."""
+        kind = architecture.problem if architecture.head == "classification" else architecture.head
+        if kind != "single_label":
+            check_effect(self, ("exact_up_to",), f"on a model whose head is {kind}: it is for single-label classes")
+        if kind in ("regression", "none"):
+            check_effect(self, ("temperature",), f"on a model whose head is {kind}: it has no softmax")
+        if self.query_heads and all(layer.queries == 1 for layer in architecture.layers):
+            raise SettingsError("query_heads has no effect where every head has its own key and value; leave it out.")
 
     @staticmethod
     def presets() -> dict[str, "KPrune"]:
@@ -117,9 +150,19 @@ class KPrune:
         return {"published": KPrune(search="published", refit_inputs=False, token_floor=1.0, **fit)}
 
     def settled(self, architecture: Architecture) -> "KPrune":
-        """These settings with every open one as the kind of model has it."""
+        """These settings with every open one that has an effect as the kind of model has it.
+
+        Raises `SettingsError` for a setting that has no effect on such a model.
+        """
+        self._check_for(architecture)
         kind = BY_KIND["causal_lm" if architecture.head == "causal_lm" else "encoder"]
-        return replace(self, **{name: value for name, value in kind.items() if getattr(self, name) is None})
+        used = {
+            "elimination_ridge": self.search == "surgeon",
+            "depth_ratio": self.search != "published",
+            "ridge": self.refit,
+            "input_ridge": self.refit and self.refit_inputs,
+        }
+        return replace(self, **{name: kind[name] for name in used if used[name] and getattr(self, name) is None})
 
     @property
     def measures_once(self) -> bool:
@@ -134,15 +177,11 @@ class KPrune:
     @property
     def fit(self) -> Fit:
         """How weights are fitted, by settled settings."""
-        assert self.ridge is not None and self.input_ridge is not None
-        return Fit(
-            kind="weights" if self.refit else "none",
-            ridge=self.ridge,
-            pull=self.pull,
-            intercept=self.intercept,
-            inputs=self.refit_inputs,
-            input_ridge=self.input_ridge,
-        )
+        if not self.refit:
+            return Fit(kind="none")
+        assert self.ridge is not None
+        fit = Fit(ridge=self.ridge, pull=self.pull, intercept=self.intercept, inputs=self.refit_inputs)
+        return fit if self.input_ridge is None else replace(fit, input_ridge=self.input_ridge)
 
 
 def kprune(
@@ -287,7 +326,6 @@ def damage_curves(
 ) -> list[Curve]:
     """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
     settings = settings.settled(model.architecture)
-    assert settings.elimination_ridge is not None
     curves = []
     for index, statistics in enumerate(measured.statistics):
         half, statistics = HALVES[index % 2], programs.devices.read(statistics)
@@ -299,6 +337,7 @@ def damage_curves(
         if settings.search == "gates":
             curves.append(gate_curve(statistics, measured.texts))
             continue
+        assert settings.elimination_ridge is not None  # settled
         kernel = np.asarray(output_kernel(model.params["layers"][index // 2][half], half), np.float32)
         gram, weight = surgeon_inputs(
             statistics, kernel, measured.tokens, measured.texts, settings.elimination_ridge, settings.sensitivity

@@ -1,72 +1,73 @@
 """What a run will cost and give, before it starts: exact figures for the model, estimates for time and memory."""
 
 import math
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..data.batches import batch_tokens
 from ..data.task import MAX_LENGTH
-from ..errors import DataError
+from ..errors import BudgetError, DataError
 from ..memory import host_peak_bytes
 from ..model import Architecture, LayerSizes, Model
 from ..prune.budget import Budget
 from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
-from .bench import compile_forward
+from ..prune.kept import KEEP_BYTES
+from ..prune.run import as_budgets
+from .forecast import forecast
+from .methods import Method, method as method_of
 
 BYTES = 4  # of a float32
-FORWARDS = 11.0  # dense forward passes over the calibration texts, measured (experiments/results)
-COMPILE_SECONDS = 8.0  # that its programs took to compile on models of six layers; they do not grow with depth
 
 
-def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None = None) -> dict[str, Any]:
-    """Predicted FLOPs, parameters, bytes and seconds of pruning `model` with K-prune to `budget`.
+def plan(
+    model: Model,
+    calibration: Any,
+    budget: Budget | Sequence[Budget],
+    method: Method | None = None,
+    *,
+    length: int | None = None,
+) -> dict[str, Any]:
+    """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
-    each (None: `budget.length`, else 128). One small forward pass is run to measure tokens per second here; the rest is
-    arithmetic. `assumptions` says in words what the estimates rest on, `warnings` what is doubtful.
+    each (None: `budget.length`, else 128). `method`: K-prune, unless another is named (`report.methods.method`).
+    Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process: what it has
+    compiled before costs nothing. The rest is arithmetic. `assumptions` says in words what the estimates rest on,
+    `warnings` what is doubtful. "pruned" is a list where budgets are a sequence. Raises `BudgetError`, `DataError`.
     """
-    architecture = model.architecture
-    texts, tokens, assumptions, warnings = _count(model, calibration, length or budget.length)
-    length = budget.length or math.ceil(tokens / texts)
-    allowed = budget.allowed(architecture, length)
-    share = allowed / total_cost(architecture, budget.cost, length)
-    outside = whole_parameters(architecture) - parameters(architecture)
-    outside_flops = whole_flops(architecture, length) - flops(architecture, length)
-    left = {
-        "flops": allowed if budget.cost == "flops" else round(share * flops(architecture, length)),
-        "params": allowed if budget.cost == "params" else round(share * parameters(architecture)),
-    }
-    rate, compile_seconds = _forward_rate(model)
-    dense_forward = tokens / rate
-    other = "params" if budget.cost == "flops" else "flops"
+    budgets, alone = as_budgets(budget)
+    if not budgets:
+        raise BudgetError("there are no budgets; give at least one.")
+    architecture, chosen = model.architecture, method_of("kprune") if method is None else method
+    lengths, assumptions, warnings = _lengths(model, calibration, length or budgets[0].length)
+    texts, tokens = len(lengths), sum(lengths)
+    counted_at = budgets[0].length or math.ceil(tokens / texts)
+    left = [_left(architecture, entry, entry.length or counted_at) for entry in budgets]
+    found = forecast(model, chosen, budgets, lengths)
     assumptions += [
-        f"{other} left: the same share as {budget.cost}; the split between heads and neurons decides.",
-        f"seconds: {FORWARDS:g} dense forward passes and {COMPILE_SECONDS:g} s of compilation, "
-        "as measured on a CPU; evaluation and loading apart.",
-        "bytes: float32; those of peak are arrays: Python, its libraries and what they do come to it (host_peak_bytes: "
-        "the whole process so far).",
+        "FLOPs and parameters: what a budget does not count is left in the same share as what it does; the split "
+        "between heads and neurons decides.",
+        "seconds: measured here on one and two layers of the model; evaluation and loading apart.",
+        "bytes: float32; those of peak are of K-prune, and arrays: Python, its libraries and what they do come to it "
+        "(host_peak_bytes: the whole process so far).",
     ]
     return {
-        "length": length,
+        "method": chosen.name,
+        "length": counted_at,
         "calibration": {"texts": texts, "tokens": tokens},
         "dense": {
-            "flops": whole_flops(architecture, length),
-            "prunable_flops": flops(architecture, length),
+            "flops": whole_flops(architecture, counted_at),
+            "prunable_flops": flops(architecture, counted_at),
             "parameters": whole_parameters(architecture),
             "prunable_parameters": parameters(architecture),
             "bytes": BYTES * whole_parameters(architecture),
         },
-        "pruned": {
-            "flops": left["flops"] + outside_flops,
-            "prunable_flops": left["flops"],
-            "parameters": left["params"] + outside,
-            "prunable_parameters": left["params"],
-            "bytes": BYTES * (left["params"] + outside),
-        },
-        "tokens_per_second": rate,
-        "forward_compile_seconds": compile_seconds,
-        "dense_forward_seconds": dense_forward,
-        "seconds": FORWARDS * dense_forward + COMPILE_SECONDS,
+        "pruned": left[0] if alone else left,
+        "tokens_per_second": tokens / found.dense_forward_seconds,
+        "dense_forward_seconds": found.dense_forward_seconds,
+        "dense_forwards": {"first": found.first_forwards, "further": found.further_forwards},
+        "compile_seconds": found.compile_seconds,
+        "seconds": found.seconds,
         "peak_bytes": peak_bytes(architecture, tokens),
         "assumptions": assumptions,
         "host_peak_bytes": host_peak_bytes(),
@@ -74,11 +75,28 @@ def plan(model: Model, calibration: Any, budget: Budget, *, length: int | None =
     }
 
 
-def peak_bytes(architecture: Architecture, tokens: int) -> dict[str, int]:
+def _left(architecture: Architecture, budget: Budget, length: int) -> dict[str, int]:
+    """What a budget leaves of the model, in FLOPs at `length` tokens, parameters and bytes."""
+    allowed = budget.allowed(architecture, length)
+    share = allowed / total_cost(architecture, budget.cost, length)
+    outside = whole_parameters(architecture) - parameters(architecture)
+    outside_flops = whole_flops(architecture, length) - flops(architecture, length)
+    kept_flops = allowed if budget.cost == "flops" else round(share * flops(architecture, length))
+    kept = allowed if budget.cost == "params" else round(share * parameters(architecture))
+    return {
+        "flops": kept_flops + outside_flops,
+        "prunable_flops": kept_flops,
+        "parameters": kept + outside,
+        "prunable_parameters": kept,
+        "bytes": BYTES * (kept + outside),
+    }
+
+
+def peak_bytes(architecture: Architecture, tokens: int, keep_bytes: int = KEEP_BYTES) -> dict[str, int]:
     """The parts of a K-prune run's memory, its two phases, and under "total" the larger of them.
 
-    Only `streams` grows with the calibration texts. Temporaries are the features of the widest sublayer and what is
-    computed from them on the way back: an estimate, not a bound.
+    Only `streams`, and up to `keep_bytes` what is kept between passes, grow with the calibration texts. Temporaries are
+    the features of the widest sublayer and what is computed from them on the way back: an estimate, not a bound.
     """
     a, width = architecture, architecture.head_width
     units = [(size.heads * width, size.neurons) for size in a.layers]
@@ -94,8 +112,10 @@ def peak_bytes(architecture: Architecture, tokens: int) -> dict[str, int]:
         "streams": BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
         "temporaries": BYTES * batch_tokens() * 3 * max(features, scores),
     }
-    measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"]
-    fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"]
+    held = BYTES * tokens * features if BYTES * tokens * features <= keep_bytes else 0
+    parts["kept"] = min(BYTES * tokens * a.hidden * 2 * len(a.layers), keep_bytes - held)
+    measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"] + parts["kept"]
+    fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"] + parts["kept"] + held
     return {**parts, "measuring": measuring, "fitting": fitting, "total": max(measuring, fitting)}
 
 
@@ -105,34 +125,19 @@ def _projected(architecture: Architecture, size: LayerSizes) -> int:
     return attention + size.neurons * (2 if architecture.gated else 1)
 
 
-def _count(model: Model, calibration: Any, length: int | None) -> tuple[int, int, list[str], list[str]]:
-    """Texts and tokens, what was assumed of them, and doubts."""
+def _lengths(model: Model, calibration: Any, length: int | None) -> tuple[list[int], list[str], list[str]]:
+    """The tokens of every text, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
         a, texts = model.architecture, max(calibration, 1)
         if length is not None and a.positions != "none" and length > a.max_positions:
             raise DataError(f"texts of {length} tokens do not fit the model's {a.max_positions} positions.")
         length = length or min(MAX_LENGTH, a.max_positions)
-        return texts, texts * length, [f"tokens: {length} a text; no texts were given."], []
+        return [length] * texts, [f"tokens: {length} a text; no texts were given."], []
     from ..data.text import encoded_for, first_windows
     from ..data.tokenizer import Tokenizer
 
     if calibration.windows is not None:  # their tokens are known, so that only as many need be there
         first_windows(Tokenizer.of(model), calibration, calibration.windows)
-        tokens = calibration.windows * calibration.max_length
-        return calibration.windows, tokens, [], list(calibration.warnings)
+        return [calibration.max_length] * calibration.windows, [], list(calibration.warnings)
     encoded, surprises = encoded_for(model, calibration)
-    return len(encoded), encoded.tokens, [], [*calibration.warnings, *surprises]
-
-
-def _forward_rate(model: Model) -> tuple[float, float]:
-    """Tokens per second of a small forward pass, and its compile seconds."""
-    length = min(128, model.architecture.max_positions)
-    rows = max(1, 512 // length)
-    compile_seconds, _, run = compile_forward(model, rows, length)
-    run()
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return rows * length / min(times), compile_seconds
+    return [len(ids) for ids in encoded.ids], [], [*calibration.warnings, *surprises]

@@ -16,8 +16,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputError, SettingsError
-from jaxprune.finetuning.epochs import shuffled
-from jaxprune.finetuning.finetune import prepare, rows_for, tune
+from jaxprune.finetuning.epochs import batches_for
+from jaxprune.finetuning.finetune import prepare, tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
 from jaxprune.finetuning.state import LOG, STATES, SUMS, Store
 from jaxprune.finetuning.step import path_of
@@ -46,8 +46,7 @@ def ready(model, task):
     """Batches, targets of the task, packed for the model."""
 
     texts = prepare(model, task)
-    rows = rows_for(texts.encoded, model.architecture, SETTINGS, None)
-    return shuffled(texts.encoded, model.architecture, seed=5, rows=rows), texts.targets
+    return batches_for(texts.encoded, model.architecture, SETTINGS), texts.targets
 
 
 # --- dropout
@@ -162,16 +161,55 @@ def test_a_student_comes_closer_to_its_teacher(model, ready):
     assert losses[24] < 0.3 * losses[1]
 
 
-def test_teachers_that_do_not_fit_are_refused(model, task):
+def test_teachers_that_do_not_fit_are_refused(model, task, ready):
     learn = replace(SETTINGS, distill=0.5)
     with pytest.raises(SettingsError, match="needs a teacher"):
         jp.finetune(model, task, learn)
-    other = model.replace(architecture=replace(model.architecture, labels=("a", "b")))
-    with pytest.raises(SettingsError, match="labels a, b"):
+    other = model.replace(architecture=replace(model.architecture, labels=("a", "b", "c")))
+    with pytest.raises(SettingsError, match="labels a, b, c"):
         jp.finetune(model, task, learn, teacher=other)
+    turned = model.replace(architecture=replace(model.architecture, labels=("yes", "no")))
+    with pytest.raises(SettingsError, match="label 0 of the teacher is yes, of the model no"):
+        train(model, *ready, settings=learn, teacher=turned)  # which knows no task to match them by
+    with pytest.raises(SettingsError, match="the teacher would teach nothing, as distill and distill_hidden are 0"):
+        jp.finetune(model, task, SETTINGS, teacher=model)
     deeper = model.architecture.with_layers(model.architecture.layers * 2)
     with pytest.raises(SettingsError, match="4 layers of width 12"):
         jp.finetune(model, task, replace(learn, distill_hidden=1.0), teacher=model.replace(architecture=deeper))
+
+
+# --- the texts of a step, and the loss of an epoch
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_has_the_texts_that_were_asked_for_and_an_epoch_the_mean_over_its_texts(model, task, accumulate):
+    """48 texts, 20 a step: 20, 20 and 8, whatever the parts. A mean of the steps' losses would weigh the 8 like 20."""
+    told = {}
+    settings = replace(SETTINGS, epochs=1, batch_size=20, accumulate=accumulate, learning_rate=1e-2)
+    tuned = jp.finetune(
+        model, task, settings, trainable=["head/*"], on_step=lambda event: told.update({event["done"]: event["loss"]})
+    )
+    notes = tuned.provenance.record["training"]
+    assert (notes["batch"]["steps"], notes["batch"]["texts"], notes["epochs"][0]["steps"]) == (3, 16.0, 3)
+    assert notes["epochs"][0]["loss"] == pytest.approx((20 * told[1] + 20 * told[2] + 8 * told[3]) / 48, rel=1e-12)
+
+
+def test_an_epoch_that_was_interrupted_has_the_loss_of_all_its_texts(model, task, tmp_path):
+    settings, told = replace(SETTINGS, epochs=1, batch_size=20), {}
+
+    def stop(event):
+        told[event["done"]] = event["loss"]
+        if event["done"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = {"out": tmp_path / "run", "trainable": ["head/*"]}
+    with pytest.raises(KeyboardInterrupt):
+        jp.finetune(model, task, settings, on_step=stop, **run)
+    tuned = jp.finetune(
+        model, task, settings, resume=True, on_step=lambda event: told.update({event["done"]: event["loss"]}), **run
+    )
+    loss = tuned.provenance.record["training"]["epochs"][0]["loss"]
+    assert loss == pytest.approx((20 * told[1] + 20 * told[2] + 8 * told[3]) / 48, rel=1e-12)
 
 
 # --- what is kept
@@ -283,6 +321,30 @@ def test_an_earlier_run_is_not_overwritten_or_mixed(model, task, tmp_path):
     other = model.replace(params={**model.params, "layers": nudged})
     with pytest.raises(SettingsError, match="other weights"):
         jp.finetune(other, task, SETTINGS, out=tmp_path / "run", resume=True)
+
+
+def test_scores_of_other_validation_texts_are_not_mixed(model, task, tmp_path):
+    """The best epoch so far is the best on the texts it was scored on."""
+    settings, run = replace(SETTINGS, epochs=1), {"out": tmp_path / "run", "trainable": ["head/*"]}
+    jp.finetune(model, task, settings, **run)
+    changed = task.validation[0]._replace(text="the film was bad")
+    turned = task.validation[0]._replace(label=1 - task.validation[0].label)
+    for other, name in (
+        (replace(task, validation=(changed, *task.validation[1:])), "other validation texts"),
+        (replace(task, validation=task.validation[:-1]), "other validation texts; other validation labels"),
+        (replace(task, validation=(turned, *task.validation[1:])), "other validation labels"),
+        (replace(task, metric="f1"), "other metric"),
+    ):
+        with pytest.raises(SettingsError, match=rf"run holds another run \({name}\); resume with what it was started"):
+            jp.finetune(model, other, settings, resume=True, **run)
+    jp.finetune(model, task, settings, resume=True, **run)
+
+
+def test_a_task_without_texts_to_score_is_refused_before_training(model, task):
+    bare = replace(task, validation=())
+    with pytest.raises(DataError, match='no examples in split "validation"'):
+        jp.finetune(model, bare, SETTINGS, on_step=lambda event: pytest.fail("trained"))
+    jp.finetune(model, bare, replace(SETTINGS, epochs=1, holdout=16), trainable=["head/*"])
 
 
 def test_adapters_on_another_scale_are_another_run(model, task, tmp_path):
@@ -440,7 +502,7 @@ from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.train import train
 model, task = jp.load(sys.argv[1]), jp.tasks.folder(sys.argv[2])
 texts = prepare(model, task)
-batches = shuffled(texts.encoded, model.architecture, length=16, rows=8)
+batches = shuffled(texts.encoded, model.architecture, size=16, length=16, multiple=8)
 for devices in (1, 4):
     mesh, losses = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices]), []
     train(

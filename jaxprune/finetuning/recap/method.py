@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
+from ...checks import check_effect
 from ...data.task import Task
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
@@ -26,19 +26,17 @@ from ...placement import Placement, Where
 from ...prune.cost import removed, whole_parameters
 from ...prune.cut import compose_kept, cut_architecture, kept_units
 from ...prune.run import check_finite, masked_versus_cut
-from ..epochs import shuffled
-from ..finetune import Texts, prepare, rows_for, set_aside
+from ..epochs import batch_doubts, batches_for, described
+from ..finetune import Texts, prepare, scored_texts, set_aside
+from ..masters import in_types, result_types
 from ..settings import Train
-from ..state import Saved, Store
-from ..step import select
+from ..state import Saved, Store, check_resume
 from ..train import check_targets, fingerprint
-from .choose import everything_kept
 from .memory import phase_bytes, uniform
 from .rounds import one_round
-from .run import HostState, Run
+from .run import HostState, Run, beginning
 from .scatter import kept_of, write_back
 from .settings import Recap
-from .tuning import ever_trains, zeros
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -65,13 +63,15 @@ def recap(
     on_phase: Tell | None = None,
     on_step: Tell | None = None,
 ) -> Model:
-    """The best small model of RECAP's rounds on `task`: pruned, tuned, in float32.
+    """The best small model of RECAP's rounds on `task`: pruned and tuned.
 
     `model` may be dense or pruned. `host` and `device` are JAX devices or names ("cpu:0", "gpu:0"): where the full
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
     more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
-    `resume=True`, to the same numbers. `training.epochs` is not read: `settings` says how many epochs there are.
+    `resume=True`, to the same numbers. `settings` says how many epochs there are; `training.epochs` stays open. What
+    trains is float32 on the host and on the device; every parameter of the result, and of the model that is scored,
+    has the type it was loaded in, or `training.result_dtype`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
     host. Where its head is new (`labels=`), it begins to teach in the second round.
@@ -103,6 +103,7 @@ def run_recap(
     """What `recap` does, with the full model and the rounds' records handed back as well."""
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
+    check_resume(out, resume)
     placement = Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
@@ -110,15 +111,16 @@ def run_recap(
     texts = prepare(model, task)
     check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
     check_finite(model)
-    rows = rows_for(texts.encoded, model.architecture, training, None)
-    batches = _remembered(shuffled(texts.encoded, model.architecture, seed=training.seed, rows=rows))
+    batches = _remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
+    start = beginning(model, settings)
     run = Run(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
-        placement, on_phase or nothing, on_step or nothing, new_head=_new_head(model),
+        result_types(start.params, None), result_types(model.params, training.result_dtype), placement,
+        on_phase or nothing, on_step or nothing, new_head=_new_head(model),
     )  # fmt: skip
     _check_limit(run, first, device_limit)
-    saved = Saved(_beginning(model, settings), None, 0, ())
+    saved = Saved(start, None, 0, ())
     if store is not None:
         saved = store.restore(saved, _same_run(run, first), on_host=True)
         saved = saved._replace(state=_with_flags(saved.state))
@@ -158,17 +160,29 @@ def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
         return
     dense, (rows, length) = run.model.architecture, first[0].ids.shape
     small = uniform(dense, run.settings.remove)
-    predicted = phase_bytes(dense, small, run.settings, run.training, rows, length, run.tokens)
+    predicted = phase_bytes(
+        dense, small, run.settings, run.training, rows, length, run.tokens, run.kept_types, run.result_types
+    )
     name = max(predicted, key=predicted.__getitem__)
     if 0.9 * predicted[name] > limit:  # predictions are within a tenth
         run.placement.refuse(name, predicted[name], "is predicted to need")
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
+    training.check_for(model.architecture)
     if training.distill_hidden:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
+        )
+    if training.epochs != settings.epochs:
+        said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
+        check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
+    check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
+    if training.distills and settings.rounds == 1 and _new_head(model):
+        raise SettingsError(
+            "distill has no effect in a single round with a new head, which teaches from the second round on; leave it "
+            "out, or ask for more rounds."
         )
     named = settings.learning_rate if training.learning_rate is None else training.learning_rate
     training = replace(training, epochs=settings.epochs, learning_rate=named)
@@ -177,17 +191,6 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
 
 def _new_head(model: Model) -> bool:
     return any(NEW_WEIGHTS in entry for entry in model.provenance.warnings)
-
-
-def _beginning(model: Model, settings: Recap) -> HostState:
-    params = jax.tree.map(np.asarray, model.params)
-    moments = None
-    if settings.moments != "dropped":
-        kind = ml_dtypes.bfloat16 if settings.moments == "bfloat16" else np.float32
-        moments = zeros(select(params, ever_trains(settings))[0], kind)
-    whole = everything_kept(model.architecture)
-    average = [np.zeros(len(mask)) for mask in whole] if settings.average else []
-    return HostState(params, moments, average, whole, whole, whole if settings.prefetch else [])
 
 
 def _with_flags(state: HostState) -> HostState:
@@ -222,7 +225,7 @@ def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     ours = {f"setting {name}": value for name, value in asdict(run.settings).items() if name != "learning_rate"}
     theirs = fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
-    return {**theirs, **ours, "task": run.task.name}
+    return {**theirs, **ours, **scored_texts(run.task, run.split_name), "task": run.task.name}
 
 
 def _remains(store: Store | None, records: list[Any]) -> str:
@@ -250,12 +253,12 @@ def _finished(
         error = masked_versus_cut(whole, small, state.best, first[0])
     if error > 1e-5:
         warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
-    if training.distills and run.new_head and settings.rounds == 1:
-        warnings.append("distill taught nothing: a new head teaches from the second round on, and there was one round.")
     length = ceil(texts.encoded.tokens / len(texts.encoded))
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
-    predicted = phase_bytes(dense, small_architecture, settings, training, rows, slots, run.tokens)
+    predicted = phase_bytes(
+        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types
+    )
     measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
     seconds = [entry["seconds"] for entry in records]
     record = before.record
@@ -266,7 +269,7 @@ def _finished(
         "source": run.task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": {"rows": rows, "length": slots},
+        "batch": described(first),
         "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
         "kept_epoch": kept_round,
         "new_head": run.new_head,
@@ -281,9 +284,12 @@ def _finished(
         "device_bytes": {"predicted": predicted, "measured": measured},
         "peak_bytes": max(measured.values()),
     }
-    warnings = list(dict.fromkeys([*warnings, *texts.warnings, *records[kept_round]["warnings"]]))
+    warnings = list(
+        dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
+    )
+    rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
     result = run.model.replace(
-        architecture=small_architecture, params=jax.tree.map(jnp.asarray, best),
+        architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),
         provenance=replace(before, warnings=tuple(warnings)),
     ).with_record(
         method="recap",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...checks import check_counts
+from ...checks import check_counts, check_effect
 from ...errors import SettingsError
 
 CAP = 0.85  # the largest share of a sublayer that a round may remove
@@ -11,7 +11,10 @@ CAP = 0.85  # the largest share of a sublayer that a round may remove
 
 @dataclass(frozen=True, kw_only=True)
 class Recap:
-    """How RECAP goes in rounds; how it trains within one is said by `Train`, whose `epochs` it does not read."""
+    """How RECAP goes in rounds; how it trains within one is said by `Train`, but for `epochs`, which follow from here.
+
+    A setting that was given and has no effect is an error.
+    """
 
     rounds: int = field(default=4, metadata={"help": "cycles of prune, tune and write back"})
     epochs_per_round: int = field(default=1, metadata={"help": "passes over the training texts in a round"})
@@ -79,6 +82,13 @@ class Recap:
             raise SettingsError(
                 f"K-prune's importance knows what went before, so pruning_steps must be 1, got {self.pruning_steps}."
             )
+        if self.rounds == 1:
+            check_effect(self, ("freeze_schedule", "average", "prefetch"), "in a single round")
+        if self.remove == 0:  # what goes is then decided by nothing; share_of stays, as presets set it
+            names = ("pruning_steps", "cap", "importance", "refit", "prefetch", "average")
+            check_effect(self, names, "with remove 0, which leaves every unit")
+        if self.freeze == self.remove:
+            check_effect(self, ("freeze_schedule",), f"from freeze {self.freeze} to remove {self.remove}")
 
     @staticmethod
     def presets() -> dict[str, "Recap"]:

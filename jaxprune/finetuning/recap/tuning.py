@@ -10,6 +10,7 @@ import optax
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...placement import Placement, free
+from ..epochs import text_counts
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
@@ -88,7 +89,8 @@ class Tuned(NamedTuple):
     chosen: Params  # the trained leaves; None in place of every other
     frozen: Params  # the other ones
     moments: Moments  # of the trained leaves
-    losses: list[float]
+    losses: list[float]  # of every step
+    texts: list[int]  # that each step's loss is the mean of
 
 
 def tune(
@@ -117,9 +119,9 @@ def tune(
                      training, steps=steps, done=done, since=since)  # fmt: skip
     state, frozen = placement.to_device(state), placement.to_device(frozen)
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
-    highest, losses = np.float32(training.learning_rate or 0), []
+    highest, losses, texts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides)
+    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides, texts)
     coming = placement.to_device(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
@@ -140,16 +142,23 @@ def tune(
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     found = moments_of(state)
-    return Tuned(state.params["params"], frozen, Moments(found.first["params"], found.second["params"]), losses)
+    return Tuned(state.params["params"], frozen, Moments(found.first["params"], found.second["params"]), losses, texts)
 
 
 def _arrays(
-    epochs: Sequence[Callable[[], Sequence[Batch]]], targets: np.ndarray, guides: Sequence[Sequence[np.ndarray]] | None
+    epochs: Sequence[Callable[[], Sequence[Batch]]],
+    targets: np.ndarray,
+    guides: Sequence[Sequence[np.ndarray]] | None,
+    texts: list[int],
 ) -> Iterator[tuple[Any, ...]]:
-    """What a step reads of every batch: itself, its targets and, where there are guides, its guide."""
+    """What a step reads of every batch: itself, its targets and, where there are guides, its guide.
+
+    Adds the number of its texts to `texts`.
+    """
     for number, batches in enumerate(epochs):
         for place, batch in enumerate(batches()):
             goal = targets[np.maximum(np.asarray(batch.index), 0)]
+            texts += text_counts([batch]).tolist()
             yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
 
 

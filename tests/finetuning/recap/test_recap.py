@@ -100,8 +100,24 @@ def test_only_kept_units_and_trained_rows_move(model, task):
 
 def test_the_callers_model_is_not_touched(model, task):
     before = jax.tree.map(np.array, model.params)
-    jp.recap(model, task, replace(SETTINGS, rounds=1), TRAINING)
+    jp.recap(model, task, replace(SETTINGS, rounds=1, average=0.0), TRAINING)
     jax.tree.map(np.testing.assert_array_equal, model.params, before)
+
+
+def test_the_loss_of_a_round_is_the_mean_over_its_texts(model, task):
+    """40 texts, 16 a step: 16, 16 and 8."""
+    told = []
+    keep = lambda event: told.append(event["loss"]) if event["phase"] == "train" else None  # noqa: E731
+    one, task = replace(SETTINGS, rounds=1, average=0.0), replace(task, train=task.train[:40])
+    record = jp.recap(model, task, one, TRAINING, on_step=keep).provenance.record["training"]
+    assert record["batch"]["texts"] == pytest.approx(40 / 3) and record["epochs"][0]["steps"] == 3
+    assert record["epochs"][0]["loss"] == pytest.approx((16 * told[0] + 16 * told[1] + 8 * told[2]) / 40, rel=1e-12)
+
+
+def test_scores_of_other_validation_texts_are_not_mixed(model, task, straight):
+    other = replace(task, validation=task.validation[1:])
+    with pytest.raises(SettingsError, match="another run .other validation texts; other validation labels"):
+        jp.recap(model, other, SETTINGS, TRAINING, out=straight[2], resume=True)
 
 
 # --- interruptions
@@ -325,7 +341,7 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     from jaxprune.finetuning.recap.surgeon import damage_scores, measured
 
     texts, programs = prepare(model, task), Programs(own=SHARED, devices=Devices(stream=True))
-    batches = shuffled(texts.encoded, model.architecture, seed=0, rows=4)(0)
+    batches = shuffled(texts.encoded, model.architecture, seed=0, size=16)(0)
     numpy = model.replace(params=jax.tree.map(np.asarray, model.params))
     found = measured(numpy, batches, 0, programs, lambda done, of: None)
     scores = damage_scores(numpy, found, programs)
@@ -481,9 +497,11 @@ def test_the_device_never_holds_the_full_model(folder, task, settings, host, dev
     assert phases["write back"]["bytes_to_host"] < 0.6 * found["full"]
 
 
-def test_a_new_head_in_a_single_round_has_no_teacher_and_says_so(model, task):
+def test_a_new_head_in_a_single_round_has_no_teacher(model, task):
     fresh = model.replace(provenance=replace(model.provenance, warnings=(f"no weights for the head: {NEW_WEIGHTS}.",)))
-    found = jp.recap(fresh, task, replace(SETTINGS, rounds=1), replace(TRAINING, distill=0.5))
-    record = found.provenance.record
-    assert record["training"]["new_head"] and "distill taught nothing" in " ".join(record["warnings"])
-    assert not any(NEW_WEIGHTS in entry for entry in record["warnings"])
+    with pytest.raises(
+        SettingsError, match="distill has no effect in a single round with a new head, which teaches from"
+    ):
+        jp.recap(fresh, task, replace(SETTINGS, rounds=1, average=0.0), replace(TRAINING, distill=0.5))
+    record = jp.recap(fresh, task, replace(SETTINGS, rounds=1, average=0.0), TRAINING).provenance.record
+    assert record["training"]["new_head"] and not any(NEW_WEIGHTS in entry for entry in record["warnings"])

@@ -1,0 +1,152 @@
+"""A teacher for distillation: it must read the same tokens as its student and name the same labels, or is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..data.fit import by_name, fit
+from ..data.task import Task
+from ..data.tokenizer import Encoded, Tokenizer
+from ..errors import CheckpointError, DataError, SettingsError
+from ..model import Architecture, Model
+from .settings import Train
+
+
+def check_teacher(architecture: Architecture, teacher: Model | None, settings: Train) -> None:
+    """Raise `SettingsError` where `settings` need another teacher, need one, or need none."""
+    a = architecture
+    if not settings.distills:
+        if teacher is not None:
+            raise SettingsError(
+                "the teacher would teach nothing, as distill and distill_hidden are 0; set one, such as distill=0.5, "
+                "or leave the teacher out."
+            )
+        return
+    if teacher is None:
+        raise SettingsError("distillation needs a teacher, a tuned model with the same head; pass teacher=….")
+    t = teacher.architecture
+    if (t.head, t.problem) != (a.head, a.problem) or len(t.labels) != len(a.labels):
+        raise SettingsError(
+            f"the teacher's head ({t.head}, {t.problem}, labels {', '.join(t.labels) or 'none'}) is not the model's "
+            f"({a.head}, {a.problem}, labels {', '.join(a.labels) or 'none'}); take a teacher tuned for this task."
+        )
+    if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
+        raise SettingsError(
+            f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "
+            f"({len(a.layers)} of {a.hidden}) cannot be compared; set distill_hidden to 0."
+        )
+
+
+def fitting(
+    teacher: Model, model: Model, task: Task, encoded: Encoded, read: Callable[[Tokenizer], Encoded]
+) -> tuple[Model, tuple[str, ...]]:
+    """The teacher with its outputs in the order of the model's labels, and doubts about it.
+
+    Labels are matched as `evaluate` matches them: by name, of the two models or of each with the task's classes; else
+    by number. `encoded` are the training texts as the model reads them, `read` gives them by another tokenizer. Raises
+    `SettingsError` that names the first label, position or token in which the two differ.
+    """
+    t, a = teacher.architecture, model.architecture
+    doubts: tuple[str, ...] = ()
+    if a.head == "classification":
+        order, doubts = _order(t, a, task)
+        teacher = _reordered(teacher, order, a.labels)
+    longest = max(range(len(encoded)), key=lambda text: len(encoded.ids[text]))
+    tokens = len(encoded.ids[longest])
+    if t.positions != "none" and tokens > t.max_positions:
+        raise SettingsError(
+            f"the teacher has {t.max_positions} positions, training text {longest} has {tokens} tokens, so that token "
+            f"{t.max_positions} has none; cut the texts at {t.max_positions} tokens, or take another teacher."
+        )
+    return teacher, doubts + _check_tokens(teacher, model, encoded, read)
+
+
+def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The teacher's output for each of the student's, and doubts."""
+    if student.problem == "regression":
+        return np.arange(len(student.labels)), ()
+    named = by_name(teacher.labels, replace(task, labels=student.labels, classes_from="names"))
+    if named is not None:
+        return named.outputs, ()
+    try:
+        ours, theirs = fit(student, task), fit(teacher, task)
+    except DataError as error:
+        raise SettingsError(f"{different_labels(teacher, student)}: {error}") from error
+    order = np.full(len(student.labels), -1)
+    order[ours.outputs] = theirs.outputs
+    if np.any(order < 0):
+        raise SettingsError(
+            f"{different_labels(teacher, student)}, and the task's classes match neither; take a teacher tuned for "
+            "this task."
+        )
+    return order, tuple(f"teacher: {doubt}" for doubt in theirs.warnings)
+
+
+def different_labels(teacher: Architecture, student: Architecture) -> str:
+    """The first label in which two heads of as many outputs differ, as a message begins."""
+    number, theirs, ours = next(
+        (number, *pair)
+        for number, pair in enumerate(zip(teacher.labels, student.labels, strict=True))
+        if pair[0] != pair[1]
+    )
+    return f"label {number} of the teacher is {theirs}, of the model {ours}"
+
+
+def _reordered(teacher: Model, order: np.ndarray, labels: tuple[str, ...]) -> Model:
+    """The same classifier with output i that which was output order[i], called labels[i]."""
+    head = {name: np.take(np.asarray(leaf), order, axis=-1) for name, leaf in teacher.params["head"].items()}
+    architecture = replace(teacher.architecture, labels=labels)
+    return teacher.replace(architecture=architecture, params={**teacher.params, "head": head})
+
+
+def _check_tokens(
+    teacher: Model, model: Model, encoded: Encoded, read: Callable[[Tokenizer], Encoded]
+) -> tuple[str, ...]:
+    """Raise `SettingsError` for a token of the training texts that is another one, or none, to the teacher.
+
+    What the texts do not hold may differ. Returns a doubt where the teacher has no tokenizer to compare with.
+    """
+    ours, rows = Tokenizer.of(model), teacher.architecture.vocab
+    try:
+        theirs = replace(Tokenizer.of(teacher), longest=ours.longest)  # cut as ours are
+    except CheckpointError as error:
+        _check_ids(encoded, encoded, ours, ours, rows)
+        return (f"that the teacher reads the same token ids could not be checked: {error}",)
+    same = ours.backend.to_str() == theirs.backend.to_str()
+    found = encoded if same else read(theirs)
+    _check_ids(encoded, found, ours, theirs, rows)
+    if teacher.architecture.token_types > 1:
+        for text, (mine, other) in enumerate(zip(encoded.types, found.types, strict=True)):
+            if np.any(mine != other):
+                place = int(np.flatnonzero(mine != other)[0])
+                raise SettingsError(
+                    f"token {place} of training text {text} is of type {other[place]} to the teacher, of type "
+                    f"{mine[place]} to the model; take a teacher with the model's tokenizer."
+                )
+    return ()
+
+
+def _check_ids(encoded: Encoded, found: Encoded, ours: Tokenizer, theirs: Tokenizer, rows: int) -> None:
+    told = lambda tokenizer, ids, at: (  # noqa: E731
+        f"{ids[at]} ({tokenizer.backend.id_to_token(int(ids[at]))!r})" if at < len(ids) else "nothing"
+    )
+    if len(found) != len(encoded):
+        raise SettingsError(
+            f"the teacher's tokenizer makes {len(found)} windows of the training texts, the model's {len(encoded)}; "
+            "take a teacher with the model's tokenizer."
+        )
+    for text, (mine, other) in enumerate(zip(encoded.ids, found.ids, strict=True)):
+        if not np.array_equal(mine, other):
+            common = min(len(mine), len(other))
+            place = next((at for at in range(common) if mine[at] != other[at]), common)
+            raise SettingsError(
+                f"token {place} of training text {text} has the id {told(theirs, other, place)} for the teacher, "
+                f"{told(ours, mine, place)} for the model; take a teacher with the model's tokenizer."
+            )
+        if mine.max() >= rows:
+            place = int(np.argmax(mine >= rows))
+            raise SettingsError(
+                f"token {place} of training text {text} has the id {told(ours, mine, place)}, the teacher's embedding "
+                f"{rows} rows; take a teacher with the model's tokenizer."
+            )
