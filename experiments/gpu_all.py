@@ -72,11 +72,15 @@ def section(args: argparse.Namespace) -> int:
         raise SystemExit(f"JAX found no accelerator but {device}; --tiny is what a CPU can run")
     where, _, name = SECTIONS[args.section].function.partition(":")
     function, began = getattr(importlib.import_module(f"experiments.gpu.{where}"), name), time.monotonic()
+    failures: list[str] = []
     for number, part in enumerate(args.parts):
-        left = args.seconds - (time.monotonic() - began)
-        function(Book(args.out, args.section, part, left / (len(args.parts) - number), args.tiny, device.device_kind))
+        seconds = (args.seconds - (time.monotonic() - began)) / (len(args.parts) - number)
+        book = Book(args.out, args.section, part, seconds, args.tiny, device.device_kind, failures=failures)
+        function(book)
         programs.forget()
-    return 0
+    if failures:
+        say(f"failed: {', '.join(failures)}")  # the last line of the log, which the parent writes down
+    return 1 if failures else 0
 
 
 def versions() -> dict[str, str]:

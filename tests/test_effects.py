@@ -98,7 +98,7 @@ WITH_MODEL = [
     (lambda g: jp.finetune(g.model, g.task, adapter_out=g.out), "adapter_out"),
     (lambda g: jp.finetune(g.model, g.task, lora=jp.Lora(), trainable=["head/*"]), "trainable"),
     (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=1), jp.Train(epochs=7)), "epochs"),
-    (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=3), jp.Train(epochs=3)), "epochs"),
+    (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=3), jp.Train(epochs=2)), "epochs"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(save_minutes=1.0)), "save_minutes"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(distill_hidden=1.0)), "distill_hidden"),
     (lambda g: jp.recap(g.fresh, g.task, jp.Recap(rounds=1), jp.Train(distill=0.5)), "distill"),

@@ -182,7 +182,7 @@ def test_a_case_that_fails_is_a_line_and_so_is_one_without_time(tmp_path):
     assert not book.case("three", dict, needs=100.0)
     one, two, three = read(tmp_path / LINES)
     assert one["ms"] == 2.5 and one["of_flops"] == [1, 2] and one["device"] == "a card"
-    assert two["failed"] == "ZeroDivisionError: division by zero"
+    assert two["failed"] == "ZeroDivisionError: division by zero" and book.failures == ["two"]
     assert three["skipped"].startswith("needs 100 s, ")
 
 

@@ -54,6 +54,7 @@ class Book:
     tiny: bool  # sizes for a CPU, so that all sections take two minutes
     device: str  # its kind, such as "NVIDIA H100 80GB HBM3"
     began: float = field(default_factory=time.monotonic)
+    failures: list[str] = field(default_factory=list)  # names of the cases that failed
 
     def left(self) -> float:
         """Seconds until this section should be done."""
@@ -78,6 +79,7 @@ class Book:
             traceback.print_exc()
             text = (str(error).strip().splitlines() or [""])[0][:300]
             self.write(name, failed=f"{type(error).__name__}: {text}")
+            self.failures.append(name)
             return False
         self.write(name, **found)
         return True

@@ -140,6 +140,8 @@ def with_number_tokenizer(model: Model, folder: Path) -> Model:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(settings))
+    # The class that takes the file as it is: a family's own would put special tokens around every text.
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return model.replace(provenance=Provenance(source=str(folder)))
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxprune as jp
@@ -26,14 +25,14 @@ from .clock import allocator_peak
 
 def measure(book: Book) -> None:
     method, _, remat = book.part.partition(", ")
-    settings = jp.Train(epochs=1, remat=bool(remat), keep="last")
+    settings = jp.Train(remat=bool(remat), keep="last")
     architecture = models.shape_of(models.BERT, book.tiny)
     rows, length, steps = (4, 16, 3) if book.tiny else (32, 128, 12)
     model = models.random_model(architecture)
     if method == "recap":
         book.case("tuning and the rest", recap, book, model, replace(settings, batch_size=rows), rows, length, steps)
     else:
-        book.case("step", step, model, settings, method == "lora", rows, length, steps)
+        book.case("step", step, model, replace(settings, epochs=1), method == "lora", rows, length, steps)
 
 
 def step(model: jp.Model, settings: jp.Train, lora: bool, rows: int, length: int, steps: int) -> Mapping[str, Any]:
@@ -87,5 +86,4 @@ def recap(book: Book, model: jp.Model, settings: jp.Train, rows: int, length: in
         "predicted_bytes": max(predicted.values()),
         "program_bytes": max(event["peak_bytes"] for event in phases.values()),
         "allocator_peak_bytes": allocator_peak(),
-        "backend": jax.default_backend(),
     }

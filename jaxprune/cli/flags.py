@@ -83,7 +83,7 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-dtype",
         choices=SAVED,
-        help="of the weights in the saved folder, rounded after scoring (as in memory)",
+        help="of the weights in the saved folder, which are scored as they are saved (the checkpoint's own)",
     )
 
 

@@ -102,6 +102,6 @@ def test_unlabelled_texts_prune(cli, inputs, tmp_path):
     assert run.code == 2 and 'no labels in split "validation"' in run.err and "pass --no-evaluate." in run.err
     assert cli("prune", *words, "--out", tmp_path / "other", "--no-evaluate").code == 0
     run = cli("prune", *words, "--out", tmp_path / "third", "--no-evaluate", "--limit", 3)
-    assert run.code == 2 and "--limit is for scoring, and nothing is scored" in run.err
+    assert run.code == 2 and "--limit has no effect with --no-evaluate" in run.err
     run = cli("compare", *words[:6], "--remove", 0.5, "--out", tmp_path / "compared")
     assert run.code == 2 and 'no labels in split "validation"' in run.err
