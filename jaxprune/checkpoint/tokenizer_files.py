@@ -45,7 +45,7 @@ class TokenizerRead(NamedTuple):
     cut_left: bool  # a text that is too long loses its beginning
     types: bool  # the model is given token types; where not, it reads all tokens as type 0
     replaced: tuple[str, ...]  # parts of tokenizer.json that class and settings have replaced by others
-    unread: tuple[str, ...]  # settings of config.json that say otherwise and belong into tokenizer_config.json
+    unread: tuple[str, ...] = ()  # settings of config.json that say otherwise and belong into tokenizer_config.json
 
 
 def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) -> TokenizerRead:
