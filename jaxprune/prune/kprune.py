@@ -296,9 +296,10 @@ def _measured(run: Run, settings: KPrune) -> Arrays:
 def _unpacked(arrays: Arrays) -> tuple[list[Curve], list[list[np.ndarray]]]:
     """The inverse of `_measured`."""
     count = lambda kind: len({name.split(".")[1] for name in arrays if name.startswith(kind)})  # noqa: E731
-    curves = [
-        Curve(*(arrays.get(f"curve.{index}.{name}") for name in Curve._fields)) for index in range(count("curve."))
-    ]
+    curves = []
+    for index in range(count("curve.")):
+        parts: dict[str, Any] = {name: arrays.get(f"curve.{index}.{name}") for name in Curve._fields}
+        curves.append(Curve(**parts))
     return curves, [list(arrays[f"weights.{number}"]) for number in range(count("weights."))]
 
 
