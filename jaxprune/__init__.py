@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from .data.evaluate import evaluate as evaluate
     from .data.generate import generate as generate
     from .data.task import Calibration as Calibration, Example as Example, Task as Task
-    from .finetuning.finetune import finetune as finetune, load_adapter as load_adapter
+    from .finetuning.finetune import finetune as finetune
     from .finetuning.importance import Importance as Importance
     from .finetuning.lora import Lora as Lora
+    from .finetuning.peft_read import load_adapter as load_adapter
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
     from .finetuning.recap import Recap as Recap, recap as recap
     from .finetuning.settings import Train as Train
@@ -57,7 +58,7 @@ _HOMES = {
     "Example": "data.task",
     "Task": "data.task",
     "finetune": "finetuning.finetune",
-    "load_adapter": "finetuning.finetune",
+    "load_adapter": "finetuning.peft_read",
     "Importance": "finetuning.importance",
     "Lora": "finetuning.lora",
     "PruneLora": "finetuning.prune_lora",

@@ -1,8 +1,11 @@
 """A setting that was given and does nothing is an error that names it: every settings class, every such place."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,12 @@ from jaxprune.report.methods import METHODS, presets, settings_class
 from tests.finetuning.conftest import folder, model, task  # noqa: F401  (fixtures)
 
 PUBLISHED = jp.KPrune.presets()["published"]
+
+
+def each(make: Callable[..., Any], *given: dict[str, Any]) -> list[tuple[Callable[[], Any], str]]:
+    """A line of the table for each of these."""
+    return [(partial(make, **settings), next(iter(settings))) for settings in given]
+
 
 # What does nothing beside other settings: (how it is given, its name). Nothing but the settings is needed to see it.
 ALONE = [
@@ -32,39 +41,42 @@ ALONE = [
     (lambda: jp.Recap(freeze=0.3, remove=0.3, freeze_schedule="interpolated"), "freeze_schedule"),
     (lambda: jp.Recap(rounds=1, average=0.5), "average"),
     (lambda: jp.Recap(rounds=1, prefetch=True), "prefetch"),
-    *[
-        (lambda given=given: jp.Recap(remove=0.0, **given), next(iter(given)))
-        for given in (
-            {"pruning_steps": 2}, {"cap": 0.5}, {"importance": "gates"}, {"refit": True}, {"prefetch": True},
-            {"average": 0.5},
-        )
-    ],
+    *each(
+        partial(jp.Recap, remove=0.0),
+        {"pruning_steps": 2},
+        {"cap": 0.5},
+        {"importance": "gates"},
+        {"refit": True},
+        {"prefetch": True},
+        {"average": 0.5},
+    ),
     (lambda: jp.KPrune(balance=1e-3), "balance"),
     (lambda: jp.KPrune(head_weight=8.0), "head_weight"),
-    *[
-        (lambda given=given: jp.KPrune(search="gates", **given), next(iter(given)))
-        for given in ({"elimination_ridge": 9.0}, {"sensitivity": False}, {"balance": 1e-3})
-    ],
+    *each(partial(jp.KPrune, search="gates"), {"elimination_ridge": 9.0}, {"sensitivity": False}, {"balance": 1e-3}),
     (lambda: jp.KPrune(search="gates", query_heads=True), "query_heads"),
-    *[
-        (lambda given=given: jp.KPrune(refit=False, **given), next(iter(given)))
-        for given in (
-            {"ridge": 9.0}, {"pull": 0.0}, {"intercept": False}, {"refit_inputs": False}, {"input_ridge": 9.0},
-        )
-    ],
+    *each(
+        partial(jp.KPrune, refit=False),
+        {"ridge": 9.0},
+        {"pull": 0.0},
+        {"intercept": False},
+        {"refit_inputs": False},
+        {"input_ridge": 9.0},
+    ),
     (lambda: jp.KPrune(search="gates", refit=False, token_floor=1.0), "token_floor"),
     (lambda: jp.KPrune(refit_inputs=False, input_ridge=9.0), "input_ridge"),
-    *[
-        (lambda given=given: replace(PUBLISHED, **given), next(iter(given)))
-        for given in (
-            {"elimination_ridge": 9.0}, {"sensitivity": False}, {"depth_ratio": 2.0}, {"exact_up_to": 9},
-            {"token_floor": 0.3}, {"input_ridge": 9.0},
-        )
-    ],
+    *each(
+        partial(replace, PUBLISHED),
+        {"elimination_ridge": 9.0},
+        {"sensitivity": False},
+        {"depth_ratio": 2.0},
+        {"exact_up_to": 9},
+        {"token_floor": 0.3},
+        {"input_ridge": 9.0},
+    ),
     (lambda: jp.Budget(0.5, keep_heads=True), "keep_heads"),
     (lambda: Sampling(top_k=3), "top_k"),
     (lambda: Sampling(top_p=0.9), "top_p"),
-]  # fmt: skip
+]
 
 
 def of(base, **changes):
@@ -98,17 +110,13 @@ WITH_MODEL = [
     (lambda g: jp.finetune(g.model, g.task, adapter_out=g.out), "adapter_out"),
     (lambda g: jp.finetune(g.model, g.task, lora=jp.Lora(), trainable=["head/*"]), "trainable"),
     (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=1), jp.Train(epochs=7)), "epochs"),
-    (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=3), jp.Train(epochs=3)), "epochs"),
+    (lambda g: jp.recap(g.model, g.task, jp.Recap(rounds=3), jp.Train(epochs=2)), "epochs"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(save_minutes=1.0)), "save_minutes"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(distill_hidden=1.0)), "distill_hidden"),
     (lambda g: jp.recap(g.fresh, g.task, jp.Recap(rounds=1), jp.Train(distill=0.5)), "distill"),
-    *[
-        (
-            lambda g, given=given: jp.prune_lora(g.model, g.task, jp.PruneLora(**given), importance=HANDED_IN),
-            next(iter(given)),
-        )
-        for given in ({"score": "gates"}, {"samples": 9}, {"head_steps": 9})
-    ],
+    (lambda g: jp.prune_lora(g.model, g.task, jp.PruneLora(score="gates"), importance=HANDED_IN), "score"),
+    (lambda g: jp.prune_lora(g.model, g.task, jp.PruneLora(samples=9), importance=HANDED_IN), "samples"),
+    (lambda g: jp.prune_lora(g.model, g.task, jp.PruneLora(head_steps=9), importance=HANDED_IN), "head_steps"),
     (lambda g: jp.prune_lora(g.model, g.task, jp.PruneLora(low_rank=2)), "low_rank"),  # both blocks are high ones
     (lambda g: plan_of(jp.Lora(rank=2, rank_pattern=("*=4",)), g.model.architecture), "rank"),
     (lambda g: plan_of(jp.Lora(alpha=2.0, alpha_pattern=("*=4",)), g.model.architecture), "alpha"),

@@ -60,8 +60,8 @@ def tied_as_stored(
     if "tied" not in family.keys:
         return config, dict(tensors), ()
     key = family.keys["tied"]
-    said = config.get(key)
-    if not (family.defaults[key] if said is None else said):
+    tied = family.defaults[key] if config.get(key) is None else config[key]
+    if tied is not True:  # what is no flag at all is named where the settings are read
         return config, dict(tensors), ()
     table, head = (f"{module}.weight" for module in (family.modules["embed.token"], family.heads["causal_lm"].output))
     if head not in tensors:
@@ -74,6 +74,14 @@ def tied_as_stored(
         return {**config, key: False}, dict(tensors), (warning,)
     others = {name: stored for name, stored in tensors.items() if name != head}
     return config, {**others, table: tensors[head]}, ()
+
+
+def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where: str) -> tuple[str, ...]:
+    """Warnings of heads in the files, other than that of `kind`, which config.json does not name."""
+    others = [name for name, head in family.heads.items() if name != kind and f"{head.output}.weight" in tensors]
+    return tuple(
+        f"{where} names no {name.replace('_', ' ')} head, but the files hold one; it was left out." for name in others
+    )
 
 
 def check_fit(

@@ -11,20 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
-from ..model.model import Model
+from ..model.model import REGAIN, Model
 from .config import described, family_of
+from .dtypes import SavedTypes, holds, saved_types
 from .families import Family
+from .files import listed
 from .generation import write_generation
 from .labels import PROBLEMS
 from .layout import fused
 from .load import file_shape, tensor_names
 from .manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
+from .notes import to_save, write_tokenizer
 from .read import Stored
-from .tokenizer_files import write_tokenizer
 from .write import SHARD_BYTES, check_output, write_folder, write_tensors
 
 _WHERE = "the exported config.json"
@@ -43,6 +46,7 @@ class Exported(NamedTuple):
     config: dict[str, Any]  # the contents of config.json
     bytes: int  # of all tensors
     warnings: tuple[str, ...]
+    dtype: str  # that config.json names
 
 
 def export(
@@ -51,27 +55,34 @@ def export(
     *,
     fill_zeros: bool = False,
     overwrite: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    tokenizer: Any = None,
 ) -> Exported:
-    """Write `model` to `folder` as transformers would: config.json, tensors in `dtype`, tokenizer files.
+    """Write `model` to `folder` as transformers would: config.json, tensors, tokenizer files.
+
+    Tensors are in their own types, as `save` writes them, or in `dtype`. Where numbers are too large for the
+    checkpoint's type, all are in float32, with a warning: transformers would turn such numbers into infinities.
 
     config.json is that of the checkpoint the model was read from, with sizes, biases and head as they are now. With
     `fill_zeros` the sizes are those of the checkpoint: kept units lie at their old places, removed ones are zero.
     The record of the pruning lies beside it in `jaxprune_export.json`.
 
-    The folder is there whole or not at all, as with `save`. Raises `CheckpointError` for a model that no config.json
-    of its family can describe, and says what can be done; `OutputError`, `NumericalError` as `save` does.
+    The folder is there whole or not at all, as with `save`, and `tokenizer` is that of `save`. Raises `CheckpointError`
+    for a model that no config.json of its family can describe, and says what can be done; `OutputError`,
+    `NumericalError` as `save` does.
     """
     folder = Path(folder)
-    check_saved_type(dtype)
+    if dtype is not None:
+        check_saved_type(dtype)
     check_output(folder, overwrite)
+    source = _source_config(model)
+    model = to_save(model, tokenizer)
     origin = model.provenance.source
     if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
         raise OutputError(f"{folder} is where the model was read from; choose another folder.")
     found, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in found.items()}, model.architecture, "the model")
-    source = _source_config(model)
     family = family_of(source, "the model's source_config")
     warnings: list[str] = []
     config = _with_head(source, family, model.architecture)
@@ -87,8 +98,9 @@ def export(
         _check_uniform(family, target, dense)
     config = _with_sizes(config, family, target, dense, warnings)
     _check_description(described(family, config, _WHERE), target)
-    config = _with_dtype(config, dtype)
-    tensors = _tensors(found, family, target, kept, dtype)
+    types = _types(model, dtype, warnings)
+    config = _with_dtype(config, types.most)
+    tensors = _tensors(found, family, target, kept, types)
     if target.head == "none" and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
@@ -102,10 +114,10 @@ def export(
         write_tokenizer(model, part)
         write_generation(model, part)
 
-    settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": dtype, "warnings": warnings}
+    settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
     write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
-    size = sum(math.prod(stored.shape) for stored in tensors.values()) * (4 if dtype == "float32" else 2)
-    return Exported(folder, config, size, tuple(warnings))
+    size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
+    return Exported(folder, config, size, tuple(warnings), types.most)
 
 
 # --- what config.json says
@@ -115,8 +127,8 @@ def _source_config(model: Model) -> dict[str, Any]:
     source = model.provenance.record.get("source_config")
     if not isinstance(source, dict):
         raise CheckpointError(
-            "the model's record has no source_config, so that no config.json can be written; load a Hugging Face "
-            "checkpoint with this version of jaxprune and prune that."
+            "the model's record has no source_config, so that no config.json can be written; "
+            + (f"{REGAIN}." if model.provenance.dropped else "load a Hugging Face checkpoint and prune that.")
         )
     if source.get("model_type") != model.architecture.family:
         raise CheckpointError(
@@ -186,6 +198,19 @@ def _with_sizes(
                 "refuse the folder."
             )
     return {**config, **changed}
+
+
+def _types(model: Model, dtype: str | None, warnings: list[str]) -> SavedTypes:
+    """What `saved_types` says; or all float32 where transformers, which reads all in one type, would see infinities."""
+    types = saved_types(model, dtype)
+    parameters, _ = named_parameters(model.params)
+    large = [name for name, leaf in parameters.items() if dtype is None and not holds(types.most, leaf)]
+    if not large:
+        return types
+    warnings.append(
+        f"{listed(large)}: numbers too large for {types.most}, the type of the checkpoint; all is in float32."
+    )
+    return saved_types(model, "float32")
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -317,7 +342,7 @@ def _tensors(
     family: Family,
     target: Architecture,
     kept: Sequence[Mapping[str, list[Any]]] | None,
-    dtype: str,
+    types: SavedTypes,
 ) -> dict[str, Stored]:
     """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
     shapes, _ = named_parameters(parameter_shapes(target))
@@ -325,7 +350,7 @@ def _tensors(
     for ours, name in tensor_names(family, target).items():
         layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
         read = partial(_read, ours, found.get(ours), shapes[ours], layer)
-        tensors[name] = Stored(file_shape(ours, shapes[ours]), dtype, read)
+        tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = target.head == "none"  # the class without a head has no prefix

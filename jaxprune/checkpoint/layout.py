@@ -49,8 +49,10 @@ def fused(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
             def read(pieces: list[Stored] = pieces) -> np.ndarray:
                 return np.concatenate([piece.read() for piece in pieces])
 
-            rows = sum(piece.shape[0] for piece in pieces)
-            stored = Stored((rows, *stored.shape[1:]), stored.dtype, read)
+            rows, types = sum(piece.shape[0] for piece in pieces), {piece.dtype for piece in pieces}
+            # One type for all: float32 holds what any of them says.
+            dtype = stored.dtype if len(types) == 1 else "float32"
+            stored = Stored((rows, *stored.shape[1:]), dtype, read)
         if leaf == "weight" and len(stored.shape) == 2 and _matches(module, family.transposed):
             stored = _transposed(stored)
         out[f"{module}.{leaf}"] = stored

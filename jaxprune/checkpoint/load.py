@@ -23,7 +23,7 @@ from .config import (
     head_fields,
     kind_of_class,
 )
-from .contents import check_fit, family_tensors, tied_as_stored
+from .contents import check_fit, family_tensors, tied_as_stored, unread_heads
 from .families import FAMILIES, Family
 from .files import inside, read_json
 from .generation import ends_in
@@ -56,8 +56,9 @@ def load(
     another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance.
 
     Parameters are float32 JAX arrays, whatever the file has. `dtype` "bfloat16" halves their memory, "auto" takes
-    bfloat16 where the file does; products are computed in float32 all the same. With `host` they are NumPy arrays, for
-    pruning with `stream` on a device that could not hold them.
+    bfloat16 where the file does; products are computed in float32 all the same. The file's own types are noted, and
+    `save` writes in them. With `host` they are NumPy arrays, for pruning with `stream` on a device that could not hold
+    them.
 
     A setting of config.json that is not known is an error, because it may change the result. Those that
     `ignore_config_keys` names are read as if they were not there, and a warning says so.
@@ -91,10 +92,12 @@ def load(
     found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, found, seed, str(source), host)
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
+    # Who asks for a head knows that another one goes.
+    unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
     record = {**origin, "source_config": dict(config), **names_ignored}
-    return Model(
-        architecture, params, Provenance(str(folder), record, (*ignored, *idle, *ordered, *tied, *strange, *new))
-    )
+    warnings = (*ignored, *idle, *ordered, *tied, *unread, *strange, *new)
+    types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
+    return Model(architecture, params, Provenance(str(folder), record, warnings, types))
 
 
 def _config(folder: Path) -> dict[str, Any]:

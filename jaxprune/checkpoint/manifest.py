@@ -86,8 +86,8 @@ def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> 
     folder = Path(folder)
     manifest = read_manifest(folder)
     architecture = architecture_of(manifest["architecture"], str(folder / MANIFEST))
-    params = _read_params(folder, architecture, dtype, host)
-    return Model(architecture, params, Provenance(str(folder), manifest, tuple(manifest.get("warnings", []))))
+    params, types = _read_params(folder, architecture, dtype, host)
+    return Model(architecture, params, Provenance(str(folder), manifest, tuple(manifest.get("warnings", [])), types))
 
 
 # --- the architecture
@@ -184,8 +184,8 @@ def check_saved_type(dtype: str) -> None:
         raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(SAVED)}.")
 
 
-def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> Params:
-    """Shapes are checked from the headers, before any number is read."""
+def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> tuple[Params, dict[str, str]]:
+    """The parameters, and their types in the files. Shapes are checked from the headers, before any number is read."""
     from safetensors import SafetensorError, safe_open
 
     owner: dict[str, Any] = {}
@@ -217,4 +217,4 @@ def _read_params(folder: Path, architecture: Architecture, dtype: str, host: boo
         check_finite(name, array, str(folder))
         # A copy: jnp.asarray would share NumPy's memory.
         leaves.append((np.array if host else jnp.array)(array, stored_type(types[name], dtype)))
-    return structure.unflatten(leaves)
+    return structure.unflatten(leaves), types

@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
 )
 # The class for files that no configuration names one for; other files belong to several.
 _PLAIN_CLASSES = {TOKENIZER_JSON: "PreTrainedTokenizerFast", "vocab.txt": "BertTokenizer"}
+_BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 _HINT = f"put the checkpoint's {TOKENIZER_JSON} there"
 
 
@@ -44,6 +45,7 @@ class TokenizerRead(NamedTuple):
     cut_left: bool  # a text that is too long loses its beginning
     types: bool  # the model is given token types; where not, it reads all tokens as type 0
     replaced: tuple[str, ...]  # parts of tokenizer.json that class and settings have replaced by others
+    unread: tuple[str, ...] = ()  # settings of config.json that say otherwise and belong into tokenizer_config.json
 
 
 def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) -> TokenizerRead:
@@ -61,7 +63,7 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         raise CheckpointError(
             f"{folder} has no tokenizer files; put the checkpoint's {TOKENIZER_JSON} there (or its vocab.txt)."
         )
-    config = _config_of(folder) if config is None else config
+    config = config_of(folder) if config is None else config
     settings = read_json(folder / _SETTINGS, "copy it anew") if _SETTINGS in present else {}
     tokenizer = _build(folder, config, settings, found)
     if TOKENIZER_JSON not in found:
@@ -80,6 +82,7 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         tokenizer.truncation_side == "left",
         "token_type_ids" in tokenizer.model_input_names,
         _replaced(folder, tokenizer) if TOKENIZER_JSON in found else (),
+        tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
     )
 
 
@@ -89,21 +92,19 @@ def config_for(model: Model) -> dict[str, Any]:
     return config if isinstance(config, dict) else {"model_type": model.architecture.family}
 
 
-def write_tokenizer(model: Model, folder: Path) -> None:
+def copy_tokenizer(source: str | Path, config: Mapping[str, Any], folder: Path) -> None:
     """Copy what tells texts from ids, and see that tokenizer.json is there and says what transformers reads.
 
-    A model made in memory has none; a link that leads elsewhere is not followed; files that cannot be read are copied
+    `config` as in `read_tokenizer`. A link that leads elsewhere is not followed; files that cannot be read are copied
     as they are.
     """
-    if model.provenance.source is None:
-        return
-    source = Path(model.provenance.source)
+    source = Path(source)
     for name in TOKENIZER_FILES:
         with contextlib.suppress(CheckpointError):
             if inside(source, name).is_file():
                 shutil.copyfile(source / name, folder / name)
     try:
-        backend = read_tokenizer(source, config_for(model)).backend
+        backend = read_tokenizer(source, config).backend
     except CheckpointError:  # said, or to be said, to whoever gives it texts
         return
     said, file = backend.to_str(pretty=True), folder / TOKENIZER_JSON
@@ -111,7 +112,7 @@ def write_tokenizer(model: Model, folder: Path) -> None:
         file.write_text(said, encoding="utf-8")
 
 
-def _config_of(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, Any]:
     """The config.json of a folder, or what a folder of ours says of its source's; empty where there is neither."""
     if (folder / MANIFEST).exists():
         manifest = read_manifest(folder)

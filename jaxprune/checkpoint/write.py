@@ -11,28 +11,29 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import CheckpointError, NumericalError, OutputError
+from ..errors import CheckpointError, OutputError
 from ..model.model import Model
+from .dtypes import rounded, saved_types
 from .generation import GENERATION, write_generation
 from .manifest import (
     EXPORTED,
     INDEX,
     MANIFEST,
     WEIGHTS,
-    check_finite,
     check_saved_type,
     check_shapes,
     manifest_of,
     manifest_text,
     named_parameters,
-    stored_type,
 )
+from .notes import to_save, write_tokenizer
 from .read import Stored, source_hash
-from .tokenizer_files import TOKENIZER_FILES, write_tokenizer
+from .tokenizer_files import TOKENIZER_FILES
 
 SHARD_BYTES = 5 * 2**30
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
@@ -46,32 +47,38 @@ def save(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     run_folder: str | Path | None = None,
+    tokenizer: Any = None,
 ) -> Path:
-    """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back to the bit.
+    """Write `model` to `folder`: tensors, `jaxprune.json`, tokenizer files; `jaxprune.load` reads it back.
 
-    Parameters are written as bfloat16 where they are that, else as float32; or all in `dtype`, "float32", "bfloat16" or
-    "float16", which rounds them: scores in the record are of the numbers before. There is no `config.json`: other
-    loaders would quietly build the dense model. Above `shard_bytes` the tensors are spread over several files. The log
-    and the heat map in `run_folder` are copied along.
+    Every parameter is written in its own type: that of the checkpoint the model was read from, or bfloat16 where it is
+    kept so in memory (`dtypes.saved_types`); or all are in `dtype`, "float32", "bfloat16" or "float16". Of a float32
+    checkpoint, or with "float32", what is read back is the model to the bit; a half type rounds what was computed in
+    float32, and `dtypes.as_saved` gives the model as it will be. Numbers too large for the checkpoint's type are kept
+    in float32, with a warning in `jaxprune.json`. There is no `config.json`: other loaders would quietly build the
+    dense model. Above `shard_bytes` the tensors are spread over several files. The log
+    and the heat map in `run_folder` are copied along. `tokenizer`, a folder or a loaded one, is saved in place of the
+    model's own.
 
     Everything is written beside `folder` and renamed there at the end, so that a kill or a full disk leaves the old
     folder or none. Raises `OutputError` where `check_output` does or the disk refuses, `NumericalError` for NaN, Inf
-    and numbers too large for `dtype`, `CheckpointError` where the parameters do not fit the architecture.
+    and numbers too large for `dtype`, `CheckpointError` where the parameters do not fit the architecture or JAX dropped
+    the model's notes.
     """
     folder = Path(folder)
-    if dtype is not None:
+    if dtype is not None:  # before the weights are looked at
         check_saved_type(dtype)
     check_output(folder, overwrite)
+    model = to_save(model, tokenizer)
     parameters, _ = named_parameters(model.params)
     check_shapes({name: tuple(np.shape(leaf)) for name, leaf in parameters.items()}, model.architecture, "the model")
+    types = saved_types(model, dtype)
     tensors = {
-        name: Stored(
-            np.shape(leaf), dtype or stored_type(np.dtype(leaf.dtype).name, "auto").name, partial(np.asarray, leaf)
-        )
-        for name, leaf in parameters.items()
+        name: Stored(np.shape(leaf), types.of[name], partial(np.asarray, leaf)) for name, leaf in parameters.items()
     }
-    types = sorted({stored.dtype for stored in tensors.values()})
-    manifest = manifest_text(manifest_of(model) | _hash_of(model) | {"dtype": ", ".join(types)})
+    told = manifest_of(model)
+    told |= {"warnings": list(dict.fromkeys([*told["warnings"], *types.warnings]))}
+    manifest = manifest_text(told | _hash_of(model) | {"dtype": ", ".join(sorted(set(types.of.values())))})
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
@@ -169,7 +176,7 @@ def write_tensors(
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     names = [WEIGHTS] if len(shards) == 1 else names
     for file, shard in zip(names, shards, strict=True):
-        arrays = {name: _to_write(name, tensors[name]) for name in shard}
+        arrays = {name: rounded(name, tensors[name].read(), tensors[name].dtype) for name in shard}
         try:
             save_file(arrays, folder / file, metadata)
         except SafetensorError as error:  # how the package reports a full disk
@@ -178,17 +185,6 @@ def write_tensors(
         places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-
-
-def _to_write(name: str, stored: Stored) -> np.ndarray:
-    # safetensors writes the buffer as it lies: a transposed array would be saved wrong without a word.
-    array = np.ascontiguousarray(stored.read(), dtype=np.float32)
-    check_finite(name, array, "the model")
-    with np.errstate(over="ignore"):
-        out = array.astype(jnp.dtype(stored.dtype), copy=False)
-    if not np.isfinite(out).all():
-        raise NumericalError(f"tensor {name} of the model has numbers too large for {stored.dtype}; choose float32.")
-    return out
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

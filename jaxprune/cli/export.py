@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in the sizes of the source, zeros where units were removed: for layers that differ; no speed-up",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=SAVED, default="float32", help="of the tensors (float32)")
+    parser.add_argument("--dtype", choices=SAVED, help="of the tensors (the checkpoint's own)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "model": arguments.model,
         "out": arguments.out,
         "format": arguments.format,
-        "dtype": arguments.dtype,
+        "dtype": written.dtype,
         "fill_zeros": arguments.fill_zeros,
         "bytes": written.bytes,
         "config": written.config,
@@ -47,6 +47,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     facts = {
         "class": written.config["architectures"][0],
         "sizes": "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own",
-        f"bytes ({arguments.dtype})": si(written.bytes, "B"),
+        f"bytes ({written.dtype})": si(written.bytes, "B"),
     }
     return Outcome(data, (facts_table(arguments.out, facts),))

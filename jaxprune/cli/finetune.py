@@ -16,10 +16,11 @@ from ..finetuning.settings import Train
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags
-from .outcome import Outcome, on_disk, told_on_disk
+from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
 SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
+NOT_OURS = frozenset({"result_dtype"})  # --save-dtype says it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
     )
-    flags.add_settings(parser, SETTINGS)
+    flags.add_settings(parser, SETTINGS, without=NOT_OURS)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             tuned = finetune(model, task, training, trainable=arguments.trainable, **shared)
         else:
             tuned = finetune(model, task, training, **shared)
+    tuned = scored_as_saved(tuned, task, training, arguments.save_dtype)
     save(tuned, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
     return _outcome(arguments, model, tuned)
@@ -121,7 +123,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
         if not any(name in group for group in names):
             raise SettingsError(f"{flags.flag(name)} is not a setting of {arguments.method}; leave it out.")
     of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
-    training = Train(seed=arguments.seed, **of(Train))
+    training = Train(seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train))
     if arguments.trainable and cls is not None:
         raise SettingsError(f"--trainable is for the method full; for {arguments.method} name the leaves in --train.")
     if arguments.adapter_out is not None and cls is None:
@@ -181,7 +183,7 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
         "out": arguments.out,
         **on_disk(arguments.out, model.provenance.source),
         "adapter_out": arguments.adapter_out,
-        **{name: kept[name] for name in ("score", "metric", "metrics")},
+        **{name: training.get("as_saved", kept)[name] for name in ("score", "metric", "metrics")},
         **{name: value for name, value in training.items() if name not in ("task", "method")},
         "layers": [{"heads": size.heads, "neurons": size.neurons} for size in tuned.architecture.layers],
         **{name: record[name] for name in ("removed", "masked_vs_cut", "ranks", "phases") if name in record},
@@ -191,7 +193,7 @@ def _outcome(arguments: argparse.Namespace, model: Any, tuned: Any) -> Outcome:
     facts = {
         training["metric"]
         if "metric" in training
-        else kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        else kept["metric"]: f"{data['score']:.4f} ({training['scored_on']})",
         "epoch kept": f"{training['kept_epoch'] + 1} of {len(training['epochs'])}",
         "parameters": f"{training['parameters']:,} (before {_count(model):,})",
         "trainable": f"{training['trainable_parameters']:,}",

@@ -83,7 +83,7 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-dtype",
         choices=SAVED,
-        help="of the weights in the saved folder, rounded after scoring (as in memory)",
+        help="of the weights in the saved folder, which are scored as they are saved (the checkpoint's own)",
     )
 
 
@@ -216,7 +216,8 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
     running = architecture.head == "causal_lm"
     count, file = samples(arguments, running), arguments.calibration_texts
     if running:
-        return Calibration.of_running_text(file, count, arguments.seed, length=arguments.seq_len or 512)
+        length = {} if arguments.seq_len is None else {"length": arguments.seq_len}
+        return Calibration.of_running_text(file, count, arguments.seed, **length)
     found = Calibration.of_file(file, count, arguments.seed)
     return dataclasses.replace(found, **length_fields(arguments.seq_len))
 

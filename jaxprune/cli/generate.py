@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one that ends a text, instead of the model's own; repeatable",
     )
     parser.add_argument("--end-id", action="append", type=int, metavar="N", help="the same by its id; repeatable")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type (float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="compute type (float32); in bfloat16 a text may depend on the prompts it runs beside",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -16,7 +16,6 @@ from .outcome import Outcome
 SHOWN = (
     "source",
     "hub",
-    "dtype",
     "method",
     "settings",
     "budget",
@@ -38,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     model = flags.load(arguments)
     architecture, record, length = model.architecture, model.provenance.record, arguments.length
+    types = ", ".join(sorted(set(model.provenance.dtypes.values())))
     data = {
         "model": arguments.model,
         "family": architecture.family,
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "parameters": whole_parameters(architecture),
         "prunable_parameters": parameters(architecture),
         "bytes": 4 * whole_parameters(architecture),
+        "dtype": types,
         "disk_bytes": weight_bytes(str(model.provenance.source)),
         "record": {name: entry for name, entry in record.items() if name != "source_config"} or None,
         "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
         "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
         "bytes (float32)": si(data["bytes"], "B"),
-        "weights on disk": si(data["disk_bytes"], "B"),
+        "weights on disk": f"{si(data['disk_bytes'], 'B')} in {types}",
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in shares.items()) or None,
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checkpoint.manifest import read_manifest
 from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
 from ..report.tables import si
@@ -15,16 +16,36 @@ class Outcome(NamedTuple):
     show: tuple[Any, ...] = ()  # what a person sees instead: lines of text and rich tables
 
 
-def on_disk(folder: Path, source: str | None) -> dict[str, int | None]:
-    """Bytes of the weights in a saved folder, and in the checkpoint's: None where that is gone."""
+def on_disk(folder: Path, source: str | None) -> dict[str, int | str | None]:
+    """Type and bytes of the weights in a saved folder, and bytes in the checkpoint's: None where that is gone."""
     saved, before = weight_bytes(folder), None
     if source is not None and folder.resolve() != Path(source).resolve():
         with suppress(CheckpointError, OSError):
             before = weight_bytes(source)
-    return {"disk_bytes": saved, "source_disk_bytes": before}
+    return {"saved_dtype": read_manifest(folder)["dtype"], "disk_bytes": saved, "source_disk_bytes": before}
+
+
+def scored_as_saved(model: Any, task: Any, training: Any, dtype: str | None) -> Any:
+    """A trained model as its folder will hold it; where that rounds it, with its score so in the record of training.
+
+    The epochs' scores are of the weights that trained, in float32.
+    """
+    from ..checkpoint.dtypes import as_saved, saved_types
+    from ..data.evaluate import evaluate
+    from ..finetuning.finetune import set_aside
+
+    rounded, record = as_saved(model, dtype), model.provenance.record["training"]
+    if rounded is model:
+        return model
+    found = evaluate(rounded, set_aside(task, training), split=record["scored_on"])
+    types = ", ".join(sorted(set(saved_types(model, dtype).of.values())))
+    scores = {"dtype": types, "score": found.score, "metric": found.metric, "metrics": found.metrics}
+    return rounded.with_record(training={**record, "as_saved": scores})
 
 
 def told_on_disk(data: Mapping[str, Any]) -> str:
     """The same in words."""
     before = data["source_disk_bytes"]
-    return si(data["disk_bytes"], "B") + ("" if before is None else f" (the checkpoint: {si(before, 'B')})")
+    return f"{si(data['disk_bytes'], 'B')} in {data['saved_dtype']}" + (
+        "" if before is None else f" (the checkpoint: {si(before, 'B')})"
+    )

@@ -51,10 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, save
+    from ..checkpoint.dtypes import as_saved
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
-    if arguments.limit is not None and not arguments.evaluate:
+    if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
     chosen = _method(arguments)
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
+        pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back
         after = score(pruned)
         pruned = _with_scores(pruned, task, dense, after, calibration.warnings)
         save(pruned, folder, overwrite=arguments.overwrite, dtype=arguments.save_dtype)
@@ -108,8 +110,6 @@ def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
     if task is None and arguments.calibration_texts is None:
         raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
     if task is None or arguments.evaluate is False:
-        if arguments.limit is not None:
-            raise DataError("--limit is for scoring, and nothing is scored; leave it out.")
         return False
     try:
         task.split("validation")

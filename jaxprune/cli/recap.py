@@ -12,10 +12,11 @@ from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from . import flags
 from .finetune import hint, load_for, remove, run_folder, told_batches
-from .outcome import Outcome, on_disk, told_on_disk
+from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 SETTINGS = {"recap": Recap, "training": Train}
-NOT_OURS = frozenset({"epochs", "distill_hidden", "save_minutes"})  # of Train, which RECAP does not read
+# Of Train, what RECAP does not read; and the type that --save-dtype says.
+NOT_OURS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     import jax
 
     from ..checkpoint import check_output, save
+    from ..checkpoint.dtypes import saved_types
     from ..finetuning.recap import run_recap
     from ..finetuning.state import has_state
     from ..placement import Placement
@@ -63,11 +65,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
             device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,
         )  # fmt: skip
     heat_map(found.model, work / "rounds.png")
+    found = found._replace(model=scored_as_saved(found.model, task, training, arguments.save_dtype))
+    warnings: tuple[str, ...] = ()
     if arguments.full_out is not None:
+        warnings = saved_types(found.full, arguments.save_dtype).warnings
         save(found.full, arguments.full_out, overwrite=replace_full, dtype=arguments.save_dtype)
     save(found.model, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
-    return _outcome(arguments, found)
+    return _outcome(arguments, found, warnings)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
@@ -77,11 +82,11 @@ def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
     if arguments.preset is not None and arguments.preset not in presets:
         raise SettingsError(f"recap has no preset {arguments.preset!r}; use one of {', '.join(presets)}.")
     return dataclasses.replace(presets[arguments.preset or "default"], **of(Recap)), Train(
-        seed=arguments.seed, **of(Train)
+        seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train)
     )
 
 
-def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
+def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...]) -> Outcome:
     record = found.model.provenance.record
     training = record["training"]
     kept = training["epochs"][training["kept_epoch"]]
@@ -92,7 +97,7 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
         "out": arguments.out,
         **on_disk(arguments.out, found.model.provenance.source),
         "full_out": arguments.full_out,
-        **{name: kept[name] for name in ("score", "metric", "metrics")},
+        **{name: training.get("as_saved", kept)[name] for name in ("score", "metric", "metrics")},
         **{name: record[name] for name in ("settings", "removed", "parameters", "masked_vs_cut")},
         "layers": [{"heads": size.heads, "neurons": size.neurons} for size in found.model.architecture.layers],
         **{
@@ -103,10 +108,10 @@ def _outcome(arguments: argparse.Namespace, found: Any) -> Outcome:
         "compile_seconds": training["compile_seconds"],
         "device_bytes": training["device_bytes"],
         "rounds": list(found.rounds),
-        "warnings": list(dict.fromkeys([*found.model.provenance.warnings, *record.get("warnings", [])])),
+        "warnings": list(dict.fromkeys([*found.model.provenance.warnings, *record.get("warnings", []), *warnings])),
     }
     facts = {
-        kept["metric"]: f"{kept['score']:.4f} ({training['scored_on']})",
+        kept["metric"]: f"{data['score']:.4f} ({training['scored_on']})",
         "head": "new, drawn with the seed: the checkpoint has none for this task" if training["new_head"] else None,
         "round kept": f"{training['kept_epoch'] + 1} of {len(found.rounds)}",
         "parameters": f"{record['parameters']['after']:,} (before {record['parameters']['before']:,})",

@@ -22,6 +22,7 @@ from .batches import Encoded, pack, unpack_logits, unpack_tokens
 from .doubts import chance_level, cut_questions, cut_texts
 from .fit import Fit, fit
 from .metrics import METRICS, squad_scores
+from .numbering import classes, truth
 from .pieces import OnStep
 from .spans import OVERLAP, best_answers
 from .task import Answers, Example, Task
@@ -87,6 +88,7 @@ def evaluate(
     limit: int | None = None,
     programs: Programs | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     on_step: OnStep | None = None,
 ) -> Evaluation:
     """Score `model` on the first `limit` examples of a split of `task` (all: None).
@@ -95,25 +97,26 @@ def evaluate(
     Doubts are the result's `warnings`: label names that differ, a score at chance level. On MNLI, the mismatched
     texts are scored beside the matched ones where they are there. `programs` keeps the books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
-    of running text how far it is tokenised and scored: {"phase", "done", "of"}.
+    of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
+    the model's own: a folder, or a loaded one.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     found = fit(model.architecture, task)
     task = found.task
-    tokenizer = Tokenizer.of(model)
+    reader = Tokenizer.of(model.with_tokenizer(tokenizer))
     programs = Programs() if programs is None else programs
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
     if task.kind == "language":
-        return _language(model, task, split, limit, tokenizer, programs, on_step)
+        return _language(model, task, split, limit, reader, programs, on_step)
     examples = task.split(split)[:limit]
-    surprises = tokenizer.doubts(examples)
+    surprises = reader.doubts(examples)
     score = _answer if task.kind == "question_answering" else _classify
-    metrics, doubts, tokens, run = score(model, task, examples, tokenizer, found, programs)
+    metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
     if split == "validation" and task.is_labelled("validation_mismatched"):
         mismatched = task.split("validation_mismatched")[:limit]
-        other, others, more, extra = score(model, task, mismatched, tokenizer, found, programs)
+        other, others, more, extra = score(model, task, mismatched, reader, found, programs)
         metrics |= {f"{name}_mismatched": value for name, value in other.items()}
         tokens += more
         doubts += tuple(f"mismatched texts: {doubt}" for doubt in others)
@@ -262,28 +265,3 @@ def _answer(
     )
     doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
     return scores, doubts, windows.encoded.tokens, run
-
-
-def classes(logits: np.ndarray, task: Task, found: Fit) -> np.ndarray:
-    """Predictions in the task's numbering: [texts] classes or numbers, or [texts, labels] of 0 and 1.
-
-    A text whose highest output is none of the task's classes is -1, so that it is never right.
-    """
-    if task.kind == "regression":
-        return logits[:, 0]
-    if task.kind == "multi_label":
-        return (logits[:, found.outputs] > 0).astype(np.int64)
-    number = np.full(logits.shape[1], -1)
-    number[found.outputs] = np.arange(len(found.outputs))
-    return number[logits.argmax(axis=1)]
-
-
-def truth(examples: Sequence[Example], task: Task) -> np.ndarray:
-    """The labels as an array: [texts] classes or numbers, or [texts, labels] of 0 and 1."""
-    labels = [example.label for example in examples]
-    if task.kind != "multi_label":
-        return np.array(labels)
-    several = np.zeros((len(labels), len(task.labels)), np.int64)
-    for row, holds in enumerate(labels):
-        several[row, list(holds)] = 1  # type: ignore[arg-type]
-    return several

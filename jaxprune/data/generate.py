@@ -46,12 +46,14 @@ def generate(
     batch: int | None = None,
     dtype: Any = jnp.float32,
     programs: Programs | None = None,
+    tokenizer: Any = None,
 ) -> Generation:
     """Continue one text or several; settings and errors are those of `generate_ids`, which does it on token ids.
 
     A prompt is read with the special tokens that its tokenizer puts before a text. `end_ids` may name tokens as the
     tokenizer writes them ("<|im_end|>") beside ids. What generation_config.json asks for beyond its end tokens is not
     done: `warnings` name it. Raises `SettingsError` for an end token that the tokenizer does not have.
+    `tokenizer` takes the place of the model's own: a folder, or a loaded one.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for number, entry in enumerate(texts):
@@ -60,9 +62,9 @@ def generate(
     drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     drawn |= {"top_k": top_k, "top_p": top_p}
     Sampling(**drawn)  # checked before the tokenizer is read
-    tokenizer, programs = Tokenizer.of(model), Programs() if programs is None else programs
-    asked = tokenizer.prompts(texts)
-    ends = None if end_ids is None else [_token(tokenizer, entry) for entry in end_ids]
+    reader, programs = Tokenizer.of(model.with_tokenizer(tokenizer)), Programs() if programs is None else programs
+    asked = reader.prompts(texts)
+    ends = None if end_ids is None else [_token(reader, entry) for entry in end_ids]
     began, compiled = time.perf_counter(), programs.compile_seconds
     found = generate_ids(model, asked, **drawn, seed=seed, end_ids=ends, batch=batch, dtype=dtype, programs=programs)
     compile_seconds = programs.compile_seconds - compiled
@@ -70,7 +72,7 @@ def generate(
     ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
     tokens = int(found.lengths.sum())
     return Generation(
-        texts=[tokenizer.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
+        texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
         ids=ids,
         ended=found.ended.tolist(),
         prompt_tokens=sum(map(len, asked)),
@@ -78,7 +80,7 @@ def generate(
         seconds=seconds,
         compile_seconds=compile_seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        warnings=tokenizer.doubts(()) + _warnings(model, drawn, ends),
+        warnings=reader.doubts(()) + _warnings(model, drawn, ends),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.tokenizer_files import TokenizerRead, config_for, read_tokenizer
-from ..errors import CheckpointError, DataError
+from ..checkpoint.notes import tokenizer_of
+from ..checkpoint.tokenizer_files import TokenizerRead, read_tokenizer
+from ..errors import DataError
 from ..model import Model
 from .task import Example
 
@@ -51,17 +52,15 @@ class Tokenizer:
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
-        """The tokenizer in a folder, or in the folder a model was loaded from.
+        """The tokenizer in a folder; or of a model: the one that was handed in, or else in the folder it was read from.
 
-        Raises CheckpointError where there are no usable tokenizer files.
+        Handed in (`tokenizer=`) is a folder, a `Tokenizer`, or a fast tokenizer of the packages tokenizers or
+        transformers, which is copied. Raises CheckpointError where there are no usable tokenizer files.
         """
         if not isinstance(source, Model):
             return Tokenizer(_ready(read_tokenizer(source)))
-        if source.provenance.source is None:
-            raise CheckpointError("the model has no source folder, so no tokenizer: load it with jp.load(folder).")
         a = source.architecture
-        read = _ready(read_tokenizer(source.provenance.source, config_for(source)))
-        return Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab)
+        return Tokenizer(_ready(tokenizer_of(source)), a.max_positions if a.positions != "none" else None, a.vocab)
 
     @property
     def backend(self) -> Any:
@@ -76,6 +75,11 @@ class Tokenizer:
             found += (
                 f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
                 "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
+            )
+        if self.read.unread:
+            found += (
+                f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
+                "it in tokenizer_config.json alone, and so texts are read here.",
             )
         if not self.read.types and any(example.pair is not None for example in examples):
             if any(self.backend.encode("a", "a").type_ids):

@@ -26,9 +26,9 @@ def shuffled(
     """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
     A batch holds `size` texts, several short ones a row; the last one of an epoch holds those that are left over. All
-    batches of all epochs have one shape: `length` slots a row (by default what the longest text needs), and rows filled
-    up with empty ones to a multiple of `multiple`. `change` may alter a text's tokens, differently in every epoch, such
-    as drop words from it. Raises `DataError` as `pack` does.
+    batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
+    filled up with empty ones to a multiple of `multiple`. `change` may alter a text's tokens, differently in every
+    epoch, such as drop words from it. Raises `DataError` as `pack` does.
 
     Every batch has one text of each of `size` groups of about equal length. So all need about as much room, and one
     plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
@@ -39,10 +39,14 @@ def shuffled(
     check_encoded(encoded, lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
     longest = np.sort(lengths)[::-1][:: whole or 1][:size]
-    if length is None:  # a batch of few texts may fit into one row that is shorter
-        slots = min(slots, -(-int(longest.sum()) // STEP) * STEP)
-    plan = fill_rows(np.arange(size), longest, slots)  # [row] -> groups
-    shape = -(-len(plan) // multiple) * multiple, slots, max(map(len, plan))
+    shortest = slots if length is not None else -(-int(longest[0]) // STEP) * STEP
+    plans = {  # slots a row -> [row] -> groups
+        slots: fill_rows(np.arange(size), longest, slots) for slots in range(shortest, slots + 1, STEP)
+    }
+    room = {slots: -(-len(plan) // multiple) * multiple * slots for slots, plan in plans.items()}
+    slots = min(room, key=lambda slots: (room[slots], slots))
+    plan = plans[slots]
+    shape = room[slots] // slots, slots, max(map(len, plan))
 
     def batches(epoch: int) -> list[Batch]:
         random = np.random.RandomState([seed, epoch])

@@ -15,18 +15,20 @@ from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..data.batches import logits_difference
 from ..data.doubts import CUT, cut_questions, cut_texts
-from ..data.evaluate import evaluate, truth
+from ..data.evaluate import evaluate
 from ..data.fit import fit
+from ..data.numbering import truth
 from ..data.task import Answers, Example, Task
 from ..data.tokenizer import Encoded, Tokenizer, Windows
-from ..errors import CheckpointError, DataError, SettingsError
+from ..errors import DataError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
 from .epochs import batch_doubts, batches_for, described
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .losses import as_read
+from .masters import in_types, result_types
 from .memory import training_bytes
-from .peft import adapter_digest, check_adapter_output, read_peft, write_peft
+from .peft import adapter_digest, check_adapter_output, check_apart, write_peft
 from .settings import Train
 from .state import Store, check_resume
 from .step import Trainable, everything, path_of, select
@@ -39,8 +41,8 @@ OVERLAP = 64  # tokens that windows of a long context share
 class Tuned(NamedTuple):
     """A fine-tuned model and how it came about."""
 
-    model: Model  # merged: plain parameters, with the record
-    base: Model  # before merging
+    model: Model  # merged: plain parameters in the types they were loaded in or asked for, with the record
+    base: Model  # before merging, in the same types
     adapters: Adapters | None
     trained: Trained
 
@@ -58,18 +60,22 @@ def finetune(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A copy of `model`, dense or pruned, trained on the training texts of `task`.
 
     All leaves train; or those that `trainable` chooses, a function of a leaf's path or patterns such as
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
-    a PEFT folder). `out` is a folder for the log and for states: a run that was killed goes on with `resume=True`, to
-    the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
+    the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
+    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
     if adapter_out is not None:
         if lora is None:
@@ -79,8 +85,11 @@ def finetune(
     if lora is not None:
         if trainable is not everything:
             raise SettingsError("with lora, name the other leaves that train in Lora(train=…), not in trainable.")
-        adapters = adapters_of(plan_of(lora, model.architecture), model.architecture, settings.seed)
+        plan = plan_of(lora, model.architecture)
+        adapters = adapters_of(plan, model.architecture, settings.seed)
         trainable = patterns_of(lora, model.architecture)
+        if adapter_out is not None:
+            check_apart(plan, trained_paths(model, trainable), model.architecture)
     tuned = tune(
         model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
         store=None if out is None else Store(out, resume),
@@ -90,18 +99,6 @@ def finetune(
     notes = tuned.model.provenance.record["training"]
     notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
     return tuned.model.with_record(training=notes)
-
-
-def load_adapter(base: Model, folder: str | Path) -> Model:
-    """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
-
-    Raises `CheckpointError` where the adapter does not fit, naming the projection, and where `base` is the model that
-    it was merged into already.
-    """
-    found, adapters = read_peft(folder, base)
-    if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
-        raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
-    return merged(found, adapters)
 
 
 def tune(
@@ -133,10 +130,11 @@ def tune(
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 
-    cut_scored: dict[str, None] = {}
+    types, cut_scored = result_types(model.params, settings.result_dtype), dict[str, None]()
 
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
-        found = evaluate(merged(current, current_adapters), task, split=split)
+        rounded = merged(current.replace(params=in_types(current.params, types)), current_adapters)
+        found = evaluate(rounded, task, split=split)
         cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
         return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
 
@@ -165,18 +163,19 @@ def tune(
         "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes),
         "peak_bytes": trained.peak_bytes,
     }
-    result = merged(trained.model, trained.adapters)
+    base = trained.model.replace(params=in_types(trained.model.params, types))
+    result = merged(base, trained.adapters)
     if trained.adapters is not None:
         notes["adapter"] = adapter_digest(trained.adapters)
         notes["merged_vs_unmerged"] = merged_versus_unmerged(
-            trained.model, trained.adapters, result, as_read(first[0], model.architecture)
+            base, trained.adapters, result, as_read(first[0], model.architecture)
         )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
-        trained.model.replace(provenance=provenance),
+        base.replace(provenance=provenance),
         trained.adapters,
         trained,
     )

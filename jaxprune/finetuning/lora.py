@@ -179,7 +179,10 @@ def each_adapter(adapters: Adapters) -> Iterable[tuple[str, Any, Any, float]]:
 
 
 def merged(model: Model, adapters: Adapters | None) -> Model:
-    """The plain model that computes what `model` with `adapters` does. The products are taken in float64."""
+    """The plain model that computes what `model` with `adapters` does.
+
+    Products and sums are taken in float64, and a kernel is then rounded to the type that it has in `model`.
+    """
     if adapters is None:
         return model
     layers = [{half: dict(p) for half, p in layer.items()} for layer in model.params["layers"]]
@@ -188,7 +191,8 @@ def merged(model: Model, adapters: Adapters | None) -> Model:
         p = layers[layer][half][name]
         update = np.tensordot(np.asarray(a, np.float64), np.asarray(b, np.float64), axes=1).reshape(p["kernel"].shape)
         kernel = np.asarray(p["kernel"], np.float64) + scaling * update
-        layers[layer][half][name] = {**p, "kernel": jnp.array(kernel.astype(np.float32))}
+        make = np.array if isinstance(p["kernel"], np.ndarray) else jnp.array
+        layers[layer][half][name] = {**p, "kernel": make(kernel.astype(np.float32), p["kernel"].dtype)}
     return model.replace(params={**model.params, "layers": layers})
 
 

@@ -1,5 +1,6 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
+from collections.abc import Collection
 from types import MappingProxyType
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from .lora import Adapters, count
+from .masters import masters
 from .settings import Train
 from .step import Clock, Frozen, State, Trainable, everything, optimizer, select, train_step
 
-FLOAT = 4  # bytes; weights, gradients and moments are float32
+FLOAT = 4  # bytes; what trains, its gradients and its moments are float32
 REMAT = MappingProxyType({"hidden": 5.1, "heads": 4.1, "neurons": 3.3, "pairs": 3.1})  # numbers, see activation_bytes
 
 
@@ -63,20 +65,24 @@ def activation_bytes(
 def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int) -> dict[str, int]:
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
-    parameters, gradients and moments are exact; activations are a prediction. predicted is their sum; measured puts
-    the compiled program's own temporaries in place of gradients and activations.
+    parameters, gradients and moments are exact; activations are a prediction, with `wide_copies` where a step computes
+    in float32: with `remat` activations are at a quarter of their most when these are there. predicted is the sum;
+    measured puts the compiled program's own temporaries in place of gradients and activations.
     """
     settings = settings.resolved(model.architecture, adapted=False)
-    inside = {id(leaf) for leaf in jax.tree.leaves(model.params)}
-    parameters = FLOAT * (count(model.params) + sum(np.size(x) for x in jax.tree.leaves(parts) if id(x) not in inside))
+    trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
     trainable = FLOAT * count(parts)
+    parameters = trainable + held_bytes([leaf for leaf in jax.tree.leaves(model.params) if id(leaf) not in trains])
+    copies = wide_copies(model.params, trains) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
+    activations = activation_bytes(model.architecture, rows, length, settings, share, parts[0])
+    activations = max(activations, copies + activations // 4) if settings.remat else activations + copies
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
         "moments": 2 * trainable,
-        "activations": activation_bytes(model.architecture, rows, length, settings, share, parts[0]),
+        "activations": activations,
     }
     return {
         **sizes,
@@ -84,6 +90,20 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + temp,
     }
+
+
+def wide_copies(params: Params, trains: Collection[int] = ()) -> int:
+    """What the float32 copies take of kernels that are kept in fewer bits; `trains`: ids of leaves that are not.
+
+    XLA makes all of them before the first layer and keeps them to the end, of a step as of a forward pass (CPU).
+    """
+    narrow = [x for x in jax.tree.leaves(params["layers"]) if x.dtype.itemsize < FLOAT and id(x) not in trains]
+    return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
+
+
+def held_bytes(tree: Any) -> int:
+    """What the arrays of a tree take, each in its own type."""
+    return sum(int(np.size(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def compiled_step(
@@ -104,7 +124,7 @@ def compiled_step(
     params = jax.tree.map(abstract, model.params)
     chosen, frozen = select(params, trainable)
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))
-    variables = {"params": chosen, "adapters": weights}
+    variables = jax.eval_shape(masters, {"params": chosen, "adapters": weights})
     moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)
     whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]

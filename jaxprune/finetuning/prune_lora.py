@@ -32,7 +32,8 @@ from .epochs import batches_for, first_steps
 from .finetune import chooser, encoded_by, prepare, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, Size, adapters_of, patterns_of, projection_shapes
-from .peft import check_adapter_output, write_peft
+from .masters import in_types, result_types
+from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .settings import Train
 from .state import Store, check_resume
@@ -55,6 +56,7 @@ def prune_lora(
     resume: bool = False,
     adapter_out: str | Path | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
 
@@ -63,6 +65,7 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
+    model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
     check_resume(out, resume)
@@ -78,6 +81,10 @@ def prune_lora(
     check_finite(model)
     _check_room(model.architecture, settings)
     chooser(model, settings.train)
+    patterns = patterns_of(settings.lora, model.architecture)
+    if adapter_out is not None:
+        names = [path for path in projection_shapes(model.architecture) if path.endswith(settings.projections)]
+        check_apart(dict.fromkeys(names, Size(1, 1.0)), trained_paths(model, patterns), model.architecture)
     few = _some_texts(set_aside(task, training), settings.samples or SAMPLES, training.seed)
     texts = prepare(model, few)
     if teacher is not None:  # before the work; `tune` asks again, of all texts
@@ -108,7 +115,6 @@ def prune_lora(
     phases["cut"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    patterns = patterns_of(settings.lora, model.architecture)
     tuned = tune(
         small, task, training, trainable=patterns, adapters=adapters, teacher=teacher, mesh=mesh, store=store,
         on_step=on_step,
@@ -158,7 +164,8 @@ def warm_head(
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
     chosen = chooser(model, wanted or ["head/*"])
-    return train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    warmed = train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
 
 def measured(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..checkpoint.manifest import check_saved_type
 from ..checks import check_counts, check_effect, check_seed
 from ..errors import SettingsError
 from ..model import Architecture
@@ -37,7 +38,11 @@ class Train:
     )
     remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
     dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "type to compute in; weights and moments stay float32"}
+        default="float32", metadata={"help": "type to compute in; what trains and its moments stay float32"}
+    )
+    result_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={"help": "type of the result's weights, in which it is scored; the type that each was loaded in"},
     )
     distill: float = field(
         default=0.0,
@@ -72,6 +77,8 @@ class Train:
         for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.result_dtype is not None:
+            check_saved_type(self.result_dtype)
 
         if not self.distill:
             check_effect(self, ("temperature",), "without distill: it is of the teacher's predictions")
@@ -104,5 +111,6 @@ class Train:
     def of_program(self) -> "Train":
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
-            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0
-        )
+            self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0,
+            result_dtype=None,
+        )  # fmt: skip

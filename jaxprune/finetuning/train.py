@@ -21,6 +21,7 @@ from ..plain import plain
 from ..programs import Programs
 from .epochs import text_counts
 from .lora import Adapters
+from .masters import masters
 from .settings import SAVE_MINUTES, Train
 from .state import Saved, Store
 from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
@@ -56,6 +57,8 @@ def train(
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
 
+    What trains is float32, whatever type `model` keeps it in, and comes back so.
+
     `batches(epoch)` gives the batches of an epoch; the first epoch's number sets the length of the schedule.
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
     `score` is called after every epoch and gives a record with a "score", by which the best epoch is kept.
@@ -74,13 +77,11 @@ def train(
     check_targets(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
-    variables = {"params": chosen, "adapters": weights}
+    variables = masters({"params": chosen, "adapters": weights})
     if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
     first = batches(0)
     steps = settings.epochs * len(first)
-    # Copies: the step consumes its state, and the caller keeps the model.
-    variables = jax.tree.map(jnp.array, variables)
     highest = np.float32(settings.learning_rate)
     state = State(variables, optimizer(settings, steps, highest).init(variables))
     saved = Saved(state, None, 0, ())

@@ -82,9 +82,11 @@ def generate_ids(
 
     `prompts` is a list of lists of token ids, or an array [rows, length], padded on any side where `attention_mask` is
     0. The most likely token is taken each time; with a `temperature` above 0 one is drawn, of the `top_k` best or of
-    the best that hold `top_p` together. A row ends with one of `end_ids` (default: the model's own; (): never). What a
-    row says does not depend on the rows beside it: draws go by `seed` and the row's number. `batch` rows run together
-    (None: all). `dtype` is the compute type. `programs` keeps the books of what is compiled: lengths are rounded up,
+    the best that hold `top_p` together. A row ends with one of `end_ids` (default: the model's own; (): never). In
+    float32 what a row says does not depend on the rows beside it, up to ties within a rounding: draws go by `seed` and
+    the row's number. `batch` rows run together (None: all). `dtype` is the compute type; in bfloat16 a batch of another
+    size or width rounds otherwise, and a row may go another way after some tokens: for texts that do not depend on the
+    batch, use float32. `programs` keeps the books of what is compiled: lengths are rounded up,
     so that prompts of about the same length share a program, and so do all temperatures, `top_p`s and seeds.
 
     Raises `SettingsError` for settings outside their range; `DataError` for a model that is no language model, an empty

@@ -1,5 +1,7 @@
 """`Model`: an architecture and its parameters, as one pytree; and `Batch`, what a forward pass reads."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -7,42 +9,57 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from ..errors import SettingsError
 from .architecture import Architecture
 
 Params = dict[str, Any]
 
 
+# What to do about a model that JAX has rebuilt; the end of an error.
+REGAIN = (
+    "jax.tree.map, jax.jit and their like give back weights alone; new.with_notes_of(old) takes the notes along, as "
+    "does old.replace(params=new.params)"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Provenance:
-    """Where a model came from and what was done to it: notes that travel with it and never change a result.
+    """Where a model came from and what was done to it: notes that never change a result.
 
-    All provenances compare equal, so that two models that differ only here share one compiled program.
+    They stay with the Python object and are no part of the pytree: a compiled function would give back those of the
+    model it was compiled for. Nothing is shared: a provenance keeps a copy of the record it is given.
     """
 
     source: str | None = None  # the folder it was read from (of a hub id, its snapshot): tokenizer files are there
     record: dict[str, Any] = field(default_factory=dict)  # what `jaxprune.json` will say: plain JSON values
     warnings: tuple[str, ...] = ()
+    dtypes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "float16" and the like, by parameter, in the source's files
+    tokenizer: Any = None  # one that was handed in, in place of the source's: a folder, or a loaded one
+    dropped: bool = False  # true where JAX made the model anew from its weights, so that there were notes and are none
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Provenance)
-
-    def __hash__(self) -> int:
-        return hash(Provenance)
+    def __post_init__(self):
+        object.__setattr__(self, "record", deepcopy(self.record))
+        object.__setattr__(self, "dtypes", dict(self.dtypes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A Transformer: a description (static) and a nested dict of arrays (the pytree's leaves)."""
+    """A Transformer: a description (static) and a nested dict of arrays (the pytree's leaves); notes beside them."""
 
     architecture: Architecture
     params: Params
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __repr__(self) -> str:  # that of a dataclass would print every weight
         numbers = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
         return f"Model({self.architecture.family}, {len(self.architecture.layers)} layers, {numbers:,} parameters)"
 
     def replace(self, **changes: Any) -> "Model":
+        """The same model with other fields, and notes of its own."""
+        if "provenance" not in changes:
+            changes["provenance"] = replace(self.provenance)
         return replace(self, **changes)
 
     def with_record(self, **entries: Any) -> "Model":
@@ -50,14 +67,36 @@ class Model:
         record = {**self.provenance.record, **entries}
         return replace(self, provenance=replace(self.provenance, record=record))
 
+    def with_tokenizer(self, tokenizer: Any) -> "Model":
+        """The same model, read and saved with `tokenizer`: a folder, or a loaded one. None: with the one it has."""
+        if tokenizer is None:
+            return self
+        return replace(self, provenance=replace(self.provenance, tokenizer=tokenizer))
+
+    def with_notes_of(self, other: "Model") -> "Model":
+        """This model with the notes (source, record, warnings) of the one that it was made from by a JAX function.
+
+        Raises `SettingsError` where `other` has none, or is no model that this one can have been made from.
+        """
+        if other.provenance.dropped:
+            raise SettingsError("the other model has no notes either; take those of the model that was loaded.")
+        for name in ("family", "hidden", "vocab"):
+            ours, theirs = getattr(self.architecture, name), getattr(other.architecture, name)
+            if ours != theirs:
+                raise SettingsError(
+                    f"the notes are those of another model: its {name} is {theirs}, this one's {ours}; take those of "
+                    "the model that this one was made from."
+                )
+        return self.replace(provenance=replace(other.provenance))
+
 
 def _flatten(model: Model) -> tuple[Any, Any]:
-    return ((jax.tree_util.GetAttrKey("params"), model.params),), (model.architecture, model.provenance)
+    return ((jax.tree_util.GetAttrKey("params"), model.params),), model.architecture
 
 
-def _unflatten(static: Any, children: Any) -> Model:
+def _unflatten(architecture: Any, children: Any) -> Model:
     (params,) = children
-    return Model(static[0], params, static[1])
+    return Model(architecture, params, Provenance(dropped=True))
 
 
 jax.tree_util.register_pytree_with_keys(Model, _flatten, _unflatten)

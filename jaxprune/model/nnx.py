@@ -17,29 +17,31 @@ from .padded import logits
 class Transformer(nnx.Module):
     """A jaxprune model whose parameters are `nnx.Param`s: `module.layers[0].attention.q.kernel`.
 
-    Architecture and provenance are static, so `nnx.split`, `nnx.merge`, `nnx.jit` and `nnx.grad` work, and layers of
-    unequal size need nothing special. The forward pass has no dropout.
+    The architecture is static, so `nnx.split`, `nnx.merge`, `nnx.jit` and `nnx.grad` work, and layers of unequal size
+    need nothing special. Notes are no part of a module, as they are none of the pytree. There is no dropout.
     """
 
-    def __init__(self, architecture: Architecture, params: dict[str, Any], provenance: Provenance = Provenance()):
+    def __init__(self, architecture: Architecture, params: dict[str, Any]):
         self.architecture = architecture
-        self.provenance = provenance
         for name, tree in params.items():
             setattr(self, name, _to_containers(tree))
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Array:
         """The logits that `jaxprune.logits` gives for plainly padded token ids, [rows, length]."""
-        model = Model(self.architecture, _params_of(self), self.provenance)
+        model = Model(self.architecture, _params_of(self))
         return logits(model, input_ids, attention_mask, token_type_ids)
 
 
 def to_nnx(model: Model) -> Transformer:
     """`model` as a module that holds copies of its parameters, so that training it leaves `model` as it is."""
-    return Transformer(model.architecture, jax.tree.map(jnp.array, model.params), model.provenance)
+    return Transformer(model.architecture, jax.tree.map(jnp.array, model.params))
 
 
 def from_nnx(module: nnx.Module) -> Model:
     """The model in a module that `to_nnx` made, with the parameters it has now; the inverse of `to_nnx`.
+
+    A module has no notes: `from_nnx(module).with_notes_of(model)` takes along where the model's tokenizer is, and what
+    was done to it.
 
     Raises `CheckpointError` for any other module, and where parameters were replaced by some of another shape.
     """
@@ -53,7 +55,7 @@ def from_nnx(module: nnx.Module) -> Model:
                 f"parameter {name} has shape {shapes.get(name, 'none (missing)')}, the module's architecture says "
                 f"{expected.get(name, 'none (extra)')}; cut models, not modules."
             )
-    return Model(module.architecture, jax.tree.map(jnp.array, params), module.provenance)
+    return Model(module.architecture, jax.tree.map(jnp.array, params), Provenance(dropped=True))
 
 
 def _to_containers(tree: Any) -> Any:

@@ -91,13 +91,21 @@ def fisher(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Any:
     """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
     budgets, alone = as_budgets(budget)
-    where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
     run = Run.start(model, calibration, on_step, **where)
     allowed = [run.allowed(entry) for entry in budgets]
     found = run.once("fisher", settings, lambda: _fisher_information(run, settings))
@@ -145,10 +153,11 @@ def magnitude(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer, keep_bytes=keep_bytes)
     return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
 
 
@@ -161,10 +170,11 @@ def random_prune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> Any:
     """Prune units at random; see `Random`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
+    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer, keep_bytes=keep_bytes)
     rng = np.random.default_rng(settings.seed)
     costs_first = run.costs(as_budgets(budget)[0][0])
     # Times the cost, which `by_scores` divides by again: every unit is as likely to go, whatever it costs.

@@ -79,6 +79,7 @@ def flap(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
@@ -86,7 +87,14 @@ def flap(
     """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
     budgets, alone = as_budgets(budget)
     dense = with_output_biases(model) if settings.compensate else model
-    where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
     run = Run.start(dense, calibration, on_step, **where)
     allowed = [run.allowed(entry) for entry in budgets]
     found = run.once("flap", settings, lambda: _measured(run))

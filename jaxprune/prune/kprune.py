@@ -193,6 +193,7 @@ def kprune(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
@@ -202,9 +203,10 @@ def kprune(
     `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
     measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
     `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `keep_bytes` is how much of one
-    pass may be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget)
-    and changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
+    `jaxprune.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or a
+    loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
+    be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
+    changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
     same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved. The
     result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
     `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
@@ -213,7 +215,14 @@ def kprune(
     settings = settings.settled(model.architecture)
     if out is not None and not settings.measures_once:
         raise SettingsError("the published search measures every sublayer anew and keeps nothing; leave out= out.")
-    where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
     begin = partial(Run.start, model, calibration, on_step, **where)
     if settings.search == "published":
         results = [_published(begin(group=settings.group), entry, settings) for entry in budgets]

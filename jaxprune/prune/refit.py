@@ -59,6 +59,7 @@ class Refit(NamedTuple):
 
 
 UNDETERMINED = 1e-6  # a feature's variance given the others, relative to its own: about what float32 sums resolve
+HARDLY = 1e-5  # a feature's variance relative to its mean square, below which float32 sums cannot tell it from none
 # Of so many features, what only the report reads (rank, the old weights' loss) is exact. Of more it is estimated: to be
 # exact would take nearly as long as the solution.
 EXACT = 2048
@@ -98,10 +99,11 @@ def solve(
     mean, target = normal.mean / count, normal.target / count
     shift = target if intercept else old_bias
     gram, cross = normal.gram / count, normal.cross / count - np.outer(mean, shift)
+    seen = np.diag(gram).copy()  # mean squares
     if intercept:
         gram = gram - np.outer(mean, mean)
     # In units of each feature's spread: they differ by orders of magnitude, and so would the pivots that tell the rank.
-    spread = np.sqrt(np.maximum(np.diag(gram), 1e-30))[:, None]
+    spread = np.sqrt(np.maximum(np.diag(gram), HARDLY * seen + 1e-30))[:, None]
     alone, penalty = gram / spread / spread.T, ridge / count
     right = cross / spread + penalty * pull * old_weight * spread
     scaled = _positive_solve(alone + penalty * np.eye(len(alone)), right)  # weights in these units

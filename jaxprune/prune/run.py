@@ -68,6 +68,7 @@ class Run:
         *,
         mesh: Mesh | None = None,
         stream: bool = False,
+        tokenizer: Any = None,
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
@@ -83,7 +84,7 @@ class Run:
         if resume and out is None:
             raise SettingsError("resume needs out, the folder that the measurement was kept in.")
         measured = None if out is None else Measured(out, resume)
-        began = time.perf_counter()
+        model, began = model.with_tokenizer(tokenizer), time.perf_counter()
         devices = Devices(mesh, stream)
         encoded, surprises = encoded_for(model, calibration, on_step)
         packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))

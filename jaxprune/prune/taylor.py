@@ -72,6 +72,7 @@ def taylor(
     on_step: OnStep | None = None,
     mesh: Mesh | None = None,
     stream: bool = False,
+    tokenizer: Any = None,
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
@@ -84,7 +85,14 @@ def taylor(
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
-    where: dict[str, Any] = {"mesh": mesh, "stream": stream, "keep_bytes": keep_bytes, "out": out, "resume": resume}
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
     run = Run.start(model, calibration, on_step, **where)
     found = run.once("taylor", settings, lambda: _measured(run))
     scores = [found[f"scores.{index}"] for index in range(len(found))]

@@ -72,12 +72,12 @@ def forecast(model: Model, method: Method, budgets: Sequence[Budget], lengths: S
         return share * found[-1][0] + (1 - share) * found[0][0], found[-1][1]
 
     first, probes = total(budgets[:1])
-    compiling = _line(probes[1, 1].compiling, probes[2, 1].compiling, layers)
+    compiling = _compiling(probes, layers)
     further = 0.0
     if len(budgets) > 1:
         more, others = total(budgets[:2])
         further = max(more - first, 0.0)
-        compiling += _line(others[1, 1].compiling, others[2, 1].compiling, layers)
+        compiling += _compiling(others, layers)
     passes = count * _line(probes[1, 1].forward, probes[2, 1].forward, layers)
     seconds = first + further * (len(budgets) - 1) + compiling
     return Forecast(seconds, compiling, passes, first / passes, further / passes)
@@ -112,20 +112,31 @@ def _probes(
     return probes
 
 
+def _calls(probes: Probes, layers: int, batches: int) -> dict[str, int]:
+    """How often a run on so many layers and batches calls every program."""
+    calls = {}
+    for name in {name for probe in probes.values() for name in probe.calls}:
+        one, deep, wide, both = (probes[at].calls[name] for at in ((1, 1), (2, 1), (1, 2), (2, 2)))
+        calls[name] = one + (layers - 1) * (deep - one) + (batches - 1) * (wide - one)
+        calls[name] += (layers - 1) * (batches - 1) * (both - deep - wide + one)
+    return calls
+
+
 def _seconds(probes: Probes, layers: int, batches: int, per_call: dict[str, list[float]]) -> float:
     """Of a run on so many layers and batches, compilation apart."""
-    names = {name for probe in probes.values() for name in probe.calls}
-    seconds = 0.0
-    for name in names:
-        one, deep, wide, both = (probes[at].calls[name] for at in ((1, 1), (2, 1), (1, 2), (2, 2)))
-        calls = one + (layers - 1) * (deep - one) + (batches - 1) * (wide - one)
-        calls += (layers - 1) * (batches - 1) * (both - deep - wide + one)
-        seconds += calls * statistics.median(per_call[name])
+    calls = _calls(probes, layers, batches)
+    seconds = sum(count * statistics.median(per_call[name]) for name, count in calls.items())
     one, deep, wide = (probes[at].host for at in ((1, 1), (2, 1), (1, 2)))
     return seconds + _line(one, deep, layers) + _line(0.0, max(wide - one, 0.0), batches)
 
 
-def _line(first: float, second: float, at: float) -> float:
+def _compiling(probes: Probes, layers: int) -> float:
+    """Seconds of compilation: what serves any depth, and the whole model at the end, which is compiled every time."""
+    once, widths, whole = (probes[at].compiling for at in ((1, 1), (2, 1), (2, 2)))
+    return once + max(widths - whole, 0.0) + (layers - 1) * whole / 2
+
+
+def _line(first: float, second: float, at: int) -> float:
     """What goes from `first` at 1 over `second` at 2, never falling."""
     return first + (at - 1) * max(second - first, 0.0)
 

@@ -26,15 +26,18 @@ def plan(
     method: Method | None = None,
     *,
     length: int | None = None,
+    tokenizer: Any = None,
 ) -> dict[str, Any]:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
     each (None: `budget.length`, else 128). `method`: K-prune, unless another is named (`report.methods.method`).
-    Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process: what it has
+    `tokenizer` takes the place of the model's own. Seconds come from the method itself, run on one and two layers
+    (`forecast`), and hold for this process: what it has
     compiled before costs nothing. The rest is arithmetic. `assumptions` says in words what the estimates rest on,
     `warnings` what is doubtful. "pruned" is a list where budgets are a sequence. Raises `BudgetError`, `DataError`.
     """
+    model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
     if not budgets:
         raise BudgetError("there are no budgets; give at least one.")

@@ -54,6 +54,14 @@ def test_one_tensor_serves_for_table_and_head_whichever_is_stored(tmp_path, fami
     assert model.architecture.tied and model.provenance.warnings == ()
 
 
+@pytest.mark.parametrize("flag", ["true", 1])
+def test_what_is_no_flag_is_not_taken_for_one(tmp_path, flag):
+    settings = tiny.config("llama")
+    folder = tiny.write(tmp_path / "model", {**settings, "tie_word_embeddings": flag}, tiny.tensors(settings))
+    with pytest.raises(CheckpointError, match=f"tie_word_embeddings is '{flag}', expected true or false"):
+        load(folder)
+
+
 def test_a_bias_of_the_head_is_not_dropped(tmp_path):
     settings = tiny.config("llama")
     named = {**tiny.tensors(settings), "lm_head.bias": np.ones(30, np.float32)}
@@ -95,6 +103,15 @@ def test_a_head_of_the_asked_size_counts_though_config_has_another(tmp_path):
     folder = tiny.write(tmp_path / "model", {**settings, "id2label": {"0": "x", "1": "y"}}, tiny.tensors(settings))
     model = load(folder, labels=("a", "b", "c"))
     assert_same(model, tiny.random_model(settings))
+
+
+def test_a_head_that_config_does_not_name_is_not_dropped_in_silence(tmp_path):
+    settings = tiny.config("bert")
+    folder = tiny.write(tmp_path / "model", {**settings, "architectures": ["BertForMaskedLM"]}, tiny.tensors(settings))
+    model = load(folder)
+    assert model.architecture.head == "none"
+    assert "names no classification head, but the files hold one" in model.provenance.warnings[0]
+    assert load(folder, head="none").provenance.warnings == ()
 
 
 # --- leftovers

@@ -107,6 +107,18 @@ def test_a_setting_against_tokenizer_json_is_obeyed_and_said(checkpoint, tmp_pat
     assert Tokenizer.of(saved).doubts(text) == ()
 
 
+def test_a_tokenizer_setting_in_config_json_is_not_obeyed_and_that_is_said(checkpoint):
+    folder = checkpoint("bert", lambda folder: write_bert(folder, "vocab.txt"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+    assert in_transformers(folder)[1] == [2, 5, 8, 10, 3]  # film cafe: lower-cased, without accents
+    tokenizer = Tokenizer.of(jp.load(folder))
+    assert ids(tokenizer) == in_transformers(folder)
+    assert "config.json has another do_lower_case than the tokenizer" in tokenizer.doubts(())[0]
+    write_settings(folder, do_lower_case=False)
+    assert Tokenizer.of(jp.load(folder)).doubts(()) == ()
+
+
 def test_a_padded_vocabulary_hides_no_start_token(checkpoint, tmp_path):
     folder = checkpoint("gpt2", write_bpe, END, rows=400)
     saved = jp.load(jp.save(jp.load(folder), tmp_path / "saved"))

@@ -30,8 +30,12 @@ def test_cut_texts_are_named(verb, cli, inputs, tmp_path):
     assert refused.code == 2 and "texts of 33 tokens do not fit the model's 32 positions" in refused.data["error"]
 
 
-def test_a_plan_without_texts_takes_their_length(cli, inputs):
+def test_a_plan_without_texts_takes_their_length(cli, inputs, tmp_path):
     found = cli.json("plan", "--model", inputs.model, *WORK, "--seq-len", 20)
     assert found.data["calibration"] == {"texts": 16, "tokens": 320}
     refused = cli.json("plan", "--model", inputs.model, *WORK, "--windows", 3)
-    assert refused.code == 2 and "--windows needs --task" in refused.data["error"]
+    assert refused.code == 2 and "--windows is for a task, and none is named" in refused.data["error"]
+    (tmp_path / "texts.txt").write_text("the film\n" * 20)
+    words = ("--calibration-texts", tmp_path / "texts.txt", "--seq-len", 0)
+    refused = cli.json("plan", "--model", inputs.model, *WORK, *words)
+    assert refused.code == 2 and "texts of 0 tokens were asked for" in refused.data["error"]

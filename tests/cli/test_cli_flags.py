@@ -1,5 +1,6 @@
 import argparse
 import dataclasses
+import importlib
 from typing import Any, Literal
 
 import pytest
@@ -74,3 +75,12 @@ def test_every_command_takes_json():
     assert len(commands()) == len(COMMANDS)
     for command in commands().values():
         assert "--json" in command._option_string_actions
+
+
+@pytest.mark.parametrize("name, place", [("finetune", 0), ("recap", 1)])
+def test_weights_are_trained_to_be_scored_in_the_type_that_they_are_saved_in(name, place):
+    command = importlib.import_module(f"jaxprune.cli.{name}")
+    words = ["--model", "m", "--task", "sst2", "--out", "o", "--save-dtype", "bfloat16"]
+    arguments = commands()[name].parse_args(words)
+    assert command._settings(arguments)[place].result_dtype == "bfloat16"
+    assert "--result-dtype" not in commands()[name]._option_string_actions

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxprune.data.task import Calibration
+from jaxprune.errors import DataError
 from tests.helpers.decoders import language_model
 
 TEXTS = [
@@ -62,9 +63,16 @@ def test_a_language_model_reads_running_text(cli, tmp_path):
     assert cli.json("prune", *words, *task).data["calibration"]["hash"] == given["hash"]
 
 
-def test_plan_counts_the_tokens_of_texts_alone(cli, inputs, texts):
-    run = cli.json("plan", "--model", inputs.model, "--remove", 0.5, "--calibration-texts", texts)
-    assert run.data["calibration"] == {"texts": 6, "tokens": 6 * 11}
+def test_plan_reads_texts_alone(cli, inputs, texts, monkeypatch):
+    planned = []
+
+    def plan(model, calibration, *_, **__):
+        planned.append(calibration)
+        raise DataError("enough.")
+
+    monkeypatch.setattr("jaxprune.cli.plan.plan", plan)
+    assert cli("plan", "--model", inputs.model, "--remove", 0.5, "--calibration-texts", texts).code == 2
+    assert planned[0].hash == Calibration.of_texts(TEXTS).hash
 
 
 @pytest.mark.parametrize(
@@ -102,6 +110,6 @@ def test_unlabelled_texts_prune(cli, inputs, tmp_path):
     assert run.code == 2 and 'no labels in split "validation"' in run.err and "pass --no-evaluate." in run.err
     assert cli("prune", *words, "--out", tmp_path / "other", "--no-evaluate").code == 0
     run = cli("prune", *words, "--out", tmp_path / "third", "--no-evaluate", "--limit", 3)
-    assert run.code == 2 and "--limit is for scoring, and nothing is scored" in run.err
+    assert run.code == 2 and "--limit has no effect with --no-evaluate" in run.err
     run = cli("compare", *words[:6], "--remove", 0.5, "--out", tmp_path / "compared")
     assert run.code == 2 and 'no labels in split "validation"' in run.err

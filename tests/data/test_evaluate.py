@@ -11,6 +11,7 @@ from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.data import tasks
 from jaxprune.data.evaluate import evaluate, predict
 from jaxprune.data.fit import fit
+from jaxprune.data.numbering import truth
 from jaxprune.data.tasks import Answers, Example, Task
 from jaxprune.data.tokenizer import Encoded, Tokenizer
 from jaxprune.errors import DataError, NumericalError
@@ -65,6 +66,25 @@ def test_whole_numbers_are_scored_as_values_where_the_head_is_a_regression(tiny,
         row["label"] = float(row["label"])
     assert whole.metrics == evaluate(model, tasks.folder(write("point.jsonl", rows))).metrics
     assert whole.metric == "pearson" and "were read as values" in whole.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "kind, names, labels, message",
+    [
+        ("regression", ("score",), [0.5, float("nan")], "text 1 has the label nan, expected a finite number"),
+        ("regression", ("score",), [0.5, "0.5"], "text 1 has the label '0.5', expected a finite number"),
+        ("single_label", ("no", "yes"), [0, 2], "text 1 has the label 2, expected a class from 0 to 1"),
+        ("single_label", ("no", "yes"), [0, 1.0], "text 1 has the label 1.0, expected a class"),
+        ("single_label", ("no", "yes"), ["yes", 0], "text 0 has the label 'yes', expected a class"),
+        ("multi_label", ("a", "b"), [(0,), (2,)], r"text 1 has the label \(2,\), expected classes from 0 to 1"),
+        ("multi_label", ("a", "b"), [(0,), 1], "text 1 has the label 1, expected classes"),
+        ("multi_label", ("a", "b"), [(0,), "b"], "text 1 has the label 'b', expected classes"),
+    ],
+)
+def test_labels_of_tasks_made_in_python(kind, names, labels, message):
+    task = make_task(labels, kind, names)
+    with pytest.raises(DataError, match=message):
+        truth(task.validation, task)
 
 
 def test_the_report_is_plain_json(tiny):

@@ -95,7 +95,7 @@ def test_missing_or_broken_files(tmp_path, tiny):
         Tokenizer.of(tmp_path)
     with pytest.raises(CheckpointError, match="is not a folder"):
         Tokenizer.of(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="no source folder"):
+    with pytest.raises(CheckpointError, match="no notes of where its tokenizer is"):
         Tokenizer.of(dataclasses.replace(tiny(), provenance=Provenance()))
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(CheckpointError, match="tokenizer.json is not a tokenizer: .*; copy it anew") as caught:

@@ -1,5 +1,6 @@
 """The loop: noise, parts, resuming, best epochs, devices. A run that was killed ends as if it had not been."""
 
+import inspect
 import json
 import os
 import signal
@@ -530,3 +531,17 @@ def test_a_mesh_without_a_data_axis_is_refused(model, task):
     mesh = jax.make_mesh((1,), ("model",))
     with pytest.raises(SettingsError, match='needs an axis "data"'):
         jp.finetune(model, task, SETTINGS, mesh=mesh)
+
+
+def test_a_tokenizer_that_is_handed_in_serves_a_model_without_notes(model, task, folder, tmp_path):
+    bare = jax.tree.map(jnp.array, model)
+    with pytest.raises(CheckpointError, match=r"pass tokenizer=FOLDER.*new\.with_notes_of\(old\)"):
+        jp.evaluate(bare, task)
+    assert jp.evaluate(bare, task, tokenizer=folder).score == jp.evaluate(model, task).score
+    small = jp.random_prune(bare, task.calibration(16), jp.Budget(0.3), tokenizer=folder)
+    tuned = jp.finetune(small, task, replace(SETTINGS, epochs=1))  # which has kept it
+    (score,) = [entry["score"] for entry in tuned.provenance.record["training"]["epochs"]]
+    assert jp.evaluate(jp.load(jp.save(tuned, tmp_path / "tuned")), task).score == score
+    verbs = (jp.kprune, jp.fisher, jp.magnitude, jp.random_prune, jp.flap, jp.taylor, jp.prune_lora, jp.recap)
+    for verb in (*verbs, jp.finetune, jp.evaluate, jp.generate, jp.plan, jp.save, jp.export):
+        assert "tokenizer" in inspect.signature(verb).parameters

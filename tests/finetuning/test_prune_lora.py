@@ -30,6 +30,8 @@ from jaxprune.prune.cut import compose_kept, cut
 
 TRAINING = jp.Train(epochs=1, batch_size=16, learning_rate=3e-3)
 PUBLISHED = replace(jp.PruneLora.presets()["published"], high_blocks=1, high_rank=4, low_rank=2, samples=32)
+NO_RANKS = {"high_blocks": None, "high_rank": None, "low_rank": None}  # where a budget decides them
+GIVEN = replace(PUBLISHED, samples=None)  # with importance handed in, or not measured
 
 
 def test_published_cuts_the_least_important_heads_and_trains_the_rest(model, task, tmp_path):
@@ -93,7 +95,7 @@ def test_neurons_go_too_and_a_budget_sets_the_ranks(model):
 @pytest.mark.parametrize("score", ["fisher", "magnitude", "random"])
 def test_any_score_ranks_every_unit(model, task, score):
     texts = prepare(model, replace(task, train=task.train[:9]))
-    settings = replace(PUBLISHED, score=score, remove_neurons=0.1)
+    settings = replace(GIVEN, score=score, remove_neurons=0.1)
     found = measured(model, pack(texts.encoded, model.architecture), texts.targets, settings, seed=3)
     check_importance(found, model.architecture)
     assert all(len(np.unique(entry)) == len(entry) for entry in (*found.heads, *found.neurons))
@@ -101,7 +103,7 @@ def test_any_score_ranks_every_unit(model, task, score):
 
 def test_given_importance_decides_even_where_a_block_loses_every_head(model, task, tmp_path):
     importance = jp.Importance([np.zeros(3), np.arange(3.0)], [np.zeros(0)] * 2)
-    settings = replace(PUBLISHED, remove_heads=0.5)
+    settings = replace(GIVEN, remove_heads=0.5)
     small = jp.prune_lora(model, task, settings, TRAINING, importance=importance, out=tmp_path / "run")
     assert [size.groups for size in small.architecture.layers] == [0, 3]
     assert {name[:9] for name in small.provenance.record["ranks"]} == {"layers/1/"}
@@ -123,7 +125,7 @@ def test_kept_units_are_numbered_as_in_the_first_model(model):
 
 def test_a_killed_run_resumes_to_the_same_model(model, task, tmp_path):
     importance = jp.Importance([np.zeros(3), np.arange(3.0)], [np.zeros(0)] * 2)
-    settings, training = replace(PUBLISHED, remove_heads=0.5), replace(TRAINING, epochs=2)
+    settings, training = replace(GIVEN, remove_heads=0.5), replace(TRAINING, epochs=2)
     straight = jp.prune_lora(model, task, settings, training, importance=importance)
 
     def stop(event):
@@ -149,7 +151,7 @@ def test_a_killed_run_resumes_to_the_same_model(model, task, tmp_path):
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"low_rank": 0}, "low_rank must be at least 1, got 0"),
         ({"high_rank": 13}, "rank 13 is above the width of layers/0/attention/q, 12"),
-        ({"rank_budget": 10}, "rank_budget 10 is less than rank 1 everywhere takes"),
+        ({"rank_budget": 10, **NO_RANKS}, "rank_budget 10 is less than rank 1 everywhere takes"),
         ({"projections": ("w",)}, "projections must be some of"),
         ({"projections": ("gate",)}, "no projection gate"),
         ({"alpha": -1.0}, "alpha must be a positive number"),

@@ -141,3 +141,12 @@ def test_of_many_features_the_rank_is_at_most_the_number_of_tokens(monkeypatch):
     features, target, weight = data(n=20, tokens=8)
     weight[0, 0] = 0  # this one counts for nothing
     assert solve(sums(features, target, weight), np.ones((20, 3)), np.zeros(3), 0.1, 1.0, False).rank == 7
+
+
+def test_features_that_hardly_vary_do_not_stop_the_fit():
+    features, target, weight = data(n=8, tokens=4000)
+    features[..., 5:] = 100 + 1e-4 * features[..., 5:]  # below what float32 sums of squares resolve
+    old = np.random.default_rng(5).normal(size=(8, 3))
+    fit = solve(sums(features, target, weight), old, np.zeros(3), 700.0, 1.0, True)
+    assert fit.rank < 8 and fit.residual < fit.before
+    np.testing.assert_allclose(fit.weight[5:], old[5:], atol=0.3)  # little is known of them: they stay near

@@ -1,5 +1,7 @@
 """What every phase of RECAP needs on the device, in bytes: predicted from sizes, and of compiled programs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from ...model.split import Split
 from ...model.sublayer import INPUTS, OUTPUT
 from ...model.transformer import whole_forward
 from ..lora import count
-from ..memory import FLOAT, activation_bytes, compiled_step
+from ..memory import FLOAT, activation_bytes, compiled_step, held_bytes, wide_copies
 from ..settings import Train
 from ..step import select
 from .choose import trained_count
@@ -32,15 +34,19 @@ def uniform(architecture: Architecture, remove: float) -> Architecture:
     )
 
 
-def abstract(architecture: Architecture) -> Params:
-    """The parameters of an architecture, shapes only."""
-    as_leaf = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-    return jax.tree.map(as_leaf, parameter_shapes(architecture), is_leaf=lambda node: isinstance(node, tuple))
+def abstract(architecture: Architecture, types: Params | None = None) -> Params:
+    """The parameters of an architecture, shapes only: float32, or each in its type of `types`."""
+    shapes = parameter_shapes(architecture)
+    if types is None:
+        types = jax.tree.map(lambda _: jnp.float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    return jax.tree.map(lambda dtype, shape: jax.ShapeDtypeStruct(shape, dtype), types, shapes)
 
 
-def abstract_parts(small: Architecture, freeze: float, tokens: int | None = None) -> Params:
+def abstract_parts(
+    small: Architecture, freeze: float, tokens: int | None = None, types: Params | None = None
+) -> Params:
     """The split parameters of `small`, shapes only; `tokens`: how many token embeddings train of a split table."""
-    params = abstract(small)
+    params = abstract(small, types)
     for layer in params["layers"]:
         for half in HALVES:
             for name in (*INPUTS[half], OUTPUT[half]):
@@ -51,18 +57,20 @@ def abstract_parts(small: Architecture, freeze: float, tokens: int | None = None
                 units = kernel[:-1] if name == OUTPUT[half] else kernel[1:]
                 trained = trained_count(int(np.prod(units)), freeze)
                 if name == OUTPUT[half]:
-                    p["kernel"] = _parts(units, trained, after=kernel[-1:])
+                    p["kernel"] = _parts(units, trained, p["kernel"], after=kernel[-1:])
                 else:
-                    p["kernel"] = _parts(units, trained, before=kernel[:1])
+                    p["kernel"] = _parts(units, trained, p["kernel"], before=kernel[:1])
                     if "bias" in p:
-                        p["bias"] = _parts(units, trained)._replace(place=None)
+                        p["bias"] = _parts(units, trained, p["bias"])._replace(place=None)
     if tokens is not None:
-        params["embed"]["token"] = _parts((small.vocab,), tokens, after=(small.hidden,))
+        params["embed"]["token"] = _parts((small.vocab,), tokens, params["embed"]["token"], after=(small.hidden,))
     return params
 
 
-def _parts(units: tuple[int, ...], trained: int, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Split:
-    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), jnp.float32)  # noqa: E731
+def _parts(
+    units: tuple[int, ...], trained: int, whole: Any, before: tuple[int, ...] = (), after: tuple[int, ...] = ()
+) -> Split:
+    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), whole.dtype)  # noqa: E731
     return Split(leaf(int(np.prod(units)) - trained), leaf(trained), jax.ShapeDtypeStruct(units, jnp.int32))
 
 
@@ -79,34 +87,40 @@ def phase_bytes(
     rows: int,
     length: int,
     tokens: np.ndarray | int | None = None,
+    types: Params | None = None,
+    results: Params | None = None,
 ) -> dict[str, int]:
     """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens.
 
     Exact but for activations, which are estimates (`activation_bytes`). `tokens` are the token embeddings that train
-    where only those that occur do.
+    where only those that occur do. `types` are those of the full model's parameters on the host, `results` those of the
+    model that is scored; float32 without.
     """
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
-    parts = abstract_parts(small, least_frozen(settings), touched)
+    parts = abstract_parts(small, least_frozen(settings), touched, types)
     chosen = select(parts, trainable_of(settings))[0]
-    whole, trained = FLOAT * count(parts), FLOAT * count(chosen)
+    whole, trained = held_bytes(parts), FLOAT * count(chosen)
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
     if settings.measure_on == "device":
-        layer = FLOAT * max(count(layer) for layer in abstract(dense)["layers"])
+        full = abstract(dense, types)
+        layer = max(held_bytes(layer) for layer in full["layers"])
         one = dense.with_layers(dense.layers[:1])
-        outer = FLOAT * count(outer_params(abstract(dense)))
+        outer = held_bytes(outer_params(full))
         sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
         sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
     widest = max(size.neurons for size in small.layers)
+    rounded = abstract_parts(small, least_frozen(settings), touched, results)
+    scored = max(whole, held_bytes(rounded) + wide_copies(rounded))  # rounded leaf by leaf, so never both
     return {
         "importance": sweep,
         "masking": sweep,
         **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
         "tuning": whole + 3 * trained + activations,
         "write back": whole + 2 * trained,
-        "evaluation": whole + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
+        "evaluation": scored + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
     }
 
 

@@ -12,6 +12,7 @@ from ...model.by_sublayer import last_outputs
 from ...placement import free
 from ...prune.cut import Mask, cut_architecture
 from ..lora import count
+from ..masters import in_types
 from ..step import merge, select
 from .choose import train_rows
 from .run import HostState, Run
@@ -95,7 +96,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
             triples = zip(moments, tuned.moments, BETAS, strict=True)
             moments = Moments(*[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples])
     with run.phase("evaluation", number, phases, True):
-        there = whole_parts(tuned)
+        there = in_types(whole_parts(tuned), run.result_types, free)
         model = run.model.replace(architecture=small, params=there)
         scored = evaluate(model, run.task, split=run.split_name, programs=run.placement.programs)
         free(there)

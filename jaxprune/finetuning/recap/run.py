@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
+import ml_dtypes
 import numpy as np
 
 from ...data.task import Task
@@ -16,8 +18,10 @@ from ...prune.cut import Mask
 from ..epochs import first_texts
 from ..finetune import split_scored
 from ..settings import Train
+from ..step import merge, select
+from .choose import everything_kept
 from .settings import Recap
-from .tuning import Moments
+from .tuning import Moments, ever_trains, zeros
 
 PHASES = ("importance", "masking", "tuning", "write back", "evaluation")  # and "teaching" before tuning, if asked
 
@@ -25,12 +29,24 @@ PHASES = ("importance", "masking", "tuning", "write back", "evaluation")  # and 
 class HostState(NamedTuple):
     """All that goes from round to round; NumPy's, on the host."""
 
-    params: Params  # of the full model
+    params: Params  # of the full model; float32 but for leaves that never train
     moments: Moments | None  # of the full model; None where they are dropped
     average: list[np.ndarray]  # importance over the rounds so far; empty where none is kept
     masks: list[Mask]  # of the last round
     best: list[Mask]  # of the best one
     coming: list[Mask]  # of the next round, where they are measured ahead; empty where they never are
+
+
+def beginning(model: Model, settings: Recap) -> HostState:
+    """The host's state before the first round."""
+    trains, constant = select(jax.tree.map(np.asarray, model.params), ever_trains(settings))
+    trains = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trains)  # masters, which every round goes on from
+    moments = None
+    if settings.moments != "dropped":
+        moments = zeros(trains, ml_dtypes.bfloat16 if settings.moments == "bfloat16" else np.float32)
+    whole = everything_kept(model.architecture)
+    average = [np.zeros(len(mask)) for mask in whole] if settings.average else []
+    return HostState(merge(trains, constant), moments, average, whole, whole, whole if settings.prefetch else [])
 
 
 @dataclass
@@ -45,6 +61,8 @@ class Run:
     targets: np.ndarray
     batch_count: int  # of an epoch
     tokens: np.ndarray | None  # true at the ids that occur in the training texts
+    kept_types: Params  # of the full model's parameters on the host
+    result_types: Params  # of those that are scored and handed back
     placement: Placement
     tell: Callable[[dict[str, Any]], None]  # once a phase
     on_step: Callable[[dict[str, Any]], None]  # once a batch

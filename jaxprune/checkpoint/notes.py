@@ -1,0 +1,103 @@
+"""A model's tokenizer, its own or one that was handed in (`tokenizer=`); and a model's notes as a folder takes them."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..model.model import REGAIN, Model
+from .tokenizer_files import TokenizerRead, config_for, config_of, copy_tokenizer, read_tokenizer
+
+
+def tokenizer_of(model: Model) -> TokenizerRead:
+    """The tokenizer that was handed in, else that of the folder the model was read from. Imports transformers: seconds.
+
+    Raises `CheckpointError` where there is none: for a model made in memory, and for one whose notes JAX dropped.
+    """
+    notes, given = model.provenance, model.provenance.tokenizer
+    if isinstance(given, (str, Path)):
+        return read_tokenizer(given, config_of(Path(given)) or config_for(model))
+    if given is not None:
+        return loaded(given)
+    if notes.source is None:
+        raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
+    return read_tokenizer(notes.source, config_for(model))
+
+
+def write_tokenizer(model: Model, folder: Path) -> None:
+    """Write the tokenizer's files (`tokenizer_of`); none for a model that has none."""
+    given = model.provenance.tokenizer
+    if isinstance(given, (str, Path)):
+        copy_tokenizer(given, config_of(Path(given)) or config_for(model), folder)
+    elif given is None and model.provenance.source is not None:
+        copy_tokenizer(model.provenance.source, config_for(model), folder)
+    elif given is not None:
+        with tempfile.TemporaryDirectory() as made:  # a package may write files that are none of ours
+            _in_transformers(given).save_pretrained(made)
+            copy_tokenizer(made, {}, folder)
+
+
+def to_save(model: Model, tokenizer: Any) -> Model:
+    """The model as a folder is written from it: with `tokenizer`, where one is handed in, in place of its own.
+
+    Raises `CheckpointError` for what is no tokenizer, and for a model whose notes JAX dropped: its folder would lack
+    record and tokenizer, and nothing would say so. With a tokenizer it is written, and says what is lost.
+    """
+    model = model.with_tokenizer(tokenizer)
+    notes = model.provenance
+    if notes.tokenizer is not None:
+        tokenizer_of(model)
+    if not notes.dropped:
+        return model
+    if notes.tokenizer is None:
+        raise CheckpointError(
+            f"the model has lost its notes (record, tokenizer), so its folder would lack them. {REGAIN}. To save "
+            "weights without a record, pass tokenizer=FOLDER."
+        )
+    warning = "the record of what was done to this model was lost before it was saved: it cannot be exported."
+    return model.replace(provenance=replace(notes, warnings=(*notes.warnings, warning)))
+
+
+def loaded(tokenizer: Any) -> TokenizerRead:
+    """A tokenizer that is in memory, copied: encoding changes its settings.
+
+    It is one of the package tokenizers, a fast one of transformers, or a `Tokenizer` of ours; for anything else,
+    `CheckpointError`.
+    """
+    from tokenizers import Tokenizer as Fast
+
+    own = _in_transformers(tokenizer)
+    return TokenizerRead(
+        Fast.from_str(own.backend_tokenizer.to_str()),
+        type(own).__name__,
+        own.truncation_side == "left",
+        "token_type_ids" in own.model_input_names,
+        (),
+    )
+
+
+def _in_transformers(tokenizer: Any) -> Any:
+    """The same tokenizer as transformers has it: what it does beyond turning texts into ids is said there."""
+    from tokenizers import Tokenizer as Fast
+
+    if isinstance(getattr(tokenizer, "backend_tokenizer", None), Fast):
+        return tokenizer
+    read = getattr(tokenizer, "read", None)  # of ours
+    if not isinstance(read, TokenizerRead):
+        if not isinstance(tokenizer, Fast):
+            raise CheckpointError(
+                f"tokenizer is a {type(tokenizer).__name__}, expected a folder, or a fast tokenizer of tokenizers or "
+                "transformers."
+            )
+        read = TokenizerRead(tokenizer, "", False, True, ())
+    backend = Fast.from_str(read.backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        truncation_side="left" if read.cut_left else "right",
+        model_input_names=["input_ids", *(["token_type_ids"] if read.types else []), "attention_mask"],
+    )
