@@ -117,7 +117,8 @@ def at(precision: str) -> Iterator[None]:
 def measure(book: Book) -> None:
     with np.load(STORED) as file:
         stored = dict(file)
-    book.write("stored by", **json.loads(str(stored["about"])))
+    if book.part == "default":
+        book.write("stored by", **json.loads(str(stored["about"])))
     # A CPU computes the same at every precision: there, the embedded model is compared once.
     names = ("tiny",) if book.tiny and book.part != "default" else tuple(MODELS)
     with at(book.part):
