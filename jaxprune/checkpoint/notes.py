@@ -73,7 +73,8 @@ def loaded(tokenizer: Any) -> TokenizerRead:
         type(own).__name__,
         own.truncation_side == "left",
         "token_type_ids" in own.model_input_names,
-        (),
+        replaced=(),
+        unread=(),
     )
 
 
@@ -90,7 +91,7 @@ def _in_transformers(tokenizer: Any) -> Any:
                 f"tokenizer is a {type(tokenizer).__name__}, expected a folder, or a fast tokenizer of tokenizers or "
                 "transformers."
             )
-        read = TokenizerRead(tokenizer, "", False, True, ())
+        read = TokenizerRead(tokenizer, "", False, True, (), ())
     backend = Fast.from_str(read.backend.to_str())
     backend.no_truncation()
     backend.no_padding()
