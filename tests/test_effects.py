@@ -134,7 +134,8 @@ WITH_MODEL = [
 
 # Fields that have an effect wherever they may be given; seeds may stand where nothing is drawn.
 ALWAYS = {
-    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep holdout seed",
+    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep holdout seed "
+    "result_dtype",
     jp.Lora: "projections rslora train rank_pattern alpha_pattern",
     jp.PruneLora: "remove_heads remove_neurons rank_budget alpha rslora projections train",
     jp.Recap: "rounds epochs_per_round remove freeze share_of samples moments outer measure_on learning_rate",

@@ -134,6 +134,7 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
             seed=settings.seed,
             programs=run.programs,
             grams=False,
+            gates=True,
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept if settings.repair != "none" else None,

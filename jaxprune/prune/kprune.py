@@ -29,7 +29,7 @@ from ..model.model import Model
 from ..programs import Programs
 from .budget import Budget
 from .cost import part_costs
-from .cut import Mask
+from .cut import Mask, unit_counts
 from .elimination import curve, eliminate_heads, eliminate_neurons
 from .follow import PUBLISHED_FIT, Fit, follow
 from .gram import whole
@@ -280,6 +280,8 @@ def _measured(run: Run, settings: KPrune) -> Arrays:
             exact_up_to=settings.exact_up_to,
             seed=settings.seed,
             programs=run.programs,
+            grams=settings.search == "surgeon",
+            gates=settings.search == "gates",
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept,
         )
@@ -336,11 +338,11 @@ def damage_curves(
 ) -> list[Curve]:
     """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
     settings = settings.settled(model.architecture)
-    curves = []
+    curves, counts = [], unit_counts(model.architecture)
     for index, statistics in enumerate(measured.statistics):
         half, statistics = HALVES[index % 2], programs.devices.read(statistics)
         on_sublayer(index)
-        units = statistics.gates.shape[0]
+        units = counts[index]
         if units == 0:
             curves.append(Curve(np.zeros(0, int), np.zeros(1)))
             continue

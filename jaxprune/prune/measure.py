@@ -34,21 +34,21 @@ class Statistics(NamedTuple):
     """Sums over calibration tokens for one sublayer with `units` units of `width` features each.
 
     All in float32 at the highest matmul precision. Divide by `tokens` or `texts` for means. Of `gram` and `sensitivity`
-    only the upper part is summed (`gram.whole` fills in the rest).
+    only the upper part is summed (`gram.whole` fills in the rest). What was not asked for has no entries.
     """
 
     gram: Float[Array, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
     mean: Float[Array, " features"]  # Σ_t ω_t f
     sensitivity: Float[Array, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
     gates: Float[Array, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
-    block: Float[Array, "units units"]  # the same as an outer product over units; 0 x 0 where not asked for
+    block: Float[Array, "units units"]  # the same as an outer product over units
 
 
-def empty_statistics(units: int, width: int, hidden: int, grams: bool, blocks: bool) -> Statistics:
-    features, block = units * width if grams else 0, units if blocks else 0
+def empty_statistics(units: int, width: int, hidden: int, *, grams: bool, gates: bool, blocks: bool) -> Statistics:
+    features, gate, block = units * width * grams, units * (gates or blocks), units * blocks
     zeros = partial(jnp.zeros, dtype=jnp.float32)
     return Statistics(
-        zeros((features, features)), zeros(features), zeros((hidden, hidden)), zeros(units), zeros((block, block))
+        zeros((features, features)), zeros(features), zeros((hidden, hidden)), zeros(gate), zeros((block, block))
     )
 
 
@@ -146,61 +146,71 @@ def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) ->
 # --- the backward sweep
 
 
-@partial(jax.jit, static_argnames=("half", "architecture", "floor"), donate_argnames=("sums", "cotangents"))
+@partial(jax.jit, static_argnames=("half", "architecture", "floor", "features"), donate_argnames=("sums", "cotangents"))
 def sweep_back(
     p: Params,
     trace: Trace,
     batch: Batch,
     cotangents: Float[Array, "seeds rows length hidden"],
-    sums: Statistics,
+    sums: tuple[Array, Array, Array],
     *,
     half: str,
     architecture: Architecture,
     floor: float,
-) -> tuple[Array, Statistics, Float[Array, "rows length"]]:
-    """Pull the cotangents back over one sublayer and add to its statistics.
+    features: bool,
+) -> tuple[Array, tuple[Array, Array, Array], Float[Array, "rows length"], tuple[Array, Array] | None]:
+    """Pull the cotangents back over one sublayer and add to `sums`: its sensitivity, gates and block.
 
-    Returns cotangents before the sublayer, statistics, and every token's energy |g|², g the gradient at the
-    sublayer's output. The Gram matrix weighs tokens by their share of the batch's energy (`token_weights`).
+    Returns cotangents before the sublayer, the sums, and every token's energy |g|², g the gradient at the sublayer's
+    output. With `features` also the sublayer's features, each token's times the root of its weight, and these roots,
+    [rows, length, 1]: for `add_features`. Tokens weigh by their share of the batch's energy (`token_weights`).
     """
     context = context_of(architecture, batch)
-    features, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
+    said, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
     # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
     # as the point of both derivatives; the values computed on the way are not used, and never computed.
     _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)
     _, pull_norm = jax.vjp(lambda x: residual(p, x, jnp.zeros((), x.dtype), architecture), trace.around)
-    kernel = output_kernel(p, half)
-    flat = features.reshape(*features.shape[:2], -1)
-    units, width = sums.gates.shape[0], flat.shape[-1] // max(sums.gates.shape[0], 1)
+    kernel, flat, units = output_kernel(p, half), said.reshape(*said.shape[:2], -1), said.shape[2]
+    sensitivity, gates, block = sums
 
     def one(cotangent):
         (g,) = pull_norm(cotangent)
         g_features = jnp.einsum("rth,fh->rtf", g, kernel)
-        (g_inputs,) = pull_features(g_features.reshape(features.shape))
+        (g_inputs,) = pull_features(g_features.reshape(said.shape))
         (g_through,) = pull_inputs(g_inputs)
-        per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, width), axis=-1)
+        if not gates.shape[0]:
+            return g + g_through, g, None
+        per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, -1), axis=-1)
         return g + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
 
-    before, g, gates = jax.vmap(one)(cotangents)
+    before, g, of_gates = jax.vmap(one)(cotangents)
     real = batch.real.astype(jnp.float32)
     g = g * real[..., None]
     energy = jnp.sum(g**2, axis=(0, -1))
-    weight = token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor)
-    gram, mean = sums.gram, sums.mean
-    if gram.shape[0]:
-        gram = add_gram(gram, (flat * jnp.sqrt(weight)[..., None]).reshape(-1, flat.shape[-1]))
-        mean = mean + flat.reshape(-1, flat.shape[-1]).T @ weight.reshape(-1)
-    block = sums.block
-    if block.shape[0]:
-        block = block + jnp.einsum("krsu,krsv->uv", gates, gates, precision="highest")
-    sums = Statistics(
-        gram,
-        mean,
-        add_gram(sums.sensitivity, g.reshape(-1, g.shape[-1])),
-        sums.gates + jnp.sum(gates**2, axis=(0, 1, 2)),
-        block,
-    )
-    return before, sums, energy
+    sensitivity = add_gram(sensitivity, g.reshape(-1, g.shape[-1]))
+    if of_gates is not None:
+        gates = gates + jnp.sum(of_gates**2, axis=(0, 1, 2))
+        if block.shape[0]:
+            block = block + jnp.einsum("krsu,krsv->uv", of_gates, of_gates, precision="highest")
+    if not features:
+        return before, (sensitivity, gates, block), energy, None
+    root = jnp.sqrt(token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor))[..., None]
+    return before, (sensitivity, gates, block), energy, (flat * root, root)
+
+
+@partial(jax.jit, donate_argnames="sums")
+def add_features(
+    weighted: Float[Array, "rows length features"], root: Float[Array, "rows length 1"], sums: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Add one batch to a sublayer's Gram matrix and mean.
+
+    A program of its own: inside `sweep_back` XLA works the features out again for every block of the Gram matrix, which
+    takes longer than the blocks do.
+    """
+    gram, mean = sums
+    x = weighted.reshape(-1, weighted.shape[-1])
+    return add_gram(gram, x), mean + root.reshape(-1) @ x
 
 
 def token_weights(energy: Array, real: Array, total: ArrayLike, tokens: ArrayLike, floor: float) -> Array:
@@ -232,19 +242,21 @@ def measure(
     seed: int,
     programs: Programs,
     grams: bool = True,
+    gates: bool = False,
     fisher_blocks: bool = False,
     on_part: Callable[[int, int], None] = lambda done, of: None,
     kept: Kept | None = None,
 ) -> Measurement:
     """Statistics of every sublayer of the dense model: about four forward passes, one batch in memory at a time.
 
-    Dense outputs go to `kept`, as far as it has room for them.
-
-    With streamed weights many batches pass a sublayer before the next one comes, their residual streams wait in host
-    memory, and the way back computes input projections once more: a sixth pass, and the same numbers to the bit.
+    `grams`, `gates` and `fisher_blocks` say which are asked for; sensitivities always are. Dense outputs go to `kept`,
+    as far as it has room for them. With streamed weights many batches pass a sublayer before the next one comes, their
+    residual streams wait in host memory, and the way back computes input projections once more: a fifth pass, and the
+    same numbers to the bit.
     """
     devices, sublayers = programs.devices, 2 * len(architecture.layers)
-    sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, grams, blocks=fisher_blocks)]
+    asked = {"grams": grams, "gates": gates, "blocks": fisher_blocks}
+    sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, **asked)]
     energies: list[list[Any]] = [[None] * sublayers for _ in batches]
     groups = _groups(batches, architecture, devices.stream)
     for count, group in enumerate(groups):
@@ -275,9 +287,10 @@ def measure(
                 trace, batch = waiting.pop(0), batches[number]
                 if devices.stream:
                     trace = programs(advance, p, devices.rows(trace), batch, **static)[1]
-                cotangents[place], total, energy = programs(
-                    sweep_back, p, trace, batch, cotangents[place], total, floor=floor, **static
+                cotangents[place], back, energy, said = programs(
+                    sweep_back, p, trace, batch, cotangents[place], total[2:], floor=floor, features=grams, **static
                 )
+                total = Statistics(*(total[:2] if said is None else programs(add_features, *said, total[:2])), *back)
                 energies[number][index] = devices.keep(energy)
             if devices.stream:
                 programs.meter.sample("measure")
@@ -321,11 +334,11 @@ def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) 
     return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
 
 
-def _empty_sums(architecture: Architecture, grams: bool, blocks: bool) -> Iterator[Statistics]:
+def _empty_sums(architecture: Architecture, **asked: bool) -> Iterator[Statistics]:
     for size in architecture.layers:
         width = size.queries * architecture.head_width
-        yield empty_statistics(size.groups, width, architecture.hidden, grams, blocks)
-        yield empty_statistics(size.neurons, 1, architecture.hidden, grams, blocks)
+        yield empty_statistics(size.groups, width, architecture.hidden, **asked)
+        yield empty_statistics(size.neurons, 1, architecture.hidden, **asked)
 
 
 def _upwards(

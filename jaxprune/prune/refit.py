@@ -151,14 +151,19 @@ def _positive_solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _rank(correlations: np.ndarray, variance: np.ndarray, tokens: int) -> int:
-    """Rank by Cholesky with pivots; of many features at most so much: as many as vary, and as there are tokens."""
-    if not correlations.size:
-        return 0
-    if len(correlations) > EXACT:
-        return min(int(np.sum(variance > UNDETERMINED * np.max(variance))), max(tokens, 0))
-    (pivoted,) = get_lapack_funcs(("pstrf",), (correlations,))
-    *_, rank, _ = pivoted(correlations, tol=UNDETERMINED)
-    return int(rank)
+    """The rank of the features: at most as many as vary, and as there are tokens.
+
+    Where that leaves it full, Cholesky's factor of what exceeds `UNDETERMINED` shows that it is (exists), or its factor
+    with pivots says how much less; of many features neither is worked out.
+    """
+    n = len(correlations)
+    most = min(int(np.sum(variance > UNDETERMINED * np.max(variance, initial=0.0))), max(tokens, 0))
+    if most < n or n > EXACT or not n:
+        return most
+    factored, pivoted = get_lapack_funcs(("potrf", "pstrf"), (correlations,))
+    if factored(correlations - UNDETERMINED * np.eye(n), lower=True)[-1] == 0:
+        return n
+    return int(pivoted(correlations, tol=UNDETERMINED)[-2])
 
 
 def solve_scales(

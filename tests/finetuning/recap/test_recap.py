@@ -279,7 +279,7 @@ def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, straigh
     [
         {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2, "refit": True},
         {"moments": "dropped", "outer": "train", "share_of": "units", "freeze_schedule": "interpolated"},
-        {"measure_on": "device", "freeze": 0.0, "remove": 0.0},
+        {"measure_on": "device", "freeze": 0.0, "remove": 0.0, "average": 0.0},
         {"importance": "kprune", "refit": True, "outer": "train", "prefetch": True},
         {"importance": "gates", "refit": True, "prefetch": True, "distill": 0.5},
     ],
