@@ -36,7 +36,7 @@ demo: $(VENV)/installed ## prune the embedded model with four methods; a table a
 	$(BIN)/jaxprune demo
 
 test: $(VENV)/installed ## all tests but those against torch
-	$(BIN)/python -m pytest tests --ignore=tests/parity
+	$(BIN)/python -m pytest tests --ignore=tests/parity -n auto --dist loadfile
 
 parity: $(VENV)/installed-parity ## logits against transformers on torch, adapters against PEFT (CPU)
 	$(BIN)/python -m pytest tests/parity

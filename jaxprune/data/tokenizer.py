@@ -110,9 +110,10 @@ class Tokenizer:
         return self.plain_batch([text])[0]
 
     def plain_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The same of several texts, by all cores."""
+        """The same of several pieces of text, by all cores."""
         self.backend.no_truncation()
-        return [np.array(entry.ids, np.int32) for entry in self._encode(texts, add_special_tokens=False)]
+        found = self._encode(texts, numbered=False, add_special_tokens=False)
+        return [np.array(entry.ids, np.int32) for entry in found]
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
@@ -168,7 +169,7 @@ class Tokenizer:
         """Have texts cut from now on, at the side that the tokenizer's settings name."""
         self.backend.enable_truncation(max_length, direction="left" if self.read.cut_left else "right", **options)
 
-    def _encode(self, texts: Sequence[Any], **options: Any) -> Sequence[Any]:
+    def _encode(self, texts: Sequence[Any], numbered: bool = True, **options: Any) -> Sequence[Any]:
         try:
             encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
@@ -177,8 +178,9 @@ class Tokenizer:
         for number, encoding in enumerate(encodings):
             if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
                 token = max(encoding.ids)
+                name = f"text {number}" if numbered else "the text"
                 raise DataError(
-                    f"text {number} has the token {self.backend.id_to_token(token)!r}, id {token}, and the model's "
+                    f"{name} has the token {self.backend.id_to_token(token)!r}, id {token}, and the model's "
                     f"embedding has {self.rows} rows; drop the token, or use the tokenizer files of this checkpoint."
                 )
         return encodings

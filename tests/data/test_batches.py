@@ -130,7 +130,7 @@ def test_packing_is_deterministic(tiny):
         (texts_of([]), {}, "no texts to batch"),
         (texts_of([3, 0]), {}, "text 1 has no tokens"),
         (texts_of([3, 9]), {"length": 8}, "text 1 has 9 tokens, a row 8"),
-        (texts_of([65]), {}, "text 0 has 65 tokens, the model 64 positions"),
+        (texts_of([65]), {}, "text 0 has 65 tokens, more than the model's 64 positions"),
         (texts_of([60] * 4), {"rows": 2, "group": 3}, "a group of 3 texts needs 3 rows"),
         (Encoded([np.array([99], np.int32)], [np.array([0], np.int32)]), {}, "run from 99 to 99, .* has 26 rows"),
     ],

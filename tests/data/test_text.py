@@ -84,5 +84,5 @@ def test_bad_input_is_one_line(tmp_path, model, task):
 def test_a_foreign_tokenizer_is_refused(tmp_path, model):
     small = language_model(tmp_path / "model", "llama")
     fewer = small.replace(architecture=type(small.architecture)(**{**vars(small.architecture), "vocab": 8}))
-    with pytest.raises(DataError, match="text 0 has the token 'when', id 25, and the model's embedding has 8 rows"):
+    with pytest.raises(DataError, match="the text has the token 'when', id 25, and the model's embedding has 8 rows"):
         list(windows_of(Tokenizer.of(fewer), (Example("the when", None, None),), 2, "here"))

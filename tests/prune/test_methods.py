@@ -112,7 +112,7 @@ def test_round_to_keeps_multiples_within_budget(demo, calibration):
 
 def test_nan_weights_are_named(demo, calibration):
     model = demo[0]
-    broken = jax.tree.map(lambda leaf: leaf, model)
+    broken = model.replace(params=jax.tree.map(lambda leaf: leaf, model.params))
     broken.params["layers"][1]["attention"]["q"]["bias"] = jnp.full_like(
         model.params["layers"][1]["attention"]["q"]["bias"], jnp.nan
     )
