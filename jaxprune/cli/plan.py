@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "passes that pruning costs": f"{forwards['first']:.0f}"
         + (f", each further budget {forwards['further']:.1f}" if len(budgets) > 1 else ""),
         "seconds to prune": f"{result['seconds']:.0f}, of them {result['compile_seconds']:.0f} of compilation",
-        "peak bytes": si(result["peak_bytes"]["total"], "B"),
+        "peak bytes": si(result["peak_bytes"]["total"], "B") if result["peak_bytes"] else None,
         "peak of the process so far": si(result["host_peak_bytes"], "B") if result["host_peak_bytes"] else None,
     }
     notes = tuple(f"assumed: {line}" for line in result["assumptions"])

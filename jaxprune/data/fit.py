@@ -177,6 +177,13 @@ def _by_number(labels: tuple[str, ...], task: Task) -> Fit:
         )
     else:
         warning = f"the model calls its classes {', '.join(labels)}, {task.name} {', '.join(task.labels)}: "
+        known = list(map(_plain, labels))
+        for number, name in enumerate(_all_plain(task)):
+            if name in known and known.index(name) != number:
+                raise DataError(
+                    f"{warning}by number {task.labels[number]} would be {labels[number]}; give all classes the model's "
+                    "names, or list yours in its order in labels.json."
+                )
         warning += "matched by number."
     return Fit(task, outputs, (warning,))
 

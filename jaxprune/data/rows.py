@@ -1,8 +1,10 @@
 """Data files of JSON objects or of plain lines, read so that every complaint names the file and the line."""
 
 import codecs
+import contextlib
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -193,6 +195,8 @@ def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | Non
         line = line.removesuffix("\r")
         if not line.strip():
             continue
+        if number == 1 and (wrong := _not_plain(line)):
+            raise DataError(f"{path} {wrong}")
         texts, where = line.split("\t") if paired else [line], f"{path} line {number}"
         if len(texts) > 2:
             raise DataError(f"{where} has {len(texts)} columns; write one text, or two with a tab between them.")
@@ -259,3 +263,13 @@ def _row(where: str, values: Any) -> Row:
 def _not_json(where: str, error: Exception, line: str) -> DataError:
     reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
     return DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}")
+
+
+def _not_plain(line: str) -> str | None:
+    """What the first line of a file shows it to be, where that is no plain text."""
+    if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", line) or line.startswith("BZh"):
+        return "holds bytes that no text has (an archive?); unpack it, write one text a line."
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(line), dict):
+            return "holds JSON objects, and its name says plain text; call it .jsonl."
+    return None

@@ -51,8 +51,8 @@ def plan(
         "FLOPs and parameters: what a budget does not count is left in the same share as what it does; the split "
         "between heads and neurons decides.",
         "seconds: measured here on one and two layers of the model; evaluation and loading apart.",
-        "bytes: float32; those of peak are of K-prune, and arrays: Python, its libraries and what they do come to it "
-        "(host_peak_bytes: the whole process so far).",
+        "bytes: float32; those of peak are predicted for K-prune alone, and arrays: Python, its libraries and what "
+        "they do come to it (host_peak_bytes: the whole process so far).",
     ]
     return {
         "method": chosen.name,
@@ -71,7 +71,7 @@ def plan(
         "dense_forwards": {"first": found.first_forwards, "further": found.further_forwards},
         "compile_seconds": found.compile_seconds,
         "seconds": found.seconds,
-        "peak_bytes": peak_bytes(architecture, tokens),
+        "peak_bytes": peak_bytes(architecture, tokens) if chosen.name == "kprune" else None,
         "assumptions": assumptions,
         "host_peak_bytes": host_peak_bytes(),
         "warnings": warnings,

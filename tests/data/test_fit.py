@@ -120,3 +120,11 @@ def test_no_labels_at_all(own):
     with pytest.raises(DataError, match="has no labels; add a label to every text"):
         fit(head("a", "b"), own([None, -1]))
     assert np.all(fit(head("a", "b"), own([0, None])).outputs == [0])
+
+
+def test_a_name_that_the_head_knows_is_not_moved(own):
+    model = head("negative", "positive")
+    with pytest.raises(DataError, match="by number positive would be negative; give all classes the model's names"):
+        fit(model, own(["positive", "unlike"]))
+    ordered = fit(model, own(["positive", "unlike"], ["unlike", "positive"]))
+    assert ordered.outputs.tolist() == [0, 1] and "matched by number" in ordered.warnings[0]

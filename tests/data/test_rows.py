@@ -133,3 +133,17 @@ def test_texts_are_read_one_by_one(tmp_path, name, lines):
     assert next(found) == ("one", None)
     with pytest.raises(DataError, match="two texts, the first one|must be a string"):
         list(found)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"text": "great"}\n{"text": "dull"}\n', "holds JSON objects, .* call it .jsonl"),
+        (b"PK\x03\x04 an archive\n", "holds bytes that no text has"),
+        (b"BZh91 an archive\n", "holds bytes that no text has"),
+    ],
+)
+def test_what_is_called_plain_text_and_is_none(tmp_path, content, message):
+    (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path / "texts.txt")
