@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -151,8 +152,10 @@ def check_writable(folder: str | Path) -> None:
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} cannot be written; choose another folder.")
+    try:  # permissions do not tell of every place, nor root of any
+        os.rmdir(tempfile.mkdtemp(prefix=".jaxprune-", dir=folder))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({_reason(error)}); choose another folder.") from error
 
 
 def _ours(name: str) -> bool:

@@ -62,6 +62,11 @@ class Measured:
         if notes.get("sum") != _sum(arrays):
             raise CheckpointError(f"{self.path} is damaged: it is not as it was written; delete its folder.")
         theirs, ours = notes["fingerprint"], plain(fingerprint)
+        if theirs.get("method") != ours["method"]:
+            raise SettingsError(
+                f"{self.folder} holds the measurement of {theirs.get('method')}, not of {ours['method']}; resume with "
+                "what it was started with, or delete it."
+            )
         other = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         if other:
             raise SettingsError(

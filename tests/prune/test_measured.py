@@ -62,7 +62,7 @@ def test_another_run_is_refused_by_what_differs(model, stopped):
     changed = model.replace(params={**model.params, "embed": {"token": model.params["embed"]["token"] + 1}})
     with pytest.raises(SettingsError, match=r"other model\)"):
         jp.kprune(changed, CALIBRATION, BUDGET, **where)
-    with pytest.raises(SettingsError, match="other .*method"):
+    with pytest.raises(SettingsError, match="the measurement of kprune, not of flap"):
         jp.flap(model, CALIBRATION, BUDGET, **where)
 
 
