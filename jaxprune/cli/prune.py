@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..checkpoint import check_output, save
     from ..checkpoint.dtypes import as_saved
+    from ..checkpoint.manifest import MANIFEST
     from ..data.evaluate import evaluate
     from ..prune.measured import Measured, has_measured
 
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
+    if len(folders) > 1 and (arguments.out / MANIFEST).exists():
+        raise OutputError(f"{arguments.out} holds a model; name another folder for {len(folders)} of them.")
     work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
     scored = _is_scored(arguments, task)

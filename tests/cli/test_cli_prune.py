@@ -140,6 +140,13 @@ def test_resume_without_anything_to_go_on_from(cli, inputs, tmp_path):
     assert told.code == 0 and "holds nothing to go on from: the run starts anew" in told.err
 
 
+def test_several_models_do_not_go_into_the_folder_of_one(cli, inputs, tmp_path):
+    words = ("prune", *task(inputs), "--method", "random", "--calibration-samples", 32, "--no-evaluate")
+    assert cli(*words, "--out", tmp_path / "small", "--remove", 0.5).code == 0
+    refused = cli(*words, "--out", tmp_path / "small", "--remove", 0.5, 0.6)
+    assert refused.code == 2 and "holds a model; name another folder for 2 of them" in refused.err
+
+
 def _numbers(tree):
     if isinstance(tree, dict):
         tree = list(tree.values())
