@@ -209,7 +209,7 @@ def add_features(
     takes longer than the blocks do.
     """
     gram, mean = sums
-    x = weighted.reshape(-1, weighted.shape[-1])
+    x = weighted.reshape(root.size, weighted.shape[-1])  # no -1: a sublayer may have come without units
     return add_gram(gram, x), mean + root.reshape(-1) @ x
 
 
