@@ -86,7 +86,7 @@ def test_a_token_that_the_embedding_lacks_matters_where_a_text_has_it(tiny):
     ):
         with pytest.raises(DataError, match=message):
             read(["the film", "film who"])
-    with pytest.raises(DataError, match="text 0 has the token 'when', id 25"):
+    with pytest.raises(DataError, match="the text has the token 'when', id 25"):
         tokenizer.plain("who when")
 
 
