@@ -138,8 +138,8 @@ def silence(small: Params, *, half: str, units: int) -> Params:
 def widths(work: int) -> int:
     """Into how many widths sublayers are sorted, by the multiply-adds of all their Gram matrices.
 
-    Compiling for one more width takes about half a second, as much as 5e10 multiply-adds on two cores; twice the widths
-    save some tenth of the work.
+    Compiling for one more width takes about half a second; by count, twice the widths save some tenth of the work. The
+    thresholds follow from that for two cores, and were not measured.
     """
     return 4 if work < 2e11 else 8 if work < 2e12 else 16
 
