@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
 _HOMES = {
