@@ -65,7 +65,7 @@ def section(args: argparse.Namespace) -> int:
     """One section in this process: what `measure` starts."""
     import jax
 
-    from jaxprune import programs
+    from jaxprune.runtime import programs
 
     device = jax.devices()[0]
     if device.platform == "cpu" and not args.tiny:

@@ -84,8 +84,8 @@ def measure(args: argparse.Namespace) -> None:
     import jax
 
     import jaxprune as jp
-    from jaxprune.data.evaluate import predict
-    from jaxprune.data.tokenizer import Tokenizer
+    from jaxprune.evaluation.evaluate import predict
+    from jaxprune.tokens.tokenizer import Tokenizer
 
     model = jp.load(args.model)
     task = jp.tasks.load(args.task, args.data)

@@ -19,13 +19,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxprune.checkpoint import load
-from jaxprune.data.evaluate import predict
-from jaxprune.data.tasks import Example
-from jaxprune.data.tokenizer import Tokenizer
+from jaxprune.evaluation.evaluate import predict
 from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.train import train
 from jaxprune.model import Architecture, LayerSizes, Model, Params, parameter_shapes
+from jaxprune.tasks import Example
+from jaxprune.tokens.tokenizer import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNKNOWN, FIRST_WORD = 1, len(SPECIAL)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.model import Sites, forward
-from jaxprune.prune.baselines import threshold
-from jaxprune.prune.follow import Fit, follow
-from jaxprune.prune.run import Run
+from jaxprune.pruning.by_scores import threshold
+from jaxprune.pruning.refit import Fit, follow
+from jaxprune.pruning.run import Run
 
 OUTPUTS = (("attention", "o"), ("feed_forward", "down"))
 

@@ -12,7 +12,7 @@ are its own.
 import argparse
 from collections import defaultdict
 
-from jaxprune.programs import watched
+from jaxprune.runtime.programs import watched
 
 
 def main() -> None:

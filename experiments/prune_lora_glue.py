@@ -115,7 +115,7 @@ def start(task: Any, args: argparse.Namespace, seed: int) -> Any:
 def measure(name: str, arm: Arm, task: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     import jaxprune as jp
     from jaxprune.finetuning.prune_lora import warm_head
-    from jaxprune.prune.cost import whole_parameters
+    from jaxprune.pruning.cost import whole_parameters
 
     base, began = start(task, args, seed), time.perf_counter()
     training = jp.Train(**{"epochs": args.epochs, "keep": "last", "seed": seed, **arm.training})
@@ -200,7 +200,7 @@ def accounting(args: argparse.Namespace) -> None:
     """The paper's numbers, and the arithmetic that gives them."""
     from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
     from jaxprune.model import parameter_shapes
-    from jaxprune.prune.cost import unit_costs, whole_parameters
+    from jaxprune.pruning.cost import unit_costs, whole_parameters
 
     base = bert_base()
     whole, head = whole_parameters(base), unit_costs(base, "params")[0][0]
@@ -242,12 +242,12 @@ def memory(args: argparse.Namespace) -> None:
 
     from jaxprune.finetuning.finetune import chooser
     from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
-    from jaxprune.finetuning.memory import compiled_step, training_bytes
     from jaxprune.finetuning.prune_lora import PruneLora, choose, rank_plan
     from jaxprune.finetuning.settings import Train
     from jaxprune.finetuning.step import everything, select
+    from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
     from jaxprune.model import Model, parameter_shapes
-    from jaxprune.prune.cut import cut_architecture
+    from jaxprune.pruning.cut import cut_architecture
 
     def abstract(architecture: Any) -> Any:
         as_leaf = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731

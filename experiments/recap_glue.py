@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     import jaxprune as jp
     from jaxprune.finetuning.recap import run_recap
-    from jaxprune.prune.cost import whole_parameters
+    from jaxprune.pruning.cost import whole_parameters
 
     arm, epochs = ARMS[name], args.rounds * args.epochs_per_round
     settings = settings_of(arm, args)
@@ -176,7 +176,7 @@ def full_bytes(model: Any, task: Any, training: Any) -> int:
     """What full fine-tuning needs on the device, of the compiled step."""
     from jaxprune.finetuning.epochs import batches_for
     from jaxprune.finetuning.finetune import prepare
-    from jaxprune.finetuning.memory import compiled_step, training_bytes
+    from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
 
     texts = prepare(model, task)
     rows, length = batches_for(texts.encoded, model.architecture, training)(0)[0].ids.shape
@@ -223,8 +223,7 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
     """Peak bytes on the device by phase, predicted and measured on the compiled programs; and what tuning's are of."""
     from jaxprune.finetuning.finetune import chooser
     from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of
-    from jaxprune.finetuning.memory import FLOAT, compiled_step, training_bytes
-    from jaxprune.finetuning.recap.memory import (
+    from jaxprune.finetuning.recap.phase_bytes import (
         abstract,
         abstract_parts,
         least_frozen,
@@ -234,6 +233,7 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
     )
     from jaxprune.finetuning.recap.tuning import trainable_of
     from jaxprune.finetuning.step import everything, select
+    from jaxprune.finetuning.training_bytes import FLOAT, compiled_step, training_bytes
     from jaxprune.model import Model
 
     settings, training = case
@@ -259,7 +259,7 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
 def parts_of(held: Sequence[Any], chosen: Any, measured: int, trained: int) -> dict[str, int]:
     """What the bytes of tuning are of: weights and moments are counted, the rest is the program's own."""
     from jaxprune.finetuning.lora import count
-    from jaxprune.finetuning.memory import FLOAT
+    from jaxprune.finetuning.training_bytes import FLOAT
 
     embeddings, weights = FLOAT * count(held[0]["embed"]), FLOAT * count(held)
     of_embeddings = 2 * FLOAT * count(chosen["embed"])

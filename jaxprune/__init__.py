@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
-    from .checkpoint.export import export as export
-    from .data import tasks as tasks
-    from .data.evaluate import evaluate as evaluate
-    from .data.generate import generate as generate
-    from .data.task import Calibration as Calibration, Example as Example, Task as Task
+    from .errors import JaxpruneError as JaxpruneError
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.generate import generate as generate
+    from .exports.huggingface import export as export
     from .finetuning.finetune import finetune as finetune
     from .finetuning.importance import Importance as Importance
     from .finetuning.lora import Lora as Lora
@@ -25,24 +24,22 @@ if TYPE_CHECKING:
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
     from .finetuning.recap import Recap as Recap, recap as recap
     from .finetuning.settings import Train as Train
-    from .model import Model as Model, logits as logits
-    from .model.generate import generate_ids as generate_ids
+    from .model import Architecture as Architecture, Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
-    from .prune.baselines import (
-        Fisher as Fisher,
-        Magnitude as Magnitude,
-        Random as Random,
-        fisher as fisher,
-        magnitude as magnitude,
-        random_prune as random_prune,
-    )
-    from .prune.budget import Budget as Budget
-    from .prune.flap import Flap as Flap, flap as flap
-    from .prune.kprune import KPrune as KPrune, kprune as kprune
-    from .prune.taylor import Taylor as Taylor, taylor as taylor
+    from .pruning.budget import Budget as Budget
+    from .pruning.methods.fisher import Fisher as Fisher, fisher as fisher
+    from .pruning.methods.flap import Flap as Flap, flap as flap
+    from .pruning.methods.kprune import KPrune as KPrune, kprune as kprune
+    from .pruning.methods.magnitude import Magnitude as Magnitude, magnitude as magnitude
+    from .pruning.methods.random import Random as Random, random_prune as random_prune
+    from .pruning.methods.taylor import Taylor as Taylor, taylor as taylor
     from .report.bench import bench as bench, generation_speed as generation_speed
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
+    from .runtime.decode import generate_ids as generate_ids
+    from .tasks.calibration import Calibration as Calibration
+    from .tasks.example import Example as Example
+    from .tasks.task import Task as Task
 
 __version__ = "0.2.0"
 
@@ -50,13 +47,12 @@ __version__ = "0.2.0"
 _HOMES = {
     "load": "checkpoint",
     "save": "checkpoint",
-    "export": "checkpoint.export",
-    "tasks": "data",
-    "evaluate": "data.evaluate",
-    "generate": "data.generate",
-    "Calibration": "data.task",
-    "Example": "data.task",
-    "Task": "data.task",
+    "export": "exports.huggingface",
+    "evaluate": "evaluation.evaluate",
+    "generate": "evaluation.generate",
+    "Calibration": "tasks.calibration",
+    "Example": "tasks.example",
+    "Task": "tasks.task",
     "finetune": "finetuning.finetune",
     "load_adapter": "finetuning.peft_read",
     "Importance": "finetuning.importance",
@@ -66,24 +62,26 @@ _HOMES = {
     "Recap": "finetuning.recap",
     "recap": "finetuning.recap",
     "Train": "finetuning.settings",
+    "JaxpruneError": "errors",
+    "Architecture": "model",
     "Model": "model",
     "logits": "model",
-    "generate_ids": "model.generate",
+    "generate_ids": "runtime.decode",
     "from_nnx": "model.nnx",
     "to_nnx": "model.nnx",
-    "Fisher": "prune.baselines",
-    "Magnitude": "prune.baselines",
-    "Random": "prune.baselines",
-    "fisher": "prune.baselines",
-    "magnitude": "prune.baselines",
-    "random_prune": "prune.baselines",
-    "Budget": "prune.budget",
-    "Flap": "prune.flap",
-    "flap": "prune.flap",
-    "KPrune": "prune.kprune",
-    "kprune": "prune.kprune",
-    "Taylor": "prune.taylor",
-    "taylor": "prune.taylor",
+    "Fisher": "pruning.methods.fisher",
+    "Magnitude": "pruning.methods.magnitude",
+    "Random": "pruning.methods.random",
+    "fisher": "pruning.methods.fisher",
+    "magnitude": "pruning.methods.magnitude",
+    "random_prune": "pruning.methods.random",
+    "Budget": "pruning.budget",
+    "Flap": "pruning.methods.flap",
+    "flap": "pruning.methods.flap",
+    "KPrune": "pruning.methods.kprune",
+    "kprune": "pruning.methods.kprune",
+    "Taylor": "pruning.methods.taylor",
+    "taylor": "pruning.methods.taylor",
     "bench": "report.bench",
     "generation_speed": "report.bench",
     "heat_map": "report.heat_map",
@@ -92,13 +90,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tasks":
+        return importlib.import_module(".tasks", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f".{_HOMES[name]}", __name__)
-    if name == "tasks":
-        return importlib.import_module(".data.tasks", __name__)
-    return getattr(home, name)
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*_HOMES, "tasks", "__version__"])

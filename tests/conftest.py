@@ -44,7 +44,7 @@ def _forget_programs():
     A process that compiles more crashes inside the compiler; all tests together come close.
     """
     yield
-    from jaxprune import programs  # not above: the hook that checks array types comes after this file
+    from jaxprune.runtime import programs  # not above: the hook that checks array types comes after this file
 
     programs.forget()
     jax.clear_caches()

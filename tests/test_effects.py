@@ -14,8 +14,8 @@ import jaxprune as jp
 from jaxprune.checkpoint.load import NEW_WEIGHTS
 from jaxprune.errors import BudgetError, SettingsError
 from jaxprune.finetuning.lora import plan_of
-from jaxprune.model.generate import Sampling
 from jaxprune.report.methods import METHODS, presets, settings_class
+from jaxprune.runtime.decode import Sampling
 from tests.finetuning.conftest import folder, model, task  # noqa: F401  (fixtures)
 
 PUBLISHED = jp.KPrune.presets()["published"]

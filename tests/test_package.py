@@ -69,9 +69,9 @@ def test_demo_data_is_attributed():
 
 def test_demo_model_is_as_good_as_its_readme_says():
     from jaxprune.checkpoint import load
-    from jaxprune.data.evaluate import predict
-    from jaxprune.data.tasks import Example
-    from jaxprune.data.tokenizer import Tokenizer
+    from jaxprune.evaluation.evaluate import predict
+    from jaxprune.tasks import Example
+    from jaxprune.tokens.tokenizer import Tokenizer
 
     model = load(str(demo_model_path()))
     assert model.architecture.labels == tuple(json.loads((demo_data_path() / "labels.json").read_text()))

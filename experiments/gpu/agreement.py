@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 import jaxprune as jp
-from jaxprune import programs
 from jaxprune.assets import demo_data_path, demo_model_path
-from jaxprune.data.batches import pack, unpack_logits
-from jaxprune.data.text import encoded_for
 from jaxprune.model.transformer import whole_forward
-from jaxprune.prune.search import Curve
+from jaxprune.pruning.allocation import Curve
+from jaxprune.runtime import programs
+from jaxprune.tokens.packing import pack, unpack_logits
+from jaxprune.tokens.windows import encoded_for
 
 from . import models
 from .book import Book
@@ -71,7 +71,7 @@ def results(name: str, removes: tuple[float, ...]) -> dict[str, np.ndarray]:
     model = models.on_device(case.model)
     found: dict[str, Any] = {"digest": models.digest(model)} | outputs(case, model)
     budgets = [jp.Budget(remove, length=16) for remove in removes]
-    with results_of("jaxprune.prune.kprune", "damage_curves") as seen:
+    with results_of("jaxprune.pruning.methods.kprune", "damage_curves") as seen:
         pruned = jp.kprune(model, case.calibration, budgets)
     curves: list[Curve] = seen[0]
     found |= {f"order/{index}": np.asarray(curve.order, np.int16) for index, curve in enumerate(curves)}

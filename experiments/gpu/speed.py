@@ -11,10 +11,10 @@ import numpy as np
 import jaxprune as jp
 from jaxprune.model import Architecture
 from jaxprune.model.transformer import whole_forward
-from jaxprune.prune.cost import flops, unit_costs
-from jaxprune.prune.cut import cut_architecture, unit_counts
-from jaxprune.prune.run import round_masks
-from jaxprune.prune.search import keep_mask
+from jaxprune.pruning.allocation import keep_mask
+from jaxprune.pruning.cost import flops, unit_costs
+from jaxprune.pruning.cut import cut_architecture, unit_counts
+from jaxprune.pruning.run import round_masks
 from jaxprune.report.bench import full_batch
 
 from . import models

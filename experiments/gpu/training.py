@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 import jaxprune as jp
-from jaxprune.data.batches import pack
-from jaxprune.data.tokenizer import Encoded
 from jaxprune.finetuning.finetune import chooser
 from jaxprune.finetuning.lora import adapters_of, patterns_of, plan_of
-from jaxprune.finetuning.memory import training_bytes
 from jaxprune.finetuning.step import everything, select
 from jaxprune.finetuning.train import train
+from jaxprune.finetuning.training_bytes import training_bytes
+from jaxprune.tokens.packing import pack
+from jaxprune.tokens.tokenizer import Encoded
 
 from . import models
 from .book import Book

@@ -11,16 +11,16 @@ from typing import Any
 
 import jax
 
-from jaxprune.devices import Devices
-from jaxprune.programs import Programs
-from jaxprune.prune.run import Run
+from jaxprune.pruning.run import Run
+from jaxprune.runtime.devices import Devices
+from jaxprune.runtime.programs import Programs
 
 # What runs on the host's own cores, where `kprune` and its parts look it up.
 HOST_SOLVES = (
-    ("jaxprune.prune.kprune", "surgeon_inputs"),
-    ("jaxprune.prune.kprune", "eliminate_heads"),
-    ("jaxprune.prune.follow", "fit_inputs"),
-    ("jaxprune.prune.follow", "fit_outputs"),
+    ("jaxprune.pruning.methods.kprune", "surgeon_inputs"),
+    ("jaxprune.pruning.methods.kprune", "eliminate_heads"),
+    ("jaxprune.pruning.refit", "fit_inputs"),
+    ("jaxprune.pruning.refit", "fit_outputs"),
 )
 TRANSFERS = ("read", "fetch", "everywhere", "rows", "keep")  # methods of Devices
 CACHE = MappingProxyType(
@@ -159,5 +159,5 @@ def scoring_in_bfloat16() -> Iterator[None]:
 
         return call
 
-    with replaced(module("jaxprune.prune.kprune"), "measure", halved):
+    with replaced(module("jaxprune.pruning.methods.kprune"), "measure", halved):
         yield

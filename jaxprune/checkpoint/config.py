@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import Architecture, LayerSizes
-from .families import ACTIVATIONS, FAMILIES, Family
+from .families import ACTIVATION_NAMES, FAMILIES, Family
 from .generation import end_ids
 from .known_settings import check_settings
 from .labels import Problem, default_labels, labels_of, problem_of
@@ -30,14 +30,14 @@ _CLASSES: Mapping[str, HeadKind | Literal["other"]] = {
 }
 
 
-class Task(NamedTuple):
+class HeadChoice(NamedTuple):
     """What the last layer is for."""
 
     head: HeadKind
     labels: tuple[str, ...] = ()
     problem: Problem = "single_label"
 
-    def keeps_weights_of(self, other: "Task") -> bool:
+    def keeps_weights_of(self, other: "HeadChoice") -> bool:
         """True where a head for `other` has the weights that this one needs; the labels' names may differ."""
         return self.head == other.head and len(self.labels) == len(other.labels)
 
@@ -86,7 +86,7 @@ def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unk
     return kind if kind == "none" or kind == "unknown" or kind in family.heads else "other"
 
 
-def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task | None:
+def declared_head(family: Family, config: Mapping[str, Any], where: str) -> HeadChoice | None:
     """The task that `config` says the file's head is for; None where the head is of a kind that we do not have."""
     name = class_of(config, where)
     if name is None:
@@ -98,13 +98,13 @@ def declared_task(family: Family, config: Mapping[str, Any], where: str) -> Task
         return None
     if kind == "classification":
         labels = labels_of(config, where)
-        return Task(kind, labels, problem_of(config, labels, where))
-    return Task(kind)
+        return HeadChoice(kind, labels, problem_of(config, labels, where))
+    return HeadChoice(kind)
 
 
-def choose_task(
-    declared: Task | None, head: str | None, labels: Sequence[str] | int | None, problem: str | None, where: str
-) -> Task:
+def choose_head(
+    declared: HeadChoice | None, head: str | None, labels: Sequence[str] | int | None, problem: str | None, where: str
+) -> HeadChoice:
     """The task that the caller asks for; what was not asked for stays as declared.
 
     Raises `SettingsError` for a request that has no meaning, `CheckpointError` where nothing says what the head is.
@@ -113,11 +113,11 @@ def choose_task(
     if declared is None and head is None and labels is None:
         raise unknown_head(where)
     if head is None:
-        head = "classification" if labels is not None else cast(Task, declared).head
+        head = "classification" if labels is not None else cast(HeadChoice, declared).head
     if head != "classification":
         if labels is not None or problem is not None:
             raise SettingsError(f"labels and problem are for a classification head, but head is {head!r}.")
-        return Task(cast(HeadKind, head))
+        return HeadChoice(cast(HeadKind, head))
     old = declared if declared is not None and declared.head == "classification" else None
     if labels is None:
         names = old.labels if old else default_labels(2)
@@ -127,10 +127,10 @@ def choose_task(
         names = tuple(labels)
     if problem is None:
         same = old is not None and len(old.labels) == len(names)
-        problem = cast(Task, old).problem if same else ("regression" if len(names) == 1 else "single_label")
+        problem = cast(HeadChoice, old).problem if same else ("regression" if len(names) == 1 else "single_label")
     if problem == "regression" and len(names) != 1:
         raise SettingsError(f"a regression has one label, got {len(names)}.")
-    return Task("classification", names, cast(Problem, problem))
+    return HeadChoice("classification", names, cast(Problem, problem))
 
 
 def unknown_head(where: str) -> UnknownHeadError:
@@ -160,7 +160,7 @@ def _check_request(head: str | None, labels: Sequence[str] | int | None, problem
         raise SettingsError(f"labels is {labels!r}, which names a class twice; every class needs its own name.")
 
 
-def architecture_from(family: Family, config: Mapping[str, Any], task: Task, where: str) -> Architecture:
+def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> Architecture:
     """The architecture that `config` describes, with the head that `task` needs."""
     check_settings(family, config, where)
 
@@ -200,8 +200,9 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
         raise CheckpointError(f"{where}: {groups} key-value groups do not divide {heads} heads.")
     width = hidden // heads if width is None else width
     activation = value("activation", str, 0)
-    if activation not in ACTIVATIONS:
-        raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {', '.join(ACTIVATIONS)}.")
+    if activation not in ACTIVATION_NAMES:
+        known = ", ".join(ACTIVATION_NAMES)
+        raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {known}.")
     rows, pad = value("positions", int, 1), value("pad_id", int, 0) or 0
     by_id = family.switches.get("positions_count") == "tokens"  # then the table's rows include those before position 0
     if by_id and rows <= pad + 1:
@@ -221,7 +222,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
         "max_positions": rows - pad - 1 if by_id else rows,
         "position_offset": pad + 1 if by_id else 0,
         "pad_id": pad,
-        "activation": ACTIVATIONS[activation],
+        "activation": ACTIVATION_NAMES[activation],
         **{name: number for name, number in optional.items() if number is not None},
         **family.switches,
     }
@@ -244,13 +245,13 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: Task, whe
     return Architecture(**fields, **head_fields(family, task))
 
 
-def head_fields(family: Family, task: Task) -> dict[str, Any]:
+def head_fields(family: Family, task: HeadChoice) -> dict[str, Any]:
     """The fields of `Architecture` that a task sets."""
     head = family.heads.get(task.head)
     pooler = head.activation if head else "none"
     return {"pooler": pooler, "head": task.head, "labels": task.labels, "problem": task.problem}
 
 
-def described(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
+def as_config(family: Family, config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture of the model that `config` describes, with the head it says; without one where we have none."""
-    return architecture_from(family, config, declared_task(family, config, where) or Task("none"), where)
+    return architecture_from(family, config, declared_head(family, config, where) or HeadChoice("none"), where)

@@ -376,7 +376,7 @@ _ROWS += (
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
 
-ACTIVATIONS: Mapping[str, str] = MappingProxyType(
+ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "gelu": "gelu",
         "gelu_python": "gelu",

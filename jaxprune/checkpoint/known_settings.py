@@ -56,7 +56,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def as_read(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+def settings_as_read(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with its model_type, and every size under the one key that the family's row has.
 
     An alias wins over that key, as in transformers.

@@ -14,11 +14,11 @@ from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model, Provenance
 from .config import (
-    Task,
+    HeadChoice,
     architecture_from,
-    choose_task,
+    choose_head,
     class_of,
-    declared_task,
+    declared_head,
     family_of,
     head_fields,
     kind_of_class,
@@ -28,7 +28,7 @@ from .families import FAMILIES, Family
 from .files import inside, read_json
 from .generation import ends_in
 from .hub import locate
-from .known_settings import as_read, check_settings, without
+from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
 from .read import Stored
@@ -80,11 +80,11 @@ def load(
     config = _config(folder)
     config, ignored = without(config, ignore_config_keys, where)
     family = family_of(config, where)
-    config = as_read(family, config)
+    config = settings_as_read(family, config)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
-    declared = _task_of_head(family, config, tensors, where, head) or declared_task(family, config, where)
-    task = choose_task(declared, head, labels, problem, where)
+    declared = _task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
+    task = choose_head(declared, head, labels, problem, where)
     ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
@@ -146,7 +146,7 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
 
 def _task_of_head(
     family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str, asked: str | None
-) -> Task | None:
+) -> HeadChoice | None:
     """The task of a head that the files hold and config.json does not name: its class is missing or a bare encoder.
 
     Of the head that was `asked` for, also where its class is another one, unless that one's tensors are named alike.
@@ -164,7 +164,7 @@ def _task_of_head(
         read = bare if asked is None else wanted == asked and kind not in ("other", wanted)
         if read and stored is not None and stored.shape:
             counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
-            return declared_task(family, {**config, **counted, "architectures": [family.classes + ending]}, where)
+            return declared_head(family, {**config, **counted, "architectures": [family.classes + ending]}, where)
     return None
 
 
@@ -173,8 +173,8 @@ def _names_to_read(
     config: Mapping[str, Any],
     architecture: Architecture,
     tensors: Mapping[str, Stored],
-    task: Task,
-    declared: Task | None,
+    task: HeadChoice,
+    declared: HeadChoice | None,
 ) -> dict[str, str]:
     """Our parameters that come from the files -> their tensors. The others, a head for another task, will be drawn.
 
@@ -245,9 +245,9 @@ def _with_task(
 ) -> Model:
     """`model` with the head that the caller asks for: its own where that fits, else a new one."""
     a = model.architecture
-    old = Task(a.head, a.labels, a.problem)
+    old = HeadChoice(a.head, a.labels, a.problem)
     where = str(model.provenance.source)
-    task = choose_task(old, head, labels, problem, where)
+    task = choose_head(old, head, labels, problem, where)
     if task == old:
         return model
     if a.family not in FAMILIES:

@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from .. import __version__
 from ..errors import CheckpointError, NumericalError, SettingsError
+from ..jsonio import plain
 from ..model.architecture import Architecture, LayerSizes, parameter_shapes
 from ..model.model import Model, Params, Provenance
-from ..plain import plain
 from .files import inside, listed, one_line, read_json, shards
 from .read import FLOATS
 
@@ -186,8 +187,6 @@ def check_saved_type(dtype: str) -> None:
 
 def _read_params(folder: Path, architecture: Architecture, dtype: str, host: bool) -> tuple[Params, dict[str, str]]:
     """The parameters, and their types in the files. Shapes are checked from the headers, before any number is read."""
-    from safetensors import SafetensorError, safe_open
-
     owner: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, str] = {}

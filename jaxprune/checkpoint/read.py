@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from .files import NAMED, inside, one_line, sha256, shards
@@ -107,8 +108,6 @@ def _read_file(path: Path) -> Iterator[tuple[str, Stored]]:
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
         file = safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:

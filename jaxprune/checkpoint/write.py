@@ -16,6 +16,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
@@ -171,9 +173,6 @@ def write_tensors(
     Their numbers are read one file at a time. Raises `NumericalError` for NaN and Inf, and for numbers too large for
     their type.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     sizes = {name: jnp.dtype(stored.dtype).itemsize * math.prod(stored.shape) for name, stored in tensors.items()}
     shards = _shards(sizes, shard_bytes)
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]

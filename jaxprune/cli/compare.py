@@ -4,9 +4,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from ..checkpoint import check_writable
 from ..errors import OutputError
+from ..jsonio import write_csv, write_json
 from ..report.compare import Comparison, compare
-from ..report.files import write_csv, write_json
 from ..report.methods import COMPARED, Method, method
 from ..report.plots import comparison_plot
 from ..report.progress import progress
@@ -69,8 +70,6 @@ def named_methods(names: list[str]) -> dict[str, Method]:
 
 def check_files(folder: Path, overwrite: bool) -> None:
     """Raises `OutputError` where a file of ours is there already, or where the folder is none or cannot be written."""
-    from ..checkpoint import check_writable
-
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another --out.")
     there = [name for name in FILES if (folder / name).exists()]

@@ -4,8 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .. import tasks
+from ..assets import demo_data_path, demo_model_path
+from ..checkpoint import load
 from ..model import Model
-from ..prune.budget import Budget
+from ..pruning.budget import Budget
 from ..report.bench import SHAPES, bench
 from ..report.compare import Result, compare
 from ..report.methods import COMPARED
@@ -26,10 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..assets import demo_data_path, demo_model_path
-    from ..checkpoint import load
-    from ..data import tasks
-
     model = load(str(demo_model_path()))
     task = tasks.load("text-classification", str(demo_data_path()))
     kept: dict[str, Model] = {}

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..evaluation.evaluate import evaluate
 from ..report.progress import progress
 from ..report.tables import facts_table, si
 from . import flags
@@ -19,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..data.evaluate import evaluate
-
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)

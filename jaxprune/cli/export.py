@@ -2,7 +2,9 @@
 
 import argparse
 
+from ..checkpoint import check_output
 from ..checkpoint.manifest import SAVED
+from ..exports.huggingface import export
 from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
@@ -22,9 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output
-    from ..checkpoint.export import export
-
     check_output(arguments.out, arguments.overwrite)
     model = flags.load(arguments)
     written = export(

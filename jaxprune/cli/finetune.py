@@ -9,16 +9,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, SettingsError
+from ..checkpoint import check_output, save
+from ..checkpoint.load import NEW_WEIGHTS
+from ..checkpoint.manifest import MANIFEST
+from ..errors import OutputError, SettingsError, UnknownHeadError
+from ..evaluation.label_map import HeadMismatch, match_labels
+from ..finetuning.finetune import finetune
 from ..finetuning.lora import Lora
-from ..finetuning.prune_lora import PruneLora
+from ..finetuning.prune_lora import PruneLora, prune_lora
+from ..finetuning.run_store import Store, has_state
 from ..finetuning.settings import Train
+from ..pruning.cost import whole_parameters
+from ..report.heat_map import heat_map
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
 from . import flags
 from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
-METHODS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
+WAYS: dict[str, type | None] = {"full": None, "lora": Lora, "prune-lora": PruneLora}
 SETTINGS = {"training": Train, "lora": Lora, "prune-lora": PruneLora}
 NOT_OURS = frozenset({"result_dtype"})  # --save-dtype says it
 
@@ -26,7 +34,7 @@ NOT_OURS = frozenset({"result_dtype"})  # --save-dtype says it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser)
-    parser.add_argument("--method", default="full", choices=tuple(METHODS), help="what trains (full: every weight)")
+    parser.add_argument("--method", default="full", choices=tuple(WAYS), help="what trains (full: every weight)")
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method: prune-lora has published")
     parser.add_argument(
         "--trainable", nargs="+", metavar="PATTERN", help="full: train only these leaves, such as layers/0/* head/*"
@@ -46,15 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import save
-    from ..finetuning.finetune import finetune
-    from ..finetuning.prune_lora import prune_lora
-    from ..finetuning.state import has_state
-    from ..report.heat_map import heat_map
-
     training, method = _settings(arguments)
     out = arguments.out
-    work = run_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
+    work = training_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
     task = flags.task(arguments)
     task.split("train")
     model = load_for(task, arguments)
@@ -78,16 +80,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return _outcome(arguments, model, tuned)
 
 
-def run_folder(out: Path, resume: bool, overwrite: bool, others: dict[str, Path | None]) -> Path:
+def training_folder(out: Path, resume: bool, overwrite: bool, others: dict[str, Path | None]) -> Path:
     """Where a run keeps its log and states until the model is saved in `out`.
 
     Raises `OutputError` where `out` is refused, where another run's state is there and none is to go on, and where a
     folder of `others`, by their flags, lies in one of these two or holds it.
     """
-    from ..checkpoint import check_output
-    from ..checkpoint.manifest import MANIFEST
-    from ..finetuning.state import has_state
-
     work = out.parent / f"{out.name}.run"
     if resume and not overwrite and not has_state(work) and (out / MANIFEST).is_file():
         raise OutputError(f"{out} is complete: no run is left to go on with; choose another folder, or --overwrite.")
@@ -117,7 +115,7 @@ def hint(work: Path, holds: Callable[[Path], bool]) -> Iterator[None]:
 def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
     """Training's settings and the method's, as the flags say. Raises `SettingsError` for a flag of another method."""
     given = flags.settings(arguments, SETTINGS.values())
-    cls = METHODS[arguments.method]
+    cls = WAYS[arguments.method]
     names = [{field.name for field in dataclasses.fields(kind)} for kind in (Train, cls) if kind is not None]
     for name in given:
         if not any(name in group for group in names):
@@ -139,10 +137,6 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
 
 def load_for(task: Any, arguments: argparse.Namespace) -> Any:
     """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with the command's seed."""
-    from ..checkpoint.load import NEW_WEIGHTS
-    from ..data.fit import HeadMismatch, fit
-    from ..errors import UnknownHeadError
-
     wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
     if task.kind == "question_answering":
         wanted = {"head": "question_answering"}
@@ -152,7 +146,7 @@ def load_for(task: Any, arguments: argparse.Namespace) -> Any:
     except UnknownHeadError:
         return flags.load(arguments, seed=seed, **wanted)
     try:
-        fit(model.architecture, task)
+        match_labels(model.architecture, task)
     except HeadMismatch:
         fresh = flags.load(arguments, seed=seed, **wanted)
         before = model.provenance.warnings
@@ -166,8 +160,6 @@ def load_for(task: Any, arguments: argparse.Namespace) -> Any:
 
 
 def remove(work: Path) -> None:
-    from ..finetuning.state import Store
-
     Store(work, resume=True).remove()
 
 
@@ -216,6 +208,4 @@ def told_batches(training: dict[str, Any]) -> str:
 
 
 def _count(model: Any) -> int:
-    from ..prune.cost import whole_parameters
-
     return whole_parameters(model.architecture)

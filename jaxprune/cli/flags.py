@@ -8,13 +8,18 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
+from .. import tasks
+from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
 from ..errors import CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..model import Model
-from ..prune.budget import Budget
+from ..pruning.budget import Budget
+from ..tasks.calibration import Calibration, overlap
+from ..tasks.example import length_fields
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
 OWN = frozenset({"seed"})
@@ -54,8 +59,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace, source: str | None = None, **options: Any) -> Model:
     """The model that the flags of `add_model` name, or the one in `source`; `options` are those of `jaxprune.load`."""
-    from ..checkpoint import load as read
-
     options = {"ignore_config_keys": arguments.ignore_config_key} | options
     if source is None:
         options = {"revision": arguments.revision} | options
@@ -111,8 +114,6 @@ def placement(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def make_mesh(text: str) -> Any:
     """A mesh from "data=4" or "data=2,model=2". Raises `SettingsError` for other texts and too few devices."""
-    import jax
-
     sizes = {name: number for name, _, number in (part.partition("=") for part in text.split(","))}
     if (
         "data" not in sizes
@@ -151,8 +152,6 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def task(arguments: argparse.Namespace) -> Any:
     """The task that the flags name; None where they name none. Raises `DataError`, also for flags that need one."""
-    from ..data import tasks
-
     if arguments.task is None:
         for name in ("data", "windows", "limit"):
             if getattr(arguments, name, None) is not None:
@@ -195,8 +194,6 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     seed = int(arguments.seed if seed is None else seed)
     if file is None or running:
         return task.calibration(count, seed=seed)
-    from ..data.task import Calibration, overlap
-
     found = Calibration.of_file(file, count, seed)
     return dataclasses.replace(
         found,
@@ -211,8 +208,6 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
 
     Raises `DataError`.
     """
-    from ..data.task import Calibration, length_fields
-
     running = architecture.head == "causal_lm"
     count, file = samples(arguments, running), arguments.calibration_texts
     if running:

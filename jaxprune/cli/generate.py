@@ -4,11 +4,14 @@ import argparse
 from pathlib import Path
 
 from ..errors import DataError
+from ..evaluation.generate import generate
 from ..report.tables import facts_table
+from ..runtime.decode import Sampling
+from ..tasks.jsonl import read_texts
 from . import flags
 from .outcome import Outcome
 
-SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch")
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..data.generate import generate
-    from ..data.rows import read_texts
-    from ..model.generate import Sampling
-
     prompts = [*arguments.prompt, *(read_texts(Path(arguments.prompts), paired=False)[0] if arguments.prompts else [])]
     if not prompts:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
-    settings = {name: getattr(arguments, name) for name in SETTINGS}
-    Sampling(**{name: settings[name] for name in SETTINGS[:4]})  # in range before the model is read
+    settings = {name: getattr(arguments, name) for name in SAMPLING}
+    Sampling(**{name: settings[name] for name in SAMPLING[:4]})  # in range before the model is read
     model = flags.load(arguments)
     ends = [*(arguments.end_token or []), *(arguments.end_id or [])] or None
     found = generate(model, prompts, dtype=arguments.dtype, end_ids=ends, **settings)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..checkpoint.config import as_config, family_of
 from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
 from ..model import Architecture
-from ..prune.cost import flops, parameters, whole_flops, whole_parameters
+from ..pruning.cost import flops, parameters, whole_flops, whole_parameters
 from ..report.tables import facts_table, layers_table, percent, si
 from . import flags
 from .outcome import Outcome
@@ -71,18 +72,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "removed": ", ".join(f"{percent(value)} of {name}" for name, value in shares.items()) or None,
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }
-    before = dense(record)
+    before = dense_architecture(record)
     changed = before is not None and before.layers != architecture.layers
     return Outcome(
         data, (facts_table(arguments.model, facts), layers_table(architecture, length, before if changed else None))
     )
 
 
-def dense(record: Mapping[str, Any]) -> Architecture | None:
+def dense_architecture(record: Mapping[str, Any]) -> Architecture | None:
     """The model that was pruned, as its own configuration in the record describes it; None without one."""
-    from ..checkpoint.config import described, family_of
-
     config, where = record.get("source_config"), "source_config"
     with suppress(CheckpointError):  # written by another version: the folder's own numbers are still worth showing
-        return None if config is None else described(family_of(config, where), config, where)
+        return None if config is None else as_config(family_of(config, where), config, where)
     return None

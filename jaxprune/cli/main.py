@@ -10,10 +10,11 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from ..errors import JaxpruneError
-from ..report.files import dumps
+from ..jsonio import dumps
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
 
@@ -129,8 +130,6 @@ def _stdout_kept_clean(active: bool) -> Iterator[None]:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version("jaxprune")
     except PackageNotFoundError:

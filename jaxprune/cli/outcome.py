@@ -5,9 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checkpoint.dtypes import as_saved, saved_types
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
+from ..evaluation.evaluate import evaluate
+from ..finetuning.finetune import set_aside
 from ..report.tables import si
 
 
@@ -30,10 +33,6 @@ def scored_as_saved(model: Any, task: Any, training: Any, dtype: str | None) -> 
 
     The epochs' scores are of the weights that trained, in float32.
     """
-    from ..checkpoint.dtypes import as_saved, saved_types
-    from ..data.evaluate import evaluate
-    from ..finetuning.finetune import set_aside
-
     rounded, record = as_saved(model, dtype), model.provenance.record["training"]
     if rounded is model:
         return model

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import check_output, save
+from ..checkpoint.dtypes import as_saved
+from ..checkpoint.manifest import MANIFEST
 from ..errors import DataError, OutputError, SettingsError
+from ..evaluation.evaluate import evaluate
 from ..model import Model
-from ..prune.budget import Budget
-from ..prune.run import OnStep
+from ..pruning.budget import Budget
+from ..pruning.measured import Measured, has_measured
 from ..report.methods import METHODS, Method, method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
+from ..runtime.events import OnStep
 from . import flags
 from .finetune import hint
 from .outcome import Outcome, on_disk, told_on_disk
@@ -50,12 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..checkpoint import check_output, save
-    from ..checkpoint.dtypes import as_saved
-    from ..checkpoint.manifest import MANIFEST
-    from ..data.evaluate import evaluate
-    from ..prune.measured import Measured, has_measured
-
     if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
@@ -126,8 +125,6 @@ def run_folder(out: Path, resume: bool, chosen: Method) -> Path:
 
     Raises `OutputError` where another run's is there and none is to go on, `SettingsError` where the method keeps none.
     """
-    from ..prune.measured import has_measured
-
     work = out.parent / f"{out.name}.run"
     if resume and not chosen.measures_once:
         raise SettingsError(f"{chosen.name} has no measurement to go on from, as it is set; leave out --resume.")

@@ -5,18 +5,26 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from ..checkpoint import check_output, save
+from ..checkpoint.dtypes import saved_types
 from ..errors import SettingsError
+from ..finetuning.recap import run_recap
 from ..finetuning.recap.settings import Recap
+from ..finetuning.run_store import has_state
 from ..finetuning.settings import Train
+from ..report.heat_map import heat_map
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
+from ..runtime.placement import Placement
 from . import flags
-from .finetune import hint, load_for, remove, run_folder, told_batches
+from .finetune import hint, load_for, remove, told_batches, training_folder
 from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
-SETTINGS = {"recap": Recap, "training": Train}
+CLASSES = {"recap": Recap, "training": Train}
 # Of Train, what RECAP does not read; and the type that --save-dtype says.
-NOT_OURS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype"})
+NOT_FLAGS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,23 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
     )
-    flags.add_settings(parser, SETTINGS, without=NOT_OURS)
+    flags.add_settings(parser, CLASSES, without=NOT_FLAGS)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    import jax
-
-    from ..checkpoint import check_output, save
-    from ..checkpoint.dtypes import saved_types
-    from ..finetuning.recap import run_recap
-    from ..finetuning.state import has_state
-    from ..placement import Placement
-    from ..report.heat_map import heat_map
-
     settings, training = _settings(arguments)
     placement = Placement.of(arguments.host, arguments.device)
     out, replace_full = arguments.out, arguments.overwrite or arguments.resume  # a run that goes on may have saved it
-    work = run_folder(out, arguments.resume, arguments.overwrite, {"--full-out": arguments.full_out})
+    work = training_folder(out, arguments.resume, arguments.overwrite, {"--full-out": arguments.full_out})
     if arguments.full_out is not None:
         check_output(arguments.full_out, replace_full)
     task = flags.task(arguments)
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
-    given = flags.settings(arguments, SETTINGS.values())
+    given = flags.settings(arguments, CLASSES.values())
     of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
     presets = {"default": Recap()} | Recap.presets()
     if arguments.preset is not None and arguments.preset not in presets:

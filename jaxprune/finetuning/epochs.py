@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ..data.batches import STEP, batch_of, check_encoded, fill_rows, row_length
-from ..data.tokenizer import Encoded
 from ..model import Architecture, Batch
+from ..tokens.packing import STEP, batch_of, check_encoded, fill_rows, row_length
+from ..tokens.tokenizer import Encoded
 from .settings import Train
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
@@ -83,7 +83,7 @@ def text_counts(batches: Sequence[Batch]) -> np.ndarray:
     return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])
 
 
-def described(batches: Sequence[Batch]) -> dict[str, int | float]:
+def batch_shape(batches: Sequence[Batch]) -> dict[str, int | float]:
     """What a record says of an epoch's batches: their shape, how many they are, and the mean of their texts."""
     rows, length = batches[0].ids.shape
     return {"rows": rows, "length": length, "steps": len(batches), "texts": float(text_counts(batches).mean())}

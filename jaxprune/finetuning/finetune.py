@@ -1,6 +1,6 @@
 """Fine-tune a model, dense or pruned, on a task: all of it, some leaves, or low-rank adapters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -13,29 +13,31 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
-from ..data.batches import logits_difference
-from ..data.doubts import CUT, cut_questions, cut_texts
-from ..data.evaluate import evaluate
-from ..data.fit import fit
-from ..data.numbering import truth
-from ..data.task import Answers, Example, Task
-from ..data.tokenizer import Encoded, Tokenizer, Windows
 from ..errors import DataError, SettingsError
+from ..evaluation.evaluate import evaluate
+from ..evaluation.label_map import match_labels
+from ..evaluation.numbering import truth
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
-from .epochs import batch_doubts, batches_for, described
+from ..runtime.events import OnStep
+from ..tasks.example import Answers, Example
+from ..tasks.task import Task
+from ..tokens.cut_texts import CUT, cut_questions, cut_texts
+from ..tokens.packing import logits_difference
+from ..tokens.tokenizer import Encoded, Tokenizer, Windows
+from .epochs import batch_doubts, batch_shape, batches_for
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
-from .losses import as_read
+from .losses import as_taught
 from .masters import in_types, result_types
-from .memory import training_bytes
 from .peft import adapter_digest, check_adapter_output, check_apart, write_peft
+from .run_store import Store, check_resume
 from .settings import Train
-from .state import Store, check_resume
 from .step import Trainable, everything, path_of, select
 from .teacher import check_teacher, fitting
 from .train import Trained, digest_of, train
+from .training_bytes import training_bytes
 
-OVERLAP = 64  # tokens that windows of a long context share
+SHARED_TOKENS = 64  # tokens that windows of a long context share
 
 
 class Tuned(NamedTuple):
@@ -59,7 +61,7 @@ def finetune(
     out: str | Path | None = None,
     resume: bool = False,
     adapter_out: str | Path | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
     tokenizer: Any = None,
 ) -> Model:
     """A copy of `model`, dense or pruned, trained on the training texts of `task`.
@@ -111,7 +113,7 @@ def tune(
     teacher: Model | None = None,
     mesh: jax.sharding.Mesh | None = None,
     store: Store | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tuned:
     """What `finetune` does, with its parts handed back: for methods that extend it."""
     chosen = chooser(model, trainable)
@@ -151,7 +153,7 @@ def tune(
         "source": task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": described(first),
+        "batch": batch_shape(first),
         "trainable_parameters": count(parts),
         "parameters": count(model.params),
         "epochs": list(trained.epochs),
@@ -168,7 +170,7 @@ def tune(
     if trained.adapters is not None:
         notes["adapter"] = adapter_digest(trained.adapters)
         notes["merged_vs_unmerged"] = merged_versus_unmerged(
-            base, trained.adapters, result, as_read(first[0], model.architecture)
+            base, trained.adapters, result, as_taught(first[0], model.architecture)
         )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
@@ -270,7 +272,7 @@ def windows_by(task: Task, tokenizer: Tokenizer) -> Windows:
     """Windows of the training texts' contexts, each with its question."""
     examples = task.split("train")
     questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
-    return tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+    return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
 
 
 class Texts(NamedTuple):
@@ -286,7 +288,7 @@ def prepare(model: Model, task: Task) -> Texts:
 
     Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
-    found = fit(model.architecture, task)
+    found = match_labels(model.architecture, task)
     task = found.task
     examples = task.split("train")
     tokenizer = Tokenizer.of(model)

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from ..errors import NumericalError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..model.architecture import ATTENTION, FEED_FORWARD
-from ..programs import Programs
-from ..prune.cut import unit_counts
+from ..pruning.cut import unit_counts
+from ..runtime.programs import Programs
 from .losses import summed_loss, text_losses
 
 

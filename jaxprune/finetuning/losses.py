@@ -92,7 +92,7 @@ def stream_gap(
     return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
 
 
-def as_read(batch: Batch, architecture: Architecture) -> Batch:
+def as_taught(batch: Batch, architecture: Architecture) -> Batch:
     """The batch as a model reads it: to one with a single token type, or none, all tokens are of type 0."""
     return batch if architecture.token_types > 1 else batch._replace(types=jnp.zeros_like(batch.types))
 
@@ -128,13 +128,13 @@ def text_losses(
     """
     taps = teacher is not None and distillation.hidden > 0
     out = forward(
-        params, as_read(batch, architecture), architecture, sites._replace(taps=taps), dtype=dtype, remat=remat
+        params, as_taught(batch, architecture), architecture, sites._replace(taps=taps), dtype=dtype, remat=remat
     )
     assert out.logits is not None  # a whole forward pass ends with the head
     each = logits_losses(out.logits, batch, targets, architecture, smoothing)
     streams: Any = ()
     if teacher is not None:
-        theirs = forward(teacher[1], as_read(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
+        theirs = forward(teacher[1], as_taught(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
         guide, streams = theirs.logits, (*theirs.streams[2::2], theirs.hidden) if taps else ()
     if guide is None:
         return each
@@ -157,7 +157,9 @@ def text_count(batch: Batch) -> Float[Array, ""]:
     return jnp.maximum(jnp.sum((batch.index >= 0).astype(jnp.float32)), 1.0)
 
 
-def loss(params: Params, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0) -> Array:
+def mean_loss(
+    params: Params, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0
+) -> Array:
     """The mean loss over the texts of a batch, without noise."""
     each = text_losses(params, batch, targets, architecture, smoothing=smoothing)
     return summed_loss(each, batch) / text_count(batch)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import one_line
@@ -22,7 +24,7 @@ from ..model import Architecture, Model
 from .lora import Adapters, Plan, each_adapter, projection_shapes
 from .peft_config import CONFIG
 
-WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FOLDER = "base"  # within an adapter's: the cut model that it fits
 BASE = "base_model.model."  # what PEFT puts before the name of every module
 TASK_TYPES = {
@@ -40,7 +42,7 @@ def check_adapter_output(folder: str | Path, again: bool = False) -> None:
     `again`: the run is one that goes on, and may have written an adapter there before it was stopped.
     """
     folder = Path(folder)
-    ours = {CONFIG, WEIGHTS, BASE_FOLDER} if again else set()
+    ours = {CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER} if again else set()
     if folder.exists() and (not folder.is_dir() or any(path.name not in ours for path in folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another one for the adapter.")
     check_writable(folder.absolute().parent)
@@ -100,7 +102,7 @@ def write_peft(
     part = folder.absolute().with_name(f".{folder.name}.jaxprune-tmp-{secrets.token_hex(4)}")
     try:
         part.mkdir(parents=True)
-        _save(part / WEIGHTS, tensors)
+        _save(part / ADAPTER_WEIGHTS, tensors)
         (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for file in part.iterdir():
             with file.open("rb") as handle:
@@ -196,9 +198,6 @@ def _config(base: Model, sizes: dict[str, tuple[int, float]], saved: Sequence[st
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     for name, tensor in tensors.items():
         check_finite(name, tensor, "the adapter")
     try:

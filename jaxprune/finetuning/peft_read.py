@@ -8,6 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import inside, listed, one_line
@@ -19,7 +21,7 @@ from ..checkpoint.read import Stored
 from ..errors import CheckpointError
 from ..model import Model
 from .lora import Adapters, merged, place_of, projection_shapes
-from .peft import BASE, TASK_TYPES, WEIGHTS, adapter_digest, peft_tensors
+from .peft import ADAPTER_WEIGHTS, BASE, TASK_TYPES, adapter_digest, peft_tensors
 from .peft_config import CONFIG, read_config, size_of, targets
 
 PICKLED = "adapter_model.bin"  # what older versions wrote
@@ -105,15 +107,12 @@ def read_peft(folder: str | Path, base: Model) -> tuple[Model, Adapters]:
 
 def _load(folder: Path) -> dict[str, np.ndarray]:
     """The folder's tensors in float32, by the names of the file; nothing that is pickled is run."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not (folder / WEIGHTS).exists() and (folder / PICKLED).exists():
+    if not (folder / ADAPTER_WEIGHTS).exists() and (folder / PICKLED).exists():
         file, tensors = folder / PICKLED, read_bin(inside(folder, PICKLED))
     else:
-        file = folder / WEIGHTS
+        file = folder / ADAPTER_WEIGHTS
         try:
-            tensors = load_file(inside(folder, WEIGHTS))
+            tensors = load_file(inside(folder, ADAPTER_WEIGHTS))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} is missing or damaged ({one_line(error)}); copy it anew.") from error
     stray = [name for name in tensors if not name.startswith(BASE)]

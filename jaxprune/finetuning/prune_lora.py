@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data.batches import pack
-from ..data.task import Task
 from ..errors import SettingsError
 from ..model import Architecture, Model
-from ..prune.baselines import weight_norms
-from ..prune.cost import removed, whole_parameters
-from ..prune.cut import Mask, compose_kept, cut, kept_units, unit_counts
-from ..prune.run import check_finite, masked_versus_cut
+from ..pruning.cost import removed, whole_parameters
+from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
+from ..pruning.methods.magnitude import weight_norms
+from ..pruning.run import check_model, masked_versus_cut
+from ..runtime.events import OnStep
+from ..tasks.task import Task
+from ..tokens.packing import pack
 from .epochs import batches_for, first_steps
 from .finetune import chooser, encoded_by, prepare, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
@@ -35,8 +36,8 @@ from .lora import HALF_OF, Size, adapters_of, patterns_of, projection_shapes
 from .masters import in_types, result_types
 from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
+from .run_store import Store, check_resume
 from .settings import Train
-from .state import Store, check_resume
 from .teacher import check_teacher, fitting
 from .train import check_head, train
 
@@ -55,7 +56,7 @@ def prune_lora(
     out: str | Path | None = None,
     resume: bool = False,
     adapter_out: str | Path | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
     tokenizer: Any = None,
 ) -> Model:
     """A smaller model tuned for `task`: unimportant heads (and neurons) cut, adapters trained and merged.
@@ -78,7 +79,7 @@ def prune_lora(
     check_head(model.architecture)
     training.check_for(model.architecture)
     check_teacher(model.architecture, teacher, training)
-    check_finite(model)
+    check_model(model)
     _check_room(model.architecture, settings)
     chooser(model, settings.train)
     patterns = patterns_of(settings.lora, model.architecture)
@@ -97,7 +98,7 @@ def prune_lora(
     batches = pack(texts.encoded, model.architecture)
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
-        importance = measured(model, batches, texts.targets, settings, training.seed, progress)
+        importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress)
     check_importance(importance, model.architecture)
     heads, neurons = normalised(importance.heads), normalised(importance.neurons)
     phases["importance"] = time.perf_counter() - began
@@ -149,9 +150,7 @@ def prune_lora(
     )
 
 
-def warm_head(
-    model: Model, task: Task, settings: PruneLora, training: Train, on_step: Callable[[dict[str, Any]], None] | None
-) -> Model:
+def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on_step: OnStep | None) -> Model:
     """The model with its task head trained for `head_steps` steps: gradients through a random head say little."""
     steps = HEAD_STEPS if settings.head_steps is None else settings.head_steps
     texts = _some_texts(task, steps * training.batch_size, training.seed)
@@ -168,7 +167,7 @@ def warm_head(
     return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
 
-def measured(
+def measured_importance(
     model: Model,
     batches: Sequence[Any],
     targets: np.ndarray,

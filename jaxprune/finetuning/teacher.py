@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..data.fit import by_name, fit
-from ..data.task import Task
-from ..data.tokenizer import Encoded, Tokenizer
 from ..errors import CheckpointError, DataError, SettingsError
+from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
+from ..tasks.task import Task
+from ..tokens.tokenizer import Encoded, Tokenizer
 from .settings import Train
 
 
@@ -70,7 +70,7 @@ def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np
     if named is not None:
         return named.outputs, ()
     try:
-        ours, theirs = fit(student, task), fit(teacher, task)
+        ours, theirs = match_labels(student, task), match_labels(teacher, task)
     except DataError as error:
         raise SettingsError(f"{different_labels(teacher, student)}: {error}") from error
     order = np.full(len(student.labels), -1)

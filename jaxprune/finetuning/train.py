@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import check_effect
-from ..devices import auto_mesh
 from ..errors import DataError, NumericalError, SettingsError
+from ..jsonio import plain
 from ..model import Architecture, Batch, Model, Params
-from ..plain import plain
-from ..programs import Programs
+from ..runtime.devices import auto_mesh
+from ..runtime.events import OnStep
+from ..runtime.programs import Programs
 from .epochs import text_counts
 from .lora import Adapters
 from .masters import masters
+from .run_store import Saved, Store
 from .settings import SAVE_MINUTES, Train
-from .state import Saved, Store
 from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
 from .teacher import check_teacher, different_labels
 
@@ -52,7 +53,7 @@ def train(
     mesh: jax.sharding.Mesh | None = None,
     score: Callable[[Model, Adapters | None], dict[str, Any]] | None = None,
     store: Store | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
     scored: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
@@ -87,7 +88,7 @@ def train(
     saved = Saved(state, None, 0, ())
     if store is not None:
         saved = store.restore(
-            saved, fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
+            saved, training_fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
         )
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
     state, constants = place(
@@ -213,7 +214,7 @@ def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callabl
     return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)
 
 
-def fingerprint(
+def training_fingerprint(
     model: Model,
     settings: Train,
     variables: Any,

@@ -54,7 +54,7 @@ def next_token_losses(
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
-def text_losses(
+def whole_losses(
     params: Params, batch: Batch, *, architecture: Architecture, dtype: Any = jnp.float32
 ) -> Float[Array, "rows length"]:
     """`next_token_losses` of a whole forward pass, compiled."""

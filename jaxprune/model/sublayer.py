@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from .architecture import FEED_FORWARD, HALVES, Architecture
 from .dropout import Dropout, drop
 from .model import Batch, Params
+from .partial_rows import Split, split_dense, split_project
 from .product import product
-from .split import Split, split_dense, split_project
 
 INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}  # projections that read the residual stream
 OUTPUT = {"attention": "o", "feed_forward": "down"}  # the projection that writes to it

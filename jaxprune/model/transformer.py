@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from .architecture import HALVES, Architecture
 from .dropout import Dropout, drop, held_back
 from .model import Batch, Params
+from .partial_rows import look_up
 from .remat import recomputed
-from .split import look_up
 from .sublayer import Context, context_of, dense, norm, sublayer
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import DataError, SettingsError
 from ..model import Batch, Model
 from ..model.architecture import Architecture
-from ..model.generate import continue_rows
 from ..model.transformer import whole_forward
-from ..programs import Programs
-from ..prune.cost import flops
+from ..pruning.cost import flops
+from ..runtime.decode import continue_rows
+from ..runtime.programs import Programs
 
 SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
 

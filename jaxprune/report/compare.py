@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..evaluation.evaluate import evaluate
 from ..model import Model
-from ..prune.budget import Budget
+from ..pruning.budget import Budget
+from ..runtime.events import OnStep
 from .methods import Method
-
-Listener = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def compare(
     count: int = 512,
     seeds: Sequence[int] = (0,),
     limit: int | None = None,
-    on_step: Listener | None = None,
+    on_step: OnStep | None = None,
     on_model: Callable[[Result, Model], None] | None = None,
     calibrate: Callable[[int], Any] | None = None,
 ) -> Comparison:
@@ -72,8 +72,6 @@ def compare(
     gives the calibration texts for a seed: by default `count` training texts of the task. `on_model` is
     called with every result as it arrives and may keep the model; nothing else does.
     """
-    from ..data.evaluate import evaluate
-
     dense = evaluate(model, task, limit=limit, on_step=on_step)
     results, warnings = [], list(dense.warnings)
     for seed in seeds:

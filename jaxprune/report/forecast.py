@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..data.batches import Encoded, pack
-from ..data.task import Calibration
-from ..devices import Devices
 from ..model import Architecture, Batch, Model
-from ..programs import watched
-from ..prune.budget import Budget
-from ..prune.kept import KEEP_BYTES, Kept
+from ..pruning.budget import Budget
+from ..pruning.kept import KEEP_BYTES, KeptPasses
+from ..runtime.devices import Devices
+from ..runtime.programs import watched
+from ..tasks.calibration import Calibration
+from ..tokens.packing import Encoded, pack
 from .methods import Method
 
 
@@ -66,7 +66,9 @@ def forecast(model: Model, method: Method, budgets: Sequence[Budget], lengths: S
         share, features = _kept(model.architecture, batches)
         found = []
         for outputs in sorted({math.floor(share), math.ceil(share)}):  # none and all, where a part is kept
-            keep = [KEEP_BYTES if outputs else features * Kept.needed(model.architecture, batches[:n]) for n in (1, 2)]
+            keep = [
+                KEEP_BYTES if outputs else features * KeptPasses.needed(model.architecture, batches[:n]) for n in (1, 2)
+            ]
             probes = _probes(model, method, budgets, texts, keep, per_call)
             found.append((_seconds(probes, layers, count, per_call), probes))
         # The first of them compiled what both need.
@@ -153,7 +155,7 @@ def _beginning(model: Model, depth: int) -> Model:
 
 def _kept(architecture: Architecture, batches: Sequence[Batch]) -> tuple[float, bool]:
     """The share of dense outputs that a run keeps, and whether it keeps features."""
-    kept = Kept.within(KEEP_BYTES, architecture, batches, Devices())
+    kept = KeptPasses.within(KEEP_BYTES, architecture, batches, Devices())
     outputs = 4 * architecture.hidden * batches[0].ids.size
     whole = len(batches) * 2 * len(architecture.layers)
     return min(kept.bytes_left // outputs, whole) / whole, kept.features

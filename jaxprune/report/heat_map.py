@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, OutputError
+from ..jsonio import replace_file
 from ..model import Model
-from .files import replace_file
 
 
 def heat_map(model: Model, path: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SettingsError
 from ..model import Model
-from ..prune.budget import Budget
+from ..pruning.budget import Budget
 
 
 class Entry(NamedTuple):
@@ -21,12 +21,12 @@ class Entry(NamedTuple):
 
 METHODS: Mapping[str, Entry] = MappingProxyType(
     {
-        "kprune": Entry("jaxprune.prune.kprune", "kprune", "KPrune"),
-        "fisher": Entry("jaxprune.prune.baselines", "fisher", "Fisher"),
-        "magnitude": Entry("jaxprune.prune.baselines", "magnitude", "Magnitude"),
-        "flap": Entry("jaxprune.prune.flap", "flap", "Flap"),
-        "taylor": Entry("jaxprune.prune.taylor", "taylor", "Taylor"),
-        "random": Entry("jaxprune.prune.baselines", "random_prune", "Random"),
+        "kprune": Entry("jaxprune.pruning.methods.kprune", "kprune", "KPrune"),
+        "fisher": Entry("jaxprune.pruning.methods.fisher", "fisher", "Fisher"),
+        "magnitude": Entry("jaxprune.pruning.methods.magnitude", "magnitude", "Magnitude"),
+        "flap": Entry("jaxprune.pruning.methods.flap", "flap", "Flap"),
+        "taylor": Entry("jaxprune.pruning.methods.taylor", "taylor", "Taylor"),
+        "random": Entry("jaxprune.pruning.methods.random", "random_prune", "Random"),
     }
 )
 

@@ -4,19 +4,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.batches import batch_tokens
-from ..data.task import MAX_LENGTH
 from ..errors import BudgetError, DataError
-from ..memory import host_peak_bytes
 from ..model import Architecture, LayerSizes, Model
-from ..prune.budget import Budget
-from ..prune.cost import flops, parameters, total_cost, whole_flops, whole_parameters
-from ..prune.kept import KEEP_BYTES
-from ..prune.run import as_budgets
+from ..pruning.budget import Budget
+from ..pruning.cost import flops, parameters, total_cost, whole_flops, whole_parameters
+from ..pruning.kept import KEEP_BYTES
+from ..pruning.run import as_budgets
+from ..runtime.memory import host_peak_bytes
+from ..tasks.example import MAX_LENGTH
+from ..tokens.packing import batch_tokens
+from ..tokens.tokenizer import Tokenizer
+from ..tokens.windows import encoded_for, first_windows
 from .forecast import forecast
 from .methods import Method, method as method_of
 
-BYTES = 4  # of a float32
+FLOAT_BYTES = 4  # of a float32
 
 
 def plan(
@@ -63,7 +65,7 @@ def plan(
             "prunable_flops": flops(architecture, counted_at),
             "parameters": whole_parameters(architecture),
             "prunable_parameters": parameters(architecture),
-            "bytes": BYTES * whole_parameters(architecture),
+            "bytes": FLOAT_BYTES * whole_parameters(architecture),
         },
         "pruned": left[0] if alone else left,
         "tokens_per_second": tokens / found.dense_forward_seconds,
@@ -91,7 +93,7 @@ def _left(architecture: Architecture, budget: Budget, length: int) -> dict[str, 
         "prunable_flops": kept_flops,
         "parameters": kept + outside,
         "prunable_parameters": kept,
-        "bytes": BYTES * (kept + outside),
+        "bytes": FLOAT_BYTES * (kept + outside),
     }
 
 
@@ -107,16 +109,16 @@ def peak_bytes(architecture: Architecture, tokens: int, keep_bytes: int = KEEP_B
     features = max(max(pair) for pair in units)
     scores = max(size.heads for size in a.layers) * length  # per token: one row of every head's attention matrix
     parts = {
-        "parameters": BYTES * whole_parameters(a),
-        "statistics": BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
+        "parameters": FLOAT_BYTES * whole_parameters(a),
+        "statistics": FLOAT_BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
         # One batch on its way up leaves the stream and the input projections of every sublayer for the way back.
-        "batch": BYTES * batch_tokens() * sum(2 * a.hidden + _projected(a, size) for size in a.layers),
+        "batch": FLOAT_BYTES * batch_tokens() * sum(2 * a.hidden + _projected(a, size) for size in a.layers),
         # Two boundary activations a token, its weight in every sublayer's fit, its id, segment, position and type.
-        "streams": BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
-        "temporaries": BYTES * batch_tokens() * 3 * max(features, scores),
+        "streams": FLOAT_BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
+        "temporaries": FLOAT_BYTES * batch_tokens() * 3 * max(features, scores),
     }
-    held = BYTES * tokens * features if BYTES * tokens * features <= keep_bytes else 0
-    parts["kept"] = min(BYTES * tokens * a.hidden * 2 * len(a.layers), keep_bytes - held)
+    held = FLOAT_BYTES * tokens * features if FLOAT_BYTES * tokens * features <= keep_bytes else 0
+    parts["kept"] = min(FLOAT_BYTES * tokens * a.hidden * 2 * len(a.layers), keep_bytes - held)
     measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"] + parts["kept"]
     fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"] + parts["kept"] + held
     return {**parts, "measuring": measuring, "fitting": fitting, "total": max(measuring, fitting)}
@@ -136,9 +138,6 @@ def _lengths(model: Model, calibration: Any, length: int | None) -> tuple[list[i
             raise DataError(f"texts of {length} tokens do not fit the model's {a.max_positions} positions.")
         length = length or min(MAX_LENGTH, a.max_positions)
         return [length] * texts, [f"tokens: {length} a text; no texts were given."], []
-    from ..data.text import encoded_for, first_windows
-    from ..data.tokenizer import Tokenizer
-
     if calibration.windows is not None:  # their tokens are known, so that only as many need be there
         first_windows(Tokenizer.of(model), calibration, calibration.windows)
         return [calibration.max_length] * calibration.windows, [], list(calibration.warnings)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..jsonio import replace_file
 from .compare import Comparison
-from .files import replace_file
 
 # Colour-blind safe (Okabe & Ito), and different markers, so that it reads in grey as well.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))

@@ -1,12 +1,14 @@
 """Progress of a run on stderr: a bar on a terminal, nothing elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..runtime.events import OnStep
+
 
 @contextmanager
-def progress(title: str, quiet: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress(title: str, quiet: bool = False) -> Iterator[OnStep]:
     """A callback for `on_step` that draws one bar per phase; a phase that starts over (a second budget) reuses it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

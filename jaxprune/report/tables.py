@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from ..model.architecture import Architecture
-from ..prune.cost import flops
+from ..pruning.cost import flops
 from .compare import Comparison
 
 

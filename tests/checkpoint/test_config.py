@@ -3,9 +3,9 @@ import json
 import pytest
 
 from jaxprune.checkpoint import load, save
-from jaxprune.checkpoint.config import architecture_from, declared_task, family_of
+from jaxprune.checkpoint.config import architecture_from, declared_head, family_of
 from jaxprune.checkpoint.families import FAMILIES
-from jaxprune.checkpoint.known_settings import as_read
+from jaxprune.checkpoint.known_settings import settings_as_read
 from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
 from tests.helpers import tiny
 
@@ -60,13 +60,13 @@ def test_distilbert_has_other_keys_and_no_token_types():
     ],
 )
 def test_the_class_says_the_head(name, head):
-    task = declared_task(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here")
+    task = declared_head(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here")
     assert task is not None and task.head == head
 
 
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "RobertaForSequenceClassification", "Model"])
 def test_other_classes_say_nothing(name):
-    assert declared_task(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here") is None
+    assert declared_head(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here") is None
 
 
 def test_without_a_class_labels_say_the_head():
@@ -235,7 +235,7 @@ def test_keys_that_no_code_reads_and_switches_at_rest_pass(family):
 )
 def test_other_names_of_a_size_win(family, changes):
     """As transformers reads them (its attribute_map)."""
-    a = tiny.architecture(as_read(FAMILIES[family], tiny.config(family, **changes, num_hidden_layers=3)))
+    a = tiny.architecture(settings_as_read(FAMILIES[family], tiny.config(family, **changes, num_hidden_layers=3)))
     assert (a.hidden, a.head_width, len(a.layers)) == (24, 24 // changes.get("num_attention_heads", 3), 3)
 
 
@@ -364,7 +364,7 @@ def test_every_row_of_the_table_is_consistent():
         assert family.model_type == name
         assert set(family.heads) in ({"classification", "question_answering"}, {"causal_lm"})
         settings = json.loads(json.dumps(tiny.config(name)))
-        task = declared_task(family, settings, "here")
+        task = declared_head(family, settings, "here")
         assert task is not None
         assert architecture_from(family, settings, task, "here").family == name
         assert set(family.defaults) <= set(family.keys.values()) | {"head_dim", "attention_bias", "mlp_bias"}

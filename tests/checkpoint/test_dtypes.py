@@ -15,7 +15,7 @@ from jaxprune.checkpoint.dtypes import as_saved, saved_types
 from jaxprune.checkpoint.read import weight_bytes
 from jaxprune.errors import NumericalError
 from jaxprune.model import Model
-from jaxprune.prune.cut import with_output_biases
+from jaxprune.pruning.cut import with_output_biases
 from tests.helpers import tiny
 
 KINDS = {"float16": np.float16, "bfloat16": bfloat16, "float32": np.float32, "float64": np.float64}

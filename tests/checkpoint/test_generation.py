@@ -10,9 +10,9 @@ import pytest
 import jaxprune as jp
 from jaxprune.checkpoint.generation import unapplied
 from jaxprune.checkpoint.hub import locate
-from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import CheckpointError, SettingsError
-from jaxprune.programs import Programs
+from jaxprune.runtime.programs import Programs
+from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers.decoders import language_model
 
 FILE = "generation_config.json"

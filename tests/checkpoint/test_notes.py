@@ -9,8 +9,8 @@ from tokenizers import Tokenizer as Fast, models, pre_tokenizers
 
 import jaxprune as jp
 from jaxprune.checkpoint import load, save
-from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import CheckpointError
+from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import tiny
 
 PLAIN = '{"tokenizer_class": "PreTrainedTokenizerFast"}'  # the file as it is, not what BERT's class makes of it

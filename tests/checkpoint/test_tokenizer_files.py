@@ -10,9 +10,9 @@ import pytest
 import jaxprune as jp
 from jaxprune.checkpoint import tokenizer_files
 from jaxprune.checkpoint.tokenizer_files import read_tokenizer
-from jaxprune.data.task import Example
-from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import CheckpointError
+from jaxprune.tasks.example import Example
+from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import tiny
 from tests.helpers.tokenizers import write_bert, write_bpe, write_bpe_json, write_settings
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxprune.cli import flags
-from jaxprune.data.task import Example
 from jaxprune.errors import DataError
+from jaxprune.tasks.example import Example
 
 SCORED = (Example("  TEXT 3", None, 0),)
 TASK = SimpleNamespace(

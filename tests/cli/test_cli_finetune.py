@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxprune import tasks
 from jaxprune.checkpoint import load
 from jaxprune.cli.finetune import load_for
-from jaxprune.data import tasks
 from jaxprune.errors import DataError
 from tests.helpers import tiny
 

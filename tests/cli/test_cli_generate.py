@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jaxprune.cli.main import main
-from tests.prune.test_decoders import language_model
+from tests.pruning.test_decoders import language_model
 
 
 @pytest.fixture(scope="module")

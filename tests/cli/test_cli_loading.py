@@ -8,7 +8,7 @@ import pytest
 from jaxprune.cli import flags
 from jaxprune.cli.finetune import load_for
 from jaxprune.cli.main import COMMANDS, parser
-from jaxprune.report.files import dumps
+from jaxprune.jsonio import dumps
 from tests.cli.conftest import write_model
 
 

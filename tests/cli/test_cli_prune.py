@@ -83,7 +83,7 @@ def test_a_person_gets_tables_and_no_json(cli, inputs, tmp_path):
 
 
 def test_an_existing_folder_is_refused_before_the_work(cli, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxprune.data.tasks.load", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("jaxprune.tasks.load", lambda *_: pytest.fail("work began"))
     words = ("--remove", 0.5, "--out", tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     run = cli("prune", *task(inputs), *words)
@@ -113,7 +113,7 @@ def test_stdout_is_one_object_in_a_process_of_its_own(inputs, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_from_what_it_measured(cli, inputs, tmp_path, monkeypatch):
-    from jaxprune.prune.run import Run
+    from jaxprune.pruning.run import Run
 
     words = ("prune", *task(inputs), "--remove", 0.5, "--calibration-samples", 16, "--no-evaluate", "--out")
     expected = cli.json(*words, tmp_path / "plain").data

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxprune as jp
-from jaxprune.data import evaluate as scoring
+from jaxprune.evaluation import evaluate as scoring
 
 PRUNE = ("prune", "--remove", 0.5, "--calibration-samples", 32)
 FINETUNE = ("finetune", "--epochs", 1, "--batch-size", 32, "--dropout", 0.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxprune.data.task import Calibration
 from jaxprune.errors import DataError
+from jaxprune.tasks.calibration import Calibration
 from tests.helpers.decoders import language_model
 
 TEXTS = [

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from jaxprune.data.batches import unpack
-from jaxprune.data.tokenizer import Encoded
 from jaxprune.finetuning.epochs import (
     batch_doubts,
+    batch_shape,
     batches_for,
-    described,
     first_steps,
     first_texts,
     shuffled,
@@ -17,6 +15,8 @@ from jaxprune.finetuning.epochs import (
 )
 from jaxprune.finetuning.settings import Train
 from jaxprune.model import Architecture, LayerSizes
+from jaxprune.tokens.packing import unpack
+from jaxprune.tokens.tokenizer import Encoded
 
 ARCHITECTURE = Architecture(
     family="bert", vocab=500, hidden=8, head_width=4, max_positions=32, token_types=2,
@@ -85,7 +85,7 @@ def test_accumulation_fills_rows_up_and_leaves_the_texts_of_a_step_alone(encoded
     texts = lambda batch: set(batch.index[batch.index >= 0].tolist())  # noqa: E731
     for plain, filled in zip(one, eight, strict=True):
         assert texts(plain) == texts(filled) and len(filled.index) == 8
-    assert described(eight) == {"rows": 8, "length": eight[0].ids.shape[1], "steps": 13, "texts": 100 / 13}
+    assert batch_shape(eight) == {"rows": 8, "length": eight[0].ids.shape[1], "steps": 13, "texts": 100 / 13}
     assert batch_doubts(one, parts[0]) == ()
     rows = int(np.sum(np.any(eight[0].index >= 0, axis=1)))
     said = (

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 import jaxprune as jp
-from jaxprune.data.batches import pack
 from jaxprune.errors import NumericalError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.importance import check_importance, gate_importance, gate_sums, least, normalised
-from jaxprune.finetuning.losses import loss
+from jaxprune.finetuning.losses import mean_loss
 from jaxprune.model import Sites, forward
+from jaxprune.tokens.packing import pack
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_packed_texts_keep_their_own_gradients(model, few):
 
         return jax.grad(one)([(jnp.ones(3), jnp.ones(10))] * 2)
 
-    from jaxprune.data.tokenizer import Encoded
+    from jaxprune.tokens.tokenizer import Encoded
 
     for number in range(9):
         alone = Encoded(few.encoded.ids[number : number + 1], few.encoded.types[number : number + 1])
@@ -62,7 +62,7 @@ def test_no_weight_gradient_is_computed_or_stored(model, few):
     params["embed"]["token"] = jax.ShapeDtypeStruct((50_000, 12), jnp.float32)
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
     gates = gate_sums.lower(params, *wide, architecture=big, neurons=True).compile().memory_analysis()
-    full = jax.jit(jax.grad(loss), static_argnums=3).lower(params, *wide, big).compile().memory_analysis()
+    full = jax.jit(jax.grad(mean_loss), static_argnums=3).lower(params, *wide, big).compile().memory_analysis()
     assert gates is not None and full is not None
     assert full.output_size_in_bytes >= weights
     assert gates.output_size_in_bytes < 4 * 2 * (3 + 10) + 200

@@ -20,7 +20,7 @@ from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputEr
 from jaxprune.finetuning.epochs import batches_for
 from jaxprune.finetuning.finetune import prepare, tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
-from jaxprune.finetuning.state import LOG, STATES, SUMS, Store
+from jaxprune.finetuning.run_store import LOG, STATES, SUMS, Store
 from jaxprune.finetuning.step import path_of
 from jaxprune.finetuning.train import train
 from jaxprune.model import Dropout, Sites, forward

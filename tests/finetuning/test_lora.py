@@ -16,7 +16,7 @@ from jaxprune.finetuning.peft import write_peft
 from jaxprune.finetuning.peft_read import read_peft
 from jaxprune.model import Sites, forward
 from jaxprune.model.padded import plain_batch
-from jaxprune.prune.cut import cut
+from jaxprune.pruning.cut import cut
 from tests.helpers import tiny
 
 EVERY = ("q", "k", "v", "o", "up", "down")

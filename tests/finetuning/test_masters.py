@@ -13,14 +13,14 @@ import jaxprune as jp
 from jaxprune.errors import SettingsError
 from jaxprune.finetuning.lora import Lora, adapters_of, plan_of
 from jaxprune.finetuning.masters import in_types, result_types
-from jaxprune.finetuning.memory import compiled_step, training_bytes
 from jaxprune.finetuning.recap import run_recap
-from jaxprune.finetuning.recap.memory import phase_bytes
-from jaxprune.finetuning.recap.run import beginning
+from jaxprune.finetuning.recap.phase_bytes import phase_bytes
+from jaxprune.finetuning.recap.run import first_state
 from jaxprune.finetuning.step import select
-from jaxprune.memory import temp_bytes
+from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
-from jaxprune.model.split import Split
+from jaxprune.model.partial_rows import Split
+from jaxprune.runtime.memory import temp_bytes
 
 # Most weights lie between 0.1 and 1, where bfloat16's half step is 2e-4 to 2e-3: no step of this run reaches it.
 TRAINING = jp.Train(epochs=1, batch_size=16, learning_rate=1e-4, seed=5)
@@ -75,7 +75,7 @@ def test_what_trains_beside_adapters_has_masters_too(coarse, task):
 
 
 def test_recap_trains_masters_and_scores_what_it_hands_back(coarse, task):
-    start = beginning(coarse, ROUNDS)
+    start = first_state(coarse, ROUNDS)
     assert (types(start.params["head"]), types(start.params["embed"])) == ({"float32"}, {"bfloat16"})
     found = run_recap(coarse, task, ROUNDS, replace(EXACT, epochs=None))
     assert types(found.full.params) == types(found.model.params) == {"float32"}
@@ -127,7 +127,7 @@ def test_predicted_bytes_follow_the_types():
 def test_recaps_predictions_follow_the_types_too(coarse):
     """What never trains keeps its bytes; a model that is scored in bfloat16 is held so, beside wide copies of it."""
     a = coarse.architecture
-    kept, results = (result_types(tree, None) for tree in (beginning(coarse, ROUNDS).params, coarse.params))
+    kept, results = (result_types(tree, None) for tree in (first_state(coarse, ROUNDS).params, coarse.params))
     plain = phase_bytes(a, a, ROUNDS, TRAINING, 4, 8)
     found = phase_bytes(a, a, ROUNDS, TRAINING, 4, 8, types=kept, results=results)
     pairs = zip(jax.tree.leaves(kept), jax.tree.leaves(coarse.params), strict=True)

@@ -10,23 +10,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 import jaxprune as jp
-from jaxprune.data.batches import pack
 from jaxprune.errors import CheckpointError, DataError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.importance import check_importance, normalised
 from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of, projection_shapes
-from jaxprune.finetuning.memory import activation_bytes, compiled_step
-from jaxprune.finetuning.prune_lora import (
-    choose,
-    measured,
-    proportional_ranks,
-    rank_plan,
-    warm_head,
-)
-from jaxprune.memory import program_bytes
+from jaxprune.finetuning.prune_lora import choose, measured_importance, proportional_ranks, rank_plan, warm_head
+from jaxprune.finetuning.training_bytes import activation_bytes, compiled_step
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
-from jaxprune.prune.cost import unit_costs, whole_parameters
-from jaxprune.prune.cut import compose_kept, cut
+from jaxprune.pruning.cost import unit_costs, whole_parameters
+from jaxprune.pruning.cut import compose_kept, cut
+from jaxprune.runtime.memory import program_bytes
+from jaxprune.tokens.packing import pack
 
 TRAINING = jp.Train(epochs=1, batch_size=16, learning_rate=3e-3)
 PUBLISHED = replace(jp.PruneLora.presets()["published"], high_blocks=1, high_rank=4, low_rank=2, samples=32)
@@ -96,7 +90,7 @@ def test_neurons_go_too_and_a_budget_sets_the_ranks(model):
 def test_any_score_ranks_every_unit(model, task, score):
     texts = prepare(model, replace(task, train=task.train[:9]))
     settings = replace(GIVEN, score=score, remove_neurons=0.1)
-    found = measured(model, pack(texts.encoded, model.architecture), texts.targets, settings, seed=3)
+    found = measured_importance(model, pack(texts.encoded, model.architecture), texts.targets, settings, seed=3)
     check_importance(found, model.architecture)
     assert all(len(np.unique(entry)) == len(entry) for entry in (*found.heads, *found.neurons))
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.data.evaluate import predict
-from jaxprune.data.tokenizer import Tokenizer
 from jaxprune.errors import SettingsError
+from jaxprune.evaluation.evaluate import predict
 from jaxprune.finetuning.finetune import encoded_by, prepare
 from jaxprune.finetuning.teacher import fitting
+from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import tiny
 
 # One step with all 48 texts. The loss is that before the step: how far the student is from its teacher.

@@ -10,13 +10,13 @@ from hypothesis import given, strategies as st
 
 from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetuning.lora import count
-from jaxprune.finetuning.losses import loss
-from jaxprune.finetuning.memory import compiled_step
+from jaxprune.finetuning.losses import mean_loss
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.step import Clock, Frozen, State, everything, merge, optimizer, select, train_step
 from jaxprune.finetuning.train import train
-from jaxprune.memory import temp_bytes
+from jaxprune.finetuning.training_bytes import compiled_step
 from jaxprune.model import Architecture, Batch, LayerSizes, Model, forward, parameter_shapes
+from jaxprune.runtime.memory import temp_bytes
 
 TINY = Architecture(
     family="bert", vocab=20, hidden=16, head_width=8, max_positions=12, token_types=1, pooler="tanh",
@@ -98,7 +98,7 @@ def test_a_teacher_elsewhere_teaches_the_same(kind, parts):
 
 def batch_loss(model: Model, batch: Batch, targets: np.ndarray, smoothing: float = 0.0) -> float:
     goal = jnp.asarray(targets[np.maximum(batch.index, 0)])
-    return float(jax.jit(loss, static_argnums=(3, 4))(model.params, batch, goal, model.architecture, smoothing))
+    return float(jax.jit(mean_loss, static_argnums=(3, 4))(model.params, batch, goal, model.architecture, smoothing))
 
 
 def log_softmax(x):

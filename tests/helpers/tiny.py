@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxprune.checkpoint.config import architecture_from, choose_task, declared_task
+from jaxprune.checkpoint.config import architecture_from, choose_head, declared_head
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.layout import fused
 from jaxprune.checkpoint.load import tensor_names
@@ -59,7 +59,7 @@ def config(family: str, head: str | None = None, **changes: Any) -> dict[str, An
 def architecture(settings: dict[str, Any]) -> Architecture:
     """The architecture that a config.json describes."""
     family = FAMILIES[settings["model_type"]]
-    task = choose_task(declared_task(family, settings, "tiny"), None, None, None, "tiny")
+    task = choose_head(declared_head(family, settings, "tiny"), None, None, None, "tiny")
     return architecture_from(family, settings, task, "tiny")
 
 

@@ -11,7 +11,7 @@ from jaxprune.model import Architecture, Batch, LayerSizes, Model, Provenance, S
 from jaxprune.model.architecture import HALVES
 from jaxprune.model.padded import plain_batch
 from jaxprune.model.transformer import DEEP, Outputs, scannable, stack, unstack
-from jaxprune.prune.cut import cut
+from jaxprune.pruning.cut import cut
 
 EQUAL = (LayerSizes(groups=4, neurons=10),) * 3
 RAGGED = (LayerSizes(groups=4, neurons=10), LayerSizes(groups=1, neurons=3), LayerSizes(groups=4, neurons=7))

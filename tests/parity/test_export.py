@@ -7,7 +7,7 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 
 import jaxprune as jp
 from jaxprune.model import logits
-from jaxprune.prune.cut import cut, kept_units
+from jaxprune.pruning.cut import cut, kept_units
 from tests.parity.reference import CLASSES, ENCODERS, cases, compared, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix

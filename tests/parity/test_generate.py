@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jaxprune.checkpoint import load
-from jaxprune.model.generate import generate_ids
+from jaxprune.runtime.decode import generate_ids
 from tests.parity.reference import DECODERS, random_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 import jaxprune as jp
 from jaxprune.finetuning.lora import adapters_of, merged, plan_of
 from jaxprune.finetuning.peft import write_peft
-from jaxprune.prune.cut import cut
+from jaxprune.pruning.cut import cut
 from tests.parity.reference import random_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch, transformers and peft are not ours to fix

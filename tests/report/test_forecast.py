@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.programs import watched
 from jaxprune.report import forecast as module
 from jaxprune.report.forecast import forecast
 from jaxprune.report.methods import method
+from jaxprune.runtime.programs import watched
 
 TEXTS, LENGTH, LAYERS = 144, 16, 3  # three batches of 768 slots
 

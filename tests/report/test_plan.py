@@ -3,8 +3,8 @@
 import pytest
 
 from jaxprune.errors import BudgetError
-from jaxprune.prune.budget import Budget
-from jaxprune.prune.cost import flops, whole_parameters
+from jaxprune.pruning.budget import Budget
+from jaxprune.pruning.cost import flops, whole_parameters
 from jaxprune.report import plan as module
 from jaxprune.report.forecast import Forecast
 from jaxprune.report.methods import method

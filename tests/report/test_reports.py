@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from jaxprune.errors import OutputError
+from jaxprune.jsonio import dumps, write_csv, write_json
 from jaxprune.model import Architecture, LayerSizes
 from jaxprune.report.compare import Comparison, Result
-from jaxprune.report.files import dumps, write_csv, write_json
 from jaxprune.report.plots import comparison_plot
 from jaxprune.report.progress import progress
 from jaxprune.report.tables import comparison_table, layers_table, si

@@ -19,26 +19,25 @@ import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...checks import check_effect
-from ...data.task import Task
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
-from ...placement import Placement, Where
-from ...prune.cost import removed, whole_parameters
-from ...prune.cut import compose_kept, cut_architecture, kept_units
-from ...prune.run import check_finite, masked_versus_cut
-from ..epochs import batch_doubts, batches_for, described
+from ...pruning.cost import removed, whole_parameters
+from ...pruning.cut import compose_kept, cut_architecture, kept_units
+from ...pruning.run import check_model, masked_versus_cut
+from ...runtime.events import OnStep
+from ...runtime.placement import Placement, Where
+from ...tasks.task import Task
+from ..epochs import batch_doubts, batch_shape, batches_for
 from ..finetune import Texts, prepare, scored_texts, set_aside
 from ..masters import in_types, result_types
+from ..run_store import Saved, Store, check_resume
 from ..settings import Train
-from ..state import Saved, Store, check_resume
-from ..train import check_targets, fingerprint
-from .memory import phase_bytes, uniform
+from ..train import check_targets, training_fingerprint
+from .phase_bytes import phase_bytes, uniform
 from .rounds import one_round
-from .run import HostState, Run, beginning
+from .run import HostState, RecapRun, first_state
 from .scatter import kept_of, write_back
 from .settings import Recap
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 class Recapped(NamedTuple):
@@ -60,8 +59,8 @@ def recap(
     device_limit: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    on_phase: Tell | None = None,
-    on_step: Tell | None = None,
+    on_phase: OnStep | None = None,
+    on_step: OnStep | None = None,
     tokenizer: Any = None,
 ) -> Model:
     """The best small model of RECAP's rounds on `task`: pruned and tuned.
@@ -98,8 +97,8 @@ def run_recap(
     device_limit: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    on_phase: Tell | None = None,
-    on_step: Tell | None = None,
+    on_phase: OnStep | None = None,
+    on_step: OnStep | None = None,
     tokenizer: Any = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
@@ -113,11 +112,11 @@ def run_recap(
     task = set_aside(task, training)
     texts = prepare(model, task)
     check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
-    check_finite(model)
+    check_model(model)
     batches = _remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
-    start = beginning(model, settings)
-    run = Run(
+    start = first_state(model, settings)
+    run = RecapRun(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
         result_types(start.params, None), result_types(model.params, training.result_dtype), placement,
         on_phase or nothing, on_step or nothing, new_head=_new_head(model),
@@ -157,7 +156,7 @@ def run_recap(
     return _finished(run, texts, first, state, best, records)
 
 
-def _check_limit(run: Run, first: Sequence[Batch], limit: int | None) -> None:
+def _check_limit(run: RecapRun, first: Sequence[Batch], limit: int | None) -> None:
     """Raise `SettingsError` before the work where a phase is sure to need more than `limit` bytes on the device."""
     if limit is None:
         return
@@ -224,10 +223,10 @@ def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[B
     return of
 
 
-def _same_run(run: Run, first: Sequence[Batch]) -> dict[str, Any]:
+def _same_run(run: RecapRun, first: Sequence[Batch]) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     ours = {f"setting {name}": value for name, value in asdict(run.settings).items() if name != "learning_rate"}
-    theirs = fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
+    theirs = training_fingerprint(run.model, run.training, run.model.params, first, run.targets, None)
     return {**theirs, **ours, **scored_texts(run.task, run.split_name), "task": run.task.name}
 
 
@@ -240,7 +239,7 @@ def _remains(store: Store | None, records: list[Any]) -> str:
 
 
 def _finished(
-    run: Run, texts: Texts, first: Sequence[Batch], state: HostState, best: Params, records: list[dict[str, Any]]
+    run: RecapRun, texts: Texts, first: Sequence[Batch], state: HostState, best: Params, records: list[dict[str, Any]]
 ) -> Recapped:
     """The best round's model with the record of all rounds."""
     settings, training, before = run.settings, run.training, run.model.provenance
@@ -272,7 +271,7 @@ def _finished(
         "source": run.task.source,
         "texts": len(texts.encoded),
         "tokens": texts.encoded.tokens,
-        "batch": described(first),
+        "batch": batch_shape(first),
         "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
         "kept_epoch": kept_round,
         "new_head": run.new_head,

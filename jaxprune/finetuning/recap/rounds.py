@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...data.evaluate import evaluate
+from ...evaluation.evaluate import evaluate
 from ...model import Batch, Params
-from ...model.by_sublayer import last_outputs
-from ...placement import free
-from ...prune.cut import Mask, cut_architecture
+from ...pruning.cut import Mask, cut_architecture
+from ...runtime.by_sublayer import last_outputs
+from ...runtime.placement import free
 from ..lora import count
 from ..masters import in_types
 from ..step import merge, select
-from .choose import train_rows
-from .run import HostState, Run
+from .run import HostState, RecapRun
 from .scatter import (
-    Kept,
-    cut,
+    KeptIndices,
     cut_layer,
+    cut_params,
     join,
     join_layer,
     join_outer,
@@ -30,22 +29,22 @@ from .scatter import (
     with_trained,
     write_layer,
 )
+from .selection import Units, choose_units, measured_ahead, refitted, swept, train_rows
 from .settings import Recap
 from .sweep import Rows
-from .tuning import BETAS, Moments, decayed, in_float32, trainable_of, tune, whole_parts, zeros
-from .units import Units, choose_units, measured_ahead, refitted, swept
+from .tuning import BETAS, AdamMoments, decayed, in_float32, trainable_of, tune_round, whole_parts, zeros
 
 
 class Chosen(NamedTuple):
     """What a round works on."""
 
     masks: list[Mask]
-    kept: Kept
+    kept: KeptIndices
     rows: Rows
     tokens: np.ndarray | None  # which token embeddings train; None: all or none of them
 
 
-def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Params, dict[str, Any]]:
+def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, Params, dict[str, Any]]:
     """The host's state after a round, the small model's parameters, and the round's record. Consumes `state`."""
     phases: dict[str, Any] = {}
     settings, on_device = run.settings, run.settings.measure_on == "device"
@@ -70,10 +69,10 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         guides = None
     before = state._replace(average=units.average)
     with run.phase("tuning", number, phases, True), measured_ahead(run, before, number) as ahead:
-        parts, trains = split(cut(source, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
+        parts, trains = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
         del source  # with a refit, a second copy of all layers
         moments, first_step = _moments(state, parts, chosen, settings), number * len(epochs) * run.batch_count
-        tuned = tune(
+        tuned = tune_round(
             parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
             steps=run.steps, done=first_step, since=0 if settings.moments == "dropped" else first_step,
             on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
@@ -94,7 +93,9 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
             free(tuned.moments)
         else:
             triples = zip(moments, tuned.moments, BETAS, strict=True)
-            moments = Moments(*[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples])
+            moments = AdamMoments(
+                *[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples]
+            )
     with run.phase("evaluation", number, phases, True):
         there = in_types(whole_parts(tuned), run.result_types, free)
         model = run.model.replace(architecture=small, params=there)
@@ -120,7 +121,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
         "seconds_ahead": 0.0 if coming is None else coming.seconds,
         "phases": phases,
     }
-    best = cut(params, chosen.kept) if best is None else best
+    best = cut_params(params, chosen.kept) if best is None else best
     after = HostState(params, moments, units.average, masks, state.best, state.coming)
     if coming is not None:
         after = after._replace(average=coming.units.average, coming=coming.units.masks)
@@ -128,7 +129,7 @@ def one_round(run: Run, state: HostState, number: int) -> tuple[HostState, Param
 
 
 def _guides(
-    run: Run, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int
+    run: RecapRun, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int
 ) -> list[list[np.ndarray]]:
     """The full model's logits for every batch of the round's epochs, computed on the host."""
     architecture, found = run.model.architecture, []
@@ -156,11 +157,11 @@ def _guides(
 
 def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Params) -> Params:
     """The trained leaves of the full model: its own, moved by what training changed of `start`."""
-    own = select(split(cut(full, chosen.kept), chosen.rows, chosen.tokens), trains)[0]
+    own = select(split(cut_params(full, chosen.kept), chosen.rows, chosen.tokens), trains)[0]
     return jax.tree.map(lambda leaf, old, new: leaf + (new - old), own, select(start, trains)[0], trained)
 
 
-def _choose_rows(run: Run, params: Params, masks: list[Mask], number: int) -> Chosen:
+def _choose_rows(run: RecapRun, params: Params, masks: list[Mask], number: int) -> Chosen:
     kept = kept_of(masks)
     found = swept(run, params, masks, "fisher", number, run.step)
     of_kept = [
@@ -173,13 +174,13 @@ def _choose_rows(run: Run, params: Params, masks: list[Mask], number: int) -> Ch
     return Chosen(masks, kept, train_rows(of_kept, run.settings.freeze_at(number)), run.tokens)
 
 
-def _moments(state: HostState, parts: Params, chosen: Chosen, settings: Recap) -> Moments:
+def _moments(state: HostState, parts: Params, chosen: Chosen, settings: Recap) -> AdamMoments:
     """Those of the rows that will train, in float32."""
     trains = trainable_of(settings)
     if state.moments is None:
         return zeros(select(parts, trains)[0])
-    of_kept = (split(cut(full, chosen.kept), chosen.rows, chosen.tokens) for full in state.moments)
-    return Moments(*[in_float32(select(each, trains)[0]) for each in of_kept])
+    of_kept = (split(cut_params(full, chosen.kept), chosen.rows, chosen.tokens) for full in state.moments)
+    return AdamMoments(*[in_float32(select(each, trains)[0]) for each in of_kept])
 
 
 def written(full: Params, chosen: Chosen, trained: Params, beta: float | None = None) -> Params:

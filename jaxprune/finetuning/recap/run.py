@@ -9,19 +9,19 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ...data.task import Task
-from ...devices import Devices
 from ...model import Batch, Model, Params
-from ...placement import Books, Placement
-from ...programs import Programs
-from ...prune.cut import Mask
+from ...pruning.cut import Mask, everything_kept
+from ...runtime.devices import Devices
+from ...runtime.events import OnStep
+from ...runtime.placement import Books, Placement
+from ...runtime.programs import Programs
+from ...tasks.task import Task
 from ..epochs import first_texts
 from ..finetune import split_scored
 from ..settings import Train
 from ..step import merge, select
-from .choose import everything_kept
 from .settings import Recap
-from .tuning import Moments, ever_trains, zeros
+from .tuning import AdamMoments, ever_trains, zeros
 
 PHASES = ("importance", "masking", "tuning", "write back", "evaluation")  # and "teaching" before tuning, if asked
 
@@ -30,14 +30,14 @@ class HostState(NamedTuple):
     """All that goes from round to round; NumPy's, on the host."""
 
     params: Params  # of the full model; float32 but for leaves that never train
-    moments: Moments | None  # of the full model; None where they are dropped
+    moments: AdamMoments | None  # of the full model; None where they are dropped
     average: list[np.ndarray]  # importance over the rounds so far; empty where none is kept
     masks: list[Mask]  # of the last round
     best: list[Mask]  # of the best one
     coming: list[Mask]  # of the next round, where they are measured ahead; empty where they never are
 
 
-def beginning(model: Model, settings: Recap) -> HostState:
+def first_state(model: Model, settings: Recap) -> HostState:
     """The host's state before the first round."""
     trains, constant = select(jax.tree.map(np.asarray, model.params), ever_trains(settings))
     trains = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trains)  # masters, which every round goes on from
@@ -50,7 +50,7 @@ def beginning(model: Model, settings: Recap) -> HostState:
 
 
 @dataclass
-class Run:
+class RecapRun:
     """What all rounds share."""
 
     model: Model  # for its architecture and provenance; its parameters are not read
@@ -64,8 +64,8 @@ class Run:
     kept_types: Params  # of the full model's parameters on the host
     result_types: Params  # of those that are scored and handed back
     placement: Placement
-    tell: Callable[[dict[str, Any]], None]  # once a phase
-    on_step: Callable[[dict[str, Any]], None]  # once a batch
+    tell: OnStep  # once a phase
+    on_step: OnStep  # once a batch
     stopped: Callable[[], bool] = lambda: False  # whether a signal came
     new_head: bool = False  # whether the full model has nothing to teach before its first round
     # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
@@ -77,7 +77,7 @@ class Run:
         return self.settings.epochs * self.batch_count
 
     def step(self, event: dict[str, Any]) -> None:
-        """Tell of a batch. Raises `KeyboardInterrupt` where a signal came."""
+        """OnStep of a batch. Raises `KeyboardInterrupt` where a signal came."""
         self.on_step(event)
         if self.stopped():
             raise KeyboardInterrupt

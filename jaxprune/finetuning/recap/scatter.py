@@ -1,7 +1,8 @@
 """Between the full model and what trains of it: units cut and written back, rows split off and put back.
 
-Each pair is inverse: `write_back` undoes `cut`, `join` undoes `split`. They serve parameters and moments alike, whose
-trees are equal; a moment that is not kept (None) stays None. All arrays are NumPy's, on the host, and no input changes.
+Each pair is inverse: `write_back` undoes `cut_params`, `join` undoes `split`. They serve parameters and moments alike,
+whose trees are equal; a moment that is not kept (None) stays None. All arrays are NumPy's, on the host, and no input
+changes.
 """
 
 from collections.abc import Sequence
@@ -12,34 +13,34 @@ import numpy as np
 
 from ...model import Params
 from ...model.architecture import HALVES
-from ...model.split import Split
+from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
-from ...prune.cut import Mask, put_units, take_units
+from ...pruning.cut import Mask, put_units, take_units
 from .sweep import Rows
 
-Kept = list[np.ndarray]  # per sublayer the indices of the units that stay, ascending
+KeptIndices = list[np.ndarray]  # per sublayer the indices of the units that stay, ascending
 
 
-def kept_of(masks: Sequence[Mask]) -> Kept:
+def kept_of(masks: Sequence[Mask]) -> KeptIndices:
     return [np.flatnonzero(mask) for mask in masks]
 
 
-def cut(full: Params, kept: Kept) -> Params:
+def cut_params(full: Params, kept: KeptIndices) -> Params:
     """The parameters, or moments, of the units that stay: copies; what lies outside the layers is shared."""
     return {**full, "layers": [cut_layer(layer, kept, index) for index, layer in enumerate(full["layers"])]}
 
 
-def cut_layer(layer: Params, kept: Kept, index: int) -> Params:
+def cut_layer(layer: Params, kept: KeptIndices, index: int) -> Params:
     return {half: take_units(half, layer[half], kept[2 * index + offset]) for offset, half in enumerate(HALVES)}
 
 
-def write_back(full: Params, kept: Kept, small: Params) -> Params:
+def write_back(full: Params, kept: KeptIndices, small: Params) -> Params:
     """`full` with its kept units, and all that is not a unit's, from `small`; units not kept are unchanged."""
     pairs = zip(full["layers"], small["layers"], strict=True)
     return {**small, "layers": [write_layer(layer, kept, index, new) for index, (layer, new) in enumerate(pairs)]}
 
 
-def write_layer(layer: Params, kept: Kept, index: int, small: Params) -> Params:
+def write_layer(layer: Params, kept: KeptIndices, index: int, small: Params) -> Params:
     return {
         half: put_units(half, layer[half], kept[2 * index + offset], small[half]) for offset, half in enumerate(HALVES)
     }

@@ -17,11 +17,11 @@ from jaxtyping import Array
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
-from ...model.by_sublayer import outer_params, start
 from ...model.sublayer import context_of
 from ...model.transformer import apply_head, whole_layer
-from ...programs import Programs
-from ...prune.cut import Mask, map_units
+from ...pruning.cut import Mask, map_units
+from ...runtime.by_sublayer import outer_params, start
+from ...runtime.programs import Programs
 from ..importance import at_tokens
 from ..losses import logits_losses, summed_loss, text_count
 

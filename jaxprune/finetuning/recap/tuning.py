@@ -9,7 +9,7 @@ import optax
 
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
-from ...placement import Placement, free
+from ...runtime.placement import Placement, free
 from ..epochs import text_counts
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
@@ -18,7 +18,7 @@ from .settings import Recap
 BETAS = (0.9, 0.999)  # of optax's AdamW: what moments that did not train decay by, once a round
 
 
-class Moments(NamedTuple):
+class AdamMoments(NamedTuple):
     """Adam's moments; shaped like the parameters they belong to, None in place of one that never trains."""
 
     first: Any
@@ -50,12 +50,12 @@ def ever_trains(settings: Recap) -> Trainable:
     return trains
 
 
-def zeros(params: Params, dtype: Any = np.float32) -> Moments:
+def zeros(params: Params, dtype: Any = np.float32) -> AdamMoments:
     """Moments before the first step."""
-    return Moments(*[jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), dtype), params) for _ in range(2)])
+    return AdamMoments(*[jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), dtype), params) for _ in range(2)])
 
 
-def as_state(chosen: Any, moments: Moments, settings: Train, *, steps: int, done: int, since: int) -> State:
+def as_state(chosen: Any, moments: AdamMoments, settings: Train, *, steps: int, done: int, since: int) -> State:
     """What `train_step` takes, from trainable leaves and their moments.
 
     `done` steps of the run lie behind, `since` of them since the moments were zero.
@@ -73,29 +73,29 @@ def as_state(chosen: Any, moments: Moments, settings: Train, *, steps: int, done
     return State(chosen, jax.tree.map(fill, shapes, is_leaf=lambda node: isinstance(node, known)))
 
 
-def moments_of(state: State) -> Moments:
+def moments_of(state: State) -> AdamMoments:
     """The moments in what `train_step` gives back."""
     found = [
         node
         for node in jax.tree.leaves(state.moments, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
         if isinstance(node, optax.ScaleByAdamState)
     ]
-    return Moments(found[0].mu, found[0].nu)
+    return AdamMoments(found[0].mu, found[0].nu)
 
 
-class Tuned(NamedTuple):
+class TunedRound(NamedTuple):
     """A round's result, still on the device."""
 
     chosen: Params  # the trained leaves; None in place of every other
     frozen: Params  # the other ones
-    moments: Moments  # of the trained leaves
+    moments: AdamMoments  # of the trained leaves
     losses: list[float]  # of every step
     texts: list[int]  # that each step's loss is the mean of
 
 
-def tune(
+def tune_round(
     parts: Params,
-    moments: Moments,
+    moments: AdamMoments,
     architecture: Architecture,
     epochs: Sequence[Callable[[], Sequence[Batch]]],
     targets: np.ndarray,
@@ -108,14 +108,14 @@ def tune(
     done: int,
     since: int,
     on_step: Callable[[int, float], None],
-) -> Tuned:
+) -> TunedRound:
     """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
 
     `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
     Raises `NumericalError` where a loss is not finite.
     """
     chosen, frozen = select(parts, trainable_of(settings))
-    state = as_state({"params": chosen, "adapters": []}, Moments(*[{"params": m, "adapters": []} for m in moments]),
+    state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
                      training, steps=steps, done=done, since=since)  # fmt: skip
     state, frozen = placement.to_device(state), placement.to_device(frozen)
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
@@ -142,7 +142,9 @@ def tune(
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     found = moments_of(state)
-    return Tuned(state.params["params"], frozen, Moments(found.first["params"], found.second["params"]), losses, texts)
+    return TunedRound(
+        state.params["params"], frozen, AdamMoments(found.first["params"], found.second["params"]), losses, texts
+    )
 
 
 def _arrays(
@@ -162,7 +164,7 @@ def _arrays(
             yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
 
 
-def whole_parts(tuned: Tuned) -> Params:
+def whole_parts(tuned: TunedRound) -> Params:
     """The split model that was tuned, on the device."""
     return merge(tuned.chosen, tuned.frozen)
 

@@ -6,9 +6,9 @@ from hypothesis import given, strategies as st
 
 import jaxprune as jp
 from jaxprune.errors import SettingsError
-from jaxprune.finetuning.recap.choose import averaged, keep_units, train_rows, trained_count, unit_sizes
+from jaxprune.finetuning.recap.selection import averaged, keep_units, train_rows, trained_count, unit_sizes
 from jaxprune.finetuning.recap.settings import Recap, step_shares
-from jaxprune.prune.cost import unit_costs
+from jaxprune.pruning.cost import unit_costs
 from tests.helpers import tiny
 
 

@@ -7,15 +7,15 @@ import numpy as np
 
 import jaxprune as jp
 from jaxprune.finetuning.lora import count
-from jaxprune.finetuning.memory import FLOAT, compiled_step
-from jaxprune.finetuning.recap.memory import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
+from jaxprune.finetuning.recap.phase_bytes import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
 from jaxprune.finetuning.recap.tuning import trainable_of
 from jaxprune.finetuning.step import select
-from jaxprune.memory import temp_bytes
+from jaxprune.finetuning.training_bytes import FLOAT, compiled_step
 from jaxprune.model import Architecture, LayerSizes, Model
-from jaxprune.prune.cost import whole_parameters
+from jaxprune.pruning.cost import whole_parameters
+from jaxprune.runtime.memory import temp_bytes
 from tests.helpers import tiny
-from tests.model.test_split import parts_of
+from tests.model.test_partial_rows import parts_of
 
 SMALL = Architecture(
     family="bert", vocab=200, hidden=64, head_width=16, layers=(LayerSizes(groups=4, neurons=256),) * 2,

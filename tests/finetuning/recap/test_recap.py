@@ -16,17 +16,17 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint.load import NEW_WEIGHTS
-from jaxprune.devices import Devices
 from jaxprune.errors import NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.recap import Recap, run_recap
 from jaxprune.finetuning.recap.run import PHASES
 from jaxprune.finetuning.step import path_of
-from jaxprune.programs import Programs
-from jaxprune.prune.cost import whole_parameters
-from jaxprune.prune.cut import cut
-from jaxprune.prune.kprune import damage_curves, tilted
-from jaxprune.prune.search import allocate
+from jaxprune.pruning.allocation import allocate
+from jaxprune.pruning.cost import whole_parameters
+from jaxprune.pruning.cut import cut
+from jaxprune.pruning.damage import damage_curves, tilted
+from jaxprune.runtime.devices import Devices
+from jaxprune.runtime.programs import Programs
 
 SETTINGS = Recap(rounds=2, remove=0.4, freeze=0.5, samples=32, outer="frozen", average=0.5)
 TRAINING = jp.Train(batch_size=16, learning_rate=1e-2, seed=3)  # three steps an epoch
@@ -220,7 +220,7 @@ def test_another_run_is_neither_overwritten_nor_mixed(model, task, straight):
 def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_path, monkeypatch):
     from jaxprune.finetuning.recap import rounds
 
-    real, texts = rounds.tune, []
+    real, texts = rounds.tune_round, []
 
     def poisoned(parts, *rest, **named):
         texts.append(1)
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_p
             parts["head"]["bias"] = np.full_like(parts["head"]["bias"], np.nan)
         return real(parts, *rest, **named)
 
-    monkeypatch.setattr(rounds, "tune", poisoned)
+    monkeypatch.setattr(rounds, "tune_round", poisoned)
     says = "round 2 of 2: the loss is nan at step 4 of 6; lower the learning rate.*the state after round 1 is in"
     with pytest.raises(NumericalError, match=says) as error:
         jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run")
@@ -337,18 +337,19 @@ def test_units_that_move_by_training_move_alike_in_the_full_model(model, task):
 def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     """Its scores, thresholded, are K-prune's own masks."""
     from jaxprune.finetuning.epochs import shuffled
-    from jaxprune.finetuning.recap.choose import everything_kept, keep_units, unit_sizes
-    from jaxprune.finetuning.recap.surgeon import damage_scores, measured
+    from jaxprune.finetuning.recap.kprune_scores import damage_scores, measure_knowledge
+    from jaxprune.finetuning.recap.selection import keep_units, unit_sizes
+    from jaxprune.pruning.cut import everything_kept
 
     texts, programs = prepare(model, task), Programs(own=SHARED, devices=Devices(stream=True))
     batches = shuffled(texts.encoded, model.architecture, seed=0, size=16)(0)
     numpy = model.replace(params=jax.tree.map(np.asarray, model.params))
-    found = measured(numpy, batches, 0, programs, lambda done, of: None)
+    found = measure_knowledge(numpy, batches, 0, programs, lambda done, of: None)
     scores = damage_scores(numpy, found, programs)
     sizes = unit_sizes(model.architecture, SETTINGS)
     masks = keep_units(scores, sizes, everything_kept(model.architecture), 0.4, 0.99)
     settings = jp.KPrune(depth_ratio=6.0)  # an encoder's
-    curves = tilted(damage_curves(numpy, found, settings, programs), 6.0)
+    curves = tilted(damage_curves(numpy, found, settings.scoring, programs), 6.0)
     costs = [np.full(len(c.order), size) for c, size in zip(curves, sizes, strict=True)]
     allowed = sum(map(np.sum, costs)) - round(0.4 * sum(map(np.sum, costs)))
     for ours, theirs in zip(masks, allocate(curves, costs, int(allowed)), strict=True):
@@ -357,7 +358,7 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
 
 def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, monkeypatch):
     """The second round's units are those that the first round's weights ask for, on the second one's texts."""
-    from jaxprune.finetuning.recap import units
+    from jaxprune.finetuning.recap import selection as units
 
     seen, real = [], units.averaged
 
@@ -379,7 +380,7 @@ def test_what_is_measured_ahead_is_measured_on_the_weights_before(model, task, m
 
 
 def test_a_run_that_fails_does_not_wait_for_what_is_measured_ahead(model, task, monkeypatch):
-    from jaxprune.finetuning.recap import units
+    from jaxprune.finetuning.recap import selection as units
 
     ended = []
 
@@ -440,7 +441,7 @@ import sys, json, jax
 import numpy as np
 import jaxprune as jp
 from jaxprune.finetuning.recap import Recap, run_recap
-from jaxprune.memory import live_bytes
+from jaxprune.runtime.memory import live_bytes
 from tests.helpers import tiny
 
 task, recap = jp.tasks.folder(sys.argv[2]), json.loads(sys.argv[3])

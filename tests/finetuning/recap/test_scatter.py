@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxprune.finetuning.recap.rounds import Chosen, written
-from jaxprune.finetuning.recap.scatter import cut, join, kept_of, split, with_trained, write_back
+from jaxprune.finetuning.recap.scatter import cut_params, join, kept_of, split, with_trained, write_back
 from jaxprune.finetuning.step import select
 from jaxprune.model import Architecture, LayerSizes, parameter_shapes
 from jaxprune.model.architecture import HALVES
 from jaxprune.model.sublayer import INPUTS, OUTPUT
-from jaxprune.prune.cut import unit_counts
+from jaxprune.pruning.cut import unit_counts
 
 GROUPED = Architecture(
     family="llama", vocab=9, hidden=6, head_width=2, max_positions=8, positions="none", embed_norm=False, norm="rms",
@@ -46,7 +46,7 @@ def rows_of(choice):
     """Which rows of what stays train, and which token embeddings, by the choice's seed."""
     architecture, masks, seed, share = choice
     random, rows = np.random.RandomState(seed), []
-    for layer in cut(params_of(architecture, 0), kept_of(masks))["layers"]:
+    for layer in cut_params(params_of(architecture, 0), kept_of(masks))["layers"]:
         rows.append({half: {} for half in HALVES})
         for half in HALVES:
             for name in (*INPUTS[half], OUTPUT[half]):
@@ -65,17 +65,17 @@ def same(found, expected):
 def test_writing_back_what_was_cut_changes_nothing(choice):
     architecture, masks, *_ = choice
     full = params_of(architecture, 0)
-    same(write_back(full, kept_of(masks), cut(full, kept_of(masks))), full)
+    same(write_back(full, kept_of(masks), cut_params(full, kept_of(masks))), full)
 
 
 @given(choices())
 def test_cutting_what_was_written_back_gives_it_again_and_other_units_stay(choice):
     architecture, masks, *_ = choice
     full, other, kept = params_of(architecture, 0), params_of(architecture, 1), kept_of(masks)
-    new = write_back(full, kept, cut(other, kept))
-    same(cut(new, kept), cut(other, kept))
+    new = write_back(full, kept, cut_params(other, kept))
+    same(cut_params(new, kept), cut_params(other, kept))
     gone = kept_of([~mask for mask in masks])
-    for ours, theirs in zip(cut(new, gone)["layers"], cut(full, gone)["layers"], strict=True):
+    for ours, theirs in zip(cut_params(new, gone)["layers"], cut_params(full, gone)["layers"], strict=True):
         for half in HALVES:
             for name in (*INPUTS[half], OUTPUT[half]):
                 if name in ours[half]:
@@ -86,7 +86,7 @@ def test_cutting_what_was_written_back_gives_it_again_and_other_units_stay(choic
 @given(choices())
 def test_joining_what_was_split_changes_nothing(choice):
     (architecture, masks, *_), (rows, tokens) = choice, rows_of(choice)
-    small = cut(params_of(architecture, 0), kept_of(masks))
+    small = cut_params(params_of(architecture, 0), kept_of(masks))
     same(join(split(small, rows, tokens)), small)
 
 
@@ -97,7 +97,7 @@ def test_only_rows_that_trained_are_written_and_other_moments_decay(choice, beta
     (architecture, masks, *_), (rows, tokens) = choice, rows_of(choice)
     kept, full = kept_of(masks), params_of(architecture, 0)
     start = jax.tree.map(lambda leaf: leaf * np.float32(beta or 1), full)
-    parts = split(cut(start, kept), rows, tokens)
+    parts = split(cut_params(start, kept), rows, tokens)
     random = np.random.RandomState(3)
     trained = select(parts, lambda path: path.endswith("/trained"))[0]
     trained = jax.tree.map(lambda leaf: random.rand(*leaf.shape).astype(np.float32), trained)
@@ -119,7 +119,7 @@ def test_moments_keep_their_type(dtype):
         }
     ] * 2
     chosen = Chosen(masks, kept_of(masks), rows, None)
-    parts = split(cut(full, chosen.kept), rows)
+    parts = split(cut_params(full, chosen.kept), rows)
     trained = select(parts, lambda path: path.endswith("/trained"))[0]
     trained = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) + 1, trained)
     found = written(params_of(PLAIN, 0, dtype), chosen, trained, 0.9)

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from jaxprune.errors import NumericalError
-from jaxprune.finetuning.losses import loss, summed_loss, text_losses
-from jaxprune.finetuning.recap.choose import everything_kept
+from jaxprune.finetuning.losses import mean_loss, summed_loss, text_losses
 from jaxprune.finetuning.recap.sweep import sweep
 from jaxprune.model import Sites
 from jaxprune.model.architecture import HALVES
-from jaxprune.programs import Programs
-from jaxprune.prune.cut import cut, gates_of, map_units
+from jaxprune.pruning.cut import cut, everything_kept, gates_of, map_units
+from jaxprune.runtime.programs import Programs
 from tests.finetuning.test_train import APART, CLASSES, PACKED, TINY, model_of
 
 PROGRAMS = Programs()
@@ -32,7 +31,7 @@ def whole_gradient(model, batch, masks=None):
     """The gradient of the mean loss of a batch, by one backward pass; removed units gated."""
     goal, batch = jnp.asarray(CLASSES[np.maximum(batch.index, 0)]), jax.tree.map(jnp.asarray, batch)
     if masks is None:
-        return jax.jit(jax.grad(partial(loss, architecture=model.architecture)))(model.params, batch, goal)
+        return jax.jit(jax.grad(partial(mean_loss, architecture=model.architecture)))(model.params, batch, goal)
     sites = Sites(gates=jax.tree.map(jnp.asarray, gates_of(model.architecture, masks)))
     total = lambda params: summed_loss(text_losses(params, batch, goal, TINY, sites=sites), batch) / len(CLASSES)  # noqa: E731
     return jax.jit(jax.grad(total))(model.params)

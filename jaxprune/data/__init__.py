@@ -1,1 +1,0 @@
-"""Texts and labels in, batches and scores out."""

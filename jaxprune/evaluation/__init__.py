@@ -1,0 +1,1 @@
+"""Batches to predictions, answers and scores."""

@@ -1,0 +1,111 @@
+"""`generate`: texts continued by a language model."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..checkpoint.generation import read_generation, unapplied
+from ..errors import DataError, SettingsError
+from ..model.model import Model
+from ..runtime.decode import Sampling, generate_ids
+from ..runtime.programs import Programs
+from ..tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model said after every prompt, and what that cost."""
+
+    texts: list[str]  # without the prompt and special tokens
+    ids: list[list[int]]  # the new tokens of each, the end token included
+    ended: list[bool]  # true where the model came to an end, false where max_new_tokens stopped it
+    prompt_tokens: int
+    tokens: int  # new ones
+    seconds: float  # reading the prompts included, compilation apart
+    compile_seconds: float
+    tokens_per_second: float  # new ones
+    warnings: tuple[str, ...] = ()  # where transformers would say something else, by the model's generation_config.json
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+def generate(
+    model: Model,
+    prompts: str | Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    end_ids: Sequence[int | str] | None = None,
+    batch: int | None = None,
+    dtype: Any = jnp.float32,
+    programs: Programs | None = None,
+    tokenizer: Any = None,
+) -> Generation:
+    """Continue one text or several; settings and errors are those of `generate_ids`, which does it on token ids.
+
+    A prompt is read with the special tokens that its tokenizer puts before a text. `end_ids` may name tokens as the
+    tokenizer writes them ("<|im_end|>") beside ids. What generation_config.json asks for beyond its end tokens is not
+    done: `warnings` name it. Raises `SettingsError` for an end token that the tokenizer does not have.
+    `tokenizer` takes the place of the model's own: a folder, or a loaded one.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    for number, entry in enumerate(texts):
+        if not isinstance(entry, str) or not entry:
+            raise DataError(f"prompt {number} is {str(entry)[:40]!r}; give a text that is not empty.")
+    drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    drawn |= {"top_k": top_k, "top_p": top_p}
+    Sampling(**drawn)  # checked before the tokenizer is read
+    reader, programs = Tokenizer.of(model.with_tokenizer(tokenizer)), Programs() if programs is None else programs
+    asked = reader.prompts(texts)
+    ends = None if end_ids is None else [_token(reader, entry) for entry in end_ids]
+    began, compiled = time.perf_counter(), programs.compile_seconds
+    found = generate_ids(model, asked, **drawn, seed=seed, end_ids=ends, batch=batch, dtype=dtype, programs=programs)
+    compile_seconds = programs.compile_seconds - compiled
+    seconds = time.perf_counter() - began - compile_seconds
+    ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
+    tokens = int(found.lengths.sum())
+    return Generation(
+        texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
+        ids=ids,
+        ended=found.ended.tolist(),
+        prompt_tokens=sum(map(len, asked)),
+        tokens=tokens,
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        warnings=reader.doubts(()) + _warnings(model, drawn, ends),
+    )
+
+
+def _token(tokenizer: Tokenizer, entry: int | str) -> int:
+    """The id of a token that ends a text."""
+    number = tokenizer.backend.token_to_id(entry) if isinstance(entry, str) else entry
+    if number is None:
+        raise SettingsError(
+            f"the tokenizer has no token {entry!r}; name an end token as its vocabulary does, or its id."
+        )
+    return number
+
+
+def _warnings(model: Model, drawn: Mapping[str, Any], ends: Sequence[int] | None) -> tuple[str, ...]:
+    notes, file = model.provenance, "generation_config.json"
+    config = None if notes.source is None else read_generation(notes.source)
+    if config is None:
+        return ()
+    found = ()
+    if asked := unapplied(config, drawn):
+        found += (f"{file} asks for {', '.join(asked)}: transformers' generate does that, jaxprune does not.",)
+    elsewhere = notes.record.get("source_config", {}).get("eos_token_id")
+    if ends is None and not model.architecture.end_ids and elsewhere is not None:
+        found += (
+            f"{file} names no eos_token_id, so that no token ends a text, as in transformers; config.json has "
+            f"{elsewhere}: pass end tokens.",
+        )
+    return found

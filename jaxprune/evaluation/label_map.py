@@ -1,0 +1,197 @@
+"""Whether a task's labels fit a model's head, which output is which class, and how the head reads whole numbers."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from ..errors import DataError
+from ..model import Architecture
+from ..tasks.example import Example, Kind, Label
+from ..tasks.task import SCORES, Task
+
+YES_OR_NO = ("False", "True")
+
+
+class HeadMismatch(DataError):
+    """The model's head is of another kind than the task, or has too few outputs: a new head would do."""
+
+
+class LabelMap(NamedTuple):
+    """How the classes of a task sit in a model's outputs."""
+
+    task: Task  # with its labels as the head reads them
+    outputs: np.ndarray  # [classes of the task]: the model's output for each
+    warnings: tuple[str, ...] = ()
+
+
+def match_labels(architecture: Architecture, task: Task) -> LabelMap:
+    """Match a task's classes to a model's outputs, by name where the names agree, else by number.
+
+    Checkpoints order the same classes differently (MNLI above all), so names go first; classes that have none go by
+    number. Where the head is a regression, whole numbers are values, not classes. Raises HeadMismatch where the head is
+    of another kind or has too few outputs, another DataError where labels say too little.
+    """
+    a = architecture
+    if task.kind == "unlabelled":
+        raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
+    head = {"question_answering": "question_answering", "language": "causal_lm"}.get(task.kind, "classification")
+    if a.head != head:
+        error = HeadMismatch(
+            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "
+            "this one on it first."
+        )
+        # A note shows in a traceback, beside the code that can follow it, and not on the command line.
+        error.add_note("head= and labels= of jp.load give it a new head to train.")
+        raise error
+    if head == "question_answering":
+        return LabelMap(task, np.arange(2))
+    if head == "causal_lm":
+        return LabelMap(task, np.arange(0))
+    task, warnings = _as_read(a, task)
+    if a.problem != task.kind:
+        raise HeadMismatch(
+            f"{task.name} is a {task.kind} task, the model's head is {a.problem} with {len(a.labels)} outputs; "
+            "load a checkpoint tuned for this task, or correct the labels."
+        )
+    if task.kind == "regression":
+        if len(a.labels) != 1:
+            raise HeadMismatch(
+                f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
+            )
+        return LabelMap(task, np.arange(1), warnings)
+    found = by_name(a.labels, task) or _by_number(a.labels, task)
+    return found._replace(warnings=warnings + found.warnings)
+
+
+def _as_read(a: Architecture, task: Task) -> tuple[Task, tuple[str, ...]]:
+    """The task with labels of the head's kind, where whole numbers can be either, and what there is to say of it."""
+    if len(a.labels) == 1 and a.problem in ("regression", "multi_label") and task.kind == "single_label":
+        values = _values(task)
+        if values is None:
+            return task, ()
+        if set(values) <= {0.0, 1.0}:
+            if a.problem == "regression":
+                raise DataError(
+                    f"{task.name}: labels 0 and 1 can be values or no and yes to a model with one output; write 0.0 "
+                    'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its '
+                    'config.json (problem="multi_label" of jp.load).'
+                )
+            return _with_labels(
+                task, "multi_label", a.labels, lambda label: (0,) if values[cast(int, label)] else ()
+            ), ()
+        if a.problem == "regression":
+            told = f"labels such as {task.labels[-1]} were read as values: the model's head is a regression."
+            return _with_labels(task, "regression", ("score",), lambda label: values[cast(int, label)]), (told,)
+    if task.kind == "regression" and a.problem != "regression":
+        numbers = {float(label) for label in _labels(task) if isinstance(label, int | float)}
+        if a.problem == "multi_label" and len(a.labels) == 1 and numbers <= {0.0, 1.0}:
+            return _with_labels(task, "multi_label", a.labels, lambda label: (0,) if label else ()), ()
+        if numbers and all(number.is_integer() and 0 <= number < len(a.labels) for number in numbers):
+            raise DataError(
+                f"{task.name}: labels have a point (0.0), which makes them values, the model's head has "
+                f"{len(a.labels)} classes; write integers for classes, or take a model with a new head for values."
+            )
+    return task, ()
+
+
+def _values(task: Task) -> list[float] | None:
+    """The number that each class is called by, with false 0 and true 1; None where one is called otherwise."""
+    if task.labels == YES_OR_NO:
+        return [0.0, 1.0]
+    if not all(re.fullmatch(r"[+-]?\d+", name) for name in task.labels):
+        return None
+    return [float(name) for name in task.labels]
+
+
+def _labels(task: Task) -> list[Label]:
+    splits = (task.train, task.validation, *task.others.values())
+    return [example.label for examples in splits for example in examples if example.label is not None]
+
+
+def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callable[[Label], Label]) -> Task:
+    """The task with every label changed."""
+
+    def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(
+            example if example.label is None else example._replace(label=change(example.label)) for example in examples
+        )
+
+    return replace(
+        task,
+        kind=kind,
+        labels=labels,
+        classes_from="names",
+        metric=SCORES[kind][0],
+        beside=SCORES[kind][1:],
+        train=changed(task.train),
+        validation=changed(task.validation),
+        others={name: changed(examples) for name, examples in task.others.items()},
+    )
+
+
+def by_name(labels: tuple[str, ...], task: Task) -> LabelMap | None:
+    """The match by equal names, else by names that are equal in letters and digits; None where neither is unique.
+
+    The names that transformers gives, LABEL_2, also answer to "2". Classes without names have none to match.
+    """
+    if task.classes_from in ("numbers", "entries"):
+        return None
+    plain = tuple(map(_plain, labels))
+    bare = tuple(name.removeprefix("label") for name in plain)
+    for names, sought in ((labels, task.labels), (plain, _all_plain(task)), (bare, _all_plain(task))):
+        place = {name: number for number, name in enumerate(names)}
+        if len(place) == len(names) and len(set(sought)) == len(sought) and set(sought) <= set(place):
+            return LabelMap(task, np.array([place[name] for name in sought]))
+    return None
+
+
+def _by_number(labels: tuple[str, ...], task: Task) -> LabelMap:
+    """The match by number. Raises HeadMismatch where the numbers do not say which output is which."""
+    count = len(task.labels)
+    numbered = task.labels == tuple(map(str, range(count)))
+    # Of classes known by numbers only the largest that occurs is known; there may be more.
+    if count > len(labels) or (count < len(labels) and (not numbered or task.classes_from == "entries")):
+        classes = "entries in every label" if task.classes_from == "entries" else f"classes (labels 0 to {count - 1})"
+        raise HeadMismatch(
+            f"{task.name} has {count} {classes}, the model's head {len(labels)} "
+            f"({', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}); load a checkpoint tuned for these classes, "
+            "or correct the labels."
+        )
+    outputs = np.arange(count)
+    generic = all(re.fullmatch(r"(label)?\d+", _plain(name)) for name in labels)
+    if numbered or (generic and task.classes_from == "names"):
+        return LabelMap(task, outputs)
+    if generic:
+        warning = (
+            f"the model's classes have no names: {', '.join(task.labels)} were matched to them in sorted order; check "
+            "it, and name the classes in the model's order in labels.json."
+        )
+        return LabelMap(task, outputs, (warning,))
+    twice = next((name for name in labels if labels.count(name) > 1), None)
+    if twice is not None:
+        warning = (
+            f"the model calls two classes {twice}, so names do not tell them apart: matched by number; check the order "
+            f"({', '.join(task.labels)})."
+        )
+    else:
+        warning = f"the model calls its classes {', '.join(labels)}, {task.name} {', '.join(task.labels)}: "
+        known = list(map(_plain, labels))
+        for number, name in enumerate(_all_plain(task)):
+            if name in known and known.index(name) != number:
+                raise DataError(
+                    f"{warning}by number {task.labels[number]} would be {labels[number]}; give all classes the model's "
+                    "names, or list yours in its order in labels.json."
+                )
+        warning += "matched by number."
+    return LabelMap(task, outputs, (warning,))
+
+
+def _all_plain(task: Task) -> tuple[str, ...]:
+    return tuple(map(_plain, task.labels))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())

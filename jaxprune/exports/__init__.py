@@ -1,0 +1,1 @@
+"""Out of JAX: one file a format."""

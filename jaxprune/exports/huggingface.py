@@ -1,0 +1,372 @@
+"""`export`: a model as an ordinary Hugging Face folder, which transformers loads without any code of ours.
+
+Its config.json has one size for all layers. A model whose layers are equal is written as small as it is; any other one
+in the sizes of the checkpoint it was cut from, with zeros where units were removed (`fill_zeros`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..checkpoint.config import as_config, family_of
+from ..checkpoint.dtypes import SavedTypes, holds, saved_types
+from ..checkpoint.families import Family
+from ..checkpoint.files import listed
+from ..checkpoint.generation import write_generation
+from ..checkpoint.labels import PROBLEMS
+from ..checkpoint.layout import fused
+from ..checkpoint.load import file_shape, tensor_names
+from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
+from ..checkpoint.notes import to_save, write_tokenizer
+from ..checkpoint.read import Stored
+from ..checkpoint.write import SHARD_BYTES, check_output, write_folder, write_tensors
+from ..errors import CheckpointError, OutputError, SettingsError
+from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
+from ..model.model import REGAIN, Model
+
+_WHERE = "the exported config.json"
+_FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
+# Fields of the architecture that one setting of a config.json switches together: our name of its key -> the fields.
+_BIASES = {
+    "attention_bias": ("attention_bias", "output_bias"),
+    "feed_forward_bias": ("feed_forward_bias", "down_bias"),
+}
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    config: dict[str, Any]  # the contents of config.json
+    bytes: int  # of all tensors
+    warnings: tuple[str, ...]
+    dtype: str  # that config.json names
+
+
+def export(
+    model: Model,
+    folder: str | Path,
+    *,
+    fill_zeros: bool = False,
+    overwrite: bool = False,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    tokenizer: Any = None,
+) -> Exported:
+    """Write `model` to `folder` as transformers would: config.json, tensors, tokenizer files.
+
+    Tensors are in their own types, as `save` writes them, or in `dtype`. Where numbers are too large for the
+    checkpoint's type, all are in float32, with a warning: transformers would turn such numbers into infinities.
+
+    config.json is that of the checkpoint the model was read from, with sizes, biases and head as they are now. With
+    `fill_zeros` the sizes are those of the checkpoint: kept units lie at their old places, removed ones are zero.
+    The record of the pruning lies beside it in `jaxprune_export.json`.
+
+    The folder is there whole or not at all, as with `save`, and `tokenizer` is that of `save`. Raises `CheckpointError`
+    for a model that no config.json of its family can describe, and says what can be done; `OutputError`,
+    `NumericalError` as `save` does.
+    """
+    folder = Path(folder)
+    if dtype is not None:
+        check_saved_type(dtype)
+    check_output(folder, overwrite)
+    source = _source_config(model)
+    model = to_save(model, tokenizer)
+    origin = model.provenance.source
+    if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
+        raise OutputError(f"{folder} is where the model was read from; choose another folder.")
+    found, _ = named_parameters(model.params)
+    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in found.items()}, model.architecture, "the model")
+    family = family_of(source, "the model's source_config")
+    warnings: list[str] = []
+    config = _with_head(source, family, model.architecture)
+    dense = as_config(family, config, _WHERE)
+    target = _with_biases(family, model.architecture)
+    kept = None
+    if fill_zeros:
+        if target.layers == dense.layers:
+            raise SettingsError("fill_zeros has no effect, as the model has the sizes of its source; leave it out.")
+        kept = _places(model, dense, warnings)
+        target = target.with_layers(dense.layers)
+    else:
+        _check_uniform(family, target, dense)
+    config = _with_sizes(config, family, target, dense, warnings)
+    _check_description(as_config(family, config, _WHERE), target)
+    types = _types(model, dtype, warnings)
+    config = _with_dtype(config, types.most)
+    tensors = _tensors(found, family, target, kept, types)
+    if target.head == "none" and family.drawn:
+        modules = ", ".join(family.drawn)
+        warnings.append(
+            f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
+            "at random; use last_hidden_state."
+        )
+
+    def fill(part: Path) -> None:
+        (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
+        write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
+        write_tokenizer(model, part)
+        write_generation(model, part)
+
+    settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
+    write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
+    size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
+    return Exported(folder, config, size, tuple(warnings), types.most)
+
+
+# --- what config.json says
+
+
+def _source_config(model: Model) -> dict[str, Any]:
+    source = model.provenance.record.get("source_config")
+    if not isinstance(source, dict):
+        raise CheckpointError(
+            "the model's record has no source_config, so that no config.json can be written; "
+            + (f"{REGAIN}." if model.provenance.dropped else "load a Hugging Face checkpoint and prune that.")
+        )
+    if source.get("model_type") != model.architecture.family:
+        raise CheckpointError(
+            f"the model is of the family {model.architecture.family}, but its source_config is of "
+            f"{str(source.get('model_type'))[:60]!r}; load and prune the checkpoint anew."
+        )
+    return source
+
+
+def _with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
+    """`source` for the class that has the model's head, with the model's labels."""
+    endings = {
+        "classification": "ForSequenceClassification",
+        "question_answering": "ForQuestionAnswering",
+        "causal_lm": family.language_model,
+        "none": "Model",
+    }
+    config = dict(source, architectures=[family.classes + endings[a.head]])
+    if a.head in ("classification", "question_answering"):  # transformers sizes the last layer by the labels
+        problem = config.pop("problem_type", None)
+        for key in ("id2label", "label2id", "num_labels"):
+            config.pop(key, None)
+        if a.head == "classification":
+            config["id2label"] = {str(number): label for number, label in enumerate(a.labels)}
+            config["label2id"] = {label: number for number, label in enumerate(a.labels)}
+            if problem is not None or a.problem != ("regression" if len(a.labels) == 1 else "single_label"):
+                config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
+    return config
+
+
+def _with_biases(family: Family, a: Architecture) -> Architecture:
+    """`a` with every bias that the family's config.json needs to have those of `a`; what is added will be zero."""
+    needed: dict[str, Any] = {}
+    for key, pair in _BIASES.items():
+        if key in family.keys:
+            needed |= dict.fromkeys(pair, any(getattr(a, name) for name in pair))
+            continue
+        for name in pair:
+            needed[name] = family.switches.get(name, True)
+            if getattr(a, name) and not needed[name]:
+                raise CheckpointError(
+                    f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
+                    "place for them; prune without adding them (FLAP: --no-compensate), then export."
+                )
+    return replace(a, **needed)
+
+
+def _with_sizes(
+    config: Mapping[str, Any], family: Family, target: Architecture, dense: Architecture, warnings: list[str]
+) -> dict[str, Any]:
+    """`config` with the sizes and biases of `target` where they differ from what it says, `dense`."""
+    keys, new, old = family.keys, target.layers[0], dense.layers[0]
+    changed: dict[str, Any] = {}
+    if new.neurons != old.neurons:
+        changed[keys["neurons"]] = new.neurons
+    if (new.groups, new.queries) != (old.groups, old.queries):
+        changed |= {keys["heads"]: new.heads, keys["head_width"]: target.head_width}
+        if "groups" in keys:
+            changed[keys["groups"]] = new.groups
+    for key, (name, _) in _BIASES.items():
+        if getattr(target, name) != getattr(dense, name):
+            changed[keys[key]] = getattr(target, name)
+    for key in family.unlisted:
+        if key in changed:
+            warnings.append(
+                f"{key} is no documented setting of {family.model_type}: transformers 5 reads it, other programs may "
+                "refuse the folder."
+            )
+    return {**config, **changed}
+
+
+def _types(model: Model, dtype: str | None, warnings: list[str]) -> SavedTypes:
+    """What `saved_types` says; or all float32 where transformers, which reads all in one type, would see infinities."""
+    types = saved_types(model, dtype)
+    parameters, _ = named_parameters(model.params)
+    large = [name for name, leaf in parameters.items() if dtype is None and not holds(types.most, leaf)]
+    if not large:
+        return types
+    warnings.append(
+        f"{listed(large)}: numbers too large for {types.most}, the type of the checkpoint; all is in float32."
+    )
+    return saved_types(model, "float32")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Under the key that the source uses: transformers 5 reads both, earlier versions only the second."""
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    return {**config, **dict.fromkeys(keys, dtype)}
+
+
+def _check_description(as_config: Architecture, target: Architecture) -> None:
+    """Raise `CheckpointError` unless config.json, as we read it, says what the tensors are."""
+    elsewhere = ("end_ids",)  # generation_config.json says them
+    names = [field.name for field in fields(target) if field.name not in elsewhere]
+    differ = [name for name in names if getattr(as_config, name) != getattr(target, name)]
+    if "rotary" in differ and np.shape(as_config.rotary) == np.shape(target.rotary):
+        if np.allclose(as_config.rotary, target.rotary, rtol=1e-5, atol=0):  # another machine's last bit
+            differ.remove("rotary")
+    if differ:
+        name = differ[0]
+        raise CheckpointError(
+            f"the model's {name} is {str(getattr(target, name))[:60]}, and its source's config.json gives "
+            f"{str(getattr(as_config, name))[:60]}; load and prune the checkpoint anew."
+        )
+
+
+def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None:
+    """Raise `CheckpointError` where the sizes of the layers fit no config.json of the family, with the ways out."""
+    if a.ragged:
+        heads, neurons = ([getattr(size, name) for size in a.layers] for name in ("heads", "neurons"))
+        raise CheckpointError(
+            f"the layers differ in size ({_range(heads)} heads, {_range(neurons)} neurons), and a config.json has one "
+            f"size for all; prune with --uniform, or {_FILL}."
+        )
+    new, old = a.layers[0], dense.layers[0]
+    if min(new.groups, new.neurons) < 1:
+        raise CheckpointError(
+            f"every layer has {new.heads} heads and {new.neurons} neurons, and a config.json needs at least one of "
+            f"each; prune less, or {_FILL}."
+        )
+    if family.can_say(new.heads, old.heads, a.hidden):
+        return
+    if "head_width" not in family.keys:
+        raise CheckpointError(
+            f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
+            "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
+            f"{_FILL}."
+        )
+    raise CheckpointError(
+        f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose heads "
+        f"do not divide the hidden size {a.hidden}; keep a number that does, or {_FILL}."
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+# --- what the tensors are
+
+
+def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict[str, list[Any]]]:
+    """For every layer, where its groups, the query heads of each and its neurons lay in the source."""
+    sizes = model.architecture.layers
+    fits = len(sizes) == len(dense.layers) and all(
+        size.queries <= room.queries and size.groups <= room.groups and size.neurons <= room.neurons
+        for size, room in zip(sizes, dense.layers, strict=False)
+    )
+    if not fits:
+        raise CheckpointError(
+            "the model's layers do not fit into those of its source's config.json; load and prune the checkpoint anew."
+        )
+    recorded = model.provenance.record.get("kept")
+    if isinstance(recorded, list) and len(recorded) == len(sizes):
+        layers = [_with_queries(layer, size) for layer, size in zip(recorded, sizes, strict=True)]
+        if all(_says(layer, size, room) for layer, size, room in zip(layers, sizes, dense.layers, strict=True)):
+            return layers
+    if sizes != dense.layers:
+        warnings.append("the record does not say which units were kept: they lie first in their layers, zeros after.")
+    return [
+        _with_queries({"heads": list(range(size.groups)), "neurons": list(range(size.neurons))}, size) for size in sizes
+    ]
+
+
+def _with_queries(layer: Any, size: LayerSizes) -> Any:
+    """A layer of the record; where it names no query heads, the first ones of every group."""
+    if not isinstance(layer, dict) or "queries" in layer:
+        return layer
+    return {**layer, "queries": [list(range(size.queries))] * size.groups}
+
+
+def _says(layer: Any, size: LayerSizes, room: LayerSizes) -> bool:
+    """True where a layer of the record names units of `room`, as many as `size` has."""
+    if not isinstance(layer, dict) or not isinstance(layer.get("queries"), list):
+        return False
+    return (
+        _is_choice(layer.get("heads"), size.groups, room.groups)
+        and _is_choice(layer.get("neurons"), size.neurons, room.neurons)
+        and len(layer["queries"]) == size.groups
+        and all(_is_choice(heads, size.queries, room.queries) for heads in layer["queries"])
+    )
+
+
+def _is_choice(units: Any, count: int, room: int) -> bool:
+    """True for a list of `count` numbers below `room`, each once."""
+    return (
+        isinstance(units, list)
+        and len(units) == len(set(map(str, units))) == count
+        and all(isinstance(unit, int) and not isinstance(unit, bool) and 0 <= unit < room for unit in units)
+    )
+
+
+def _filled_up(
+    array: np.ndarray, shape: tuple[int, ...], layer: Mapping[str, list[Any]], half: str, name: str, leaf: str
+) -> np.ndarray:
+    """A smaller array at its units' places in an array of zeros."""
+    full, axis = np.zeros(shape, array.dtype), UNIT_AXES[half][name][leaf]
+    units = np.array(layer["heads" if half == ATTENTION else "neurons"], int)
+    if name in ("q", "o"):  # a block for every query head: the groups' axis, then theirs
+        heads = np.array(layer["queries"], int).reshape(len(units), array.shape[axis + 1])
+        here = np.moveaxis(full, (axis, axis + 1), (0, 1))
+        here[units[:, None], heads] = np.moveaxis(array, (axis, axis + 1), (0, 1))
+    else:
+        np.moveaxis(full, axis, 0)[units] = np.moveaxis(array, axis, 0)
+    return full
+
+
+def _tensors(
+    found: Mapping[str, Any],
+    family: Family,
+    target: Architecture,
+    kept: Sequence[Mapping[str, list[Any]]] | None,
+    types: SavedTypes,
+) -> dict[str, Stored]:
+    """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
+    shapes, _ = named_parameters(parameter_shapes(target))
+    tensors = {}
+    for ours, name in tensor_names(family, target).items():
+        layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
+        read = partial(_read, ours, found.get(ours), shapes[ours], layer)
+        tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
+    modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
+    outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
+    bare = target.head == "none"  # the class without a head has no prefix
+    return {
+        name if bare or name.startswith(outside) else family.prefix + name: stored
+        for name, stored in fused(tensors, family).items()
+    }
+
+
+def _read(ours: str, leaf: Any, shape: tuple[int, ...], layer: Mapping[str, list[Any]] | None) -> np.ndarray:
+    """The numbers of a parameter as files have them; a bias that the model lacks is zero, as are removed units.
+
+    `layer` says where the units of a layer lay, for parameters that are to be filled up to `shape`.
+    """
+    array = np.zeros(shape, np.float32) if leaf is None else np.asarray(leaf, np.float32)
+    if layer is not None and array.shape != shape:
+        array = _filled_up(array, shape, layer, *ours.split(".")[2:])
+    in_file = file_shape(ours, shape)
+    return array.reshape(in_file[::-1]).T if ours.endswith(".kernel") else array.reshape(in_file)

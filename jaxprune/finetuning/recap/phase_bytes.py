@@ -1,0 +1,162 @@
+"""What every phase of RECAP needs on the device, in bytes: predicted from sizes, and of compiled programs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from ...model.architecture import HALVES
+from ...model.partial_rows import Split
+from ...model.sublayer import INPUTS, OUTPUT
+from ...model.transformer import whole_forward
+from ...runtime.by_sublayer import outer_params
+from ...runtime.memory import program_bytes, temp_bytes
+from ..lora import count
+from ..settings import Train
+from ..step import select
+from ..training_bytes import FLOAT, activation_bytes, compiled_step, held_bytes, wide_copies
+from .selection import trained_count
+from .settings import Recap
+from .sweep import Form, compiled_sweep
+from .tuning import trainable_of
+
+
+def uniform(architecture: Architecture, remove: float) -> Architecture:
+    """The architecture with a share `remove` of every sublayer's units gone, one unit at least left."""
+    left = lambda units: min(units, max(1, round((1 - remove) * units)))  # noqa: E731
+    return architecture.with_layers(
+        tuple(
+            LayerSizes(groups=left(size.groups), queries=size.queries, neurons=left(size.neurons))
+            for size in architecture.layers
+        )
+    )
+
+
+def abstract(architecture: Architecture, types: Params | None = None) -> Params:
+    """The parameters of an architecture, shapes only: float32, or each in its type of `types`."""
+    shapes = parameter_shapes(architecture)
+    if types is None:
+        types = jax.tree.map(lambda _: jnp.float32, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    return jax.tree.map(lambda dtype, shape: jax.ShapeDtypeStruct(shape, dtype), types, shapes)
+
+
+def abstract_parts(
+    small: Architecture, freeze: float, tokens: int | None = None, types: Params | None = None
+) -> Params:
+    """The split parameters of `small`, shapes only; `tokens`: how many token embeddings train of a split table."""
+    params = abstract(small, types)
+    for layer in params["layers"]:
+        for half in HALVES:
+            for name in (*INPUTS[half], OUTPUT[half]):
+                if name not in layer[half]:
+                    continue
+                p = layer[half][name]
+                kernel = p["kernel"].shape
+                units = kernel[:-1] if name == OUTPUT[half] else kernel[1:]
+                trained = trained_count(int(np.prod(units)), freeze)
+                if name == OUTPUT[half]:
+                    p["kernel"] = _parts(units, trained, p["kernel"], after=kernel[-1:])
+                else:
+                    p["kernel"] = _parts(units, trained, p["kernel"], before=kernel[:1])
+                    if "bias" in p:
+                        p["bias"] = _parts(units, trained, p["bias"])._replace(place=None)
+    if tokens is not None:
+        params["embed"]["token"] = _parts((small.vocab,), tokens, params["embed"]["token"], after=(small.hidden,))
+    return params
+
+
+def _parts(
+    units: tuple[int, ...], trained: int, whole: Any, before: tuple[int, ...] = (), after: tuple[int, ...] = ()
+) -> Split:
+    leaf = lambda n: jax.ShapeDtypeStruct((*before, n, *after), whole.dtype)  # noqa: E731
+    return Split(leaf(int(np.prod(units)) - trained), leaf(trained), jax.ShapeDtypeStruct(units, jnp.int32))
+
+
+def least_frozen(settings: Recap) -> float:
+    """The share of frozen rows in the round that needs the most."""
+    return min(settings.freeze_at(number) for number in range(settings.rounds))
+
+
+def phase_bytes(
+    dense: Architecture,
+    small: Architecture,
+    settings: Recap,
+    training: Train,
+    rows: int,
+    length: int,
+    tokens: np.ndarray | int | None = None,
+    types: Params | None = None,
+    results: Params | None = None,
+) -> dict[str, int]:
+    """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens.
+
+    Exact but for activations, which are estimates (`activation_bytes`). `tokens` are the token embeddings that train
+    where only those that occur do. `types` are those of the full model's parameters on the host, `results` those of the
+    model that is scored; float32 without.
+    """
+    training = training.resolved(small, adapted=False)
+    touched = None if tokens is None else int(np.sum(tokens))
+    parts = abstract_parts(small, least_frozen(settings), touched, types)
+    chosen = select(parts, trainable_of(settings))[0]
+    whole, trained = held_bytes(parts), FLOAT * count(chosen)
+    stream = FLOAT * rows * length * small.hidden
+    sweep = 0
+    if settings.measure_on == "device":
+        full = abstract(dense, types)
+        layer = max(held_bytes(layer) for layer in full["layers"])
+        one = dense.with_layers(dense.layers[:1])
+        outer = held_bytes(outer_params(full))
+        sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
+        sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
+    activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
+    widest = max(size.neurons for size in small.layers)
+    rounded = abstract_parts(small, least_frozen(settings), touched, results)
+    scored = max(whole, held_bytes(rounded) + wide_copies(rounded))  # rounded leaf by leaf, so never both
+    return {
+        "importance": sweep,
+        "masking": sweep,
+        **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
+        "tuning": whole + 3 * trained + activations,
+        "write back": whole + 2 * trained,
+        "evaluation": scored + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
+    }
+
+
+def measured_bytes(
+    dense: Architecture,
+    small: Architecture,
+    settings: Recap,
+    training: Train,
+    rows: int,
+    length: int,
+    tokens: int | None = None,
+) -> dict[str, int]:
+    """The same by compiling each phase's largest program, for what lives and its temporaries; nothing is run.
+
+    Classification only, one text a row.
+    """
+    training = training.resolved(small, adapted=False)
+    parts = abstract_parts(small, least_frozen(settings), tokens)
+    trained = FLOAT * count(select(parts, trainable_of(settings))[0])
+    tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings))
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
+    batch = Batch(*[number(rows, length)] * 4, *[number(rows, 1)] * 2)  # type: ignore[arg-type]
+    forward = whole_forward.lower(parts, batch, architecture=small).compile()
+    sweep = 0
+    if settings.measure_on == "device":
+        outer = FLOAT * count(outer_params(abstract(dense)))
+        streams = FLOAT * (len(dense.layers) + 1) * rows * length * dense.hidden
+        assert settings.importance != "kprune"  # which is measured on the host
+        forms: tuple[Form, ...] = (settings.importance, "fisher")
+        programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
+        sweep = outer + streams + max(program_bytes(program) for program in programs)
+    held = FLOAT * count(parts)
+    return {
+        "importance": sweep,
+        "masking": sweep,
+        "tuning": held + 2 * trained + temp_bytes(tuning),
+        "write back": held + 2 * trained,
+        "evaluation": held + temp_bytes(forward),
+    }

@@ -1,0 +1,211 @@
+"""From masks to smaller arrays: the one place where units leave a model, for every method."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from ..model.architecture import ATTENTION, HALVES, UNIT_AXES, Architecture, LayerSizes
+from ..model.model import Model, Params
+from ..model.sublayer import OUTPUT
+
+# One flag a unit: lists mix lengths, so the axis has no name. Where query heads leave the groups of an attention
+# sublayer, its mask is [groups, queries]; groups that stay then keep as many query heads as each other.
+Mask = Bool[np.ndarray, "*_"]
+
+
+def map_units(half: str, function: Any, *trees: Params) -> Params:
+    """Apply `function(axis, *leaves)` to every array of a half that has a unit axis; others are the first tree's."""
+
+    def leaf(path: tuple[Any, ...], first: Any, *others: Any) -> Any:
+        names = [entry.key for entry in path]
+        axis = UNIT_AXES[half].get(names[0], {}).get(names[-1])
+        return first if axis is None else function(axis, first, *others)
+
+    return jax.tree_util.tree_map_with_path(leaf, *trees)
+
+
+def unit_sums(axis: int, leaf: np.ndarray) -> np.ndarray:
+    """An array summed over all its axes but one, [units]: none is fine."""
+    return leaf.sum(axis=tuple(other for other in range(leaf.ndim) if other != axis))
+
+
+def take_units(half: str, p: Params, units: Any) -> Params:
+    """The parameters of one half with only `units` (indices, in their order). Traceable."""
+    return map_units(half, lambda axis, leaf: leaf.take(units, axis=axis), p)
+
+
+def put_units(half: str, full: Params, units: np.ndarray, small: Params) -> Params:
+    """`full` with `units` replaced by those of `small`, and its other arrays (norms, output bias) from `small`.
+
+    The inverse of `take_units`: units not named keep their numbers.
+    """
+
+    def put(axis: int, small_leaf: Any, full_leaf: Any) -> Any:
+        out = np.array(full_leaf)
+        np.moveaxis(out, axis, 0)[units] = np.moveaxis(np.asarray(small_leaf), axis, 0)[: len(units)]
+        return out
+
+    # Norms and output biases are not gathered by unit: they keep their type here, the others in `put`.
+    as_before = lambda new, old: np.asarray(new).astype(old.dtype)  # noqa: E731
+    return jax.tree.map(as_before, map_units(half, put, small, full), full)
+
+
+def kept_groups(mask: Mask) -> Bool[np.ndarray, " units"]:
+    """The units that stay at least in part."""
+    return mask if mask.ndim == 1 else np.asarray(mask.any(axis=1))
+
+
+def kept_queries(mask: Mask) -> np.ndarray:
+    """The query heads that stay in every group, [groups, kept]; of groups that go, the first ones."""
+    left = np.max(mask.sum(axis=1), initial=0) or mask.shape[1]
+    return np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :left], axis=1)
+
+
+def map_queries(function: Any, *trees: Params) -> Params:
+    """Apply `function(axis, *leaves)` to the arrays of an attention half that have one block for every query head.
+
+    `axis` is that of the groups, query heads follow. Other arrays are the first tree's.
+    """
+    out = {name: dict(leaves) for name, leaves in trees[0].items()}
+    for name in ("q", "o"):
+        for leaf, axis in UNIT_AXES[ATTENTION][name].items():
+            if leaf in out[name]:
+                out[name][leaf] = function(axis, *(tree[name][leaf] for tree in trees))
+    return out
+
+
+def take_queries(p: Params, mask: Mask) -> Params:
+    """The parameters of an attention half with the query heads of a mask [groups, queries] only, all groups staying."""
+    chosen = kept_queries(mask)
+
+    def take(axis: int, leaf: Any) -> np.ndarray:
+        leaf = np.moveaxis(np.asarray(leaf), (axis, axis + 1), (0, 1))
+        return np.moveaxis(leaf[np.arange(len(chosen))[:, None], chosen], (0, 1), (axis, axis + 1))
+
+    return map_queries(take, p)
+
+
+def put_queries(full: Params, mask: Mask, small: Params) -> Params:
+    """`full` with the query heads of a mask replaced by those of `small`, and its other arrays from `small`."""
+    chosen = kept_queries(mask)
+
+    def put(axis: int, small_leaf: Any, full_leaf: Any) -> np.ndarray:
+        out = np.array(full_leaf)
+        view = np.moveaxis(out, (axis, axis + 1), (0, 1))
+        view[np.arange(len(chosen))[:, None], chosen] = np.moveaxis(np.asarray(small_leaf), (axis, axis + 1), (0, 1))
+        return out
+
+    return map_queries(put, small, full)
+
+
+def unit_counts(architecture: Architecture) -> list[int]:
+    """Units of every sublayer, bottom up: groups and neurons in turn."""
+    return [count for layer in architecture.layers for count in (layer.groups, layer.neurons)]
+
+
+def cut_architecture(architecture: Architecture, masks: Sequence[Mask]) -> Architecture:
+    """The architecture that remains; `masks` per sublayer, true keeps."""
+    layers = []
+    for index, layer in enumerate(architecture.layers):
+        heads, neurons = masks[2 * index : 2 * index + 2]
+        queries = layer.queries if heads.ndim == 1 else kept_queries(heads).shape[1]
+        layers.append(LayerSizes(groups=int(kept_groups(heads).sum()), queries=queries, neurons=int(neurons.sum())))
+    return architecture.with_layers(tuple(layers))
+
+
+def cut(model: Model, masks: Sequence[Mask]) -> Model:
+    """The model without the units whose mask is false: q, k, v, up and their biases, output rows.
+
+    A sublayer that lost all units still adds its output bias.
+    """
+    layers = []
+    for index, layer in enumerate(model.params["layers"]):
+        halves = {}
+        for offset, half in enumerate(HALVES):
+            mask, p = masks[2 * index + offset], layer[half]
+            kept = np.flatnonzero(kept_groups(mask))
+            p = take_queries(p, mask) if mask.ndim == 2 else p
+            small = map_units(half, lambda axis, leaf: np.take(np.asarray(leaf), kept, axis=axis), p)  # noqa: B023
+            halves[half] = jax.tree.map(np.ascontiguousarray, small)
+        layers.append(halves)
+    params = {**model.params, "layers": layers}
+    return model.replace(architecture=cut_architecture(model.architecture, masks), params=params)
+
+
+def silenced(model: Model, masks: Sequence[Mask]) -> Model:
+    """The model in full size, its removed units writing nothing: what gates at 0 do, in the weights."""
+    layers = []
+    for index, layer in enumerate(model.params["layers"]):
+        halves = {}
+        for offset, half in enumerate(HALVES):
+            out = layer[half][OUTPUT[half]]
+            kernel = np.array(out["kernel"])
+            kernel[~masks[2 * index + offset]] = 0
+            halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": kernel}}
+        layers.append(halves)
+    return model.replace(params={**model.params, "layers": layers})
+
+
+def with_output_biases(model: Model) -> Model:
+    """The same model with biases (zeros, where it had none) on the projections that write to the residual stream."""
+    layers = []
+    for layer in model.params["layers"]:
+        halves = {}
+        for half in HALVES:
+            out = layer[half][OUTPUT[half]]
+            bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, out["kernel"].dtype)
+            halves[half] = {**layer[half], OUTPUT[half]: {**out, "bias": bias}}
+        layers.append(halves)
+    architecture = replace(model.architecture, output_bias=True, down_bias=True)
+    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
+
+
+def gates_of(architecture: Architecture, masks: Sequence[Mask]) -> list[dict[str, np.ndarray]]:
+    """Masks as gates for `Sites`: 1.0 keeps, 0.0 removes, broadcastable against the features."""
+    gates = []
+    for index in range(len(architecture.layers)):
+        heads, neurons = (np.asarray(mask, np.float32) for mask in masks[2 * index : 2 * index + 2])
+        gates.append({ATTENTION: heads[:, None, None] if heads.ndim == 1 else heads[:, :, None], HALVES[1]: neurons})
+    return gates
+
+
+KeptUnits = list[dict[str, Any]]
+
+
+def kept_units(masks: Sequence[Mask]) -> KeptUnits:
+    """Masks as plain lists of kept indices, for the record.
+
+    A layer: {"heads": […], "neurons": […]}, and where query heads left groups "queries", one list for each head unit.
+    """
+    out: KeptUnits = []
+    for heads, neurons in zip(masks[::2], masks[1::2], strict=True):
+        kept = kept_groups(heads)
+        out.append({"heads": np.flatnonzero(kept).tolist(), "neurons": np.flatnonzero(neurons).tolist()})
+        if heads.ndim == 2:
+            out[-1]["queries"] = kept_queries(heads)[kept].tolist()
+    return out
+
+
+def compose_kept(earlier: Any, kept: KeptUnits, architecture: Architecture) -> KeptUnits:
+    """Kept units by their numbers in the model that an earlier cut started from, where its record says them."""
+    sizes = [(size.groups, size.neurons) for size in architecture.layers]
+    if not isinstance(earlier, list) or [(len(layer["heads"]), len(layer["neurons"])) for layer in earlier] != sizes:
+        return kept
+    out: KeptUnits = []
+    for before, layer in zip(earlier, kept, strict=True):
+        out.append({name: [before[name][unit] for unit in layer[name]] for name in ("heads", "neurons")})
+        if "queries" in before:
+            rows = [before["queries"][unit] for unit in layer["heads"]]
+            now = layer.get("queries", [range(len(row)) for row in rows])
+            out[-1]["queries"] = [[row[head] for head in chosen] for row, chosen in zip(rows, now, strict=True)]
+        elif "queries" in layer:
+            out[-1]["queries"] = layer["queries"]
+    return out
+
+
+def everything_kept(architecture: Architecture) -> list[Mask]:
+    return [np.ones(count, bool) for count in unit_counts(architecture)]

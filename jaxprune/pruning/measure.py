@@ -1,0 +1,376 @@
+"""One pass forwards and backwards over the calibration texts: everything that any score needs, and nothing per token.
+
+The model runs sublayer by sublayer, so that one small program serves every layer. On the way up a sublayer leaves its
+input projections behind, for one batch at a time; the backward sweep starts from them and computes no projection twice.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from ..errors import NumericalError
+from ..model.architecture import HALVES, Architecture
+from ..model.language import sampled_cotangents
+from ..model.model import Batch, Params
+from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
+from ..model.transformer import apply_head
+from ..runtime.by_sublayer import Trace, advance, outer_params, output_of, start
+from ..runtime.devices import Devices
+from ..runtime.programs import Programs
+from .gram import add_gram
+from .kept import KeptPasses
+
+WAITING_BYTES = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
+
+
+class Statistics(NamedTuple):
+    """Sums over calibration tokens for one sublayer with `units` units of `width` features each.
+
+    All in float32 at the highest matmul precision. Divide by `tokens` or `texts` for means. Of `gram` and `sensitivity`
+    only the upper part is summed (`gram.whole` fills in the rest). What was not asked for has no entries.
+    """
+
+    gram: Float[Array, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
+    mean: Float[Array, " features"]  # Σ_t ω_t f
+    sensitivity: Float[Array, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
+    gates: Float[Array, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
+    block: Float[Array, "units units"]  # the same as an outer product over units
+
+
+def empty_statistics(units: int, width: int, hidden: int, *, grams: bool, gates: bool, blocks: bool) -> Statistics:
+    features, gate, block = units * width * grams, units * (gates or blocks), units * blocks
+    zeros = partial(jnp.zeros, dtype=jnp.float32)
+    return Statistics(
+        zeros((features, features)), zeros(features), zeros((hidden, hidden)), zeros(gate), zeros((block, block))
+    )
+
+
+def output_kernel(p: Params, half: str) -> Float[Any, "features hidden"]:
+    """A sublayer's output projection as a matrix."""
+    kernel = p[OUTPUT[half]]["kernel"]
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Array, "rows texts n"]:
+    """Sum over the tokens of every packed text; padding counts nowhere."""
+    texts = jax.nn.one_hot(batch.segments - 1, batch.pool.shape[1], dtype=values.dtype)  # 0 for padding
+    return jnp.einsum("rts,rtn->rsn", texts, values, precision="highest")
+
+
+# --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
+
+
+def fisher_factors(
+    logits: Float[Array, "... labels"], architecture: Architecture, temperature: float, key: Array, exact_up_to: int
+) -> Float[Array, "seeds ... labels"]:
+    """Cotangents c_k with Σ_k c_k c_kᵀ = F, the Hessian at the model's own prediction of T²·KL(p ‖ ·) in the logits.
+
+    Few classes: exact, the non-zero eigenvectors of diag(p) - p pᵀ scaled by the roots of their eigenvalues (C - 1
+    of them). Many classes: one label sampled from the model, e_y - p, whose outer product is F in expectation.
+    """
+    labels = logits.shape[-1]
+    scaled = logits / temperature
+    if architecture.head == "classification" and architecture.problem == "multi_label":
+        p = jax.nn.sigmoid(scaled)
+        return jnp.sqrt(p * (1 - p)) * jnp.eye(labels)[(slice(None),) + (None,) * (logits.ndim - 1)]
+    if architecture.head == "classification" and architecture.problem == "regression":
+        return jnp.ones((1, *logits.shape))  # squared error: F = 1
+    if architecture.head == "none":
+        return jax.random.normal(key, (1, *logits.shape))  # squared change of the hidden states: F = 1
+    p = jax.nn.softmax(scaled, axis=-1)
+    if labels == 1:
+        return jnp.zeros((1, *logits.shape))
+    if labels <= exact_up_to:
+        fisher = p[..., None] * jnp.eye(labels) - p[..., :, None] * p[..., None, :]
+        values, vectors = jnp.linalg.eigh(fisher)  # ascending; the first value is 0, for the all-ones direction
+        roots = vectors[..., 1:] * jnp.sqrt(jnp.maximum(values[..., None, 1:], 0))
+        return jnp.moveaxis(roots, -1, 0)
+    sampled = jax.random.categorical(key, scaled, axis=-1)
+    return (jax.nn.one_hot(sampled, labels) - p)[None]
+
+
+@partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to"))
+def head_cotangents(
+    params: Params,
+    x: Array,
+    batch: Batch,
+    key: Array,
+    *,
+    architecture: Architecture,
+    temperature: float,
+    exact_up_to: int,
+) -> Float[Array, "seeds rows length hidden"]:
+    """The Fisher seeds pulled back to the last residual stream."""
+    if architecture.head == "causal_lm":
+        return sampled_cotangents(params, x, batch, architecture, temperature, key)[None]
+    logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
+    if architecture.head == "question_answering":
+        # Start and end are two softmaxes over a text's tokens: [rows, length, 2] -> one label sampled for each.
+        seeds = span_factors(logits, batch, temperature, key)
+    else:
+        seeds = fisher_factors(logits, architecture, temperature, key, exact_up_to)
+        present = (batch.index >= 0)[..., None] if architecture.head == "classification" else batch.real[..., None]
+        seeds = jnp.where(present, seeds, 0)
+    return jax.vmap(lambda seed: pull(seed)[0])(seeds)
+
+
+def span_probabilities(
+    logits: Float[Array, "rows length 2"], batch: Batch, temperature: float = 1.0
+) -> Float[Array, "rows length 2"]:
+    """Start and end probabilities: a softmax over the tokens of each text (padding 0)."""
+    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]  # [rows, query, key]
+    scaled = logits / temperature
+    spread = jnp.where(same[..., None], scaled[:, None], -jnp.inf)
+    total = jax.nn.logsumexp(jnp.where(batch.real[:, :, None, None], spread, 0.0), axis=2)
+    return jnp.where(batch.real[..., None], jnp.exp(scaled - total), 0.0)
+
+
+def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) -> Float[Array, "2 rows length 2"]:
+    """As `fisher_factors`, for question answering: one start and one end sampled per text."""
+    p = span_probabilities(logits, batch, temperature)
+    # Gumbel trick within every text: the token that holds its text's maximum is the sample.
+    noisy = logits / temperature + jax.random.gumbel(key, logits.shape)
+    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]
+    best = jnp.max(jnp.where(same[..., None], noisy[:, None], -jnp.inf), axis=2)
+    drawn = ((noisy >= best) & batch.real[..., None]).astype(jnp.float32)
+    return (drawn - p)[None] * jnp.eye(2)[:, None, None, :]
+
+
+# --- the backward sweep
+
+
+@partial(jax.jit, static_argnames=("half", "architecture", "floor", "features"), donate_argnames=("sums", "cotangents"))
+def sweep_back(
+    p: Params,
+    trace: Trace,
+    batch: Batch,
+    cotangents: Float[Array, "seeds rows length hidden"],
+    sums: tuple[Array, Array, Array],
+    *,
+    half: str,
+    architecture: Architecture,
+    floor: float,
+    features: bool,
+) -> tuple[Array, tuple[Array, Array, Array], Float[Array, "rows length"], tuple[Array, Array] | None]:
+    """Pull the cotangents back over one sublayer and add to `sums`: its sensitivity, gates and block.
+
+    Returns cotangents before the sublayer, the sums, and every token's energy |g|², g the gradient at the sublayer's
+    output. With `features` also the sublayer's features, each token's times the root of its weight, and these roots,
+    [rows, length, 1]: for `add_features`. Tokens weigh by their share of the batch's energy (`token_weights`).
+    """
+    context = context_of(architecture, batch)
+    said, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
+    # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
+    # as the point of both derivatives; the values computed on the way are not used, and never computed.
+    _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)
+    _, pull_norm = jax.vjp(lambda x: residual(p, x, jnp.zeros((), x.dtype), architecture), trace.around)
+    kernel, flat, units = output_kernel(p, half), said.reshape(*said.shape[:2], -1), said.shape[2]
+    sensitivity, gates, block = sums
+
+    def one(cotangent):
+        (g,) = pull_norm(cotangent)
+        g_features = jnp.einsum("rth,fh->rtf", g, kernel)
+        (g_inputs,) = pull_features(g_features.reshape(said.shape))
+        (g_through,) = pull_inputs(g_inputs)
+        if not gates.shape[0]:
+            return g + g_through, g, None
+        per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, -1), axis=-1)
+        return g + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
+
+    before, g, of_gates = jax.vmap(one)(cotangents)
+    real = batch.real.astype(jnp.float32)
+    g = g * real[..., None]
+    energy = jnp.sum(g**2, axis=(0, -1))
+    sensitivity = add_gram(sensitivity, g.reshape(-1, g.shape[-1]))
+    if of_gates is not None:
+        gates = gates + jnp.sum(of_gates**2, axis=(0, 1, 2))
+        if block.shape[0]:
+            block = block + jnp.einsum("krsu,krsv->uv", of_gates, of_gates, precision="highest")
+    if not features:
+        return before, (sensitivity, gates, block), energy, None
+    root = jnp.sqrt(token_weights(energy, real, jnp.sum(energy), jnp.sum(real), floor))[..., None]
+    return before, (sensitivity, gates, block), energy, (flat * root, root)
+
+
+@partial(jax.jit, donate_argnames="sums")
+def add_features(
+    weighted: Float[Array, "rows length features"], root: Float[Array, "rows length 1"], sums: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Add one batch to a sublayer's Gram matrix and mean.
+
+    A program of its own: inside `sweep_back` XLA works the features out again for every block of the Gram matrix, which
+    takes longer than the blocks do.
+    """
+    gram, mean = sums
+    x = weighted.reshape(root.size, weighted.shape[-1])  # no -1: a sublayer may have come without units
+    return add_gram(gram, x), mean + root.reshape(-1) @ x
+
+
+def token_weights(energy: Array, real: Array, total: ArrayLike, tokens: ArrayLike, floor: float) -> Array:
+    """Weights of mean 1 over `tokens` tokens of `total` energy: `floor` of it uniform, the rest by energy.
+
+    A token whose output nothing reads (all but the first in the last layer of a classifier) then hardly counts.
+    """
+    mean = jnp.maximum(total / jnp.maximum(tokens, 1), 1e-30)
+    return (floor + (1 - floor) * energy / mean) * real
+
+
+class Measurement(NamedTuple):
+    """What one pass over the calibration texts leaves behind."""
+
+    statistics: list[Statistics]  # per sublayer, bottom up
+    weights: list[list[Any]]  # [batch][sublayer]: token weights, [rows, length], of mean 1 over all batches
+    tokens: int
+    texts: int
+
+
+def measure(
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    *,
+    temperature: float,
+    floor: float,
+    exact_up_to: int,
+    seed: int,
+    programs: Programs,
+    grams: bool = True,
+    gates: bool = False,
+    fisher_blocks: bool = False,
+    on_part: Callable[[int, int], None] = lambda done, of: None,
+    kept: KeptPasses | None = None,
+) -> Measurement:
+    """Statistics of every sublayer of the dense model: about four forward passes, one batch in memory at a time.
+
+    `grams`, `gates` and `fisher_blocks` say which are asked for; sensitivities always are. Dense outputs go to `kept`,
+    as far as it has room for them. With streamed weights many batches pass a sublayer before the next one comes, their
+    residual streams wait in host memory, and the way back computes input projections once more: a fifth pass, and the
+    same numbers to the bit.
+    """
+    devices, sublayers = programs.devices, 2 * len(architecture.layers)
+    asked = {"grams": grams, "gates": gates, "blocks": fisher_blocks}
+    sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, **asked)]
+    energies: list[list[Any]] = [[None] * sublayers for _ in batches]
+    groups = _groups(batches, architecture, devices.stream)
+    for count, group in enumerate(groups):
+        here = lambda done=count * sublayers: on_part(done, len(groups) * sublayers)  # noqa: E731
+        up = here if devices.stream else lambda: None  # a chance to stop: many batches are on their way
+        xs, passed = _upwards(params, architecture, {number: batches[number] for number in group}, programs, up, kept)
+        outer = devices.fetch(outer_params(params))
+        cotangents = []
+        for number in group:
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            cotangents.append(
+                programs(
+                    head_cotangents,
+                    outer,
+                    xs.pop(0),
+                    batches[number],
+                    devices.everywhere(key),
+                    architecture=architecture,
+                    temperature=temperature,
+                    exact_up_to=exact_up_to,
+                )
+            )
+        del outer
+        for index, half, p in devices.sublayers(params["layers"], reversed(range(sublayers))):
+            static = {"half": half, "architecture": architecture}
+            waiting, total = passed.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
+            for place, number in enumerate(group):
+                trace, batch = waiting.pop(0), batches[number]
+                if devices.stream:
+                    trace = programs(advance, p, devices.rows(trace), batch, **static)[1]
+                cotangents[place], back, energy, said = programs(
+                    sweep_back, p, trace, batch, cotangents[place], total[2:], floor=floor, features=grams, **static
+                )
+                total = Statistics(*(total[:2] if said is None else programs(add_features, *said, total[:2])), *back)
+                energies[number][index] = devices.keep(energy)
+            if devices.stream:
+                programs.meter.sample("measure")
+                on_part((count + 1) * sublayers - index, len(groups) * sublayers)
+            sums[index] = devices.keep(total)
+            del total
+        if not devices.stream:
+            on_part(count + 1, len(groups))
+    tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
+    for index, entry in enumerate(sums):
+        if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
+            raise NumericalError(
+                f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
+                "check the checkpoint's weights."
+            )
+    totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
+    weights = [
+        [
+            devices.keep(token_weights(devices.rows(energy), batch.real.astype(jnp.float32), total, tokens, floor))
+            for energy, total in zip(column, totals, strict=True)
+        ]
+        for batch, column in zip(batches, energies, strict=True)
+    ]
+    return Measurement(sums, weights, tokens, texts)
+
+
+def count_tokens(batches: Sequence[Batch], devices: Devices) -> int:
+    """Real tokens in all batches."""
+    return sum(int(np.sum(devices.read(batch.segments) > 0)) for batch in batches)
+
+
+def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
+    return sum(int(np.sum(devices.read(batch.index) >= 0)) for batch in batches)
+
+
+def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
+    """Numbers of the batches that pass a sublayer together: one, or with streamed weights as many as may wait."""
+    slots = max(batch.ids.size for batch in batches)
+    each = 4 * slots * architecture.hidden * 2 * len(architecture.layers)
+    size = max(1, WAITING_BYTES // each) if stream else 1
+    return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
+
+
+def _empty_sums(architecture: Architecture, **asked: bool) -> Iterator[Statistics]:
+    for size in architecture.layers:
+        width = size.queries * architecture.head_width
+        yield empty_statistics(size.groups, width, architecture.hidden, **asked)
+        yield empty_statistics(size.neurons, 1, architecture.hidden, **asked)
+
+
+def _upwards(
+    params: Params,
+    architecture: Architecture,
+    batches: dict[int, Batch],
+    programs: Programs,
+    on_sublayer: Callable[[], None] = lambda: None,
+    kept: KeptPasses | None = None,
+) -> tuple[list[Array], list[list[Any]]]:
+    """The last residual stream of every batch (by number), and what the way back needs, [sublayer][batch].
+
+    That is a `Trace`, or with streamed weights the residual stream before the sublayer, in host memory.
+    """
+    devices, passed = programs.devices, []
+    outer = devices.fetch(outer_params(params))
+    xs = [programs(start, outer, batch, architecture=architecture) for batch in batches.values()]
+    del outer
+    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+        waiting = []
+        for place, (number, batch) in enumerate(batches.items()):
+            before = xs[place]
+            xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
+            if kept is not None:
+                kept.keep(index, number, output_of(xs[place], trace, architecture), devices)
+            waiting.append(devices.keep(before) if devices.stream else trace)
+        passed.append(waiting)
+        on_sublayer()
+    programs.meter.sample("measure")
+    return xs, passed
+
+
+def unit_width(p: Params, half: str) -> int:
+    """Features per unit of a half: a key-value group's queries × head width, or 1 for a neuron."""
+    return math.prod(p[OUTPUT[half]]["kernel"].shape[1:-1])

@@ -1,0 +1,1 @@
+"""The methods: one file each, to be read next to its paper; none imports another."""

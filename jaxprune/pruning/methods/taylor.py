@@ -1,0 +1,157 @@
+"""Group Taylor: the first-order importance of LLM-Pruner for units of coupled weights. A baseline.
+
+Ma, Fang, Wang: LLM-Pruner: On the Structural Pruning of Large Language Models, NeurIPS 2023, its element-wise first
+order: Σ |w · ∂L/∂w| over all weights of a unit, L the next-token loss on the calibration texts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from ...errors import DataError
+from ...model.architecture import HALVES, Architecture
+from ...model.language import next_token_losses
+from ...model.model import Batch, Model, Params
+from ...model.sublayer import context_of, sublayer
+from ...runtime.by_sublayer import outer_params, streams
+from ...runtime.events import OnStep
+from ...runtime.programs import Programs
+from ...tasks.calibration import Calibration
+from ..budget import Budget
+from ..by_scores import by_scores, check_repair
+from ..cut import map_units, unit_counts, unit_sums
+from ..kept import KEEP_BYTES
+from ..measured import Arrays
+from ..run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taylor:
+    """Settings of group Taylor."""
+
+    repair: Literal["none", "scales", "weights"] = field(
+        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
+    )
+    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
+
+    def __post_init__(self):
+        check_repair(self.repair)
+
+
+@partial(jax.jit, static_argnames="architecture")
+def loss_cotangent(outer: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
+    """The gradient of a batch's summed next-token loss at the last residual stream."""
+    return jax.grad(lambda x: jnp.sum(next_token_losses(outer, x, batch, architecture)))(x)
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"), donate_argnames="total")
+def add_gradient(
+    p: Params, x: Array, batch: Batch, cotangent: Array, total: Any, *, half: str, architecture: Architecture
+) -> tuple[Array, Any]:
+    """The cotangent before a sublayer that reads the stream `x`, and `total` plus the gradient of its parameters."""
+    context = context_of(architecture, batch)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), p)
+    _, pull = jax.vjp(lambda p, x: sublayer(half, p, x, context, architecture)[0], exact, x)
+    slope, cotangent = pull(cotangent)
+    return cotangent, jax.tree.map(jnp.add, total, slope)
+
+
+def taylor(
+    model: Model,
+    calibration: Calibration,
+    budget: Budget | Sequence[Budget],
+    settings: Taylor = Taylor(),
+    *,
+    on_step: OnStep | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
+    tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Any:
+    """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
+
+    Holds a gradient as large as the layers. Raises `DataError` for a model that is no language model.
+    """
+    if model.architecture.head != "causal_lm":
+        raise DataError(
+            f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
+        )
+    where: dict[str, Any] = {
+        "mesh": mesh,
+        "stream": stream,
+        "tokenizer": tokenizer,
+        "keep_bytes": keep_bytes,
+        "out": out,
+        "resume": resume,
+    }
+    run = Run.start(model, calibration, on_step, **where)
+    found = run.once("taylor", settings, lambda: _measured(run))
+    scores = [found[f"scores.{index}"] for index in range(len(found))]
+    return by_scores(run, "taylor", settings, budget, scores)
+
+
+def _measured(run: Run) -> Arrays:
+    with run.phase("measure"):
+        gradient = summed_gradient(
+            run.params,
+            run.model.architecture,
+            run.batches,
+            run.programs,
+            lambda done: run.step("measure", done, len(run.batches)),
+        )
+        return {f"scores.{index}": entry for index, entry in enumerate(taylor_scores(run.model, gradient))}
+
+
+def summed_gradient(
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    programs: Programs,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[Params]:
+    """The gradient of the next-token loss summed over all tokens, one tree a sublayer, NumPy arrays."""
+    devices = programs.devices
+    sublayers = range(2 * len(architecture.layers))
+    zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.float32)  # noqa: E731
+    total = [
+        devices.keep(devices.fetch(jax.tree.map(zeros, params["layers"][index // 2][HALVES[index % 2]])))
+        for index in sublayers
+    ]
+    for number, batch in enumerate(batches):
+        below = [devices.keep(x) for x in streams(params, batch, architecture, programs)]
+        outer = devices.fetch(outer_params(params))
+        cotangent = programs(loss_cotangent, outer, devices.rows(below.pop()), batch, architecture=architecture)
+        del outer
+        for index, half, p in devices.sublayers(params["layers"], reversed(sublayers)):
+            here = devices.fetch(jax.tree.map(jnp.array, total[index])) if devices.stream else total[index]
+            cotangent, here = programs(
+                add_gradient, p, devices.rows(below.pop()), batch, cotangent, here, half=half, architecture=architecture
+            )
+            total[index] = devices.keep(here)
+        on_batch(number + 1)
+    return devices.read(total)
+
+
+def taylor_scores(model: Model, gradient: Sequence[Params]) -> list[np.ndarray]:
+    """Σ |w · g| over the weights and biases of every unit, per sublayer."""
+    scores = []
+    for index, count in enumerate(unit_counts(model.architecture)):
+        half, total = HALVES[index % 2], np.zeros(count)
+
+        def add(axis: int, weight: Any, slope: Any, total: np.ndarray = total) -> Any:
+            total += unit_sums(axis, np.abs(np.asarray(weight, np.float64) * np.asarray(slope, np.float64)))
+            return weight
+
+        map_units(half, add, model.params["layers"][index // 2][half], gradient[index])
+        scores.append(total)
+    return scores

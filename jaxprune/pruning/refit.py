@@ -1,0 +1,291 @@
+"""Bottom up, sublayer by sublayer: fit what is kept so that the pruned stream follows the dense stream.
+
+Two residual streams run side by side over the calibration texts, the dense model's and the pruned model's. At every
+sublayer the kept units are fitted to the dense model's targets on the *pruned* stream's inputs, so that each sublayer
+also repairs what the ones below it lost (K-prune, section 3.3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..model.architecture import ATTENTION, HALVES, Architecture
+from ..model.model import Batch, Model, Params
+from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
+from ..runtime.by_sublayer import advance, outer_params, output_of, start
+from ..runtime.programs import Programs
+from .cut import Mask, kept_groups, put_queries, put_units, take_queries, take_units
+from .kept import KeptPasses
+from .least_squares import Normal, Refit, accumulate, empty_normal, solve, solve_scales
+from .measure import unit_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How kept weights are fitted."""
+
+    kind: Literal["none", "scales", "weights"] = field(
+        default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"}
+    )
+    ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
+    pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
+    intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
+    inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream first"})
+    input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
+
+
+PUBLISHED_FIT = Fit(ridge=1e-2, pull=0.0, intercept=False, inputs=False)
+
+
+class Streams(NamedTuple):
+    """Both residual streams before the next sublayer, one array a batch: all that is kept for every token."""
+
+    dense: list[Array]
+    pruned: list[Array]
+
+
+@partial(jax.jit, static_argnames="architecture", donate_argnames="normal")
+def observe_inputs(
+    around: Params, x_dense: Array, x_pruned: Array, weight: Array, normal: Normal, *, architecture: Architecture
+) -> Normal:
+    """Sums for `fit_inputs` of what the input projections read on both streams; `around` is the sublayer's norm."""
+    if architecture.norm_position == "pre":
+        x_dense, x_pruned = norm(around, x_dense, architecture), norm(around, x_pruned, architecture)
+    return accumulate(normal, x_pruned, x_dense, weight)
+
+
+def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tuple[Params, Refit]:
+    """Input projections (and biases, where the family has them) that read the dense stream off the pruned one.
+
+    With x on the dense stream and y on the pruned one, the least-squares fit of x W + b on y, shrunk towards W, is
+    M W for every W, where M y + m is the fit of x itself, shrunk towards y: one small system instead of one as wide as
+    all projections. `small` holds numpy arrays.
+    """
+    first = small[INPUTS[half][0]]
+    hidden = len(first["kernel"])
+    found = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
+    fitted = dict(small)
+    for name in INPUTS[half]:
+        if name in small:
+            kernel = small[name]["kernel"]
+            flat = kernel.reshape(hidden, -1)
+            fitted[name] = {"kernel": (found.weight @ flat).reshape(kernel.shape)}
+            if "bias" in small[name]:
+                bias = small[name]["bias"]
+                fitted[name]["bias"] = bias + (found.bias @ flat).reshape(bias.shape)
+    return fitted, found
+
+
+@partial(jax.jit, static_argnames=("half", "architecture"))
+def features_at(
+    small: Params, x_pruned: Array, batch: Batch, *, half: str, architecture: Architecture
+) -> Float[Array, "rows length features"]:
+    """What the units of a sublayer say on the pruned stream."""
+    features = sublayer_features(half, small, x_pruned, context_of(architecture, batch), architecture)
+    return features.reshape(*features.shape[:2], -1)
+
+
+@partial(jax.jit, donate_argnames="normal")
+def observe(features: Array, goal: Array, x_pruned: Array, weight: Array, normal: Normal) -> Normal:
+    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
+    return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
+
+
+@partial(jax.jit, static_argnames="architecture", donate_argnames="x_pruned")
+def leave(out: Params, around: Params, features: Array, x_pruned: Array, *, architecture: Architecture) -> Array:
+    """The pruned stream after the sublayer: `out` is its output projection, `around` its norm."""
+    return residual({"norm": around}, x_pruned, project_out(out, features), architecture)
+
+
+@partial(jax.jit, static_argnames="architecture")
+def settle(around: Params, goal: Array, *, architecture: Architecture) -> Array:
+    """The dense stream after a sublayer whose norm comes last."""
+    return norm(around, goal, architecture)
+
+
+def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: int) -> tuple[Params, Refit]:
+    """The output projection of the first `units` units by least squares, all weights or one scale a unit.
+
+    Units beyond them, which only fill up the shape, write nothing. `small` holds numpy arrays.
+    """
+    out = small[OUTPUT[half]]
+    shape = out["kernel"].shape
+    kernel = out["kernel"][:units].reshape(-1, shape[-1])
+    bias = out.get("bias", np.zeros(shape[-1], np.float32))
+    if fit.kind == "weights":
+        solved = solve(normal, kernel, bias, fit.ridge, fit.pull, fit.intercept and "bias" in out)
+    else:
+        solved = solve_scales(normal, kernel, bias, fit.ridge, units)
+    fitted = np.zeros(shape, np.float32)
+    fitted[:units] = solved.weight.reshape(units, *shape[1:])
+    return {**small, OUTPUT[half]: {"kernel": fitted} | ({"bias": solved.bias} if "bias" in out else {})}, solved
+
+
+def silence(small: Params, *, half: str, units: int) -> Params:
+    """The half, all but its first `units` units writing nothing. `small` holds numpy arrays."""
+    out = small[OUTPUT[half]]
+    kernel = out["kernel"].copy()
+    kernel[units:] = 0
+    return {**small, OUTPUT[half]: {**out, "kernel": kernel}}
+
+
+def widths(work: int) -> int:
+    """Into how many widths sublayers are sorted, by the multiply-adds of all their Gram matrices.
+
+    Compiling for one more width takes about half a second; by count, twice the widths save some tenth of the work. The
+    thresholds follow from that for two cores, and were not measured.
+    """
+    return 4 if work < 2e11 else 8 if work < 2e12 else 16
+
+
+def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:
+    """Kept indices, filled up with removed ones to a multiple of a `parts`-th of all units, and how many are kept.
+
+    A handful of widths means a handful of compiled programs, whatever the depth.
+    """
+    kept, gone = np.flatnonzero(mask), np.flatnonzero(~mask)
+    step = max(-(-len(mask) // parts), 1)  # a sublayer may have come without units
+    width = min(len(mask), max(-(-len(kept) // step), 1) * step)
+    return np.concatenate([kept, gone[: width - len(kept)]]).astype(np.int32), len(kept)
+
+
+def begin(params: Params, architecture: Architecture, batches: Sequence[Batch], programs: Programs) -> Streams:
+    """Both streams before sublayer 0."""
+    outer = programs.devices.fetch(outer_params(params))
+    streams = [programs(start, outer, batch, architecture=architecture) for batch in batches]
+    return Streams(list(streams), [jnp.array(x) for x in streams])  # copies: the pruned stream is donated on its way
+
+
+def dense_output(
+    p: Params,
+    architecture: Architecture,
+    index: int,
+    number: int,
+    x: Array,
+    batch: Batch,
+    programs: Programs,
+    kept: KeptPasses,
+) -> Array:
+    """The dense stream `x` of batch `number` after sublayer `index`, before its norm: kept, or computed."""
+    output = kept.outputs.get((index, number))
+    if output is None:
+        after, trace = programs(advance, p, x, batch, half=HALVES[index % 2], architecture=architecture)
+        output = output_of(after, trace, architecture)
+    return programs.devices.rows(output)
+
+
+def follow_sublayer(
+    p: Params,
+    architecture: Architecture,
+    index: int,
+    mask: Mask,
+    streams: Streams,
+    batches: Sequence[Batch],
+    weights: Sequence[Any],
+    fit: Fit,
+    programs: Programs,
+    kept: KeptPasses,
+) -> tuple[Params, dict[str, Any]]:
+    """Fit the kept units of sublayer `index` and move both streams past it (in place).
+
+    `p` is the dense sublayer on the devices, `weights` one array of token weights a batch. Returns the half's
+    parameters as NumPy arrays in full size, units that go untouched (the cut removes them), and a report of plain
+    numbers.
+    """
+    devices, half = programs.devices, HALVES[index % 2]
+    full = whole = devices.read(p)
+    if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
+        full = take_queries(whole, mask)
+    width = unit_width(full, half)
+    work = sum(batch.ids.size for batch in batches) * (len(mask) * width) ** 2 * len(architecture.layers)
+    units, left = padded_units(kept_groups(mask), widths(work) // (2 if half == ATTENTION else 1))
+    report: dict[str, Any] = {"sublayer": index, "half": half, "kept": left}
+    small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
+    inputs = fit.kind == "weights" and fit.inputs and index > 0  # at the first sublayer the streams are the same
+    normal = devices.everywhere(empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0)))
+    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        both = streams.dense[number], streams.pruned[number]
+        goal = dense_output(p, architecture, index, number, both[0], batch, programs, kept)
+        if inputs:
+            weight = devices.rows(weight)
+            normal = programs(observe_inputs, p["norm"], *both, weight, normal, architecture=architecture)
+        streams.dense[number] = goal
+    if inputs:
+        small, solved = fit_inputs(small, devices.read(normal), fit.input_ridge, half=half)
+        report["input_residual"], report["input_residual_before"] = solved.residual, solved.before
+
+    def rounded(small: Params) -> Params:
+        # What is kept in fewer bits is rounded now, so that this fit, the pruned stream and all later fits know of it.
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype).astype(np.float32), small, full)
+
+    on_device = devices.fetch(rounded(small))
+
+    def say(number: int) -> Array:
+        x_pruned, batch = streams.pruned[number], batches[number]
+        return programs(features_at, on_device, x_pruned, batch, half=half, architecture=architecture)
+
+    held: list[Any] = [None] * len(batches)
+    if fit.kind == "none":
+        small = silence(small, half=half, units=left)
+    else:
+        normal = devices.everywhere(empty_normal(len(units) * width, architecture.hidden))
+        for number, (goal, x_pruned, weight) in enumerate(zip(*streams, weights, strict=True)):
+            features = say(number)
+            normal = programs(observe, features, goal, x_pruned, devices.rows(weight), normal)
+            held[number] = features if kept.features else None
+        programs.meter.sample("refit")
+        small, solved = fit_outputs(small, devices.read(normal), fit, half=half, units=left)
+        report |= {"rank": solved.rank, "features": left * width}
+        report |= {"residual": solved.residual, "residual_before": solved.before}
+    fitted = put_units(half, full, units[:left], small)
+    if mask.ndim == 2:
+        fitted = put_queries(whole, mask, fitted)
+    out = devices.fetch({OUTPUT[half]: rounded(small)[OUTPUT[half]]})[OUTPUT[half]]
+    for number, goal in enumerate(streams.dense):
+        features = say(number) if held[number] is None else held[number]
+        held[number] = None
+        x_pruned = streams.pruned[number]
+        streams.pruned[number] = programs(leave, out, p["norm"], features, x_pruned, architecture=architecture)
+        if architecture.norm_position == "post":
+            streams.dense[number] = programs(settle, p["norm"], goal, architecture=architecture)
+    return fitted, report
+
+
+def follow(
+    model: Model,
+    params: Params,
+    masks: Sequence[Mask],
+    batches: Sequence[Batch],
+    weights: Sequence[Sequence[Any]],
+    fit: Fit,
+    programs: Programs,
+    on_sublayer: Callable[[int], None] = lambda done: None,
+    kept: KeptPasses | None = None,
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The dense model with the kept units of every sublayer fitted in turn; shapes stay (`cut` comes after).
+
+    `params` are the model's where the run keeps them, `weights` token weights, [batch][sublayer]. `kept` spares a
+    forward pass where it holds the dense outputs on these batches. A report per sublayer: rank, residuals before and
+    after.
+    """
+    architecture, kept = model.architecture, kept or KeptPasses()
+    streams = begin(params, architecture, batches, programs)
+    layers: list[Params] = []
+    reports = []
+    for index, half, p in programs.devices.sublayers(params["layers"], range(len(masks))):
+        here = [per_batch[index] for per_batch in weights]
+        fitted, report = follow_sublayer(
+            p, architecture, index, masks[index], streams, batches, here, fit, programs, kept
+        )
+        if half == ATTENTION:
+            layers.append({})
+        layers[-1][half] = fitted
+        reports.append(report)
+        on_sublayer(index + 1)
+    return model.replace(params={**model.params, "layers": layers}), reports

@@ -1,0 +1,369 @@
+"""Text, one token after the other: keys and values of what was said are kept, so that a step costs one token.
+
+One compiled program reads the prompts and writes all new tokens; layers may be of any sizes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..checks import check_seed
+from ..errors import DataError, NumericalError, SettingsError
+from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
+from ..model.model import Batch, Model, Params
+from ..model.sublayer import (
+    OUTPUT,
+    Context,
+    attend,
+    context_of,
+    project_out,
+    residual,
+    rotation_at,
+    sublayer,
+    sublayer_inputs,
+    turned,
+)
+from ..model.transformer import embed, head_input, vocabulary_logits
+from .programs import Programs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn, and how many are."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0  # 0: the most likely one
+    top_k: int | None = None  # among the k most likely
+    top_p: float | None = None  # among the fewest that hold this probability
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if not 0 <= self.temperature < float("inf"):
+            raise SettingsError(f"temperature must be a number of at least 0, got {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise SettingsError(f"top_k must be at least 1, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise SettingsError(f"top_p must lie in (0, 1], got {self.top_p}.")
+        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
+            raise SettingsError("top_k and top_p are for drawing, temperature 0 draws nothing; pass temperature=1.0.")
+
+
+class Generated(NamedTuple):
+    """New tokens, [rows, max_new_tokens]; what follows a row's end is padding."""
+
+    ids: np.ndarray
+    lengths: np.ndarray  # [rows]: how many of them count, the end token included
+    ended: np.ndarray  # [rows]: true where an end token came, false where max_new_tokens stopped the row
+
+
+def generate_ids(
+    model: Model,
+    prompts: Any,
+    attention_mask: Any = None,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    end_ids: Sequence[int] | None = None,
+    batch: int | None = None,
+    dtype: Any = jnp.float32,
+    programs: Programs | None = None,
+) -> Generated:
+    """Continue every prompt by up to `max_new_tokens` tokens.
+
+    `prompts` is a list of lists of token ids, or an array [rows, length], padded on any side where `attention_mask` is
+    0. The most likely token is taken each time; with a `temperature` above 0 one is drawn, of the `top_k` best or of
+    the best that hold `top_p` together. A row ends with one of `end_ids` (default: the model's own; (): never). In
+    float32 what a row says does not depend on the rows beside it, up to ties within a rounding: draws go by `seed` and
+    the row's number. `batch` rows run together (None: all). `dtype` is the compute type; in bfloat16 a batch of another
+    size or width rounds otherwise, and a row may go another way after some tokens: for texts that do not depend on the
+    batch, use float32. `programs` keeps the books of what is compiled: lengths are rounded up,
+    so that prompts of about the same length share a program, and so do all temperatures, `top_p`s and seeds.
+
+    Raises `SettingsError` for settings outside their range; `DataError` for a model that is no language model, an empty
+    prompt, foreign ids, or more tokens than the model has positions; `NumericalError` for NaN or Inf in the logits.
+    """
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    a, asked = model.architecture, _rows(prompts, attention_mask)
+    _check(a, asked, max_new_tokens)
+    check_seed(seed)
+    if batch is not None and batch < 1:
+        raise SettingsError(f"batch must be at least 1, got {batch}.")
+    foreign = [number for number in end_ids or () if not 0 <= number < a.vocab]
+    if foreign:
+        raise SettingsError(f"end_ids has {foreign[0]}, which is no token: the model's embedding has {a.vocab} rows.")
+    ends = np.array(a.end_ids if end_ids is None else tuple(end_ids), np.int32)
+    odds = None if temperature == 0 else Odds(*map(np.float32, (temperature, 1.0 if top_p is None else top_p)))
+    params, key = jax.device_put(model.params), jax.random.key(seed)
+    programs, size = Programs() if programs is None else programs, min(batch or len(asked), len(asked))
+    width, room = _rounded(max(map(len, asked))), _rounded(max_new_tokens)
+    found = []
+    for first in range(0, len(asked), size):
+        ids, lengths = _left_padded(asked[first : first + size], size, width, a.pad_id)
+        out = programs(
+            continue_rows,
+            params,
+            *(ids, lengths, first + np.arange(size, dtype=np.int32), key, odds, ends, np.int32(max_new_tokens)),
+            architecture=a,
+            room=room,
+            top_k=sampling.top_k if odds is not None else None,
+            nucleus=odds is not None and top_p is not None and top_p < 1,
+            dtype=jnp.dtype(dtype),
+        )
+        found.append(jax.tree.map(np.asarray, out))
+        if not found[-1].finite:
+            raise NumericalError(
+                f"NaN or Inf in the logits of prompts {first} to {min(first + size, len(asked)) - 1}, at or before new "
+                f"token {found[-1].step}; check the checkpoint's weights."
+            )
+    join = lambda name: np.concatenate([getattr(out, name) for out in found])[: len(asked)]  # noqa: E731
+    return Generated(join("said")[:, :max_new_tokens], join("count"), join("ended"))
+
+
+def _rows(prompts: Any, attention_mask: Any) -> list[np.ndarray]:
+    """The tokens of each prompt, padding dropped wherever it was."""
+    asked = [np.asarray(prompt) for prompt in prompts]
+    if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in asked):
+        raise DataError("prompts must be lists of token ids, or an array of integers, [rows, length].")
+    if attention_mask is None:
+        return asked
+    masks = [np.asarray(mask) for mask in attention_mask]
+    if [mask.shape for mask in masks] != [row.shape for row in asked]:
+        raise DataError(
+            f"attention_mask has shape {np.shape(attention_mask)}, the prompts {np.shape(prompts)}; they must agree."
+        )
+    return [row[mask > 0] for row, mask in zip(asked, masks, strict=True)]
+
+
+def _check(a: Architecture, asked: list[np.ndarray], new: int) -> None:
+    if a.head != "causal_lm":
+        raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
+    if not asked:
+        raise DataError("there are no prompts; give at least one.")
+    for number, prompt in enumerate(asked):
+        if not len(prompt):
+            raise DataError(f"prompt {number} has no tokens; give at least one token.")
+        if prompt.min() < 0 or prompt.max() >= a.vocab:
+            foreign = prompt[(prompt < 0) | (prompt >= a.vocab)][0]
+            raise DataError(f"prompt {number} has token id {foreign}, the model's embedding has {a.vocab} rows.")
+        if a.positions != "none" and len(prompt) + new > a.max_positions:
+            raise DataError(
+                f"prompt {number}: {len(prompt)} prompt tokens and {new} new ones exceed the model's {a.limit}; "
+                "shorten the prompt or ask for fewer."
+            )
+
+
+def _rounded(count: int) -> int:
+    """Up to a multiple of 16, of long ones to three significant bits: few shapes, and little padding."""
+    step = max(16, (1 << count.bit_length()) >> 3)
+    return -(-count // step) * step
+
+
+def _left_padded(prompts: Sequence[np.ndarray], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """[rows, width] token ids and each row's count; rows beyond the prompts have none, and say nothing."""
+    ids, lengths = np.full((rows, width), pad_id, np.int32), np.zeros(rows, np.int32)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], lengths[row] = prompt, len(prompt)
+    return ids, lengths
+
+
+# --- the compiled program
+
+
+class Odds(NamedTuple):
+    """What of the sampling may change without a new program."""
+
+    temperature: Any
+    top_p: Any
+
+
+class Cache(NamedTuple):
+    """Keys (turned) and values of one layer, by slot."""
+
+    keys: Float[Array, "rows slots groups width"]
+    values: Float[Array, "rows slots groups width"]
+
+
+class Decoding(NamedTuple):
+    """What is known after `step` new tokens."""
+
+    step: Array
+    said: Int[Array, "rows room"]
+    count: Int[Array, " rows"]
+    token: Int[Array, " rows"]  # the last one said, not yet read
+    live: Bool[Array, " rows"]  # rows that go on
+    ended: Bool[Array, " rows"]
+    finite: Array  # false: a row that goes on has logits that are not
+    caches: list[Cache]
+
+
+@partial(jax.jit, static_argnames=("architecture", "room", "top_k", "nucleus", "dtype"))
+def continue_rows(
+    params: Params,
+    ids: Int[Any, "rows width"],
+    lengths: Int[Any, " rows"],
+    numbers: Int[Any, " rows"],
+    key: Array,
+    odds: Odds | None,
+    ends: Int[Any, " ends"],
+    limit: Any,
+    *,
+    architecture: Architecture,
+    room: int,
+    top_k: int | None = None,
+    nucleus: bool = False,
+    dtype: Any = jnp.float32,
+) -> Decoding:
+    """Up to `limit` new tokens after left-padded prompts, `room` at most; `odds` None takes the most likely ones.
+
+    `lengths` are the rows' own tokens, `numbers` what their draws go by. The result has no caches.
+    """
+    rows, width = ids.shape
+    padding = width - lengths  # slots before each row's first token; never seen
+    params = ready(params, architecture, dtype)
+
+    def say(state: Decoding, logits: Float[Array, "rows vocab"]) -> Decoding:
+        if odds is None:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        else:
+            fold = lambda number: jax.random.fold_in(jax.random.fold_in(key, number), state.step)  # noqa: E731
+            token = draw(logits, jax.vmap(fold)(numbers), odds.temperature, top_k, odds.top_p if nucleus else None)
+        token = jnp.where(state.live, token, architecture.pad_id)
+        ended = state.live & jnp.any(token[:, None] == ends, axis=1)
+        return state._replace(
+            step=state.step + 1,
+            said=state.said.at[:, state.step].set(token),
+            count=state.count + state.live,
+            token=token,
+            live=state.live & ~ended,
+            ended=state.ended | ended,
+            finite=state.finite & jnp.all(jnp.isfinite(logits) | ~state.live[:, None]),
+        )
+
+    def unfinished(state: Decoding) -> Array:
+        return (state.step < limit) & state.finite & jnp.any(state.live)
+
+    def go_on(state: Decoding) -> Decoding:
+        slot = width + state.step - 1
+        positions = (lengths + state.step - 1)[:, None]
+        slots = jnp.arange(width + room)
+        mask = (slots >= padding[:, None]) & (slots <= slot)
+        context = Context(mask[:, None, None], rotation_at(architecture, positions, positions + 1))
+        batch = _batch(state.token[:, None], positions, jnp.ones_like(positions))
+        logits, caches = read(params, batch, context, state.caches, slot, architecture, dtype)
+        return say(state._replace(caches=caches), logits)
+
+    slots = jnp.arange(width)[None]
+    positions = jnp.maximum(slots - padding[:, None], 0)
+    batch = _batch(jnp.asarray(ids), positions, (slots >= padding[:, None]).astype(jnp.int32))
+    logits, caches = read(params, batch, context_of(architecture, batch), None, 0, architecture, dtype)
+    start = Decoding(
+        step=jnp.int32(0),
+        said=jnp.full((rows, room), architecture.pad_id, jnp.int32),
+        count=jnp.zeros(rows, jnp.int32),
+        token=jnp.zeros(rows, jnp.int32),
+        live=lengths > 0,
+        ended=jnp.zeros(rows, bool),
+        finite=jnp.bool_(True),
+        caches=jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, room), (0, 0), (0, 0))), caches),
+    )
+    return jax.lax.while_loop(unfinished, go_on, say(start, logits))._replace(caches=[])
+
+
+def ready(params: Params, architecture: Architecture, dtype: Any) -> Params:
+    """The parameters with their matrices in the compute type: cast once, not at every step."""
+
+    def cast(tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [cast(entry) for entry in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if "kernel" in tree:
+            return {name: leaf.astype(dtype) for name, leaf in tree.items()}
+        return {name: cast(entry) for name, entry in tree.items()}
+
+    out = cast({name: entry for name, entry in params.items() if name != "embed"})
+    # Embeddings are summed before they are cast, as `forward` does it; as a head the table is a matrix like others.
+    table = {"head_table": params["embed"]["token"].astype(dtype)} if architecture.tied else {}
+    return {**out, "embed": params["embed"], **table}
+
+
+def read(
+    params: Params,
+    batch: Batch,
+    context: Context,
+    caches: Sequence[Cache] | None,
+    first: Any,
+    architecture: Architecture,
+    dtype: Any,
+) -> tuple[Float[Array, "rows vocab"], list[Cache]]:
+    """Take in tokens at slots `first`, `first` + 1, …: the logits after the last one, and the caches with them.
+
+    Without caches the tokens see one another only, and the caches are theirs.
+    """
+    x, kept = embed(params, batch, architecture).astype(dtype), []
+    for index, p in enumerate(params["layers"]):
+        cache = None if caches is None else caches[index]
+        x, cache = attention_step(p[ATTENTION], x, context, cache, first, architecture)
+        x, _ = sublayer(FEED_FORWARD, p[FEED_FORWARD], x, context, architecture)
+        kept.append(cache)
+    last = head_input(params, x[:, -1:], architecture)
+    head = {"embed": {"token": params["head_table"]}} if architecture.tied else params
+    return vocabulary_logits(head, last, architecture)[:, 0].astype(jnp.float32), kept
+
+
+def attention_step(
+    p: Params, x: Array, context: Context, cache: Cache | None, first: Any, architecture: Architecture
+) -> tuple[Array, Cache]:
+    """The attention half on new tokens, which see the cache and themselves."""
+    q, k, v = sublayer_inputs(ATTENTION, p, x, architecture)
+    q, k = turned(q, k, context.rotation)
+    if cache is None:
+        cache = Cache(k, v)
+    elif k.shape[2]:  # some heads are left
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=1)
+        cache = Cache(write(cache.keys, k), write(cache.values, v))
+    features = attend(q, cache.keys, cache.values, context.mask, architecture)
+    return residual(p, x, project_out(p[OUTPUT[ATTENTION]], features), architecture), cache
+
+
+def _batch(ids: Array, positions: Array, segments: Array) -> Batch:
+    nothing = jnp.zeros((len(ids), 1), jnp.int32)
+    return Batch(ids, segments, positions, jnp.zeros_like(ids), nothing, nothing)
+
+
+def draw(
+    logits: Float[Array, "rows vocab"], keys: Array, temperature: Any, top_k: int | None, top_p: Any
+) -> Int[Array, " rows"]:
+    """The next token of every row, with a key for each. Without `top_k` and `top_p` (None), of all tokens."""
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    if top_k is None and top_p is None:
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    tokens, best = candidates(logits, top_k, top_p)
+    chosen = jax.vmap(jax.random.categorical)(keys, best)
+    return jnp.take_along_axis(tokens, chosen[:, None], axis=1)[:, 0]
+
+
+def candidates(
+    logits: Float[Array, "rows vocab"], top_k: int | None, top_p: Any
+) -> tuple[Int[Array, "rows best"], Float[Array, "rows best"]]:
+    """The tokens that may follow, best first, and their logits; -inf where top-p rules one out.
+
+    Of equal logits the lower token is better. Top-p counts what top-k has left; the best token always stays.
+    """
+    vocab = logits.shape[-1]
+    best, tokens = jax.lax.top_k(logits, vocab if top_k is None else min(top_k, vocab))
+    if top_p is not None:
+        p = jax.nn.softmax(best, axis=-1)
+        before = jnp.cumsum(p, axis=-1) - p  # what better tokens hold
+        best = jnp.where(before < top_p, best, -jnp.inf)
+    return tokens, best

@@ -1,0 +1,45 @@
+"""What a task is made of: texts and their labels."""
+
+from typing import Any, Literal, NamedTuple
+
+from ..errors import DataError
+
+Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
+
+
+# What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one
+# entry for each class.
+ClassesFrom = Literal["names", "sorted names", "numbers", "entries"]
+
+
+MAX_LENGTH = 128  # tokens of a text, where nobody asks for another number
+
+
+class Answers(NamedTuple):
+    """The right answers to a question, as texts and as first characters in the context; none: not answerable."""
+
+    id: str
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
+Label = int | float | tuple[int, ...] | Answers
+
+
+class Example(NamedTuple):
+    """A text, or a pair of texts, and its label.
+
+    A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
+    text is the question and the pair its context. None: no label, which calibration does not need.
+    """
+
+    text: str
+    pair: str | None
+    label: Label | None
+
+
+def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:
+    """The fields `max_length` and `strict_length` of a task or calibration: what was asked for, else `default`."""
+    if asked is not None and asked < 1:
+        raise DataError(f"texts of {asked} tokens were asked for; ask for at least 1.")
+    return {"max_length": default if asked is None else asked, "strict_length": asked is not None}

@@ -1,0 +1,100 @@
+"""Labelled texts of your own: a folder with train.jsonl and validation.jsonl."""
+
+import json
+import re
+from pathlib import Path
+
+from ..errors import DataError
+from .example import Example, length_fields
+from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
+from .label_columns import read_labels
+from .task import SCORES, Task
+
+# What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
+_MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
+
+
+def folder(path: str | Path, *, max_length: int | None = None) -> Task:
+    """A classification or regression task from JSON lines with `text`, optional `text_pair`, and `label`.
+
+    The labels decide the kind. Integers, names, or true and false are classes. Lists are several classes at once: of
+    names or integers those that hold; of 0.0 and 1.0, or true and false, one entry a class; lists of integers that can
+    be either are an error. Numbers with a point are a regression. Names are numbered as in labels.json (a JSON list) if
+    that is there, else in sorted order. A text without a label (none, null, or -1) calibrates; scoring and training on
+    its split are errors.
+
+    `path` is a folder with validation.jsonl (else test.jsonl) and, to calibrate on, train.jsonl; or one file, which is
+    then scored and nothing is left to calibrate on. Files may also be JSON arrays (.json) and gzip (.gz).
+    `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
+    """
+    path = Path(path)
+    splits = {split: _without_fillers(read_rows(file)) for split, file in _files(path).items()}
+    rows = [row for split in splits.values() for row in split]
+    _check_fields(rows)
+    labels = read_labels(rows, _names(path.parent if path.is_file() else path))
+    examples = {
+        split: tuple(Example(row.text("text"), second_text(row), labels.number(row)) for row in rows)
+        for split, rows in splits.items()
+    }
+    train = examples.pop("train", ())
+    scored = examples.pop("validation") if "validation" in examples else examples.get("test", ())
+    return Task(
+        name="text-classification",
+        kind=labels.kind,
+        labels=labels.names,
+        classes_from=labels.classes_from,
+        metric=SCORES[labels.kind][0],
+        beside=SCORES[labels.kind][1:],
+        train=train,
+        validation=scored,
+        source=str(path),
+        others=examples,
+        **length_fields(max_length),
+    )
+
+
+def _files(path: Path) -> dict[str, Path]:
+    if path.is_file():
+        check_no_table(path, "write JSON lines with text and label.")
+        return {"validation": path}
+    files = {split: file for split in ("train", "validation", "test") if (file := split_file(path, split)) is not None}
+    if not files:
+        there = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+        found = f" (found: {', '.join(there[:5])}{', …' if len(there) > 5 else ''})" if there else ""
+        raise DataError(f"{path} has no train.jsonl, validation.jsonl or test.jsonl{found}; add them.")
+    return files
+
+
+def _without_fillers(rows: list[Row]) -> list[Row]:
+    """The rows of a split; without their labels where all are -1, which then stands for none even among ratings."""
+    if any(row.values.get("label") not in (None, -1) for row in rows):
+        return rows
+    return [row._replace(values={key: value for key, value in row.values.items() if key != "label"}) for row in rows]
+
+
+def _check_fields(rows: list[Row]) -> None:
+    """Raise DataError for a field whose name is not quite ours, and a second text that only some rows have."""
+    for fields, row in {tuple(row.values): row for row in reversed(rows)}.items():
+        for name, wrong in _MISNAMED.items():
+            near = [key for key in fields if re.sub(r"[\W_]+", "", key.casefold()) in wrong]
+            if near and name not in fields:
+                raise row.fail(f'field "{near[0]}" is not read; call it "{name}".')
+    paired = next((row for row in rows if row.values.get("text_pair") is not None), None)
+    bare = next((row for row in rows if "text_pair" not in row.values), None)
+    if paired is not None and bare is not None:
+        raise bare.fail(f'field "text_pair" is missing, {paired.where} has one; write null for a single text.')
+
+
+def _names(path: Path) -> tuple[str, ...] | None:
+    file = path / "labels.json"
+    if not file.exists():
+        return None
+    try:
+        names = json.loads(decode(file))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}); write a list of label names.") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file} must be a JSON list of label names, got {shown(names)}.")
+    if len(set(names)) < len(names):
+        raise DataError(f"{file} names a label twice; every class needs its own name.")
+    return tuple(names)

@@ -1,0 +1,89 @@
+"""What a task is: examples, labels, a metric; and the calibration texts drawn from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..checks import check_seed
+from ..errors import DataError
+from .calibration import Calibration, check_count, draw_rows, drawn_windows, few_texts, overlap
+from .example import MAX_LENGTH, ClassesFrom, Example, Kind
+
+# The metrics of texts of one's own, the primary one first.
+SCORES: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "unlabelled": ("",),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled texts and how to score predictions on them."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]  # names of the classes; empty where there are none
+    metric: str  # name of the primary metric
+    train: Sequence[Example]  # may be empty
+    validation: Sequence[Example]
+    source: str
+    max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
+    beside: tuple[str, ...] = ()  # names of further metrics
+    others: Mapping[str, Sequence[Example]] = field(default_factory=dict)  # further splits, such as "test"
+    windows: int | None = None  # of running text: the first so many are scored (all: None)
+    classes_from: ClassesFrom = "names"
+    strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
+
+    def split(self, name: str) -> Sequence[Example]:
+        """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
+        examples = self._splits.get(name, ())
+        if not self.is_labelled(name):
+            found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
+            problem = "no labels" if examples else "no examples"
+            raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
+        bare = [] if self.kind == "language" else [n for n, example in enumerate(examples) if example.label is None]
+        if bare:
+            raise DataError(
+                f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
+                f"{len(examples)} have none); add labels or drop these lines."
+            )
+        return examples
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether a split is there with labels, if not for every text; running text needs none."""
+        examples = self._splits.get(name, ())
+        if self.kind == "language":  # whose text is not read for this
+            return len(examples) > 0
+        return any(example.label is not None for example in examples)
+
+    @property
+    def _splits(self) -> dict[str, Sequence[Example]]:
+        return {"train": self.train, "validation": self.validation, **self.others}
+
+    def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
+        """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.
+
+        Doubts (few texts, texts that are evaluation texts too) are the result's `warnings`.
+        """
+        check_count(count)
+        check_seed(seed)
+        if not self.train:
+            cure = "calibration=FILE" if self.kind == "language" else "Calibration.of_texts(texts)"
+            raise DataError(
+                f"{self.name} from {self.source} has no training texts to calibrate on; "
+                f"{'' if self.kind == 'language' else 'add train.jsonl there, or '}pass {cure} (--calibration-texts)."
+            )
+        if self.kind == "language":
+            source = f"{self.source} (train)"
+            return drawn_windows(self.train, self.validation, source, count, seed, self.max_length)
+        if count > len(self.train):
+            raise DataError(
+                f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
+            )
+        examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        warnings = few_texts(count) + overlap(examples, self.validation)
+        return Calibration(
+            examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings,
+            strict_length=self.strict_length,
+        )  # fmt: skip

@@ -1,0 +1,225 @@
+"""Texts to token ids, with the tokenizer files that lie beside a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint.notes import tokenizer_of
+from ..checkpoint.tokenizer_files import TokenizerRead, read_tokenizer
+from ..errors import DataError
+from ..model import Model
+from ..tasks.example import Example
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray]
+    cut: int = 0  # how many texts lost their end, or beginning
+    longest: int | None = None  # tokens that they were cut to
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for ids in self.ids)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping stretches of contexts, each with its question before it: what a question answerer reads."""
+
+    encoded: Encoded
+    question: np.ndarray  # [windows]: which question a window belongs to
+    spans: list[np.ndarray]  # per window [tokens, 2]: characters (first, past the last) in the context; -1 elsewhere
+    cut: int = 0  # how many questions lost their end
+    longest_question: int | None = None  # tokens that they were cut to
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A fast tokenizer, as transformers reads a checkpoint's files, and what its model can take (None: not known)."""
+
+    read: TokenizerRead
+    longest: int | None = None  # tokens of a text
+    rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
+
+    @staticmethod
+    def of(source: Model | str | Path) -> "Tokenizer":
+        """The tokenizer in a folder; or of a model: the one that was handed in, or else in the folder it was read from.
+
+        Handed in (`tokenizer=`) is a folder, a `Tokenizer`, or a fast tokenizer of the packages tokenizers or
+        transformers, which is copied. Raises CheckpointError where there are no usable tokenizer files.
+        """
+        if not isinstance(source, Model):
+            return Tokenizer(_ready(read_tokenizer(source)))
+        a = source.architecture
+        return Tokenizer(_ready(tokenizer_of(source)), a.max_positions if a.positions != "none" else None, a.vocab)
+
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`."""
+        return self.read.backend
+
+    def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """What may surprise in how these texts are read."""
+        found = ()
+        if self.read.replaced:
+            parts = " and ".join(self.read.replaced)
+            found += (
+                f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
+                "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
+            )
+        if self.read.unread:
+            found += (
+                f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
+                "it in tokenizer_config.json alone, and so texts are read here.",
+            )
+        if not self.read.types and any(example.pair is not None for example in examples):
+            if any(self.backend.encode("a", "a").type_ids):
+                found += (
+                    "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
+                    f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
+                    "them in model_input_names of tokenizer_config.json if the model was trained with them.",
+                )
+        return found
+
+    def encode(self, examples: Sequence[Example], max_length: int, strict: bool = False) -> Encoded:
+        """Token ids and types of every example; a text longer than `max_length` tokens loses its end, and is counted.
+
+        Where the tokenizer's `truncation_side` is left it loses its beginning. Of a pair, the longer text is cut first.
+        `max_length` is lowered to what the model can read; with `strict` that is an error. Raises DataError that names
+        the number of a text that is none, or that has a token which the model's embedding lacks.
+        """
+        paired = any(example.pair is not None for example in examples)
+        room = self._room(max_length, paired, strict)
+        self._cut(room, strategy="longest_first")
+        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+        encodings = self._encode(inputs)
+        found = self._encoded(encodings)
+        return replace(found, cut=sum(bool(encoding.overflowing) for encoding in encodings), longest=room)
+
+    def plain(self, text: str) -> np.ndarray:
+        """The token ids of a whole text, however long, without special tokens."""
+        return self.plain_batch([text])[0]
+
+    def plain_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same of several pieces of text, by all cores."""
+        self.backend.no_truncation()
+        found = self._encode(texts, numbered=False, add_special_tokens=False)
+        return [np.array(entry.ids, np.int32) for entry in found]
+
+    def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
+        self.backend.no_truncation()
+        found = []
+        for encoding in self._encode(list(texts)):
+            added = np.array(encoding.special_tokens_mask, bool)
+            end = len(added) if added.all() else int(np.flatnonzero(~added)[-1]) + 1
+            found.append(np.array(encoding.ids[:end], np.int32))
+        return found
+
+    def text(self, ids: Any) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.backend.decode([int(number) for number in ids], skip_special_tokens=True)
+
+    def continuation(self, prompt: Any, new: Any) -> str:
+        """What the new tokens add to the text of a prompt: some tokenizers drop the space that begins a text."""
+        before, whole = self.text(prompt), self.text([*prompt, *new])
+        return whole[len(before) :] if whole.startswith(before) else self.text(new)
+
+    def windows(
+        self, questions: Sequence[str], contexts: Sequence[str], max_length: int, overlap: int, strict: bool = False
+    ) -> Windows:
+        """Every context cut into windows of `max_length` tokens, its question included, that share `overlap` tokens.
+
+        A question is cut at 64 tokens, or at half of `max_length` if that is less. `strict` is that of `encode`.
+        """
+        max_length = self._room(max_length, True, strict)
+        self.backend.no_truncation()
+        most = min(64, max_length // 2)
+        asked = self._encode(list(questions), add_special_tokens=False)
+        # Cut by character, so that the question's own tokens stay the same.
+        cut = [
+            text if len(tokens) <= most else text[: tokens.offsets[most - 1][1]]
+            for text, tokens in zip(questions, asked, strict=True)
+        ]
+        longest = max((min(len(tokens), most) for tokens in asked), default=0)
+        free = max_length - longest - self.backend.num_special_tokens_to_add(True)
+        if free < 1:
+            raise DataError(f"max_length {max_length} leaves no room for a context beside its question; raise it.")
+        self._cut(max_length, stride=min(overlap, free // 2), strategy="only_second")
+        all_windows, question, spans = [], [], []
+        for number, first in enumerate(self._encode(list(zip(cut, contexts, strict=True)))):
+            for window in (first, *first.overflowing):
+                inside = np.array([sequence == 1 for sequence in window.sequence_ids])
+                all_windows.append(window)
+                question.append(number)
+                spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
+        shortened = sum(len(tokens) > most for tokens in asked)
+        return Windows(self._encoded(all_windows), np.array(question, np.int32), spans, shortened, most)
+
+    def _cut(self, max_length: int, **options: Any) -> None:
+        """Have texts cut from now on, at the side that the tokenizer's settings name."""
+        self.backend.enable_truncation(max_length, direction="left" if self.read.cut_left else "right", **options)
+
+    def _encode(self, texts: Sequence[Any], numbered: bool = True, **options: Any) -> Sequence[Any]:
+        try:
+            encodings = self.backend.encode_batch(texts, **options)
+        except TypeError:  # of the whole batch, without a word on which text
+            _check_texts(texts)
+            raise
+        for number, encoding in enumerate(encodings):
+            if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
+                token = max(encoding.ids)
+                name = f"text {number}" if numbered else "the text"
+                raise DataError(
+                    f"{name} has the token {self.backend.id_to_token(token)!r}, id {token}, and the model's "
+                    f"embedding has {self.rows} rows; drop the token, or use the tokenizer files of this checkpoint."
+                )
+        return encodings
+
+    def _encoded(self, encodings: Sequence[Any]) -> Encoded:
+        types = [encoding.type_ids if self.read.types else [0] * len(encoding.ids) for encoding in encodings]
+        return Encoded(
+            [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
+        )
+
+    def _room(self, max_length: int, pair: bool, strict: bool) -> int:
+        if strict and self.longest is not None and max_length > self.longest:
+            raise DataError(
+                f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."
+            )
+        room = max_length if self.longest is None else min(max_length, self.longest)
+        special = self.backend.num_special_tokens_to_add(pair)
+        if room <= special:
+            raise DataError(f"max_length {room} leaves no room beside {special} special tokens; raise it.")
+        return room
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    """Raise DataError for the first text that is no string, or that holds half a character."""
+    for number, entry in enumerate(texts):
+        for text in entry if isinstance(entry, tuple) else (entry,):
+            if not isinstance(text, str):
+                raise DataError(f"text {number} is of type {type(text).__name__}, expected str; convert or drop it.")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"text {number} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: "
+                    "half of a character that was cut in two; correct or drop the text."
+                ) from error
+
+
+def _ready(read: TokenizerRead) -> TokenizerRead:
+    """Without the truncation and padding that its file may ask for: it would cut and pad on its own."""
+    read.backend.no_truncation()
+    read.backend.no_padding()
+    return read

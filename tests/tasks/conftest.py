@@ -1,0 +1,6 @@
+from tests.helpers.words import (
+    hub as hub,
+    tiny as tiny,
+    tokenizer_folder as tokenizer_folder,
+    write as write,
+)
