@@ -28,10 +28,10 @@ def draw(columns: list[tuple[str, str, list[dict[str, Any]]]], layers: Any, path
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(11, 1.2 + 0.62 * len(layers)), dpi=130)
+    figure = Figure(figsize=(11, 0.95 + 0.62 * len(layers)), dpi=220)
     grid = figure.subplots(len(layers), len(columns), squeeze=False)
     figure.subplots_adjust(
-        left=0.07, right=0.99, top=1 - 0.85 / figure.get_figheight(), bottom=0.06, wspace=0.07, hspace=0.3
+        left=0.07, right=0.99, top=1 - 0.68 / figure.get_figheight(), bottom=0.06, wspace=0.07, hspace=0.3
     )
     for column, (title, below, kept) in enumerate(columns):
         for layer, sizes in enumerate(layers):
