@@ -139,7 +139,9 @@ def _lengths(model: Model, calibration: Any, length: int | None) -> tuple[list[i
         length = length or min(MAX_LENGTH, a.max_positions)
         return [length] * texts, [f"tokens: {length} a text; no texts were given."], []
     if calibration.windows is not None:  # their tokens are known, so that only as many need be there
-        first_windows(Tokenizer.of(model), calibration, calibration.windows)
-        return [calibration.max_length] * calibration.windows, [], list(calibration.warnings)
+        tokenizer = Tokenizer.of(model)
+        first_windows(tokenizer, calibration, calibration.windows)
+        doubts = [*calibration.warnings, *tokenizer.doubts(())]
+        return [calibration.max_length] * calibration.windows, [], doubts
     encoded, surprises = encoded_for(model, calibration)
     return [len(ids) for ids in encoded.ids], [], [*calibration.warnings, *surprises]

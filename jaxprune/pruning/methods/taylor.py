@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from ...errors import DataError
 from ...model.architecture import Architecture
+from ...model.heads import head_of
 from ...model.language import next_token_losses
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import context_of, sublayer
@@ -82,7 +83,7 @@ def taylor(
 
     Holds a gradient as large as the layers. Raises `DataError` for a model that is no language model.
     """
-    if model.architecture.head != "causal_lm":
+    if head_of(model.architecture).language is None:
         raise DataError(
             f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
         )
