@@ -17,6 +17,7 @@ from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
 from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..model import Model
+from ..model.heads import head_of
 from ..pruning.budget import Budget
 from ..report.methods import METHODS, Method, method as method_of, settings_class
 from ..tasks.calibration import Calibration, overlap
@@ -209,7 +210,7 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
 
     Raises `DataError`.
     """
-    running = architecture.head == "causal_lm"
+    running = head_of(architecture).language is not None
     count, file = samples(arguments, running), arguments.calibration_texts
     if running:
         length = {} if arguments.seq_len is None else {"length": arguments.seq_len}

@@ -9,6 +9,7 @@ from ..checkpoint.files import listed
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
+from ..model.heads import head_of
 from ..tasks.task import Task
 from ..tokens.tokenizer import Encoded, Tokenizer
 from .settings import Train
@@ -58,7 +59,7 @@ def fitting(
     """
     t, a = teacher.architecture, model.architecture
     doubts: tuple[str, ...] = ()
-    if a.head == "classification":
+    if a.labels:
         order, doubts = _order(t, a, task)
         teacher = _reordered(teacher, order, a.labels)
     longest = max(range(len(encoded)), key=lambda text: len(encoded.ids[text]))
@@ -73,7 +74,7 @@ def fitting(
 
 def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np.ndarray, tuple[str, ...]]:
     """The teacher's output for each of the student's, and doubts."""
-    if student.problem == "regression":
+    if not head_of(student).classes:
         return np.arange(len(student.labels)), ()
     named = by_name(teacher.labels, replace(task, labels=student.labels, classes_from="names"))
     if named is not None:

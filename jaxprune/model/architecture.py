@@ -1,9 +1,13 @@
 """What a Transformer is, apart from its numbers: one frozen description, with the sizes of every layer."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
+
+HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
+Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 HALVES = (ATTENTION, FEED_FORWARD)
@@ -24,6 +28,20 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
     },
 }
 
+T = TypeVar("T")
+
+
+class Sublayer(NamedTuple):
+    """The address of a sublayer."""
+
+    index: int  # its place among all sublayers, bottom up: of masks, scores, costs and the like
+    layer: int
+    half: str
+
+    def of(self, layers: Sequence[Any]) -> Any:
+        """What belongs to it in a list with one {half: …} a layer, as parameters are."""
+        return layers[self.layer][self.half]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSizes:
@@ -36,6 +54,11 @@ class LayerSizes:
     @property
     def heads(self) -> int:
         return self.groups * self.queries
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Units of every half, in the order in which halves run."""
+        return {ATTENTION: self.groups, FEED_FORWARD: self.neurons}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +97,9 @@ class Architecture:
     attention_scale: float | None = None  # None: head_width ** -0.5
     causal: bool = False
     pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
-    head: Literal["classification", "question_answering", "causal_lm", "none"] = "none"
+    head: HeadKind = "none"  # `heads.head_of` says what each kind is
     tied: bool = False  # the language model's head is the token table
-    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     dropout: float = 0.1  # for training only
 
@@ -84,8 +107,8 @@ class Architecture:
         for index, layer in enumerate(self.layers):
             if min(layer.groups, layer.neurons) < 0 or layer.queries < 1:
                 raise SettingsError(f"layer {index}: sizes must not be negative, got {layer}.")
-        if self.head == "classification" and not self.labels:
-            raise SettingsError("a classification head needs at least one label, got none; name the labels.")
+        if LAST_LAYERS[self.head].labelled and not self.labels:
+            raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if len(self.rotary_dynamic) not in (0, 2):
@@ -108,8 +131,40 @@ class Architecture:
         """True when layers differ, so that they cannot be stacked."""
         return len(set(self.layers)) > 1
 
+    def sublayers(self) -> tuple[Sublayer, ...]:
+        """Every sublayer, bottom up: the one place that knows their order."""
+        addresses = [(layer, half) for layer, size in enumerate(self.layers) for half in size.units]
+        return tuple(Sublayer(index, layer, half) for index, (layer, half) in enumerate(addresses))
+
+    def of_half(self, half: str, values: Sequence[T]) -> list[T]:
+        """Of one value a sublayer, those of one half."""
+        return [value for at, value in zip(self.sublayers(), values, strict=True) if at.half == half]
+
+    def by_layer(self, values: Sequence[T]) -> list[dict[str, T]]:
+        """One value a sublayer as {half: value} a layer."""
+        layers: list[dict[str, T]] = [{} for _ in self.layers]
+        for at, value in zip(self.sublayers(), values, strict=True):
+            layers[at.layer][at.half] = value
+        return layers
+
     def with_layers(self, layers: tuple[LayerSizes, ...]) -> "Architecture":
         return replace(self, layers=layers)
+
+
+class LastLayer(NamedTuple):
+    """What a kind of head adds to the parameters: one dense layer on what it reads, or nothing."""
+
+    outputs: Callable[[Architecture], int]  # 0: no such layer
+    bias: bool = True
+    labelled: bool = False  # one output a label, so that there has to be one
+
+
+LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
+    "classification": LastLayer(lambda a: len(a.labels), labelled=True),
+    "question_answering": LastLayer(lambda a: 2),  # start and end
+    "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
+    "none": LastLayer(lambda a: 0),
+}
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
@@ -164,10 +219,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
         tree["pooler"] = dense((hidden,), (hidden,))
-    if a.head == "classification":
-        tree["head"] = dense((hidden,), (len(a.labels),))
-    if a.head == "question_answering":
-        tree["head"] = dense((hidden,), (2,))
-    if a.head == "causal_lm" and not a.tied:
-        tree["head"] = dense((narrow,), (a.vocab,), False)
+    last = LAST_LAYERS[a.head]
+    if outputs := last.outputs(a):
+        tree["head"] = dense((narrow,), (outputs,), last.bias)
     return tree

@@ -10,7 +10,8 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import Architecture, parameter_shapes
+from ..model.architecture import HALVES, Architecture, parameter_shapes
+from ..model.heads import head_of
 
 Cost = Literal["flops", "params", "bytes"]
 COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")
@@ -63,6 +64,12 @@ def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None
     return [(size.queries * parts.query_head + parts.key_value, parts.neuron) for size in architecture.layers]
 
 
+def sublayer_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[int]:
+    """The cost of one unit of every sublayer, bottom up."""
+    halves = [dict(zip(HALVES, pair, strict=True)) for pair in unit_costs(architecture, cost, length)]
+    return [at.of(halves) for at in architecture.sublayers()]
+
+
 def total_cost(architecture: Architecture, cost: Cost, length: int | None = None) -> int:
     """The sum over all units: what a budget is a fraction of."""
     units = unit_costs(architecture, cost, length)
@@ -93,7 +100,7 @@ def whole_flops(architecture: Architecture, length: int) -> int:
     Question answering projects every token, classification one a text. Embeddings are look-ups: no products.
     """
     tree = parameter_shapes(architecture)
-    tokens = length if architecture.head == "question_answering" else 1
+    tokens = length if head_of(architecture).every_token else 1
     outside = sum(math.prod(tree[name]["kernel"]) for name in ("pooler", "head") if name in tree)
     return flops(architecture, length) + 2 * tokens * outside
 

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..errors import NumericalError
-from ..model.architecture import HALVES, Architecture
-from ..model.language import sampled_cotangents
+from ..model.architecture import ATTENTION, Architecture
+from ..model.heads import head_of
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
 from ..model.transformer import apply_head
@@ -67,35 +67,6 @@ def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Ar
 # --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
 
 
-def fisher_factors(
-    logits: Float[Array, "... labels"], architecture: Architecture, temperature: float, key: Array, exact_up_to: int
-) -> Float[Array, "seeds ... labels"]:
-    """Cotangents c_k with Σ_k c_k c_kᵀ = F, the Hessian at the model's own prediction of T²·KL(p ‖ ·) in the logits.
-
-    Few classes: exact, the non-zero eigenvectors of diag(p) - p pᵀ scaled by the roots of their eigenvalues (C - 1
-    of them). Many classes: one label sampled from the model, e_y - p, whose outer product is F in expectation.
-    """
-    labels = logits.shape[-1]
-    scaled = logits / temperature
-    if architecture.head == "classification" and architecture.problem == "multi_label":
-        p = jax.nn.sigmoid(scaled)
-        return jnp.sqrt(p * (1 - p)) * jnp.eye(labels)[(slice(None),) + (None,) * (logits.ndim - 1)]
-    if architecture.head == "classification" and architecture.problem == "regression":
-        return jnp.ones((1, *logits.shape))  # squared error: F = 1
-    if architecture.head == "none":
-        return jax.random.normal(key, (1, *logits.shape))  # squared change of the hidden states: F = 1
-    p = jax.nn.softmax(scaled, axis=-1)
-    if labels == 1:
-        return jnp.zeros((1, *logits.shape))
-    if labels <= exact_up_to:
-        fisher = p[..., None] * jnp.eye(labels) - p[..., :, None] * p[..., None, :]
-        values, vectors = jnp.linalg.eigh(fisher)  # ascending; the first value is 0, for the all-ones direction
-        roots = vectors[..., 1:] * jnp.sqrt(jnp.maximum(values[..., None, 1:], 0))
-        return jnp.moveaxis(roots, -1, 0)
-    sampled = jax.random.categorical(key, scaled, axis=-1)
-    return (jax.nn.one_hot(sampled, labels) - p)[None]
-
-
 @partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to"))
 def head_cotangents(
     params: Params,
@@ -108,39 +79,13 @@ def head_cotangents(
     exact_up_to: int,
 ) -> Float[Array, "seeds rows length hidden"]:
     """The Fisher seeds pulled back to the last residual stream."""
-    if architecture.head == "causal_lm":
-        return sampled_cotangents(params, x, batch, architecture, temperature, key)[None]
+    head = head_of(architecture)
+    if head.language is not None:
+        return head.language.cotangents(params, x, batch, architecture, temperature, key)[None]
+    assert head.fisher is not None
     logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
-    if architecture.head == "question_answering":
-        # Start and end are two softmaxes over a text's tokens: [rows, length, 2] -> one label sampled for each.
-        seeds = span_factors(logits, batch, temperature, key)
-    else:
-        seeds = fisher_factors(logits, architecture, temperature, key, exact_up_to)
-        present = (batch.index >= 0)[..., None] if architecture.head == "classification" else batch.real[..., None]
-        seeds = jnp.where(present, seeds, 0)
+    seeds = jnp.where(head.present(batch)[..., None], head.fisher(logits, batch, temperature, key, exact_up_to), 0)
     return jax.vmap(lambda seed: pull(seed)[0])(seeds)
-
-
-def span_probabilities(
-    logits: Float[Array, "rows length 2"], batch: Batch, temperature: float = 1.0
-) -> Float[Array, "rows length 2"]:
-    """Start and end probabilities: a softmax over the tokens of each text (padding 0)."""
-    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]  # [rows, query, key]
-    scaled = logits / temperature
-    spread = jnp.where(same[..., None], scaled[:, None], -jnp.inf)
-    total = jax.nn.logsumexp(jnp.where(batch.real[:, :, None, None], spread, 0.0), axis=2)
-    return jnp.where(batch.real[..., None], jnp.exp(scaled - total), 0.0)
-
-
-def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) -> Float[Array, "2 rows length 2"]:
-    """As `fisher_factors`, for question answering: one start and one end sampled per text."""
-    p = span_probabilities(logits, batch, temperature)
-    # Gumbel trick within every text: the token that holds its text's maximum is the sample.
-    noisy = logits / temperature + jax.random.gumbel(key, logits.shape)
-    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]
-    best = jnp.max(jnp.where(same[..., None], noisy[:, None], -jnp.inf), axis=2)
-    drawn = ((noisy >= best) & batch.real[..., None]).astype(jnp.float32)
-    return (drawn - p)[None] * jnp.eye(2)[:, None, None, :]
 
 
 # --- the backward sweep
@@ -254,7 +199,8 @@ def measure(
     residual streams wait in host memory, and the way back computes input projections once more: a fifth pass, and the
     same numbers to the bit.
     """
-    devices, sublayers = programs.devices, 2 * len(architecture.layers)
+    devices, addresses = programs.devices, architecture.sublayers()
+    sublayers = len(addresses)
     asked = {"grams": grams, "gates": gates, "blocks": fisher_blocks}
     sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, **asked)]
     energies: list[list[Any]] = [[None] * sublayers for _ in batches]
@@ -280,9 +226,9 @@ def measure(
                 )
             )
         del outer
-        for index, half, p in devices.sublayers(params["layers"], reversed(range(sublayers))):
-            static = {"half": half, "architecture": architecture}
-            waiting, total = passed.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
+        for at, p in devices.sublayers(params["layers"], reversed(addresses)):
+            static = {"half": at.half, "architecture": architecture}
+            waiting, total = passed.pop(), devices.everywhere(sums[at.index]) if devices.stream else sums[at.index]
             for place, number in enumerate(group):
                 trace, batch = waiting.pop(0), batches[number]
                 if devices.stream:
@@ -291,19 +237,19 @@ def measure(
                     sweep_back, p, trace, batch, cotangents[place], total[2:], floor=floor, features=grams, **static
                 )
                 total = Statistics(*(total[:2] if said is None else programs(add_features, *said, total[:2])), *back)
-                energies[number][index] = devices.keep(energy)
+                energies[number][at.index] = devices.keep(energy)
             if devices.stream:
                 programs.meter.sample("measure")
-                on_part((count + 1) * sublayers - index, len(groups) * sublayers)
-            sums[index] = devices.keep(total)
+                on_part((count + 1) * sublayers - at.index, len(groups) * sublayers)
+            sums[at.index] = devices.keep(total)
             del total
         if not devices.stream:
             on_part(count + 1, len(groups))
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
-    for index, entry in enumerate(sums):
+    for at, entry in zip(addresses, sums, strict=True):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
             raise NumericalError(
-                f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
+                f"NaN or Inf in the activations or gradients of layer {at.layer}, {at.half}; "
                 "check the checkpoint's weights."
             )
     totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
@@ -329,16 +275,16 @@ def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
 def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
     """Numbers of the batches that pass a sublayer together: one, or with streamed weights as many as may wait."""
     slots = max(batch.ids.size for batch in batches)
-    each = 4 * slots * architecture.hidden * 2 * len(architecture.layers)
+    each = 4 * slots * architecture.hidden * len(architecture.sublayers())
     size = max(1, WAITING_BYTES // each) if stream else 1
     return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
 
 
 def _empty_sums(architecture: Architecture, **asked: bool) -> Iterator[Statistics]:
-    for size in architecture.layers:
-        width = size.queries * architecture.head_width
-        yield empty_statistics(size.groups, width, architecture.hidden, **asked)
-        yield empty_statistics(size.neurons, 1, architecture.hidden, **asked)
+    for at in architecture.sublayers():
+        size = architecture.layers[at.layer]
+        width = size.queries * architecture.head_width if at.half == ATTENTION else 1
+        yield empty_statistics(size.units[at.half], width, architecture.hidden, **asked)
 
 
 def _upwards(
@@ -357,13 +303,13 @@ def _upwards(
     outer = devices.fetch(outer_params(params))
     xs = [programs(start, outer, batch, architecture=architecture) for batch in batches.values()]
     del outer
-    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+    for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
         waiting = []
         for place, (number, batch) in enumerate(batches.items()):
             before = xs[place]
-            xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
+            xs[place], trace = programs(advance, p, before, batch, half=at.half, architecture=architecture)
             if kept is not None:
-                kept.keep(index, number, output_of(xs[place], trace, architecture), devices)
+                kept.keep(at.index, number, output_of(xs[place], trace, architecture), devices)
             waiting.append(devices.keep(before) if devices.stream else trace)
         passed.append(waiting)
         on_sublayer()

@@ -18,9 +18,10 @@ from threadpoolctl import ThreadpoolController
 from ..checkpoint.families import FAMILIES
 from ..checks import is_whole
 from ..errors import NumericalError, OutputError, SettingsError
-from ..model.language import whole_losses
+from ..model.architecture import FEED_FORWARD, Architecture
+from ..model.heads import head_of
 from ..model.model import Batch, Model, Params
-from ..model.transformer import scannable, whole_forward
+from ..model.transformer import scannable, whole_forward, whole_pass
 from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
@@ -31,7 +32,7 @@ from ..tokens.packing import logits_difference, pack, with_empty_rows
 from ..tokens.windows import encoded_for
 from .allocation import Curve, uniform_masks
 from .budget import Budget
-from .cost import part_costs, removed, unit_costs
+from .cost import part_costs, removed, sublayer_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
 from .kept import KEEP_BYTES, KeptPasses
 from .measured import Arrays, Measured, fingerprint
@@ -151,8 +152,7 @@ class Run:
 
     def costs(self, budget: Budget) -> list[int]:
         """The cost of one unit of every sublayer, bottom up."""
-        pairs = unit_costs(self.model.architecture, budget.cost, self.length(budget))
-        return [cost for pair in pairs for cost in pair]
+        return sublayer_costs(self.model.architecture, budget.cost, self.length(budget))
 
     def step_costs(self, curves: Sequence[Curve], budget: Budget) -> list[np.ndarray]:
         """What every step of every curve saves, bottom up."""
@@ -175,7 +175,7 @@ class Run:
         said = (
             groups if family is None else [n for n in groups if family.can_say(n * size.queries, size.heads, a.hidden)]
         )
-        return uniform_masks(curves, self.costs(budget), allowed, budget.round_to, budget.keep_heads, said)
+        return uniform_masks(a, curves, self.costs(budget), allowed, budget.round_to, budget.keep_heads, said)
 
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
@@ -188,7 +188,7 @@ class Run:
             forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
         else:
             params = scannable(self.params)
-            whole = whole_losses if architecture.head == "causal_lm" else whole_forward
+            whole = whole_pass(architecture)
             forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []
         for batch in self.batches[:1] + self.batches[:3]:  # the first one compiles and warms up
@@ -226,7 +226,7 @@ class Run:
             "settings": dataclasses.asdict(settings),
             "budget": {**dataclasses.asdict(budget), "length": length},
             "removed": removed(dense, small.architecture, length),
-            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(masks), dense),
+            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(dense, masks), dense),
             "masked_vs_cut": error,
             "seconds": seconds,
             "phases": dict(self.phases),
@@ -260,7 +260,7 @@ class Run:
         last = last_stream(params, batch, fitted.architecture, self.programs)  # by programs compiled before
         # From here on few rows, on one device.
         last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
-        if fitted.architecture.head == "causal_lm":
+        if head_of(fitted.architecture).language is not None:
             last, batch = last[:2, :FIRST], first_tokens(batch)
         masked = self.programs(finish, outer, last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
@@ -288,7 +288,7 @@ def first_tokens(batch: Batch) -> Batch:
 
 def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
     """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-    batch = first_tokens(batch) if model.architecture.head == "causal_lm" else batch
+    batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
     batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
     params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
     masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
@@ -312,12 +312,14 @@ def check_model(model: Model) -> None:
             raise NumericalError(f"parameter {name} holds NaN or Inf; the checkpoint is damaged, use another copy.")
 
 
-def round_masks(masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int) -> list[Mask]:
+def round_masks(
+    architecture: Architecture, masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int
+) -> list[Mask]:
     """Masks whose neurons come in multiples of `round_to`: the cheapest kept ones (first in `order`) go too."""
     out = []
-    for index, (mask, units) in enumerate(zip(masks, order, strict=True)):
+    for at, mask, units in zip(architecture.sublayers(), masks, order, strict=True):
         mask = mask.copy()
-        extra = int(mask.sum()) % round_to if index % 2 else 0
+        extra = int(mask.sum()) % round_to if at.half == FEED_FORWARD else 0
         mask[[unit for unit in units if mask[unit]][:extra]] = False
         out.append(mask)
     return out

@@ -174,5 +174,5 @@ def _kept(
     """The share of dense outputs that a run keeps, and whether it keeps features."""
     kept = KeptPasses.within(keep_bytes, architecture, batches, devices)
     outputs = 4 * architecture.hidden * batches[0].ids.size
-    whole = len(batches) * 2 * len(architecture.layers)
+    whole = len(batches) * len(architecture.sublayers())
     return min(kept.bytes_left // outputs, whole) / whole, kept.features

@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checks import check_seed
 from ..errors import DataError, NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
+from ..model.ends import embed, head_input
+from ..model.heads import head_of
+from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import (
     OUTPUT,
@@ -29,7 +32,6 @@ from ..model.sublayer import (
     sublayer_inputs,
     turned,
 )
-from ..model.transformer import embed, head_input, vocabulary_logits
 from .programs import Programs
 
 
@@ -151,7 +153,7 @@ def _rows(prompts: Any, attention_mask: Any) -> list[np.ndarray]:
 
 
 def _check(a: Architecture, asked: list[np.ndarray], new: int) -> None:
-    if a.head != "causal_lm":
+    if head_of(a).language is None:
         raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
     if not asked:
         raise DataError("there are no prompts; give at least one.")

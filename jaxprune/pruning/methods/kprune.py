@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 
 from ...checks import check_effect, check_seed
 from ...errors import BudgetError, SettingsError
-from ...model.architecture import Architecture
+from ...model.architecture import ATTENTION, Architecture
+from ...model.heads import head_of
 from ...model.model import Model
 from ...runtime.events import OnStep
 from ...tasks.calibration import Calibration
@@ -132,11 +133,13 @@ class KPrune:
 
     def _check_for(self, architecture: Architecture) -> None:
         """Raise `SettingsError` for a setting that has no effect on such a model."""
-        kind = architecture.problem if architecture.head == "classification" else architecture.head
-        if kind != "single_label":
-            check_effect(self, ("exact_up_to",), f"on a model whose head is {kind}: it is for single-label classes")
-        if kind in ("regression", "none"):
-            check_effect(self, ("temperature",), f"on a model whose head is {kind}: it has no softmax")
+        head = head_of(architecture)
+        if not head.exact:
+            check_effect(
+                self, ("exact_up_to",), f"on a model whose head is {head.name}: it is for single-label classes"
+            )
+        if not head.softmax:
+            check_effect(self, ("temperature",), f"on a model whose head is {head.name}: it has no softmax")
         if self.query_heads and all(layer.queries == 1 for layer in architecture.layers):
             raise SettingsError("query_heads has no effect where every head has its own key and value; leave it out.")
 
@@ -152,7 +155,7 @@ class KPrune:
         Raises `SettingsError` for a setting that has no effect on such a model.
         """
         self._check_for(architecture)
-        kind = BY_KIND["causal_lm" if architecture.head == "causal_lm" else "encoder"]
+        kind = BY_KIND["encoder" if head_of(architecture).language is None else "causal_lm"]
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",
@@ -247,7 +250,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 masks = run.uniform(weighed, entry, limit)
             else:
                 masks = allocate(weighed, run.step_costs(weighed, entry), limit)
-                masks = round_masks(masks, [c.order for c in curves], entry.round_to)
+                masks = round_masks(run.model.architecture, masks, [c.order for c in curves], entry.round_to)
         predicted = sum(float(c.damage[c.steps(mask)]) for c, mask in zip(curves, masks, strict=True))
         if settings.query_heads:
             masks = by_query_heads(masks, run.model.architecture)
@@ -324,7 +327,7 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             head_weight=settings.head_weight,
             programs=run.programs,
             fit=settings.fit,
-            on_sublayer=lambda done: run.step("search", done, 2 * len(run.model.architecture.layers)),
+            on_sublayer=lambda done: run.step("search", done, len(run.model.architecture.sublayers())),
             kept=run.kept,
         )
     return run.finish("kprune", settings, budget, fitted, masks, reports)
@@ -335,8 +338,9 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
 
 def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
     """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
-    shaped = list(masks)
-    for index, layer in enumerate(architecture.layers):
-        if layer.queries > 1:
-            shaped[2 * index] = masks[2 * index].reshape(layer.groups, layer.queries)
+    shaped = []
+    for at, mask in zip(architecture.sublayers(), masks, strict=True):
+        size = architecture.layers[at.layer]
+        several = at.half == ATTENTION and size.queries > 1
+        shaped.append(mask.reshape(size.groups, size.queries) if several else mask)
     return shaped
