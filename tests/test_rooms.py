@@ -10,7 +10,7 @@ import jaxprune
 
 ROOT = Path(jaxprune.__file__).parent
 ROOMS = (
-    "errors", "checks", "jsonio", "assets",
+    "errors", "doubts", "checks", "jsonio", "assets",
     "model",  # pure functions of arrays
     "runtime",  # where arrays live, compiled programs and their books
     "checkpoint",  # folders in and out

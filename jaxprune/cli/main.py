@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from ..doubts import LOGGER
 from ..errors import JaxpruneError
 from ..jsonio import dumps
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with _stdout_kept_clean(as_json):
+        with _stdout_kept_clean(as_json), _doubts_as_data():
             outcome = _run(argv)
     except SystemExit as stop:  # --help and --version have printed already
         return stop.code if isinstance(stop.code, int) else 0
@@ -112,6 +113,16 @@ def _fail(message: str, as_json: bool, code: int) -> int:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+@contextmanager
+def _doubts_as_data() -> Iterator[None]:
+    """While a command runs, doubts come as its warnings alone."""
+    before, LOGGER.disabled = LOGGER.disabled, True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = before
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..doubts import tell
 from ..errors import DataError, NumericalError
 from ..model import Batch, Model
 from ..model.heads import head_of
@@ -51,6 +52,9 @@ class Evaluation:
     tokens_per_second: float
     host_peak_bytes: int | None  # most memory that the process has taken since it began; None: not known here
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        tell(self.warnings)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "warnings": list(self.warnings)}

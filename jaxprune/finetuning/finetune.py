@@ -14,6 +14,7 @@ import numpy as np
 from ..checkpoint.files import listed
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.label_map import match_labels
@@ -176,6 +177,7 @@ def tune(
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
+    tell(provenance.warnings)
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         base.replace(provenance=provenance),

@@ -18,6 +18,7 @@ from ..checkpoint.load import file_shape
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.pickle_free import read_bin
 from ..checkpoint.read import Stored
+from ..doubts import tell
 from ..errors import CheckpointError
 from ..model import Model
 from .lora import Adapters, merged, place_of, projection_shapes
@@ -51,6 +52,7 @@ def load_adapter(base: Model, folder: str | Path) -> Model:
     found, adapters = read_peft(folder, base)
     if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
         raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
+    tell(found.provenance.warnings)
     return merged(found, adapters)
 
 

@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..checkpoint.families import FAMILIES
 from ..checks import is_whole
+from ..doubts import tell
 from ..errors import NumericalError, OutputError, SettingsError
 from ..model.architecture import FEED_FORWARD, Architecture
 from ..model.heads import head_of
@@ -248,6 +249,7 @@ class Run:
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }
+        tell(record["warnings"])
         self.phases.clear()  # a second budget books its own time
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
