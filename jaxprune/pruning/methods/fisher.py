@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ...checks import check_seed
+from ...model.architecture import HALVES, Architecture
 from ...model.model import Model
 from ...runtime.events import OnStep
 from ...tasks.calibration import Calibration
@@ -74,7 +76,7 @@ def fisher(
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
-            masks = masks_for(run, entry, scores, limit, fisher_masks)
+            masks = masks_for(run, entry, scores, limit, partial(fisher_masks, architecture=run.model.architecture))
             if settings.rearrange:
                 masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
         results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
@@ -105,14 +107,17 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
     return arrays
 
 
-def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
+def fisher_masks(
+    scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int, *, architecture: Architecture
+) -> list[Mask]:
     """Masks that keep the most Fisher information within `allowed` (Kwon et al., section 4.1, algorithm 1).
 
     For every number of heads kept, best heads first, the best neurons fill the rest; the best number wins. Needs heads
     to cost the same in all layers, and neurons likewise (true of a dense model).
     """
-    heads, neurons = np.concatenate(scores[::2]), np.concatenate(scores[1::2])
-    head_cost, neuron_cost = costs[0], costs[1]
+    by_half = {half: architecture.of_half(half, scores) for half in HALVES}
+    heads, neurons = (np.concatenate(by_half[half]) for half in HALVES)
+    head_cost, neuron_cost = (architecture.of_half(half, costs)[0] for half in HALVES)
     head_order, neuron_order = (np.argsort(-values, kind="stable") for values in (heads, neurons))
     head_sums = np.concatenate([[0.0], np.cumsum(heads[head_order])])
     neuron_sums = np.concatenate([[0.0], np.cumsum(neurons[neuron_order])])
@@ -122,8 +127,8 @@ def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: in
     masks = [np.zeros(len(heads), bool), np.zeros(len(neurons), bool)]
     masks[0][head_order[: kept_heads[best]]] = True
     masks[1][neuron_order[: kept_neurons[best]]] = True
-    by_half = [_split(masks[0], scores[::2]), _split(masks[1], scores[1::2])]
-    return [by_half[index % 2][index // 2] for index in range(len(scores))]
+    parts = {half: _split(mask, by_half[half]) for half, mask in zip(HALVES, masks, strict=True)}
+    return [parts[at.half][at.layer] for at in architecture.sublayers()]
 
 
 def rearrange(block: np.ndarray, keep: int) -> Mask:

@@ -14,7 +14,6 @@ from ..budget import Budget
 from ..by_scores import by_scores, check_repair
 from ..cut import map_units, unit_counts, unit_sums
 from ..kept import KEEP_BYTES
-from ..measure import HALVES
 from ..run import Run
 
 
@@ -51,13 +50,13 @@ def magnitude(
 def weight_norms(model: Model) -> list[np.ndarray]:
     """The squared norm of all weights and biases of every unit, per sublayer."""
     norms = []
-    for index, count in enumerate(unit_counts(model.architecture)):
-        half, total = HALVES[index % 2], np.zeros(count)
+    for at, count in zip(model.architecture.sublayers(), unit_counts(model.architecture), strict=True):
+        total = np.zeros(count)
 
         def add(axis: int, leaf: Any, total: np.ndarray = total) -> Any:
             total += unit_sums(axis, np.asarray(leaf, np.float64) ** 2)
             return leaf
 
-        map_units(half, add, model.params["layers"][index // 2][half])
+        map_units(at.half, add, at.of(model.params["layers"]))
         norms.append(total)
     return norms
