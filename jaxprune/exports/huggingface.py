@@ -19,7 +19,8 @@ from ..checkpoint.dtypes import SavedTypes, holds, saved_types
 from ..checkpoint.families import Family
 from ..checkpoint.files import listed
 from ..checkpoint.generation import write_generation
-from ..checkpoint.labels import PROBLEMS
+from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.layout import fused
 from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
@@ -102,7 +103,7 @@ def export(
     types = _types(model, dtype, warnings)
     config = _with_dtype(config, types.most)
     tensors = _tensors(found, family, target, kept, types)
-    if target.head == "none" and family.drawn:
+    if HEAD_NAMES[target.head].bare and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
             f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
@@ -142,22 +143,17 @@ def _source_config(model: Model) -> dict[str, Any]:
 
 def _with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
     """`source` for the class that has the model's head, with the model's labels."""
-    endings = {
-        "classification": "ForSequenceClassification",
-        "question_answering": "ForQuestionAnswering",
-        "causal_lm": family.language_model,
-        "none": "Model",
-    }
-    config = dict(source, architectures=[family.classes + endings[a.head]])
-    if a.head in ("classification", "question_answering"):  # transformers sizes the last layer by the labels
+    names = HEAD_NAMES[a.head]
+    config = dict(source, architectures=[names.class_name(family)])
+    if names.sized:
         problem = config.pop("problem_type", None)
         for key in ("id2label", "label2id", "num_labels"):
             config.pop(key, None)
-        if a.head == "classification":
+        if a.labels:
             config["id2label"] = {str(number): label for number, label in enumerate(a.labels)}
             config["label2id"] = {label: number for number, label in enumerate(a.labels)}
-            if problem is not None or a.problem != ("regression" if len(a.labels) == 1 else "single_label"):
-                config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
+        if names.problems and (problem is not None or a.problem != default_problem(a.labels)):
+            config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
     return config
 
 
@@ -355,7 +351,7 @@ def _tensors(
         tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
-    bare = target.head == "none"  # the class without a head has no prefix
+    bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {
         name if bare or name.startswith(outside) else family.prefix + name: stored
         for name, stored in fused(tensors, family).items()
