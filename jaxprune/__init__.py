@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
+    from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
@@ -46,6 +47,9 @@ __version__ = "0.2.0"
 # Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
 _HOMES = {
     "load": "checkpoint",
+    "Family": "checkpoint.families",
+    "HeadModules": "checkpoint.families",
+    "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
     "export": "exports.huggingface",
     "evaluate": "evaluation.evaluate",

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
-from ..checkpoint.families import FAMILIES
+from ..checkpoint.known_families import known_families
 from ..checks import is_whole
 from ..doubts import tell
 from ..errors import NumericalError, OutputError, SettingsError
@@ -171,7 +171,7 @@ class Run:
     def uniform(self, curves: Sequence[Curve], budget: Budget, allowed: int) -> list[Mask]:
         """The same sizes in every layer, with numbers of heads that an export can write wherever some of them fit."""
         a = self.model.architecture
-        family, size = FAMILIES.get(a.family), a.layers[0]
+        family, size = known_families().get(a.family), a.layers[0]
         groups = range(1, size.groups + 1)
         said = (
             groups if family is None else [n for n in groups if family.can_say(n * size.queries, size.heads, a.hidden)]
