@@ -267,7 +267,7 @@ def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str
     return _given(arguments, [name for name in names if name not in OWN])
 
 
-def method(arguments: argparse.Namespace) -> Method:
+def chosen_method(arguments: argparse.Namespace) -> Method:
     """The pruning method that the flags name, with its settings. Raises `SettingsError`, also for another's setting."""
     given = settings(arguments, [settings_class(name) for name in METHODS])
     own = [field.name for field in dataclasses.fields(settings_class(arguments.method)) if field.name not in OWN]

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), flags.method(arguments)
+    budgets, chosen = flags.budgets(arguments), flags.chosen_method(arguments)
     task, where = flags.task(arguments), flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
-    chosen = flags.method(arguments)
+    chosen = flags.chosen_method(arguments)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
