@@ -6,6 +6,9 @@ model = jp.load("path-or-hub-id")
 task = jp.tasks.glue("sst2", "path-or-None-for-hub")
 pruned = jp.kprune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
 jp.save(pruned, "small")
+
+Every error of what was handed in is a `jp.JaxpruneError`. Doubts go, once each, to the logger "jaxprune", which prints
+them on stderr unless logging is set up otherwise; results keep them (`.warnings`, `model.provenance.warnings`).
 """
 
 import importlib

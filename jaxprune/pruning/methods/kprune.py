@@ -176,17 +176,24 @@ class KPrune:
 
     @property
     def scoring(self) -> Scoring:
-        """How damage is predicted, by settled settings."""
+        """How damage is predicted. Raises `SettingsError` for settings that are not settled."""
+        if self.search == "surgeon" and self.elimination_ridge is None:
+            raise _unsettled("elimination_ridge")
         return Scoring(self.search == "gates", self.elimination_ridge or 0.0, self.sensitivity, self.query_heads)
 
     @property
     def fit(self) -> Fit:
-        """How weights are fitted, by settled settings."""
+        """How weights are fitted. Raises `SettingsError` for settings that are not settled."""
         if not self.refit:
             return Fit(kind="none")
-        assert self.ridge is not None
+        if self.ridge is None:
+            raise _unsettled("ridge")
         fit = Fit(ridge=self.ridge, pull=self.pull, intercept=self.intercept, inputs=self.refit_inputs)
         return fit if self.input_ridge is None else replace(fit, input_ridge=self.input_ridge)
+
+
+def _unsettled(name: str) -> SettingsError:
+    return SettingsError(f"{name} is open: what it comes to depends on the model; ask settled(architecture) first.")
 
 
 def kprune(
