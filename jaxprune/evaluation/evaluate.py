@@ -28,7 +28,7 @@ from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
 from .chance import chance_level
 from .label_map import LabelMap, match_labels
-from .metrics import METRICS, squad_scores
+from .metrics import METRICS, metric_of, squad_scores
 from .numbering import classes, truth
 from .spans import OVERLAP, best_answers
 
@@ -235,13 +235,13 @@ def _classify(
     run = _run(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)
-    scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
+    scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
     doubts = chance_level(
         task.metric,
         scores[task.metric],
-        METRICS[task.metric](constant, true),
+        None if task.metric in task.own_metrics else METRICS[task.metric](constant, true),
         len(examples),
         one_answer=len(np.unique(predicted, axis=0)) == 1,
         one_label=len(values) == 1,
@@ -257,6 +257,8 @@ def _answer(
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
     run = _run(model, windows.encoded, programs)
     logits = unpack_tokens(run.values, run.batches)
+    if task.own_metrics:
+        raise DataError(f"{task.name} has own_metrics, which are for tasks with one answer a text; leave them out.")
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     nullable = task.name == "squad2"
     predicted = best_answers(logits, windows, contexts, nullable)
