@@ -2,7 +2,6 @@
 
 import argparse
 
-from ..report.methods import METHODS, method
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
@@ -12,15 +11,14 @@ from .outcome import Outcome
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_task(parser, required=False)
-    parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
-    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+    flags.add_method(parser)
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts (0)")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), method(arguments.method, arguments.preset)
+    budgets, chosen = flags.budgets(arguments), flags.method(arguments)
     task = flags.task(arguments)
     model = flags.load(arguments)
     if task is not None:

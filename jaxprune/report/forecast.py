@@ -16,11 +16,12 @@ import numpy as np
 from ..model import Architecture, Batch, Model
 from ..pruning.budget import Budget
 from ..pruning.kept import KEEP_BYTES, KeptPasses
+from ..pruning.method import Method
+from ..pruning.prune import prune
 from ..runtime.devices import Devices
 from ..runtime.programs import watched
 from ..tasks.calibration import Calibration
 from ..tokens.packing import Encoded, pack
-from .methods import Method
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _probes(
                 per_call[name].append(seconds)
 
             with watched(heard) as spent:
-                results = method.run(small, Calibration.of_ids(given, None), budgets, keep_bytes=keep_bytes)
+                results = prune(small, Calibration.of_ids(given, None), budgets, method, keep_bytes=keep_bytes)
             records = [result.provenance.record for result in results]
             probe.compiling = sum(record["compile_seconds"] for record in records)
             probe.host = sum(record["seconds"] for record in records) - probe.compiling - spent()

@@ -87,7 +87,7 @@ def test_what_is_in_the_folder_is_checked(model, stopped, tmp_path):
 def test_settings_that_keep_nothing(model, tmp_path):
     with pytest.raises(SettingsError, match="resume needs out"):
         jp.kprune(model, CALIBRATION, BUDGET, resume=True)
-    with pytest.raises(SettingsError, match="published search"):
+    with pytest.raises(SettingsError, match="kprune, as it is set, keeps no measurement"):
         jp.kprune(model, CALIBRATION, BUDGET, jp.KPrune.presets()["published"], out=tmp_path)
 
 

@@ -7,7 +7,6 @@ from jaxprune.pruning.budget import Budget
 from jaxprune.pruning.cost import flops, whole_parameters
 from jaxprune.report import plan as module
 from jaxprune.report.forecast import Forecast
-from jaxprune.report.methods import method
 from jaxprune.report.plan import peak_bytes, plan
 
 
@@ -40,7 +39,7 @@ def test_plan_predicts_the_budget_exactly(tiny, asked):
 
 def test_plan_of_several_budgets_and_another_method(tiny, asked):
     budgets = [Budget(0.25, "params", length=16), Budget(0.75, "params", length=16)]
-    result = plan(tiny(), 10, budgets, method("magnitude"))
+    result = plan(tiny(), 10, budgets, "magnitude")
     dense = result["dense"]["prunable_parameters"]
     for left, share in zip(result["pruned"], (0.75, 0.25), strict=True):
         assert left["prunable_parameters"] == pytest.approx(share * dense, abs=1)
