@@ -12,7 +12,7 @@ import jaxprune as jp
 from jaxprune.model import Architecture
 from jaxprune.model.transformer import whole_forward
 from jaxprune.pruning.allocation import keep_mask
-from jaxprune.pruning.cost import flops, unit_costs
+from jaxprune.pruning.cost import flops, sublayer_costs
 from jaxprune.pruning.cut import cut_architecture, unit_counts
 from jaxprune.pruning.run import round_masks
 from jaxprune.report.bench import full_batch
@@ -43,13 +43,13 @@ def measure(book: Book) -> None:
 
 def ragged(dense: Architecture, remove: float, round_to: int, length: int) -> Architecture:
     """Widths as a method leaves them, odd and different in every layer: units are drawn, some sublayers lose more."""
-    random, costs = np.random.default_rng(0), unit_costs(dense, "flops", length)
-    counts, each = unit_counts(dense), [cost for pair in costs for cost in pair]
+    random, each = np.random.default_rng(0), sublayer_costs(dense, "flops", length)
+    counts = unit_counts(dense)
     scores = [random.random(count) * random.uniform(0.85, 1.15) for count in counts]
     every = np.concatenate([np.full(count, cost) for count, cost in zip(counts, each, strict=True)])
     kept = keep_mask(np.concatenate(scores), every, jp.Budget(remove, length=length).allowed(dense))
     masks = np.split(kept, np.cumsum(counts)[:-1])
-    return cut_architecture(dense, round_masks(masks, [np.argsort(score) for score in scores], round_to))
+    return cut_architecture(dense, round_masks(dense, masks, [np.argsort(score) for score in scores], round_to))
 
 
 def compare(book: Book, held: dict[str, jp.Model], rows: int, length: int, turns: int) -> dict[str, Any]:

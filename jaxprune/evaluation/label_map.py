@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from ..checkpoint.files import listed
 from ..errors import DataError
 from ..model import Architecture
 from ..tasks.example import Example, Kind, Label
@@ -149,16 +150,18 @@ def by_name(labels: tuple[str, ...], task: Task) -> LabelMap | None:
 
 
 def _by_number(labels: tuple[str, ...], task: Task) -> LabelMap:
-    """The match by number. Raises HeadMismatch where the numbers do not say which output is which."""
+    """The match by number, with a warning where both sides have names.
+
+    Raises HeadMismatch where the numbers do not say which output is which, DataError where a class would be matched to
+    one output though another one has its name.
+    """
     count = len(task.labels)
     numbered = task.labels == tuple(map(str, range(count)))
     # Of classes known by numbers only the largest that occurs is known; there may be more.
     if count > len(labels) or (count < len(labels) and (not numbered or task.classes_from == "entries")):
-        classes = "entries in every label" if task.classes_from == "entries" else f"classes (labels 0 to {count - 1})"
         raise HeadMismatch(
-            f"{task.name} has {count} {classes}, the model's head {len(labels)} "
-            f"({', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}); load a checkpoint tuned for these classes, "
-            "or correct the labels."
+            f"{task.name} has {count} {_counted(labels, task, numbered)}, the model's head {len(labels)} "
+            f"({listed(labels)}); load a checkpoint tuned for these classes, or correct the labels."
         )
     outputs = np.arange(count)
     generic = all(re.fullmatch(r"(label)?\d+", _plain(name)) for name in labels)
@@ -166,27 +169,42 @@ def _by_number(labels: tuple[str, ...], task: Task) -> LabelMap:
         return LabelMap(task, outputs)
     if generic:
         warning = (
-            f"the model's classes have no names: {', '.join(task.labels)} were matched to them in sorted order; check "
-            "it, and name the classes in the model's order in labels.json."
+            f"the model's classes have no names: {listed(task.labels)} were matched to them in sorted order; check it, "
+            "and name the classes in the model's order in labels.json."
         )
         return LabelMap(task, outputs, (warning,))
+    known, sought = list(map(_plain, labels)), _all_plain(task)
+    differ = [number for number, name in enumerate(sought) if name != known[number]]
+    theirs, ours = ([names[number] for number in differ] for names in (labels, task.labels))
+    warning = f"the model calls its classes {listed(theirs)}, {task.name} {listed(ours)}: "
+    for number in differ:
+        if known.count(sought[number]) == 1:
+            raise DataError(
+                f"{warning}by number {task.labels[number]} would be {labels[number]}; give all classes the model's "
+                "names, or list yours in its order in labels.json."
+            )
     twice = next((name for name in labels if labels.count(name) > 1), None)
     if twice is not None:
-        warning = (
-            f"the model calls two classes {twice}, so names do not tell them apart: matched by number; check the order "
-            f"({', '.join(task.labels)})."
-        )
-    else:
-        warning = f"the model calls its classes {', '.join(labels)}, {task.name} {', '.join(task.labels)}: "
-        known = list(map(_plain, labels))
-        for number, name in enumerate(_all_plain(task)):
-            if name in known and known.index(name) != number:
-                raise DataError(
-                    f"{warning}by number {task.labels[number]} would be {labels[number]}; give all classes the model's "
-                    "names, or list yours in its order in labels.json."
-                )
-        warning += "matched by number."
-    return LabelMap(task, outputs, (warning,))
+        warning = f"the model calls two classes {twice}, so names do not tell them apart: "
+    return LabelMap(task, outputs, (f"{warning}matched by number; check the order ({listed(task.labels)}).",))
+
+
+def _counted(labels: tuple[str, ...], task: Task, numbered: bool) -> str:
+    """What a task has so many of, for a message: of named classes those that the model lacks, and where they occur."""
+    if task.classes_from == "entries":
+        return "entries in every label"
+    if numbered:
+        return f"classes (labels 0 to {len(task.labels) - 1})"
+    known = set(map(_plain, labels))
+    strange = [number for number, name in enumerate(_all_plain(task)) if name not in known]
+    if not strange or len(strange) == len(task.labels):
+        return f"classes ({listed(task.labels)})"
+    told = []
+    for number in strange:
+        splits = {"train": task.train, "validation": task.validation, **task.others}
+        holding = [name for name, examples in splits.items() if any(example.label == number for example in examples)]
+        told.append(task.labels[number] + ("" if "train" in holding or not holding else f" (in {holding[0]} only)"))
+    return f"classes, {listed(told)} among them"
 
 
 def _all_plain(task: Task) -> tuple[str, ...]:

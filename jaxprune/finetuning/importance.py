@@ -115,8 +115,8 @@ def check_importance(importance: Importance, architecture: Architecture) -> None
     """Raise `SettingsError` unless there is one finite number for every head, and for every neuron or for none."""
     counts = unit_counts(architecture)
     for name, values, expected in (
-        ("heads", importance.heads, counts[::2]),
-        ("neurons", importance.neurons, counts[1::2]),
+        ("heads", importance.heads, architecture.of_half(ATTENTION, counts)),
+        ("neurons", importance.neurons, architecture.of_half(FEED_FORWARD, counts)),
     ):
         sizes = [len(entry) for entry in values]
         if sizes != expected and not (name == "neurons" and not any(sizes)):

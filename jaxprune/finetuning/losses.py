@@ -8,6 +8,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..model import Architecture, Batch, Params, Sites, forward
+from ..model.architecture import HALVES
+from ..model.transformer import Outputs
 
 
 class Distillation(NamedTuple):
@@ -135,16 +137,21 @@ def text_losses(
     streams: Any = ()
     if teacher is not None:
         theirs = forward(teacher[1], as_taught(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
-        guide, streams = theirs.logits, (*theirs.streams[2::2], theirs.hidden) if taps else ()
+        guide, streams = theirs.logits, layer_ends(theirs, teacher[0]) if taps else ()
     if guide is None:
         return each
     gap = prediction_gap(out.logits, guide, batch, architecture, distillation.temperature)
     each = (1 - distillation.weight) * each + distillation.weight * gap
     if taps:
-        ends = zip((*out.streams[2::2], out.hidden), streams, strict=True)
+        ends = zip(layer_ends(out, architecture), streams, strict=True)
         gaps = [stream_gap(ours, other, batch) for ours, other in ends]
         each = each + distillation.hidden * sum(gaps) / len(gaps)
     return each
+
+
+def layer_ends(out: Outputs, architecture: Architecture) -> list[Array]:
+    """The residual stream after every layer, of a forward pass with taps."""
+    return [*architecture.of_half(HALVES[0], out.streams)[1:], out.hidden]
 
 
 def summed_loss(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, ""]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import SettingsError
 from ..model import Architecture, Model
+from ..model.architecture import ATTENTION, HALVES
 from ..pruning.cost import removed, whole_parameters
 from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
 from ..pruning.methods.magnitude import weight_norms
@@ -137,9 +138,9 @@ def prune_lora(
         started_from={name: before[name] for name in ("method", "settings", "budget", "removed") if name in before},
         removed=removed(model.architecture, small.architecture, length) | {"length": length},
         parameters={"before": whole_parameters(model.architecture), "after": whole_parameters(small.architecture)},
-        kept=compose_kept(before.get("kept"), kept_units(masks), model.architecture),
+        kept=compose_kept(before.get("kept"), kept_units(model.architecture, masks), model.architecture),
         importance={"heads": [entry.tolist() for entry in heads]},
-        pruned_heads=[np.flatnonzero(~mask).tolist() for mask in masks[::2]],
+        pruned_heads=[np.flatnonzero(~mask).tolist() for mask in model.architecture.of_half(ATTENTION, masks)],
         ranks={name: size.rank for name, size in plan.items()},
         masked_vs_cut=error,
         seconds=sum(phases.values()),
@@ -176,13 +177,12 @@ def measured_importance(
     on_batch: Callable[[int], None] | None = None,
 ) -> Importance:
     """The importance that `settings.score` names."""
-    counts = unit_counts(model.architecture)
     if settings.score == "magnitude":
         norms = weight_norms(model)
-        return Importance(norms[::2], norms[1::2])
+        return Importance(*(model.architecture.of_half(half, norms) for half in HALVES))
     if settings.score == "random":
-        random = np.random.RandomState(seed)
-        return Importance([random.rand(n) for n in counts[::2]], [random.rand(n) for n in counts[1::2]])
+        random, counts = np.random.RandomState(seed), unit_counts(model.architecture)
+        return Importance(*([random.rand(n) for n in model.architecture.of_half(half, counts)] for half in HALVES))
     return gate_importance(
         model, batches, targets, neurons=settings.remove_neurons > 0, squared=settings.score == "fisher",
         on_batch=on_batch,
@@ -194,13 +194,15 @@ def choose(
 ) -> list[Mask]:
     """Masks per sublayer, true keeps: without the least important heads, and neurons, of all layers together."""
     counts = unit_counts(architecture)
-    gone_heads = round(settings.remove_heads * sum(counts[::2]))
-    gone_neurons = round(settings.remove_neurons * sum(counts[1::2]))
+    head_counts, neuron_counts = (architecture.of_half(half, counts) for half in HALVES)
+    gone_heads = round(settings.remove_heads * sum(head_counts))
+    gone_neurons = round(settings.remove_neurons * sum(neuron_counts))
     if gone_neurons and not sum(len(entry) for entry in neurons):
         raise SettingsError("remove_neurons needs the importance of neurons; give it, or set remove_neurons to 0.")
-    stay = [np.ones(count, bool) for count in counts[1::2]]
-    pairs = zip(least(heads, gone_heads), least(neurons, gone_neurons) if gone_neurons else stay, strict=True)
-    return [mask for pair in pairs for mask in pair]
+    stay = [np.ones(count, bool) for count in neuron_counts]
+    kept = least(heads, gone_heads), least(neurons, gone_neurons) if gone_neurons else stay
+    masks: dict[str, list[Mask]] = dict(zip(HALVES, kept, strict=True))
+    return [masks[at.half][at.layer] for at in architecture.sublayers()]
 
 
 def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings: PruneLora) -> dict[str, Size]:

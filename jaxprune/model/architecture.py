@@ -1,7 +1,8 @@
 """What a Transformer is, apart from its numbers: one frozen description, with the sizes of every layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
 
@@ -24,6 +25,20 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
     },
 }
 
+T = TypeVar("T")
+
+
+class Sublayer(NamedTuple):
+    """The address of a sublayer."""
+
+    index: int  # its place among all sublayers, bottom up: of masks, scores, costs and the like
+    layer: int
+    half: str
+
+    def of(self, layers: Sequence[Any]) -> Any:
+        """What belongs to it in a list with one {half: …} a layer, as parameters are."""
+        return layers[self.layer][self.half]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSizes:
@@ -36,6 +51,11 @@ class LayerSizes:
     @property
     def heads(self) -> int:
         return self.groups * self.queries
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Units of every half, in the order in which halves run."""
+        return {ATTENTION: self.groups, FEED_FORWARD: self.neurons}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +127,22 @@ class Architecture:
     def ragged(self) -> bool:
         """True when layers differ, so that they cannot be stacked."""
         return len(set(self.layers)) > 1
+
+    def sublayers(self) -> tuple[Sublayer, ...]:
+        """Every sublayer, bottom up: the one place that knows their order."""
+        addresses = [(layer, half) for layer, size in enumerate(self.layers) for half in size.units]
+        return tuple(Sublayer(index, layer, half) for index, (layer, half) in enumerate(addresses))
+
+    def of_half(self, half: str, values: Sequence[T]) -> list[T]:
+        """Of one value a sublayer, those of one half."""
+        return [value for at, value in zip(self.sublayers(), values, strict=True) if at.half == half]
+
+    def by_layer(self, values: Sequence[T]) -> list[dict[str, T]]:
+        """One value a sublayer as {half: value} a layer."""
+        layers: list[dict[str, T]] = [{} for _ in self.layers]
+        for at, value in zip(self.sublayers(), values, strict=True):
+            layers[at.layer][at.half] = value
+        return layers
 
     def with_layers(self, layers: tuple[LayerSizes, ...]) -> "Architecture":
         return replace(self, layers=layers)

@@ -1,6 +1,6 @@
 """The forward pass of every family: one residual stream, a list of layers, and the sites that methods use.
 
-Sublayer 2i is the attention of layer i, 2i + 1 its feed-forward half (`sublayer`).
+Sublayers are numbered bottom up (`Architecture.sublayers`); what one computes stands in `sublayer`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -193,7 +193,8 @@ def forward(
 
     `stream` is the residual stream to start from when a section starts after sublayer 0.
     """
-    last = 2 * len(architecture.layers)
+    sublayers = architecture.sublayers()
+    last = len(sublayers)
     first, stop = sites.section or (0, last)
     context = context_of(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
@@ -207,13 +208,13 @@ def forward(
         x, streams, features = encode(params, x, context, architecture, sites, remat)
     else:
         streams, features = [], []
-        for index in range(first, stop):
-            half, p = HALVES[index % 2], params["layers"][index // 2][HALVES[index % 2]]
-            gates = sites.gates[index // 2] if sites.gates is not None else {}
-            adapters = sites.adapters[index // 2] if sites.adapters is not None else {}
+        for at in sublayers[first:stop]:
+            gates = sites.gates[at.layer] if sites.gates is not None else {}
+            adapters = sites.adapters[at.layer] if sites.adapters is not None else {}
             streams.append(x)
-            noise = None if sites.dropout is None else sites.dropout.at(index // 2)
-            x, seen = sublayer(half, p, x, context, architecture, gates.get(half), adapters.get(half), noise)
+            noise = None if sites.dropout is None else sites.dropout.at(at.layer)
+            p = at.of(params["layers"])
+            x, seen = sublayer(at.half, p, x, context, architecture, gates.get(at.half), adapters.get(at.half), noise)
             features.append(seen)
     taps = (tuple(streams), tuple(features)) if sites.taps else ((), ())
     if stop < last:

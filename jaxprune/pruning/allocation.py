@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import BudgetError, NumericalError
+from ..model.architecture import ATTENTION, FEED_FORWARD, HALVES, Architecture
 
 
 class Curve(NamedTuple):
@@ -62,6 +63,7 @@ def score_curve(scores: np.ndarray) -> Curve:
 
 
 def uniform_masks(
+    architecture: Architecture,
     curves: Sequence[Curve],
     costs: Sequence[int],
     allowed: int,
@@ -75,20 +77,21 @@ def uniform_masks(
     and `round_to` neurons stay in a layer, neurons in multiples of `round_to`. Where a number of heads in `preferred`
     fits, no other is taken. Raises `BudgetError` where nothing fits, or where layers differ.
     """
-    units = [len(curve.order) for curve in curves]
-    if len(set(zip(units[::2], units[1::2], costs[::2], costs[1::2], strict=True))) != 1:
+    by_half = {half: architecture.of_half(half, list(zip(curves, costs, strict=True))) for half in HALVES}
+    sizes = {half: {(len(curve.order), cost) for curve, cost in pairs} for half, pairs in by_half.items()}
+    if any(len(different) != 1 for different in sizes.values()):
         raise BudgetError("uniform needs a model whose layers are all alike; start from the dense one.")
-    heads, neurons = units[:2]
-    depth, best = len(curves) // 2, (np.inf, 0, 0)
+    (heads, head_cost), (neurons, neuron_cost) = (next(iter(sizes[half])) for half in HALVES)
+    depth, best = len(architecture.layers), (np.inf, 0, 0)
     numbers = range(heads if keep_heads else 1, heads + 1)
     for candidates in ([] if preferred is None else [kept for kept in numbers if kept in preferred], numbers):
         for kept in candidates:
-            room = allowed // depth - kept * costs[0]
-            fitting = min(max(room, 0) // costs[1], neurons) // round_to * round_to
+            room = allowed // depth - kept * head_cost
+            fitting = min(max(room, 0) // neuron_cost, neurons) // round_to * round_to
             if not fitting:
                 continue
-            damage = sum(float(curve.damage[heads - kept]) for curve in curves[::2])
-            damage += sum(float(curve.damage[neurons - fitting]) for curve in curves[1::2])
+            damage = sum(float(curve.damage[heads - kept]) for curve, _ in by_half[ATTENTION])
+            damage += sum(float(curve.damage[neurons - fitting]) for curve, _ in by_half[FEED_FORWARD])
             best = min(best, (damage, kept, fitting))
         if best[1]:
             break
@@ -96,8 +99,9 @@ def uniform_masks(
         raise BudgetError(
             f"no heads with at least {round_to} neurons in each of {depth} layers fit into the budget; remove less."
         )
-    kept = best[1:]
-    return [curve.mask(len(curve.order) - kept[index % 2]) for index, curve in enumerate(curves)]
+    kept = {ATTENTION: best[1], FEED_FORWARD: best[2]}
+    addresses = zip(architecture.sublayers(), curves, strict=True)
+    return [curve.mask(len(curve.order) - kept[at.half]) for at, curve in addresses]
 
 
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:

@@ -49,7 +49,7 @@ def masks_for(
         return run.uniform([score_curve(entry) for entry in scores], budget, allowed)
     costs = run.costs(budget)
     order = [np.argsort(entry, kind="stable") for entry in scores]
-    return round_masks(choose(scores, costs, allowed), order, budget.round_to)
+    return round_masks(run.model.architecture, choose(scores, costs, allowed), order, budget.round_to)
 
 
 def refitted_and_cut(

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import Architecture, parameter_shapes
+from ..model.architecture import HALVES, Architecture, parameter_shapes
 
 Cost = Literal["flops", "params", "bytes"]
 COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")
@@ -61,6 +61,12 @@ def unit_costs(architecture: Architecture, cost: Cost, length: int | None = None
     """The cost of one head unit and of one neuron, for every layer. `length` is needed for FLOPs only."""
     parts = part_costs(architecture, cost, length)
     return [(size.queries * parts.query_head + parts.key_value, parts.neuron) for size in architecture.layers]
+
+
+def sublayer_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> list[int]:
+    """The cost of one unit of every sublayer, bottom up."""
+    halves = [dict(zip(HALVES, pair, strict=True)) for pair in unit_costs(architecture, cost, length)]
+    return [at.of(halves) for at in architecture.sublayers()]
 
 
 def total_cost(architecture: Architecture, cost: Cost, length: int | None = None) -> int:

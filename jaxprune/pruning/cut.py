@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from ..model.architecture import ATTENTION, HALVES, UNIT_AXES, Architecture, LayerSizes
+from ..model.architecture import ATTENTION, FEED_FORWARD, UNIT_AXES, Architecture, LayerSizes
 from ..model.model import Model, Params
 from ..model.sublayer import OUTPUT
 
@@ -104,14 +104,14 @@ def put_queries(full: Params, mask: Mask, small: Params) -> Params:
 
 def unit_counts(architecture: Architecture) -> list[int]:
     """Units of every sublayer, bottom up: groups and neurons in turn."""
-    return [count for layer in architecture.layers for count in (layer.groups, layer.neurons)]
+    return [architecture.layers[at.layer].units[at.half] for at in architecture.sublayers()]
 
 
 def cut_architecture(architecture: Architecture, masks: Sequence[Mask]) -> Architecture:
     """The architecture that remains; `masks` per sublayer, true keeps."""
     layers = []
-    for index, layer in enumerate(architecture.layers):
-        heads, neurons = masks[2 * index : 2 * index + 2]
+    for layer, masked in zip(architecture.layers, architecture.by_layer(masks), strict=True):
+        heads, neurons = masked[ATTENTION], masked[FEED_FORWARD]
         queries = layer.queries if heads.ndim == 1 else kept_queries(heads).shape[1]
         layers.append(LayerSizes(groups=int(kept_groups(heads).sum()), queries=queries, neurons=int(neurons.sum())))
     return architecture.with_layers(tuple(layers))
@@ -122,67 +122,63 @@ def cut(model: Model, masks: Sequence[Mask]) -> Model:
 
     A sublayer that lost all units still adds its output bias.
     """
-    layers = []
-    for index, layer in enumerate(model.params["layers"]):
-        halves = {}
-        for offset, half in enumerate(HALVES):
-            mask, p = masks[2 * index + offset], layer[half]
-            kept = np.flatnonzero(kept_groups(mask))
-            p = take_queries(p, mask) if mask.ndim == 2 else p
-            small = map_units(half, lambda axis, leaf: np.take(np.asarray(leaf), kept, axis=axis), p)  # noqa: B023
-            halves[half] = jax.tree.map(np.ascontiguousarray, small)
-        layers.append(halves)
-    params = {**model.params, "layers": layers}
+    halves = []
+    for at, mask in zip(model.architecture.sublayers(), masks, strict=True):
+        p, kept = at.of(model.params["layers"]), np.flatnonzero(kept_groups(mask))
+        p = take_queries(p, mask) if mask.ndim == 2 else p
+        small = map_units(at.half, lambda axis, leaf: np.take(np.asarray(leaf), kept, axis=axis), p)  # noqa: B023
+        halves.append(jax.tree.map(np.ascontiguousarray, small))
+    params = {**model.params, "layers": model.architecture.by_layer(halves)}
     return model.replace(architecture=cut_architecture(model.architecture, masks), params=params)
 
 
 def silenced(model: Model, masks: Sequence[Mask]) -> Model:
     """The model in full size, its removed units writing nothing: what gates at 0 do, in the weights."""
-    layers = []
-    for index, layer in enumerate(model.params["layers"]):
-        halves = {}
-        for offset, half in enumerate(HALVES):
-            out = layer[half][OUTPUT[half]]
-            kernel = np.array(out["kernel"])
-            kernel[~masks[2 * index + offset]] = 0
-            halves[half] = {**layer[half], OUTPUT[half]: {**out, "kernel": kernel}}
-        layers.append(halves)
-    return model.replace(params={**model.params, "layers": layers})
+    halves = []
+    for at, mask in zip(model.architecture.sublayers(), masks, strict=True):
+        p = at.of(model.params["layers"])
+        out = p[OUTPUT[at.half]]
+        kernel = np.array(out["kernel"])
+        kernel[~mask] = 0
+        halves.append({**p, OUTPUT[at.half]: {**out, "kernel": kernel}})
+    return model.replace(params={**model.params, "layers": model.architecture.by_layer(halves)})
 
 
 def with_output_biases(model: Model) -> Model:
     """The same model with biases (zeros, where it had none) on the projections that write to the residual stream."""
-    layers = []
-    for layer in model.params["layers"]:
-        halves = {}
-        for half in HALVES:
-            out = layer[half][OUTPUT[half]]
-            bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, out["kernel"].dtype)
-            halves[half] = {**layer[half], OUTPUT[half]: {**out, "bias": bias}}
-        layers.append(halves)
+    halves = []
+    for at in model.architecture.sublayers():
+        p = at.of(model.params["layers"])
+        out = p[OUTPUT[at.half]]
+        bias = out["bias"] if "bias" in out else np.zeros(model.architecture.hidden, out["kernel"].dtype)
+        halves.append({**p, OUTPUT[at.half]: {**out, "bias": bias}})
     architecture = replace(model.architecture, output_bias=True, down_bias=True)
-    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
+    params = {**model.params, "layers": architecture.by_layer(halves)}
+    return model.replace(architecture=architecture, params=params)
 
 
 def gates_of(architecture: Architecture, masks: Sequence[Mask]) -> list[dict[str, np.ndarray]]:
     """Masks as gates for `Sites`: 1.0 keeps, 0.0 removes, broadcastable against the features."""
     gates = []
-    for index in range(len(architecture.layers)):
-        heads, neurons = (np.asarray(mask, np.float32) for mask in masks[2 * index : 2 * index + 2])
-        gates.append({ATTENTION: heads[:, None, None] if heads.ndim == 1 else heads[:, :, None], HALVES[1]: neurons})
-    return gates
+    for at, mask in zip(architecture.sublayers(), masks, strict=True):
+        gate = np.asarray(mask, np.float32)
+        if at.half == ATTENTION:
+            gate = gate[:, None, None] if gate.ndim == 1 else gate[:, :, None]
+        gates.append(gate)
+    return architecture.by_layer(gates)
 
 
 KeptUnits = list[dict[str, Any]]
 
 
-def kept_units(masks: Sequence[Mask]) -> KeptUnits:
+def kept_units(architecture: Architecture, masks: Sequence[Mask]) -> KeptUnits:
     """Masks as plain lists of kept indices, for the record.
 
     A layer: {"heads": […], "neurons": […]}, and where query heads left groups "queries", one list for each head unit.
     """
     out: KeptUnits = []
-    for heads, neurons in zip(masks[::2], masks[1::2], strict=True):
+    for layer in architecture.by_layer(masks):
+        heads, neurons = layer[ATTENTION], layer[FEED_FORWARD]
         kept = kept_groups(heads)
         out.append({"heads": np.flatnonzero(kept).tolist(), "neurons": np.flatnonzero(neurons).tolist()})
         if heads.ndim == 2:

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..model.architecture import ATTENTION, HALVES
+from ..model.architecture import ATTENTION
 from ..model.model import Model
 from ..runtime.programs import Programs
 from .allocation import Curve, psd_root, score_curve
 from .cost import part_costs
-from .cut import unit_counts
 from .elimination import curve, eliminate_heads, eliminate_neurons
 from .gram import whole
 from .measure import Measurement, Statistics, output_kernel
@@ -34,23 +33,23 @@ def damage_curves(
     on_sublayer: Callable[[int], None] = lambda done: None,
 ) -> list[Curve]:
     """For every sublayer: the order in which its units should go, and the predicted KL after the first k have gone."""
-    curves, counts = [], unit_counts(model.architecture)
-    for index, statistics in enumerate(measured.statistics):
-        half, statistics = HALVES[index % 2], programs.devices.read(statistics)
-        on_sublayer(index)
-        units = counts[index]
+    curves: list[Curve] = []
+    for at, statistics in zip(model.architecture.sublayers(), measured.statistics, strict=True):
+        size, statistics = model.architecture.layers[at.layer], programs.devices.read(statistics)
+        on_sublayer(at.index)
+        units = size.units[at.half]
         if units == 0:
             curves.append(Curve(np.zeros(0, int), np.zeros(1)))
             continue
         if scoring.by_gates:
             curves.append(gate_curve(statistics, measured.texts))
             continue
-        kernel = np.asarray(output_kernel(model.params["layers"][index // 2][half], half), np.float32)
+        kernel = np.asarray(output_kernel(at.of(model.params["layers"]), at.half), np.float32)
         gram, weight = surgeon_inputs(
             statistics, kernel, measured.tokens, measured.texts, scoring.ridge, scoring.sensitivity
         )
-        if half == ATTENTION:
-            queries = model.architecture.layers[index // 2].queries if scoring.query_heads else 1
+        if at.half == ATTENTION:
+            queries = size.queries if scoring.query_heads else 1
             prices = part_costs(model.architecture, "params")
             curves.append(eliminate_heads(gram, weight, units, queries, (prices.query_head, prices.key_value)))
             continue

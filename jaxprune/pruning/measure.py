@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..errors import NumericalError
-from ..model.architecture import HALVES, Architecture
+from ..model.architecture import ATTENTION, Architecture
 from ..model.language import sampled_cotangents
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
@@ -254,7 +254,8 @@ def measure(
     residual streams wait in host memory, and the way back computes input projections once more: a fifth pass, and the
     same numbers to the bit.
     """
-    devices, sublayers = programs.devices, 2 * len(architecture.layers)
+    devices, addresses = programs.devices, architecture.sublayers()
+    sublayers = len(addresses)
     asked = {"grams": grams, "gates": gates, "blocks": fisher_blocks}
     sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, **asked)]
     energies: list[list[Any]] = [[None] * sublayers for _ in batches]
@@ -280,9 +281,9 @@ def measure(
                 )
             )
         del outer
-        for index, half, p in devices.sublayers(params["layers"], reversed(range(sublayers))):
-            static = {"half": half, "architecture": architecture}
-            waiting, total = passed.pop(), devices.everywhere(sums[index]) if devices.stream else sums[index]
+        for at, p in devices.sublayers(params["layers"], reversed(addresses)):
+            static = {"half": at.half, "architecture": architecture}
+            waiting, total = passed.pop(), devices.everywhere(sums[at.index]) if devices.stream else sums[at.index]
             for place, number in enumerate(group):
                 trace, batch = waiting.pop(0), batches[number]
                 if devices.stream:
@@ -291,19 +292,19 @@ def measure(
                     sweep_back, p, trace, batch, cotangents[place], total[2:], floor=floor, features=grams, **static
                 )
                 total = Statistics(*(total[:2] if said is None else programs(add_features, *said, total[:2])), *back)
-                energies[number][index] = devices.keep(energy)
+                energies[number][at.index] = devices.keep(energy)
             if devices.stream:
                 programs.meter.sample("measure")
-                on_part((count + 1) * sublayers - index, len(groups) * sublayers)
-            sums[index] = devices.keep(total)
+                on_part((count + 1) * sublayers - at.index, len(groups) * sublayers)
+            sums[at.index] = devices.keep(total)
             del total
         if not devices.stream:
             on_part(count + 1, len(groups))
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
-    for index, entry in enumerate(sums):
+    for at, entry in zip(addresses, sums, strict=True):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
             raise NumericalError(
-                f"NaN or Inf in the activations or gradients of layer {index // 2}, {HALVES[index % 2]}; "
+                f"NaN or Inf in the activations or gradients of layer {at.layer}, {at.half}; "
                 "check the checkpoint's weights."
             )
     totals = [float(sum(jnp.sum(energy) for energy in column)) for column in zip(*energies, strict=True)]
@@ -329,16 +330,16 @@ def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
 def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
     """Numbers of the batches that pass a sublayer together: one, or with streamed weights as many as may wait."""
     slots = max(batch.ids.size for batch in batches)
-    each = 4 * slots * architecture.hidden * 2 * len(architecture.layers)
+    each = 4 * slots * architecture.hidden * len(architecture.sublayers())
     size = max(1, WAITING_BYTES // each) if stream else 1
     return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
 
 
 def _empty_sums(architecture: Architecture, **asked: bool) -> Iterator[Statistics]:
-    for size in architecture.layers:
-        width = size.queries * architecture.head_width
-        yield empty_statistics(size.groups, width, architecture.hidden, **asked)
-        yield empty_statistics(size.neurons, 1, architecture.hidden, **asked)
+    for at in architecture.sublayers():
+        size = architecture.layers[at.layer]
+        width = size.queries * architecture.head_width if at.half == ATTENTION else 1
+        yield empty_statistics(size.units[at.half], width, architecture.hidden, **asked)
 
 
 def _upwards(
@@ -357,13 +358,13 @@ def _upwards(
     outer = devices.fetch(outer_params(params))
     xs = [programs(start, outer, batch, architecture=architecture) for batch in batches.values()]
     del outer
-    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+    for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
         waiting = []
         for place, (number, batch) in enumerate(batches.items()):
             before = xs[place]
-            xs[place], trace = programs(advance, p, before, batch, half=half, architecture=architecture)
+            xs[place], trace = programs(advance, p, before, batch, half=at.half, architecture=architecture)
             if kept is not None:
-                kept.keep(index, number, output_of(xs[place], trace, architecture), devices)
+                kept.keep(at.index, number, output_of(xs[place], trace, architecture), devices)
             waiting.append(devices.keep(before) if devices.stream else trace)
         passed.append(waiting)
         on_sublayer()

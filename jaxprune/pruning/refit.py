@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import SettingsError
-from ..model.architecture import ATTENTION, HALVES, Architecture
+from ..model.architecture import ATTENTION, Architecture, Sublayer
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
 from ..runtime.by_sublayer import advance, outer_params, output_of, start
@@ -178,17 +178,17 @@ def begin(params: Params, architecture: Architecture, batches: Sequence[Batch], 
 def dense_output(
     p: Params,
     architecture: Architecture,
-    index: int,
+    at: Sublayer,
     number: int,
     x: Array,
     batch: Batch,
     programs: Programs,
     kept: KeptPasses,
 ) -> Array:
-    """The dense stream `x` of batch `number` after sublayer `index`, before its norm: kept, or computed."""
-    output = kept.outputs.get((index, number))
+    """The dense stream `x` of batch `number` after a sublayer, before its norm: kept, or computed."""
+    output = kept.outputs.get((at.index, number))
     if output is None:
-        after, trace = programs(advance, p, x, batch, half=HALVES[index % 2], architecture=architecture)
+        after, trace = programs(advance, p, x, batch, half=at.half, architecture=architecture)
         output = output_of(after, trace, architecture)
     return programs.devices.rows(output)
 
@@ -196,7 +196,7 @@ def dense_output(
 def follow_sublayer(
     p: Params,
     architecture: Architecture,
-    index: int,
+    at: Sublayer,
     mask: Mask,
     streams: Streams,
     batches: Sequence[Batch],
@@ -205,26 +205,26 @@ def follow_sublayer(
     programs: Programs,
     kept: KeptPasses,
 ) -> tuple[Params, dict[str, Any]]:
-    """Fit the kept units of sublayer `index` and move both streams past it (in place).
+    """Fit the kept units of a sublayer and move both streams past it (in place).
 
     `p` is the dense sublayer on the devices, `weights` one array of token weights a batch. Returns the half's
     parameters as NumPy arrays in full size, units that go untouched (the cut removes them), and a report of plain
     numbers.
     """
-    devices, half = programs.devices, HALVES[index % 2]
+    devices, half = programs.devices, at.half
     full = whole = devices.read(p)
     if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
         full = take_queries(whole, mask)
     width = unit_width(full, half)
     work = sum(batch.ids.size for batch in batches) * (len(mask) * width) ** 2 * len(architecture.layers)
     units, left = padded_units(kept_groups(mask), widths(work) // (2 if half == ATTENTION else 1))
-    report: dict[str, Any] = {"sublayer": index, "half": half, "kept": left}
+    report: dict[str, Any] = {"sublayer": at.index, "half": half, "kept": left}
     small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
-    inputs = fit.kind == "weights" and fit.inputs and index > 0  # at the first sublayer the streams are the same
+    inputs = fit.kind == "weights" and fit.inputs and at.index > 0  # at the first sublayer the streams are the same
     normal = devices.everywhere(empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0)))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
-        goal = dense_output(p, architecture, index, number, both[0], batch, programs, kept)
+        goal = dense_output(p, architecture, at, number, both[0], batch, programs, kept)
         if inputs:
             weight = devices.rows(weight)
             normal = programs(observe_inputs, p["norm"], *both, weight, normal, architecture=architecture)
@@ -289,16 +289,13 @@ def follow(
     """
     architecture, kept = model.architecture, kept or KeptPasses()
     streams = begin(params, architecture, batches, programs)
-    layers: list[Params] = []
-    reports = []
-    for index, half, p in programs.devices.sublayers(params["layers"], range(len(masks))):
-        here = [per_batch[index] for per_batch in weights]
+    halves, reports = [], []
+    for at, p in programs.devices.sublayers(params["layers"], architecture.sublayers()):
+        here = [per_batch[at.index] for per_batch in weights]
         fitted, report = follow_sublayer(
-            p, architecture, index, masks[index], streams, batches, here, fit, programs, kept
+            p, architecture, at, masks[at.index], streams, batches, here, fit, programs, kept
         )
-        if half == ATTENTION:
-            layers.append({})
-        layers[-1][half] = fitted
+        halves.append(fitted)
         reports.append(report)
-        on_sublayer(index + 1)
-    return model.replace(params={**model.params, "layers": layers}), reports
+        on_sublayer(at.index + 1)
+    return model.replace(params={**model.params, "layers": architecture.by_layer(halves)}), reports

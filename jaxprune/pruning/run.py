@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ..errors import NumericalError, OutputError
+from ..model.architecture import FEED_FORWARD, Architecture
 from ..model.language import whole_losses
 from ..model.model import Batch, Model, Params
 from ..model.transformer import scannable, whole_forward
@@ -25,7 +26,7 @@ from ..runtime.programs import Programs
 from ..tokens.packing import logits_difference, with_empty_rows
 from .allocation import Curve, uniform_masks
 from .budget import Budget
-from .cost import part_costs, removed, unit_costs
+from .cost import part_costs, removed, sublayer_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
 from .kept import KEEP_BYTES, KeptPasses
 from .measured import Arrays, Measured, fingerprint
@@ -149,8 +150,7 @@ class Run:
 
     def costs(self, budget: Budget) -> list[int]:
         """The cost of one unit of every sublayer, bottom up."""
-        pairs = unit_costs(self.model.architecture, budget.cost, self.length(budget))
-        return [cost for pair in pairs for cost in pair]
+        return sublayer_costs(self.model.architecture, budget.cost, self.length(budget))
 
     def step_costs(self, curves: Sequence[Curve], budget: Budget) -> list[np.ndarray]:
         """What every step of every curve saves, bottom up."""
@@ -167,8 +167,8 @@ class Run:
 
     def uniform(self, curves: Sequence[Curve], budget: Budget, allowed: int) -> list[Mask]:
         """The same sizes in every layer, with numbers of heads that an export can write wherever some of them fit."""
-        costs = self.costs(budget)
-        return uniform_masks(curves, costs, allowed, budget.round_to, budget.keep_heads, self.writable_heads)
+        a, costs = self.model.architecture, self.costs(budget)
+        return uniform_masks(a, curves, costs, allowed, budget.round_to, budget.keep_heads, self.writable_heads)
 
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
@@ -222,7 +222,7 @@ class Run:
             "settings": dataclasses.asdict(method),
             "budget": {**dataclasses.asdict(budget), "length": length},
             "removed": removed(dense, small.architecture, length),
-            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(masks), dense),
+            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(dense, masks), dense),
             "masked_vs_cut": error,
             "seconds": seconds,
             "phases": dict(self.phases),
@@ -303,12 +303,14 @@ def check_model(model: Model) -> None:
             raise NumericalError(f"parameter {name} holds NaN or Inf; the checkpoint is damaged, use another copy.")
 
 
-def round_masks(masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int) -> list[Mask]:
+def round_masks(
+    architecture: Architecture, masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int
+) -> list[Mask]:
     """Masks whose neurons come in multiples of `round_to`: the cheapest kept ones (first in `order`) go too."""
     out = []
-    for index, (mask, units) in enumerate(zip(masks, order, strict=True)):
+    for at, mask, units in zip(architecture.sublayers(), masks, order, strict=True):
         mask = mask.copy()
-        extra = int(mask.sum()) % round_to if index % 2 else 0
+        extra = int(mask.sum()) % round_to if at.half == FEED_FORWARD else 0
         mask[[unit for unit in units if mask[unit]][:extra]] = False
         out.append(mask)
     return out

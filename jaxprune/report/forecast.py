@@ -158,5 +158,5 @@ def _kept(architecture: Architecture, batches: Sequence[Batch]) -> tuple[float, 
     """The share of dense outputs that a run keeps, and whether it keeps features."""
     kept = KeptPasses.within(KEEP_BYTES, architecture, batches, Devices())
     outputs = 4 * architecture.hidden * batches[0].ids.size
-    whole = len(batches) * 2 * len(architecture.layers)
+    whole = len(batches) * len(architecture.sublayers())
     return min(kept.bytes_left // outputs, whole) / whole, kept.features

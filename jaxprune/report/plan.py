@@ -114,11 +114,11 @@ def peak_bytes(architecture: Architecture, tokens: int, keep_bytes: int = KEEP_B
         # One batch on its way up leaves the stream and the input projections of every sublayer for the way back.
         "batch": FLOAT_BYTES * batch_tokens() * sum(2 * a.hidden + _projected(a, size) for size in a.layers),
         # Two boundary activations a token, its weight in every sublayer's fit, its id, segment, position and type.
-        "streams": FLOAT_BYTES * tokens * (2 * a.hidden + 2 * len(a.layers) + 4),
+        "streams": FLOAT_BYTES * tokens * (2 * a.hidden + len(a.sublayers()) + 4),
         "temporaries": FLOAT_BYTES * batch_tokens() * 3 * max(features, scores),
     }
     held = FLOAT_BYTES * tokens * features if FLOAT_BYTES * tokens * features <= keep_bytes else 0
-    parts["kept"] = min(FLOAT_BYTES * tokens * a.hidden * 2 * len(a.layers), keep_bytes - held)
+    parts["kept"] = min(FLOAT_BYTES * tokens * a.hidden * len(a.sublayers()), keep_bytes - held)
     measuring = parts["parameters"] + parts["statistics"] + parts["batch"] + parts["temporaries"] + parts["kept"]
     fitting = 2 * parts["parameters"] + parts["streams"] + parts["temporaries"] + parts["kept"] + held
     return {**parts, "measuring": measuring, "fitting": fitting, "total": max(measuring, fitting)}
@@ -139,7 +139,9 @@ def _lengths(model: Model, calibration: Any, length: int | None) -> tuple[list[i
         length = length or min(MAX_LENGTH, a.max_positions)
         return [length] * texts, [f"tokens: {length} a text; no texts were given."], []
     if calibration.windows is not None:  # their tokens are known, so that only as many need be there
-        first_windows(Tokenizer.of(model), calibration, calibration.windows)
-        return [calibration.max_length] * calibration.windows, [], list(calibration.warnings)
+        tokenizer = Tokenizer.of(model)
+        first_windows(tokenizer, calibration, calibration.windows)
+        doubts = [*calibration.warnings, *tokenizer.doubts(())]
+        return [calibration.max_length] * calibration.windows, [], doubts
     encoded, surprises = encoded_for(model, calibration)
     return [len(ids) for ids in encoded.ids], [], [*calibration.warnings, *surprises]

@@ -65,8 +65,8 @@ def streams(
         x = programs(start, programs.devices.fetch(outer_params(params)), batch, architecture=architecture)
     here: Any = x
     yield here
-    for _, half, p in programs.devices.sublayers(params["layers"], range(first, 2 * len(params["layers"]))):
-        here = programs(advance, p, here, batch, half=half, architecture=architecture)[0]
+    for at, p in programs.devices.sublayers(params["layers"], architecture.sublayers()[first:]):
+        here = programs(advance, p, here, batch, half=at.half, architecture=architecture)[0]
         yield here
 
 
@@ -96,9 +96,9 @@ def last_outputs(
         outer = devices.fetch(outer_params(params))
         xs = [programs(start, outer, batch, architecture=architecture) for batch in group]
         del outer
-        for _, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
+        for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
             for place, batch in enumerate(group):
-                xs[place] = programs(advance, p, xs[place], batch, half=half, architecture=architecture)[0]
+                xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=architecture)[0]
         outer = devices.fetch(outer_params(params))
         for x, batch in zip(xs, group, strict=True):
             yield programs(last, outer, x, batch, architecture=architecture)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..errors import SettingsError
-from ..model.architecture import HALVES, UNIT_AXES
+from ..model.architecture import UNIT_AXES, Sublayer
 
 # The axis of each weight that a mesh's `model` axis divides, by the last two names of its path.
 _MODEL_AXES = {
@@ -110,15 +110,15 @@ class Devices:
 
         return jax.tree.map(leaf, tree)
 
-    def sublayers(self, layers: Sequence[Any], indices: Iterable[int]) -> Iterator[tuple[int, str, Any]]:
-        """(index, half, its parameters on the devices), in turn; sublayer 2i is the attention of layer i."""
-        order = list(indices)
-        get = lambda index: self.fetch(layers[index // 2][HALVES[index % 2]])  # noqa: E731
+    def sublayers(self, layers: Sequence[Any], addresses: Iterable[Sublayer]) -> Iterator[tuple[Sublayer, Any]]:
+        """The address of every sublayer and its parameters on the devices, in turn."""
+        order = list(addresses)
+        get = lambda at: self.fetch(at.of(layers))  # noqa: E731
         coming = get(order[0]) if order else None
-        for place, index in enumerate(order):
+        for place, at in enumerate(order):
             # Fetching returns before the copy is done: it goes on while the sublayer before is at work.
             present, coming = coming, get(order[place + 1]) if place + 1 < len(order) else None
-            yield index, HALVES[index % 2], present
+            yield at, present
 
     def _put(self, array: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(self.mesh, spec)  # type: ignore[arg-type]  # only called where there is a mesh

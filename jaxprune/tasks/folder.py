@@ -75,10 +75,12 @@ def _without_fillers(rows: list[Row]) -> list[Row]:
 def _check_fields(rows: list[Row]) -> None:
     """Raise DataError for a field whose name is not quite ours, and a second text that only some rows have."""
     for fields, row in {tuple(row.values): row for row in reversed(rows)}.items():
-        for name, wrong in _MISNAMED.items():
-            near = [key for key in fields if re.sub(r"[\W_]+", "", key.casefold()) in wrong]
-            if near and name not in fields:
-                raise row.fail(f'field "{near[0]}" is not read; call it "{name}".')
+        for name, alike in _MISNAMED.items():
+            near = [key for key in fields if key != name and re.sub(r"[\W_]+", "", key.casefold()) in alike]
+            if near:
+                cure = "drop one of the two" if name in fields else f'call it "{name}"'
+                beside = f' beside "{name}"' if name in fields else ""
+                raise row.fail(f'field "{near[0]}"{beside} is not read; {cure}.')
     paired = next((row for row in rows if row.values.get("text_pair") is not None), None)
     bare = next((row for row in rows if "text_pair" not in row.values), None)
     if paired is not None and bare is not None:

@@ -1,19 +1,18 @@
 """Data files of JSON objects or of plain lines, read so that every complaint names the file and the line."""
 
 import codecs
-import contextlib
 import gzip
 import json
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from .plain_text import COLUMNS, LabelColumns, not_plain
 
 READ_BYTES = 2**18  # bytes read at a time
-# What a file of JSON objects may be called; of several for one split the first is read.
+# What a file of JSON objects may be called.
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
 # How files begin that are taken for text by mistake.
@@ -137,8 +136,11 @@ def check_no_table(path: Path, cure: str) -> None:
 
 
 def split_file(folder: Path, name: str) -> Path | None:
-    """The file that holds a split: NAME.jsonl, .json, .jsonl.gz or .json.gz, the first that is there."""
-    return next((file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()), None)
+    """The file that holds a split: NAME.jsonl, .json, .jsonl.gz or .json.gz. Raises DataError where there are two."""
+    there = [file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
+    if len(there) > 1:
+        raise DataError(f"{folder} has {' and '.join(file.name for file in there)}; keep the one that is meant.")
+    return there[0] if there else None
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -166,7 +168,7 @@ def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | Non
 
     Of a file called JSON the fields "text" and "text_pair"; else one text a line, a tab before a second one, blank
     lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
-    others none.
+    others none, and where what is called plain text is JSON, a table (once all lines are read) or an archive.
     """
     check_no_table(path, "write one text a line, or JSON lines.")
     if is_json(path):
@@ -191,18 +193,22 @@ def second_text(row: Row) -> str | None:
 
 
 def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
+    columns = LabelColumns()
     for number, line in enumerate(lines_of(decoded(path)), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
             continue
-        if number == 1 and (wrong := _not_plain(line)):
+        if not columns.rows and (wrong := not_plain(line, "texts" if paired else "prompts")):
             raise DataError(f"{path} {wrong}")
+        columns.see(line)
         texts, where = line.split("\t") if paired else [line], f"{path} line {number}"
         if len(texts) > 2:
             raise DataError(f"{where} has {len(texts)} columns; write one text, or two with a tab between them.")
         if not all(text.strip() for text in texts):
             raise DataError(f"{where}: one of its two texts is blank; drop the tab, or the line.")
         yield where, texts[0], texts[1] if len(texts) == 2 else None
+    if paired and (wrong := columns.wrong()):
+        raise DataError(f"{path} {wrong}")
 
 
 def _array(path: Path, text: str) -> list[Row] | None:
@@ -210,7 +216,7 @@ def _array(path: Path, text: str) -> list[Row] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        entries = json.loads(text)
+        entries = _loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # lines of one array each, which is not this
             return None
@@ -238,38 +244,57 @@ def _lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             continue
         where = f"{path} line {number}"
         try:
-            values = json.loads(line)
+            values = _loads(line)
         except (ValueError, RecursionError) as error:
-            if first and _is_object(decode(path)):
+            if first and (whole := _object(decode(path))) is not None:
+                _row(str(path), whole)
                 raise DataError(f"{path} is one object over several lines; write one a line, or an array.") from error
             raise _not_json(where, error, line) from error
         first = False
         yield _row(where, values)
 
 
-def _is_object(text: str) -> bool:
+class _Twice(ValueError):
+    """A key that an object has twice: Python's reader would take the last one, and say nothing."""
+
+
+def _loads(text: str) -> Any:
+    """The value of a JSON text. Raises `_Twice`, and what json.loads raises."""
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return values
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The object that a whole text is; None where it is something else."""
     try:
-        return isinstance(json.loads(text), dict)
+        whole = json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return whole if isinstance(whole, dict) else None
 
 
 def _row(where: str, values: Any) -> Row:
+    """Raises DataError for what is no object, and for a table's columns, as pandas and datasets write them."""
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")
+    columns = [column for column in values.values() if isinstance(column, list | dict)]
+    if len(columns) == len(values) > 0 and len({len(column) for column in columns}) == 1 and COLUMNS & values.keys():
+        raise DataError(
+            f"{where} holds the columns of a table ({', '.join(values)}), expected an object for each text; write the "
+            "rows, one a line."
+        )
     return Row(where, values)
 
 
 def _not_json(where: str, error: Exception, line: str) -> DataError:
+    if isinstance(error, _Twice):
+        return DataError(f'{where}: field "{error}" is there twice; keep the one that is meant.')
     reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
     return DataError(f"{where}: not JSON ({reason}): {shown(line.strip())}")
-
-
-def _not_plain(line: str) -> str | None:
-    """What the first line of a file shows it to be, where that is no plain text."""
-    if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", line) or line.startswith("BZh"):
-        return "holds bytes that no text has (an archive?); unpack it, write one text a line."
-    with contextlib.suppress(ValueError):
-        if isinstance(json.loads(line), dict):
-            return "holds JSON objects, and its name says plain text; call it .jsonl."
-    return None

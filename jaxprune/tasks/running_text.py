@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import DataError
 from .example import Example
 from .jsonl import check_no_table, decode, decoded, is_json, iter_rows
+from .plain_text import not_plain
 
 LENGTH = 512  # tokens of a window
 PART = 2**16  # characters of a text that is in memory already
@@ -31,13 +32,15 @@ class RunningText(Sequence[Example]):
 
     @staticmethod
     def of(file: str | Path) -> "RunningText":
-        """Raises DataError where the file is missing, not UTF-8, not JSON lines with a text each, or blank."""
+        """Raises DataError where the file is missing, not UTF-8, not what its name says, or blank."""
         path = Path(file)
         if path.is_dir() or not path.exists():
             raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
         check_no_table(path, "write plain text, or JSON lines with a text each.")
         characters, blank = 0, True
         for chunk in RunningText(path, 0).chunks():
+            if blank and not is_json(path):
+                _check_plain(path, chunk)
             characters += len(chunk)
             blank = blank and not chunk.strip()
         if blank:
@@ -69,7 +72,13 @@ def text_of(file: str | Path) -> Sequence[Example]:
     text = decode(path)
     if not text.strip():
         raise DataError(f"{path} holds no text.")
+    _check_plain(path, text)
     return (Example(text, None, None),)
+
+
+def _check_plain(path: Path, begin: str) -> None:
+    if wrong := not_plain(begin, "running"):
+        raise DataError(f"{path} {wrong}")
 
 
 def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:

@@ -129,5 +129,30 @@ def test_a_name_that_the_head_knows_is_not_moved(own):
     model = head("negative", "positive")
     with pytest.raises(DataError, match="by number positive would be negative; give all classes the model's names"):
         match_labels(model, own(["positive", "unlike"]))
+    twice = head("a", "a", "b")  # where names are not all apart, one that is decides all the same
+    with pytest.raises(DataError, match="by number b would be a"):
+        match_labels(twice, own(["a", "b", "c"]))
+    assert "two classes a, so names do not tell them apart" in match_labels(twice, own(["x", "y", "z"])).warnings[0]
     ordered = match_labels(model, own(["positive", "unlike"], ["unlike", "positive"]))
     assert ordered.outputs.tolist() == [0, 1] and "matched by number" in ordered.warnings[0]
+
+
+def test_of_many_classes_a_few_that_differ_are_shown(own):
+    names = [f"intent {letter}" for letter in "abcdefghijkl"]
+    model = head(*names[:6], *(f"other {number}" for number in range(6)))
+    said = match_labels(model, own(names)).warnings[0]
+    assert said == (
+        "the model calls its classes other 0, other 1, other 2, other 3, other 4 and 1 more, text-classification "
+        "intent g, intent h, intent i, intent j, intent k and 1 more: matched by number; check the order (intent a, "
+        "intent b, intent c, intent d, intent e and 7 more)."
+    )
+
+
+def test_a_class_that_the_head_lacks_is_named(write):
+    write("train.jsonl", [{"text": "a", "label": name} for name in ("negative", "positive")])
+    write("validation.jsonl", [{"text": "a", "label": "neutral"}])
+    task = tasks.folder(write("labels.txt", b"").parent)
+    with pytest.raises(
+        HeadMismatch, match="has 3 classes, neutral .in validation only. among them, the model's head 2"
+    ):
+        match_labels(head("negative", "positive"), task)

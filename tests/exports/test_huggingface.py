@@ -36,7 +36,7 @@ def masks_of(model, *kept):
 
 def pruned(model, *kept):
     masks = masks_of(model, *kept)
-    return cut(model, masks).with_record(kept=kept_units(masks))
+    return cut(model, masks).with_record(kept=kept_units(model.architecture, masks))
 
 
 def config_of(folder):

@@ -38,7 +38,7 @@ def assert_loads(model, reference, folder, **settings):
 def pruned(model, *kept):
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     masks = [np.isin(np.arange(n), range(n) if k is None else k) for n, k in zip(counts, kept, strict=True)]
-    return cut(model, masks).with_record(kept=kept_units(masks))
+    return cut(model, masks).with_record(kept=kept_units(model.architecture, masks))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -105,11 +105,13 @@ def test_query_heads_that_go_are_as_good_as_silenced(attention_bias, query_key_n
     gone = ~masks[0]
     gone[1] = [False, False, True]  # of a group that goes, the first two were taken
     np.testing.assert_array_equal(back["o"]["kernel"][gone], p["o"]["kernel"][gone])
-    first = kept_units(masks)
+    first = kept_units(architecture, masks)
     assert first[0] == {"heads": [0, 2], "neurons": list(range(5)), "queries": [[0, 2], [1, 2]]}
     again = [np.ones(count, bool) for count in unit_counts(small.architecture)]
     again[0], again[2] = np.array([[False, True], [False, False]]), np.array([True, False, True])
-    assert [layer["queries"] for layer in compose_kept(first, kept_units(again), small.architecture)] == [
+    assert [
+        layer["queries"] for layer in compose_kept(first, kept_units(small.architecture, again), small.architecture)
+    ] == [
         [[2]],
         [[2], [1]],
     ]
@@ -182,4 +184,6 @@ def test_put_ignores_padding_behind_the_units():
 
 def test_kept_units_are_listed_per_layer():
     masks = [np.array([True, False, True]), np.array([False]), np.array([False, True]), np.array([True, True])]
-    assert kept_units(masks) == [{"heads": [0, 2], "neurons": []}, {"heads": [1], "neurons": [0, 1]}]
+    sizes = LayerSizes(groups=3, neurons=1), LayerSizes(groups=2, neurons=2)
+    architecture = dataclasses.replace(BERT, layers=sizes)
+    assert kept_units(architecture, masks) == [{"heads": [0, 2], "neurons": []}, {"heads": [1], "neurons": [0, 1]}]

@@ -15,6 +15,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.cli.flags import make_mesh
 from jaxprune.errors import SettingsError
+from jaxprune.model import Architecture, LayerSizes
 from jaxprune.pruning import measure
 from jaxprune.runtime.devices import Devices
 from jaxprune.runtime.memory import live_bytes
@@ -92,8 +93,11 @@ def test_what_lives_on_the_device_does_not_grow_with_depth(tmp_path):
 def test_sublayers_come_in_turn_and_few_at_a_time():
     layers = [{"attention": {"w": np.full(1000, i)}, "feed_forward": {"w": np.full(1000, -i)}} for i in range(6)]
     before, seen, most = live_bytes(), [], 0
-    for index, half, p in Devices(stream=True).sublayers(layers, reversed(range(12))):
-        seen.append((index, half, int(p["w"][0])))
+    addresses = Architecture(
+        family="bert", vocab=4, hidden=4, head_width=4, layers=(LayerSizes(groups=1, neurons=1),) * 6, max_positions=4
+    ).sublayers()
+    for at, p in Devices(stream=True).sublayers(layers, reversed(addresses)):
+        seen.append((at.index, at.half, int(p["w"][0])))
         most = max(most, live_bytes() - before)
     halves = ("attention", "feed_forward")
     assert seen == [(i, halves[i % 2], (i // 2) * (1, -1)[i % 2]) for i in reversed(range(12))]

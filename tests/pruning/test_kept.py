@@ -8,6 +8,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.errors import SettingsError
+from jaxprune.model.architecture import Sublayer
 from jaxprune.pruning import refit as follow
 from jaxprune.pruning.kept import KEEP_BYTES
 from jaxprune.pruning.refit import padded_units, widths
@@ -29,9 +30,9 @@ def test_any_number_of_bytes_gives_the_same_models(cases, norms, stream, monkeyp
     computed: list[bool] = []
     plain = follow.dense_output
 
-    def dense_output(p: Any, architecture: Any, index: int, number: int, *rest: Any) -> Any:
-        computed.append((index, number) not in rest[-1].outputs)
-        return plain(p, architecture, index, number, *rest)
+    def dense_output(p: Any, architecture: Any, at: Sublayer, number: int, *rest: Any) -> Any:
+        computed.append((at.index, number) not in rest[-1].outputs)
+        return plain(p, architecture, at, number, *rest)
 
     monkeypatch.setattr(follow, "dense_output", dense_output)
     shares, results = [], []

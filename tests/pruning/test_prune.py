@@ -13,10 +13,11 @@ import pytest
 import jaxprune as jp
 from jaxprune.cli.main import main
 from jaxprune.errors import BudgetError, FormerName, SettingsError
+from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
 from jaxprune.pruning.cost import flops
+from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
-from jaxprune.pruning.run import round_masks
 from tests.cli.conftest import cli as cli, inputs as inputs
 from tests.report.conftest import tiny as tiny
 
@@ -36,14 +37,13 @@ class First(jp.Method):
         return {"greedy": cls(spared=0)}
 
     def prune(self, run, budgets):
-        counts = [count for size in run.model.architecture.layers for count in (size.groups, size.neurons)]
-        models = []
+        architecture, models = run.model.architecture, []
         for budget in budgets:
-            share = 1 - budget.remove
-            kept = [max(int(share * count) - 1, 1) for count in counts]
-            kept[1 : 2 * self.spared : 2] = counts[1 : 2 * self.spared : 2]
-            masks = [np.arange(count) < keep for count, keep in zip(counts, kept, strict=True)]
-            masks = round_masks(masks, [np.arange(count) for count in counts], budget.round_to)
+            masks = []
+            for at, count in zip(architecture.sublayers(), unit_counts(architecture), strict=True):
+                spared = at.half == FEED_FORWARD and at.layer < self.spared
+                kept = count if spared else max(int((1 - budget.remove) * count) - 1, 1)
+                masks.append(np.arange(count) < kept)
             models.append(run.finish(self, budget, run.model, masks, [], notes={"spared": self.spared}))
         return models
 

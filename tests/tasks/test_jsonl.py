@@ -60,10 +60,11 @@ def test_splits_of_every_form_are_found(tmp_path, suffix):
     assert [example.label for example in tasks.load("sst2", tmp_path).validation] == [1, 0]
 
 
-def test_lines_go_before_other_forms_of_a_split(tmp_path):
-    write(tmp_path / "validation.json", "damaged")
+def test_two_files_of_one_split_are_told_apart_by_nobody(tmp_path):
+    write(tmp_path / "validation.json", LINES)
     write(tmp_path / "validation.jsonl", LINES)
-    assert len(tasks.folder(tmp_path).validation) == 2
+    with pytest.raises(DataError, match="has validation.jsonl and validation.json; keep the one that is meant"):
+        tasks.folder(tmp_path)
 
 
 def test_lines_of_plain_text(tmp_path):
@@ -85,6 +86,19 @@ def test_lines_of_plain_text(tmp_path):
         ("a.json", "[]", "a.json is empty"),
         ("a.json", '{\n "text": "a"\n}', "a.json is one object over several lines; write one a line, or an array"),
         ("a.jsonl", '{"text": "a"}\n{\n "text": "b"\n}', "a.jsonl line 2: not JSON"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "b", "label": 1, "label": 0}',
+            'line 2: field "label" is there twice; keep',
+        ),
+        ("a.json", '[{"text": "b", "label": 1, "label": 0}]', 'field "label" is there twice; keep the one'),
+        ("a.json", '{"text": ["a", "b"], "label": [1, 0]}', "holds the columns of a table .text, label., expected an"),
+        (
+            "a.json",
+            '{\n"text": ["a"],\n"label": [1]}',
+            "a.json holds the columns of a table .text, label., expected an",
+        ),
+        ("a.json", '{"sentence": {"0": "a"}, "label": {"0": 1}}', "holds the columns of a table .sentence, label."),
         ("a.jsonl", "text,label\ngood,1\n", "a.jsonl line 1: not JSON"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "a.jsonl is UTF-16, expected text in UTF-8"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16-le"), "a.jsonl is UTF-16 or binary, expected text in UTF-8"),
@@ -133,17 +147,3 @@ def test_texts_are_read_one_by_one(tmp_path, name, lines):
     assert next(found) == ("one", None)
     with pytest.raises(DataError, match="two texts, the first one|must be a string"):
         list(found)
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b'{"text": "great"}\n{"text": "dull"}\n', "holds JSON objects, .* call it .jsonl"),
-        (b"PK\x03\x04 an archive\n", "holds bytes that no text has"),
-        (b"BZh91 an archive\n", "holds bytes that no text has"),
-    ],
-)
-def test_what_is_called_plain_text_and_is_none(tmp_path, content, message):
-    (tmp_path / "texts.txt").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read_texts(tmp_path / "texts.txt")

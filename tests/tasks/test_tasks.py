@@ -326,6 +326,10 @@ def test_pairs_and_a_missing_train_file(write):
         (rows(0.5, 10**400), 'line 2: field "label" must be a finite number, got 1000'),
         (rows(0, 10**12), "line 2: label 1000000000000 is too large for a class"),
         ([{"text": ONE, "text_pair": "", "label": 0}], 'line 1: field "text_pair" is blank'),
+        (
+            [{"text": ONE, "label": 1, "labels": 0}],
+            'line 1: field "labels" beside "label" is not read; drop one of the',
+        ),
         ([{"text": ONE, "Labels": 1}], 'line 1: field "Labels" is not read; call it "label"'),
         ([{"text": ONE, "text2": TWO, "label": 1}], 'line 1: field "text2" is not read; call it "text_pair"'),
         (

@@ -1,11 +1,15 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError
+from jaxprune.finetuning.finetune import prepare
 from jaxprune.model import Provenance
+from jaxprune.report.plan import _lengths
 from jaxprune.tasks.example import Example
 from jaxprune.tokens.tokenizer import Tokenizer
 
@@ -14,6 +18,11 @@ CLS, SEP = 2, 3
 
 def words(encoded):
     return [ids.tolist() for ids in encoded.ids]
+
+
+def labelled(texts):
+    examples = tuple(Example(text, None, number % 2) for number, text in enumerate(texts))
+    return jp.Task("made", "single_label", ("negative", "positive"), "accuracy", examples, examples, "here")
 
 
 def test_ids_and_types_with_special_tokens(tiny):
@@ -88,6 +97,42 @@ def test_a_token_that_the_embedding_lacks_matters_where_a_text_has_it(tiny):
             read(["the film", "film who"])
     with pytest.raises(DataError, match="the text has the token 'when', id 25"):
         tokenizer.plain("who when")
+
+
+# Entries of a tokenizer, rows of an embedding: of published checkpoints, of tables padded to 64 or 128, of mistakes.
+@pytest.mark.parametrize(
+    "entries, rows, doubted",
+    [
+        (30522, 30522, False),
+        (26, 128, False),
+        (151665, 152064, False),  # Qwen2.5
+        (50295, 51200, False),  # Phi
+        (100015, 102400, False),  # DeepSeek
+        (31090, 30522, False),  # an error, but only where a text has such a token
+        (28996, 30522, True),  # the cased BERT's tokenizer beside the uncased model
+        (2783, 30522, True),
+        (26, 600, True),
+    ],
+)
+def test_a_tokenizer_with_too_few_entries_is_doubted(tokenizer_folder, entries, rows, doubted):
+    read = Tokenizer.of(tokenizer_folder).read
+    backend = SimpleNamespace(get_vocab_size=lambda with_added_tokens: entries)
+    said = Tokenizer(read._replace(backend=backend), rows=rows).doubts(())
+    assert len(said) == doubted
+    if doubted:
+        assert f"the tokenizer has {entries} entries, the model's embedding {rows} rows" in said[0]
+
+
+def test_wherever_a_tokenizer_meets_a_model_its_size_is_doubted_once(tiny):
+    model, task = tiny(vocab=600), labelled(["good film", "bad plot"] * 40)
+    assert sum("26 entries" in entry for entry in jp.evaluate(model, task).warnings) == 1
+    for prune in (jp.magnitude, jp.random_prune):
+        pruned = prune(model, task.calibration(64), jp.Budget(0.5))
+        assert sum("26 entries" in entry for entry in pruned.provenance.warnings) == 1
+    assert sum("26 entries" in entry for entry in _lengths(model, task.calibration(64), None)[2]) == 1
+    assert sum("26 entries" in entry for entry in prepare(model, task).warnings) == 1
+    given = jp.Calibration.of_ids([[2, 4, 3]] * 64, None)  # no tokenizer, no doubt
+    assert not any("entries" in entry for entry in jp.magnitude(model, given, jp.Budget(0.5)).provenance.warnings)
 
 
 def test_missing_or_broken_files(tmp_path, tiny):

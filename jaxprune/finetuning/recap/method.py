@@ -250,7 +250,7 @@ def _finished(
     full = run.model.replace(params=state.params)
     small_architecture = cut_architecture(run.model.architecture, state.best)
     with jax.default_device(run.placement.host):
-        whole = full.replace(params=write_back(state.params, kept_of(state.best), best))
+        whole = full.replace(params=write_back(state.params, kept_of(full.architecture, state.best), best))
         small = run.model.replace(architecture=small_architecture, params=jax.tree.map(jnp.asarray, best))
         error = masked_versus_cut(whole, small, state.best, first[0])
     if error > 1e-5:
@@ -299,7 +299,7 @@ def _finished(
         started_from={name: record[name] for name in ("method", "settings", "budget", "removed") if name in record},
         removed=removed(dense, small_architecture, length) | {"length": length},
         parameters={"before": whole_parameters(dense), "after": whole_parameters(small_architecture)},
-        kept=compose_kept(record.get("kept"), kept_units(state.best), dense),
+        kept=compose_kept(record.get("kept"), kept_units(dense, state.best), dense),
         units={"heads": [size.groups for size in dense.layers], "neurons": [size.neurons for size in dense.layers]},
         masked_vs_cut=error,
         warnings=warnings,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...evaluation.evaluate import evaluate
 from ...model import Batch, Params
+from ...model.architecture import ATTENTION, FEED_FORWARD
 from ...pruning.cut import Mask, cut_architecture
 from ...runtime.by_sublayer import last_outputs
 from ...runtime.placement import free
@@ -112,10 +113,11 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
         "frozen": settings.freeze_at(number),
         "parameters": total,
         "trainable_parameters": trainable,
-        "heads": [np.flatnonzero(mask).tolist() for mask in masks[::2]],
-        "neurons": [int(mask.sum()) for mask in masks[1::2]],
+        "heads": [np.flatnonzero(mask).tolist() for mask in run.model.architecture.of_half(ATTENTION, masks)],
+        "neurons": [int(mask.sum()) for mask in run.model.architecture.of_half(FEED_FORWARD, masks)],
         "new": {
-            name: _new_share(masks[half::2], state.masks[half::2]) for half, name in enumerate(("heads", "neurons"))
+            name: _new_share(*(run.model.architecture.of_half(half, either) for either in (masks, state.masks)))
+            for half, name in ((ATTENTION, "heads"), (FEED_FORWARD, "neurons"))
         },
         "seconds": sum(phase["seconds"] for phase in phases.values()),
         "seconds_ahead": 0.0 if coming is None else coming.seconds,
@@ -162,14 +164,14 @@ def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Pa
 
 
 def _choose_rows(run: RecapRun, params: Params, masks: list[Mask], number: int) -> Chosen:
-    kept = kept_of(masks)
+    kept = kept_of(run.model.architecture, masks)
     found = swept(run, params, masks, "fisher", number, run.step)
     of_kept = [
         {
-            half: {name: values.take(kept[2 * index + offset], axis=0) for name, values in layer[half].items()}
-            for offset, half in enumerate(layer)
+            half: {name: values.take(units[half], axis=0) for name, values in matrices.items()}
+            for half, matrices in layer.items()
         }
-        for index, layer in enumerate(found)
+        for layer, units in zip(found, kept, strict=True)
     ]
     return Chosen(masks, kept, train_rows(of_kept, run.settings.freeze_at(number)), run.tokens)
 
@@ -191,9 +193,9 @@ def written(full: Params, chosen: Chosen, trained: Params, beta: float | None = 
     layers = full["layers"]
     for index in range(len(layers)):
         layer = layers[index] if beta is None else decayed(layers[index], beta)
-        parts = split_layer(cut_layer(layer, chosen.kept, index), chosen.rows[index])
+        parts = split_layer(cut_layer(layer, chosen.kept[index]), chosen.rows[index])
         small = join_layer(with_trained(parts, trained["layers"][index]))
-        layers[index] = write_layer(layer, chosen.kept, index, small)
+        layers[index] = write_layer(layer, chosen.kept[index], small)
     outer = full if beta is None else decayed({**full, "layers": []}, beta)
     new = {name: value for name, value in trained.items() if name != "layers"}
     parts = with_trained(split_outer(outer, chosen.tokens), new)

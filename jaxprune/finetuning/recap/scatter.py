@@ -12,38 +12,36 @@ import jax
 import numpy as np
 
 from ...model import Params
-from ...model.architecture import HALVES
+from ...model.architecture import HALVES, Architecture
 from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
 from ...pruning.cut import Mask, put_units, take_units
 from .sweep import Rows
 
-KeptIndices = list[np.ndarray]  # per sublayer the indices of the units that stay, ascending
+KeptIndices = list[dict[str, np.ndarray]]  # {half: the indices of the units that stay, ascending} a layer
 
 
-def kept_of(masks: Sequence[Mask]) -> KeptIndices:
-    return [np.flatnonzero(mask) for mask in masks]
+def kept_of(architecture: Architecture, masks: Sequence[Mask]) -> KeptIndices:
+    return architecture.by_layer([np.flatnonzero(mask) for mask in masks])
 
 
 def cut_params(full: Params, kept: KeptIndices) -> Params:
     """The parameters, or moments, of the units that stay: copies; what lies outside the layers is shared."""
-    return {**full, "layers": [cut_layer(layer, kept, index) for index, layer in enumerate(full["layers"])]}
+    return {**full, "layers": [cut_layer(*pair) for pair in zip(full["layers"], kept, strict=True)]}
 
 
-def cut_layer(layer: Params, kept: KeptIndices, index: int) -> Params:
-    return {half: take_units(half, layer[half], kept[2 * index + offset]) for offset, half in enumerate(HALVES)}
+def cut_layer(layer: Params, kept: dict[str, np.ndarray]) -> Params:
+    return {half: take_units(half, layer[half], units) for half, units in kept.items()}
 
 
 def write_back(full: Params, kept: KeptIndices, small: Params) -> Params:
     """`full` with its kept units, and all that is not a unit's, from `small`; units not kept are unchanged."""
-    pairs = zip(full["layers"], small["layers"], strict=True)
-    return {**small, "layers": [write_layer(layer, kept, index, new) for index, (layer, new) in enumerate(pairs)]}
+    triples = zip(full["layers"], kept, small["layers"], strict=True)
+    return {**small, "layers": [write_layer(*triple) for triple in triples]}
 
 
-def write_layer(layer: Params, kept: KeptIndices, index: int, small: Params) -> Params:
-    return {
-        half: put_units(half, layer[half], kept[2 * index + offset], small[half]) for offset, half in enumerate(HALVES)
-    }
+def write_layer(layer: Params, kept: dict[str, np.ndarray], small: Params) -> Params:
+    return {half: put_units(half, layer[half], units, small[half]) for half, units in kept.items()}
 
 
 # --- rows

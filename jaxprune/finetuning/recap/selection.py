@@ -13,7 +13,7 @@ import numpy as np
 
 from ...model import Architecture, Params
 from ...pruning.by_scores import threshold
-from ...pruning.cost import unit_costs
+from ...pruning.cost import sublayer_costs
 from ...pruning.cut import Mask, everything_kept
 from ...pruning.measure import Measurement
 from ...runtime.events import OnStep
@@ -113,8 +113,8 @@ def swept(run: RecapRun, params: Params, masks: list[Mask], form: Form, number: 
 def unit_sizes(architecture: Architecture, settings: Recap) -> list[int]:
     """What one unit of every sublayer counts for in `settings.remove`."""
     if settings.cost == "units":
-        return [1] * (2 * len(architecture.layers))
-    return [size for pair in unit_costs(architecture, "params") for size in pair]
+        return [1] * len(architecture.sublayers())
+    return sublayer_costs(architecture, "params")
 
 
 def keep_units(scores: Scores, sizes: Sequence[int], kept: Sequence[Mask], removed: float, cap: float) -> list[Mask]:

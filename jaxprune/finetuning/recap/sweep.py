@@ -117,10 +117,11 @@ def sweep(
     write nothing. Raises `NumericalError` where a number is not finite.
     """
     depth, total = len(architecture.layers), None
+    masks = architecture.by_layer([mask.astype(np.float32) for mask in kept])
     static = {"architecture": architecture}
     for number, batch in enumerate(batches):
         goal = place(targets[np.maximum(np.asarray(batch.index), 0)])
-        batch, gates = place((batch, [_as_gates(kept, index) for index in range(depth)]))
+        batch, gates = place((batch, masks))
         outer = place(outer_params(params))
         streams = [programs(start, outer, batch, **static)]
         for index in range(depth):
@@ -144,11 +145,7 @@ def sweep(
     for index, layer in enumerate(total):
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer)):
             raise NumericalError(f"the gradient in layer {index} is NaN or Inf; check the weights and the texts.")
-    return total if form == "fisher" else [layer[half] for layer in total for half in HALVES]
-
-
-def _as_gates(kept: Sequence[Mask], index: int) -> dict[str, np.ndarray]:
-    return {half: kept[2 * index + offset].astype(np.float32) for offset, half in enumerate(HALVES)}
+    return total if form == "fisher" else [at.of(total) for at in architecture.sublayers()]
 
 
 def compiled_sweep(architecture: Architecture, layer: Params, batch: Batch, form: Form) -> Any:

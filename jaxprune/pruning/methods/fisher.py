@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from ...checks import check_seed
+from ...model.architecture import HALVES, Architecture
 from ...model.model import Model
 from ...settings import formerly
 from ..budget import Budget
@@ -46,7 +48,7 @@ class Fisher(Refitting):
         results = []
         for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
             with run.phase("search"):
-                masks = masks_for(run, entry, scores, limit, fisher_masks)
+                masks = masks_for(run, entry, scores, limit, partial(fisher_masks, architecture=run.model.architecture))
                 if self.rearrange:
                     masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
             results.append(refitted_and_cut(run, self, entry, masks, ("measurement",) if number else ()))
@@ -77,14 +79,17 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
     return arrays
 
 
-def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
+def fisher_masks(
+    scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int, *, architecture: Architecture
+) -> list[Mask]:
     """Masks that keep the most Fisher information within `allowed` (Kwon et al., section 4.1, algorithm 1).
 
     For every number of heads kept, best heads first, the best neurons fill the rest; the best number wins. Needs heads
     to cost the same in all layers, and neurons likewise (true of a dense model).
     """
-    heads, neurons = np.concatenate(scores[::2]), np.concatenate(scores[1::2])
-    head_cost, neuron_cost = costs[0], costs[1]
+    by_half = {half: architecture.of_half(half, scores) for half in HALVES}
+    heads, neurons = (np.concatenate(by_half[half]) for half in HALVES)
+    head_cost, neuron_cost = (architecture.of_half(half, costs)[0] for half in HALVES)
     head_order, neuron_order = (np.argsort(-values, kind="stable") for values in (heads, neurons))
     head_sums = np.concatenate([[0.0], np.cumsum(heads[head_order])])
     neuron_sums = np.concatenate([[0.0], np.cumsum(neurons[neuron_order])])
@@ -94,8 +99,8 @@ def fisher_masks(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: in
     masks = [np.zeros(len(heads), bool), np.zeros(len(neurons), bool)]
     masks[0][head_order[: kept_heads[best]]] = True
     masks[1][neuron_order[: kept_neurons[best]]] = True
-    by_half = [split_like(masks[0], scores[::2]), split_like(masks[1], scores[1::2])]
-    return [by_half[index % 2][index // 2] for index in range(len(scores))]
+    parts = {half: split_like(mask, by_half[half]) for half, mask in zip(HALVES, masks, strict=True)}
+    return [parts[at.half][at.layer] for at in architecture.sublayers()]
 
 
 def rearrange(block: np.ndarray, keep: int) -> Mask:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...errors import SettingsError
-from ...model.architecture import HALVES, Architecture
+from ...model.architecture import Architecture, Sublayer
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, sublayer
 from ...runtime.by_sublayer import outer_params, start
@@ -58,8 +58,8 @@ class Flap(Refitting):
         sublayers = range(len(measured) // 3)
         moments = [FeatureSums(*(measured[f"{part}.{index}"] for part in FeatureSums._fields)) for index in sublayers]
         scores = [
-            unit_scores(entry, np.asarray(_kernel(run.model, index)), self.criterion, width)
-            for index, (entry, width) in enumerate(zip(moments, _widths(run.model), strict=True))
+            unit_scores(entry, np.asarray(_kernel(run.model, at)), self.criterion, width)
+            for at, entry, width in zip(run.model.architecture.sublayers(), moments, _widths(run.model), strict=True)
         ]
         results = []
         for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
@@ -106,15 +106,16 @@ def measure_moments(run: Run) -> list[FeatureSums]:
     outer = devices.fetch(outer_params(params))
     xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
     del outer
-    for index, half, p in devices.sublayers(params["layers"], range(2 * len(architecture.layers))):
-        zeros = jnp.zeros(len(_kernel(run.model, index)))
+    addresses = architecture.sublayers()
+    for at, p in devices.sublayers(params["layers"], addresses):
+        zeros = jnp.zeros(len(_kernel(run.model, at)))
         total = devices.everywhere(FeatureSums(zeros, zeros, jnp.zeros(())))
         for number, batch in enumerate(run.batches):
             xs[number], total = run.programs(
-                observe_moments, p, xs[number], batch, total, half=half, architecture=architecture
+                observe_moments, p, xs[number], batch, total, half=at.half, architecture=architecture
             )
         sums.append(devices.read(total))
-        run.step("measure", index + 1, 2 * len(architecture.layers))
+        run.step("measure", at.index + 1, len(addresses))
     return sums
 
 
@@ -136,23 +137,22 @@ def unit_scores(
 
 def compensated(model: Model, moments: Sequence[FeatureSums], masks: Sequence[Mask]) -> Model:
     """`model` with the mean output of the units that go added to the output biases."""
-    layers = [dict(layer) for layer in model.params["layers"]]
-    for index, (entry, mask) in enumerate(zip(moments, masks, strict=True)):
-        half, kernel = HALVES[index % 2], np.asarray(_kernel(model, index))
+    halves = []
+    for at, entry, mask in zip(model.architecture.sublayers(), moments, masks, strict=True):
+        kernel = np.asarray(_kernel(model, at))
         mean = np.asarray(entry.first) / float(entry.tokens)
         gone = np.repeat(~mask, len(kernel) // max(len(mask), 1))
-        p = layers[index // 2][half]
-        out = p[OUTPUT[half]]
+        p = at.of(model.params["layers"])
+        out = p[OUTPUT[at.half]]
         bias = np.asarray(out["bias"]) + mean[gone] @ np.asarray(kernel[gone], np.float32)
         bias = bias.astype(out["bias"].dtype)
-        layers[index // 2][half] = {**p, OUTPUT[half]: {**out, "bias": bias}}
-    return model.replace(params={**model.params, "layers": layers})
+        halves.append({**p, OUTPUT[at.half]: {**out, "bias": bias}})
+    return model.replace(params={**model.params, "layers": model.architecture.by_layer(halves)})
 
 
-def _kernel(model: Model, index: int) -> Float[Any, "features hidden"]:
-    half = HALVES[index % 2]
-    return output_kernel(model.params["layers"][index // 2][half], half)
+def _kernel(model: Model, at: Sublayer) -> Float[Any, "features hidden"]:
+    return output_kernel(at.of(model.params["layers"]), at.half)
 
 
 def _widths(model: Model) -> list[int]:
-    return [unit_width(layer[half], half) for layer in model.params["layers"] for half in HALVES]
+    return [unit_width(at.of(model.params["layers"]), at.half) for at in model.architecture.sublayers()]

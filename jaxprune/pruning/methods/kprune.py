@@ -19,7 +19,7 @@ import numpy as np
 
 from ...checks import check_effect, check_seed
 from ...errors import BudgetError, SettingsError
-from ...model.architecture import Architecture
+from ...model.architecture import ATTENTION, Architecture
 from ...model.model import Model
 from ..allocation import Curve, allocate
 from ..budget import Budget
@@ -202,7 +202,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
                 masks = run.uniform(weighed, entry, limit)
             else:
                 masks = allocate(weighed, run.step_costs(weighed, entry), limit)
-                masks = round_masks(masks, [c.order for c in curves], entry.round_to)
+                masks = round_masks(run.model.architecture, masks, [c.order for c in curves], entry.round_to)
         predicted = sum(float(c.damage[c.steps(mask)]) for c, mask in zip(curves, masks, strict=True))
         if settings.query_heads:
             masks = by_query_heads(masks, run.model.architecture)
@@ -277,7 +277,7 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             head_weight=settings.head_weight,
             programs=run.programs,
             fit=settings.fit,
-            on_sublayer=lambda done: run.step("search", done, 2 * len(run.model.architecture.layers)),
+            on_sublayer=lambda done: run.step("search", done, len(run.model.architecture.sublayers())),
             kept=run.kept,
         )
     return run.finish(settings, budget, fitted, masks, reports)
@@ -288,8 +288,9 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
 
 def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
     """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
-    shaped = list(masks)
-    for index, layer in enumerate(architecture.layers):
-        if layer.queries > 1:
-            shaped[2 * index] = masks[2 * index].reshape(layer.groups, layer.queries)
+    shaped = []
+    for at, mask in zip(architecture.sublayers(), masks, strict=True):
+        size = architecture.layers[at.layer]
+        several = at.half == ATTENTION and size.queries > 1
+        shaped.append(mask.reshape(size.groups, size.queries) if several else mask)
     return shaped

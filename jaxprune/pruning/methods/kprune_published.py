@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...errors import DataError
-from ...model.architecture import HALVES, Architecture
+from ...model.architecture import ATTENTION, Architecture
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, project_out, residual, sublayer_features
 from ...model.transformer import apply_head
@@ -114,7 +114,7 @@ def published_masks(
     architecture, devices = model.architecture, programs.devices
     if architecture.head in ("none", "causal_lm"):
         raise DataError("the published K-prune is for classifiers and question answering; use the default settings.")
-    sublayers = 2 * len(architecture.layers)
+    sublayers = architecture.sublayers()
     outer = devices.fetch(outer_params(params))
     counts = unit_counts(architecture)
     units = [cost / 1e9 for cost in costs]
@@ -125,18 +125,19 @@ def published_masks(
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
     both, kept = begin(params, architecture, batches, programs), kept or KeptPasses()
     weights = [batch.real.astype(jnp.float32) for batch in batches]
-    fitted = [dict(layer) for layer in model.params["layers"]]
+    halves = []
     masks: list[Mask] = []
     reports = []
-    for first in range(sublayers):
+    for here in sublayers:
+        above_here = sublayers[here.index :]
         sums = {
-            index: Knowledge(*(jnp.zeros(len(output_kernel(_half(model, index), HALVES[index % 2]))),) * 2)
-            for index in range(first, sublayers)
+            at.index: Knowledge(*(jnp.zeros(len(output_kernel(at.of(model.params["layers"]), at.half))),) * 2)
+            for at in above_here
         }
         sums = devices.everywhere(sums)
         for number, batch in enumerate(batches):
-            # Above `first` nothing is pruned yet, so the dense parameters serve; below, the stream remembers.
-            above = list(streams(params, batch, architecture, programs, first, both.pruned[number]))
+            # Above `here` nothing is pruned yet, so the dense parameters serve; below, the stream remembers.
+            above = list(streams(params, batch, architecture, programs, here.index, both.pruned[number]))
             cotangent = programs(
                 gap_cotangent,
                 outer,
@@ -146,38 +147,34 @@ def published_masks(
                 architecture=architecture,
                 temperature=temperature,
             )
-            for index, half, p in devices.sublayers(params["layers"], reversed(range(first, sublayers))):
-                cotangent, sums[index] = programs(
+            for at, p in devices.sublayers(params["layers"], reversed(above_here)):
+                cotangent, sums[at.index] = programs(
                     knowledge_back,
                     p,
-                    above[index - first],
+                    above[at.index - here.index],
                     batch,
                     cotangent,
-                    sums[index],
-                    half=half,
+                    sums[at.index],
+                    half=at.half,
                     architecture=architecture,
                 )
             programs.meter.sample("measure")
         scores, unit_costs = [], []
-        for index in range(first, sublayers):
-            p, half = _half(model, index), HALVES[index % 2]
-            kernel = np.asarray(output_kernel(p, half))
-            found = devices.read(sums[index])
+        for at in above_here:
+            p = at.of(model.params["layers"])
+            kernel = np.asarray(output_kernel(p, at.half))
+            found = devices.read(sums[at.index])
             predictive = found.predictive.astype(np.float64) / texts
             representational = found.energy.astype(np.float64) * np.mean(kernel**2, axis=1) / tokens
-            per_unit = (predictive + balance * representational).reshape(-1, unit_width(p, half)).mean(axis=1)
-            scores.append(per_unit * (head_weight if index % 2 == 0 else 1.0) / units[index])
-            unit_costs.append(np.full(counts[index], costs[index]))
-        mask = threshold_mask(np.concatenate(scores), np.concatenate(unit_costs), allowed)[: counts[first]]
-        allowed -= int(mask.sum()) * costs[first]
+            per_unit = (predictive + balance * representational).reshape(-1, unit_width(p, at.half)).mean(axis=1)
+            scores.append(per_unit * (head_weight if at.half == ATTENTION else 1.0) / units[at.index])
+            unit_costs.append(np.full(counts[at.index], costs[at.index]))
+        mask = threshold_mask(np.concatenate(scores), np.concatenate(unit_costs), allowed)[: counts[here.index]]
+        allowed -= int(mask.sum()) * costs[here.index]
         masks.append(mask)
-        for _, half, p in devices.sublayers(params["layers"], [first]):
-            found, report = follow_sublayer(p, architecture, first, mask, both, batches, weights, fit, programs, kept)
-            fitted[first // 2][half] = found
+        for _, p in devices.sublayers(params["layers"], [here]):
+            fitted, report = follow_sublayer(p, architecture, here, mask, both, batches, weights, fit, programs, kept)
+            halves.append(fitted)
         reports.append(report)
-        on_sublayer(first + 1)
-    return model.replace(params={**model.params, "layers": fitted}), masks, reports
-
-
-def _half(model: Model, index: int) -> Params:
-    return model.params["layers"][index // 2][HALVES[index % 2]]
+        on_sublayer(here.index + 1)
+    return model.replace(params={**model.params, "layers": architecture.by_layer(halves)}), masks, reports

@@ -11,7 +11,6 @@ from ...settings import formerly
 from ..budget import Budget
 from ..by_scores import Refitting, by_scores
 from ..cut import map_units, unit_counts, unit_sums
-from ..measure import HALVES
 from ..refit import REFIT, Kind, kind_of
 from ..run import Run
 
@@ -34,13 +33,13 @@ class Magnitude(Refitting):
 def weight_norms(model: Model) -> list[np.ndarray]:
     """The squared norm of all weights and biases of every unit, per sublayer."""
     norms = []
-    for index, count in enumerate(unit_counts(model.architecture)):
-        half, total = HALVES[index % 2], np.zeros(count)
+    for at, count in zip(model.architecture.sublayers(), unit_counts(model.architecture), strict=True):
+        total = np.zeros(count)
 
         def add(axis: int, leaf: Any, total: np.ndarray = total) -> Any:
             total += unit_sums(axis, np.asarray(leaf, np.float64) ** 2)
             return leaf
 
-        map_units(half, add, model.params["layers"][index // 2][half])
+        map_units(at.half, add, at.of(model.params["layers"]))
         norms.append(total)
     return norms

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ...errors import DataError
-from ...model.architecture import HALVES, Architecture
+from ...model.architecture import Architecture
 from ...model.language import next_token_losses
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import context_of, sublayer
@@ -93,23 +93,27 @@ def summed_gradient(
 ) -> list[Params]:
     """The gradient of the next-token loss summed over all tokens, one tree a sublayer, NumPy arrays."""
     devices = programs.devices
-    sublayers = range(2 * len(architecture.layers))
+    sublayers = architecture.sublayers()
     zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.float32)  # noqa: E731
-    total = [
-        devices.keep(devices.fetch(jax.tree.map(zeros, params["layers"][index // 2][HALVES[index % 2]])))
-        for index in sublayers
-    ]
+    total = [devices.keep(devices.fetch(jax.tree.map(zeros, at.of(params["layers"])))) for at in sublayers]
     for number, batch in enumerate(batches):
         below = [devices.keep(x) for x in streams(params, batch, architecture, programs)]
         outer = devices.fetch(outer_params(params))
         cotangent = programs(loss_cotangent, outer, devices.rows(below.pop()), batch, architecture=architecture)
         del outer
-        for index, half, p in devices.sublayers(params["layers"], reversed(sublayers)):
-            here = devices.fetch(jax.tree.map(jnp.array, total[index])) if devices.stream else total[index]
+        for at, p in devices.sublayers(params["layers"], reversed(sublayers)):
+            here = devices.fetch(jax.tree.map(jnp.array, total[at.index])) if devices.stream else total[at.index]
             cotangent, here = programs(
-                add_gradient, p, devices.rows(below.pop()), batch, cotangent, here, half=half, architecture=architecture
+                add_gradient,
+                p,
+                devices.rows(below.pop()),
+                batch,
+                cotangent,
+                here,
+                half=at.half,
+                architecture=architecture,
             )
-            total[index] = devices.keep(here)
+            total[at.index] = devices.keep(here)
         on_batch(number + 1)
     return devices.read(total)
 
@@ -117,13 +121,13 @@ def summed_gradient(
 def taylor_scores(model: Model, gradient: Sequence[Params]) -> list[np.ndarray]:
     """Σ |w · g| over the weights and biases of every unit, per sublayer."""
     scores = []
-    for index, count in enumerate(unit_counts(model.architecture)):
-        half, total = HALVES[index % 2], np.zeros(count)
+    for at, count in zip(model.architecture.sublayers(), unit_counts(model.architecture), strict=True):
+        total = np.zeros(count)
 
         def add(axis: int, weight: Any, slope: Any, total: np.ndarray = total) -> Any:
             total += unit_sums(axis, np.abs(np.asarray(weight, np.float64) * np.asarray(slope, np.float64)))
             return weight
 
-        map_units(half, add, model.params["layers"][index // 2][half], gradient[index])
+        map_units(at.half, add, at.of(model.params["layers"]), gradient[at.index])
         scores.append(total)
     return scores

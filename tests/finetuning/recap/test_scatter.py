@@ -46,7 +46,7 @@ def rows_of(choice):
     """Which rows of what stays train, and which token embeddings, by the choice's seed."""
     architecture, masks, seed, share = choice
     random, rows = np.random.RandomState(seed), []
-    for layer in cut_params(params_of(architecture, 0), kept_of(masks))["layers"]:
+    for layer in cut_params(params_of(architecture, 0), kept_of(architecture, masks))["layers"]:
         rows.append({half: {} for half in HALVES})
         for half in HALVES:
             for name in (*INPUTS[half], OUTPUT[half]):
@@ -65,16 +65,16 @@ def same(found, expected):
 def test_writing_back_what_was_cut_changes_nothing(choice):
     architecture, masks, *_ = choice
     full = params_of(architecture, 0)
-    same(write_back(full, kept_of(masks), cut_params(full, kept_of(masks))), full)
+    same(write_back(full, kept_of(architecture, masks), cut_params(full, kept_of(architecture, masks))), full)
 
 
 @given(choices())
 def test_cutting_what_was_written_back_gives_it_again_and_other_units_stay(choice):
     architecture, masks, *_ = choice
-    full, other, kept = params_of(architecture, 0), params_of(architecture, 1), kept_of(masks)
+    full, other, kept = params_of(architecture, 0), params_of(architecture, 1), kept_of(architecture, masks)
     new = write_back(full, kept, cut_params(other, kept))
     same(cut_params(new, kept), cut_params(other, kept))
-    gone = kept_of([~mask for mask in masks])
+    gone = kept_of(architecture, [~mask for mask in masks])
     for ours, theirs in zip(cut_params(new, gone)["layers"], cut_params(full, gone)["layers"], strict=True):
         for half in HALVES:
             for name in (*INPUTS[half], OUTPUT[half]):
@@ -86,7 +86,7 @@ def test_cutting_what_was_written_back_gives_it_again_and_other_units_stay(choic
 @given(choices())
 def test_joining_what_was_split_changes_nothing(choice):
     (architecture, masks, *_), (rows, tokens) = choice, rows_of(choice)
-    small = cut_params(params_of(architecture, 0), kept_of(masks))
+    small = cut_params(params_of(architecture, 0), kept_of(architecture, masks))
     same(join(split(small, rows, tokens)), small)
 
 
@@ -95,7 +95,7 @@ def test_joining_what_was_split_changes_nothing(choice):
 def test_only_rows_that_trained_are_written_and_other_moments_decay(choice, beta):
     """`written` goes layer by layer; it equals the plain composition of the two inverse pairs."""
     (architecture, masks, *_), (rows, tokens) = choice, rows_of(choice)
-    kept, full = kept_of(masks), params_of(architecture, 0)
+    kept, full = kept_of(architecture, masks), params_of(architecture, 0)
     start = jax.tree.map(lambda leaf: leaf * np.float32(beta or 1), full)
     parts = split(cut_params(start, kept), rows, tokens)
     random = np.random.RandomState(3)
@@ -118,7 +118,7 @@ def test_moments_keep_their_type(dtype):
             "feed_forward": {name: np.arange(4) > 1 for name in ("up", "down")},
         }
     ] * 2
-    chosen = Chosen(masks, kept_of(masks), rows, None)
+    chosen = Chosen(masks, kept_of(PLAIN, masks), rows, None)
     parts = split(cut_params(full, chosen.kept), rows)
     trained = select(parts, lambda path: path.endswith("/trained"))[0]
     trained = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) + 1, trained)

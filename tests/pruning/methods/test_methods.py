@@ -10,7 +10,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.errors import BudgetError, DataError, NumericalError, SettingsError
-from jaxprune.model import Provenance
+from jaxprune.model import Architecture, LayerSizes, Provenance
 from jaxprune.pruning.cost import flops, removed
 from jaxprune.pruning.methods.fisher import fisher_masks, rearrange
 from jaxprune.pruning.methods.magnitude import weight_norms
@@ -167,7 +167,10 @@ def test_published_needs_a_head(demo, calibration):
 
 def test_fisher_masks_keep_most_information():
     scores = [np.array([5.0, 1.0]), np.array([4.0, 3.0, 1.0, 0.5])]
-    masks = fisher_masks(scores, [2, 1], 5)
+    architecture = Architecture(
+        family="bert", vocab=4, hidden=4, head_width=2, layers=(LayerSizes(groups=2, neurons=4),), max_positions=4
+    )
+    masks = fisher_masks(scores, [2, 1], 5, architecture=architecture)
     assert masks[0].tolist() == [True, False] and masks[1].tolist() == [True, True, True, False]
 
 
