@@ -29,7 +29,7 @@ def variants():
     default = jp.KPrune()
     return {
         "kprune": ("kprune", default),
-        "kprune published": ("kprune", jp.KPrune.presets()["published"]),
+        "kprune published": ("kprune", jp.KPrune.preset("published")),
         "kprune, gate scores": ("kprune", replace(default, search="gates")),
         "kprune, no sensitivity": ("kprune", replace(default, sensitivity=False)),
         "kprune, all tokens alike": ("kprune", replace(default, token_floor=1.0)),

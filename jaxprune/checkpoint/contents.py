@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from .families import Family, Head
+from .families import Family, HeadModules
 from .files import listed
 from .layout import separated
 from .read import FLOATS, Stored, read_tensors
@@ -89,7 +89,7 @@ def check_fit(
     expected: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, Stored],
     family: Family,
-    head: Head | None,
+    head: HeadModules | None,
 ) -> tuple[str, ...]:
     """Compare the files' tensors with the `expected` shapes; returns warnings that name tensors that nothing reads.
 
@@ -119,7 +119,7 @@ def check_fit(
     return (f"{folder} holds tensors that the model does not read: {listed(strange)}.",) if strange else ()
 
 
-def _left_out(name: str, family: Family, head: Head | None) -> bool:
+def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
     """True for tensors that are left out on purpose: of other heads, and what the family's row lists."""
     modules = {
         module
@@ -132,7 +132,7 @@ def _left_out(name: str, family: Family, head: Head | None) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _of_model(name: str, family: Family, head: Head | None) -> bool:
+def _of_model(name: str, family: Family, head: HeadModules | None) -> bool:
     """True for tensors of modules that the family computes, in whatever layer."""
     modules = [*family.modules.values(), *([head.output, head.pooler] if head else [])]
     return any(fnmatchcase(name, f"{module.replace('{}', '*')}.*") for module in modules if module)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """One kind of task head: the modules that hold it, and what lies between them."""
+class HeadModules:
+    """The modules that hold one kind of task head, and what lies between them."""
 
     output: str  # the module that gives the logits
     pooler: str | None = None  # the dense layer on the pooled token before it
@@ -35,7 +35,7 @@ class Family:
     defaults: Mapping[str, Any]  # what transformers takes where config.json is silent
     pinned: Mapping[str, Any]
     modules: Mapping[str, str]  # our module -> theirs; {} stands for the number of the layer
-    heads: Mapping[str, Head]
+    heads: Mapping[str, HeadModules]
     pretrained_pooler: bool = False  # the pooler is part of the encoder, so that a new head starts from it
     ignored: tuple[str, ...]  # patterns of tensors that no head of ours reads: language model heads, buffers
     neurons_per_hidden: int | None = None  # where config.json may leave the number of neurons out
@@ -113,8 +113,8 @@ _ROWS = (
         pinned=_OFF | {"position_embedding_type": "absolute"},
         modules=_BERT_MODULES,
         heads={
-            "classification": Head(output="classifier", pooler="pooler.dense", activation="tanh"),
-            "question_answering": Head(output="qa_outputs"),
+            "classification": HeadModules(output="classifier", pooler="pooler.dense", activation="tanh"),
+            "question_answering": HeadModules(output="qa_outputs"),
         },
         pretrained_pooler=True,
         drawn=("pooler.dense",),
@@ -131,8 +131,8 @@ _ROWS = (
         pinned=_OFF | {"position_embedding_type": "absolute"},
         modules=_BERT_MODULES,
         heads={
-            "classification": Head(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
-            "question_answering": Head(output="qa_outputs"),
+            "classification": HeadModules(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
+            "question_answering": HeadModules(output="qa_outputs"),
         },
         drawn=("pooler.dense",),
         ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids", "embeddings.token_type_ids"),
@@ -170,15 +170,15 @@ _ROWS = (
             "layers.{}.feed_forward.norm": "transformer.layer.{}.output_layer_norm",
         },
         heads={
-            "classification": Head(output="classifier", pooler="pre_classifier", activation="relu"),
-            "question_answering": Head(output="qa_outputs"),
+            "classification": HeadModules(output="classifier", pooler="pre_classifier", activation="relu"),
+            "question_answering": HeadModules(output="qa_outputs"),
         },
         ignored=("vocab_transform.*", "vocab_layer_norm.*", "vocab_projector.*", "embeddings.position_ids"),
     ),
 )
 
 _DECODER = {"causal": True, "norm_position": "pre", "embed_norm": False}
-_LANGUAGE_MODEL = {"causal_lm": Head(output="lm_head")}
+_LANGUAGE_MODEL = {"causal_lm": HeadModules(output="lm_head")}
 
 _LLAMA_KEYS = {
     "vocab": "vocab_size",

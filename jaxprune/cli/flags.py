@@ -15,8 +15,9 @@ from .. import tasks
 from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import CheckpointError, DataError, SettingsError, UnknownSettingError
+from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..model import Model
+from ..model.heads import head_of
 from ..pruning import by_name
 from ..pruning.budget import Budget
 from ..pruning.method import Method
@@ -211,7 +212,7 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
 
     Raises `DataError`.
     """
-    running = architecture.head == "causal_lm"
+    running = head_of(architecture).language is not None
     count, file = samples(arguments, running), arguments.calibration_texts
     if running:
         length = {} if arguments.seq_len is None else {"length": arguments.seq_len}
@@ -237,8 +238,15 @@ def method(arguments: argparse.Namespace) -> Method:
     name, _, preset = arguments.method.partition(":")
     if preset and arguments.preset not in (None, preset):
         raise SettingsError(f"--method {arguments.method} and --preset {arguments.preset} name two presets; keep one.")
-    chosen = by_name.method_class(name).preset(arguments.preset or preset or "default")
-    return by_name.changed(chosen, **settings(arguments, [*by_name.METHODS.values(), type(chosen)]))
+    cls = by_name.method_class(name)
+    given = settings(arguments, [*by_name.METHODS.values(), cls])
+    own = [field.name for field in dataclasses.fields(cls) if field.name not in OWN]
+    strange = [name for name in given if name not in own and name not in former_names(cls)]
+    if strange:
+        raise SettingsError(
+            f"{flag(strange[0])} is not a setting of {name}; it has: {', '.join(map(flag, own)) or 'none'}."
+        )
+    return by_name.changed(cls.preset(arguments.preset or preset or "default"), **given)
 
 
 def foreign_method(words: Sequence[str]) -> dict[str, type]:
@@ -262,10 +270,13 @@ def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
 
 
 def budgets(arguments: argparse.Namespace) -> list[Budget]:
-    """One budget for every value of `--remove`. Raises `BudgetError`."""
+    """One budget for every value of `--remove`. Raises `BudgetError`, also for a value that is there twice."""
     values = arguments.remove if isinstance(arguments.remove, list) else [arguments.remove]
     given = _given(arguments, [field.name for field in dataclasses.fields(Budget) if field.name != "remove"])
-    return [Budget(remove=value, **given) for value in dict.fromkeys(values)]
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise BudgetError(f"--remove names {twice[0]} twice; name every budget once.")
+    return [Budget(remove=value, **given) for value in values]
 
 
 def add_settings(

@@ -1,26 +1,33 @@
 """Predict FLOPs, parameters, bytes and seconds of a pruning run before it starts."""
 
 import argparse
+from collections.abc import Sequence
 
+from ..pruning.by_name import METHODS
+from ..pruning.method import seeded
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
+    """`words` are those of the command line: a method of another package that they name adds flags of its own."""
     flags.add_model(parser)
     flags.add_task(parser, required=False)
     flags.add_method(parser)
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
-    parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts (0)")
+    flags.add_storage(parser)
+    flags.add_mesh(parser)
+    parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts, seeds the method (0)")
+    flags.add_settings(parser, {**METHODS, **flags.foreign_method(words)})
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), flags.method(arguments)
-    task = flags.task(arguments)
-    model = flags.load(arguments)
+    budgets, chosen = flags.budgets(arguments), seeded(flags.method(arguments), arguments.seed)
+    task, where = flags.task(arguments), flags.placement(arguments)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:
         calibration = flags.calibration(arguments, task)
     elif arguments.calibration_texts is not None:
@@ -28,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     else:
         calibration = flags.samples(arguments, running=False)
     length = arguments.seq_len if isinstance(calibration, int) else None
-    result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length)
+    result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length, **where)
     dense, counted, forwards = result["dense"], result["calibration"], result["dense_forwards"]
     pruned = [result["pruned"]] if len(budgets) == 1 else result["pruned"]
 

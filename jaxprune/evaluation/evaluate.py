@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import DataError, NumericalError
 from ..model import Batch, Model
-from ..model.language import whole_losses
-from ..model.transformer import scannable, whole_forward
+from ..model.heads import head_of
+from ..model.transformer import scannable, whole_pass
 from ..runtime.by_sublayer import last_outputs
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
@@ -68,7 +68,7 @@ def predict(model: Model, encoded: Encoded) -> np.ndarray:
 
     Raises DataError for a model without a classification head and NumericalError where a logit is not finite.
     """
-    if model.architecture.head != "classification":
+    if not head_of(model.architecture).per_text:
         raise DataError(f'predict needs a classification head, the model has "{model.architecture.head}".')
     run = _run(model, encoded)
     return unpack_logits(run.values, run.batches)
@@ -215,7 +215,7 @@ def _outputs(model: Model, batches: Sequence[Batch], programs: Programs) -> Iter
         on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
         return last_outputs(model.params, on_device, architecture, programs)
     params = jax.device_put(scannable(model.params))
-    whole = whole_losses if architecture.head == "causal_lm" else whole_forward
+    whole = whole_pass(architecture)
     return (programs(whole, params, batch, architecture=architecture) for batch in batches)
 
 

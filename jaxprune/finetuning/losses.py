@@ -1,14 +1,15 @@
-"""The loss of every task head, for batches that hold several texts in a row; and of a student beside its teacher."""
+"""The loss of a batch that holds several texts in a row; and of a student beside its teacher."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
+from ..model.heads import head_of
+from ..model.predictions import own_tokens
 from ..model.transformer import Outputs
 
 
@@ -20,68 +21,17 @@ class Distillation(NamedTuple):
     hidden: float = 0.0  # weight of the hidden states' term, added to the rest
 
 
-def classification_loss(
-    logits: Float[Array, "rows texts labels"], targets: Array, architecture: Architecture, smoothing: float = 0.0
-) -> Float[Array, "rows texts"]:
-    """The loss of every text.
-
-    `targets` is [rows, texts] integers for single-label classes and [rows, texts] floats for a regression;
-    [rows, texts, labels] of 0 and 1 for multi-label classes. Multi-label losses are means over the labels.
-    """
-    if architecture.problem == "single_label":
-        classes = jax.nn.one_hot(targets, logits.shape[-1])
-        return optax.losses.softmax_cross_entropy(logits, optax.losses.smooth_labels(classes, smoothing))
-    if architecture.problem == "multi_label":
-        return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
-    return (logits[..., 0] - targets) ** 2
-
-
-def own_tokens(batch: Batch) -> Bool[Array, "rows texts length"]:
-    """True where a token belongs to a text."""
-    segment = jnp.take_along_axis(batch.segments, batch.pool, axis=1)  # [rows, texts]
-    return batch.segments[:, None, :] == segment[..., None]
-
-
-def span_loss(
-    logits: Float[Array, "rows length 2"], targets: Int[Array, "rows texts 2"], batch: Batch
-) -> Float[Array, "rows texts"]:
-    """The loss of every text's answer span: the mean cross entropy of its start and of its end, over its own tokens.
-
-    `targets` are token positions within the text, counted from 0; a position the text does not have costs nothing.
-    """
-    own = own_tokens(batch)
-    losses = []
-    for side in range(2):
-        scores = jnp.where(own, logits[:, None, :, side], -jnp.inf)
-        at = own & (batch.positions[:, None, :] == targets[..., side, None])
-        # where(): log_softmax is -inf outside the text, and 0 * -inf would be NaN.
-        losses.append(-jnp.sum(jnp.where(at, jax.nn.log_softmax(scores), 0.0), axis=-1))
-    return (losses[0] + losses[1]) / 2
-
-
 def prediction_gap(
     student: Array, teacher: Array, batch: Batch, architecture: Architecture, temperature: float
 ) -> Float[Array, "rows texts"]:
-    """How far a student's prediction is from its teacher's, per text: T²·KL(teacher ‖ student) at temperature T.
+    """How far a student's prediction is from its teacher's, per text: the divergence in the measure of the loss.
 
-    The factor T² keeps the gradient's size whatever T is (Hinton, Vinyals, Dean 2015). Multi-label: the mean over
-    labels of each label's own KL. Answer spans: the mean of start and end. Regression: the squared difference.
+    T²·KL(teacher ‖ student) at temperature T. Multi-label: the mean over labels of each label's own KL. Answer spans:
+    the mean of start and end. Regression: the squared difference.
     """
-    if architecture.head == "question_answering":
-        own = own_tokens(batch)[..., None]
-        student, teacher = (jnp.where(own, x[:, None] / temperature, -jnp.inf) for x in (student, teacher))
-        p, q = jax.nn.log_softmax(teacher, axis=2), jax.nn.log_softmax(student, axis=2)
-        terms = jnp.where(own, jnp.exp(p) * (jnp.where(own, p, 0.0) - jnp.where(own, q, 0.0)), 0.0)
-        return temperature**2 * jnp.sum(terms, axis=(2, 3)) / 2
-    if architecture.problem == "regression":
-        return (student[..., 0] - teacher[..., 0]) ** 2
-    student, teacher = student / temperature, teacher / temperature
-    if architecture.problem == "multi_label":
-        p = jax.nn.sigmoid(teacher)
-        cross = optax.losses.sigmoid_binary_cross_entropy
-        return temperature**2 * jnp.mean(cross(student, p) - cross(teacher, p), axis=-1)
-    p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
-    return temperature**2 * jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+    head = head_of(architecture)
+    assert head.divergence is not None  # a model that can be trained has one
+    return head.divergence(student, teacher, batch, temperature) / head.nats(len(architecture.labels))
 
 
 def stream_gap(
@@ -103,9 +53,9 @@ def logits_losses(
     logits: Array, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0
 ) -> Float[Array, "rows texts"]:
     """The task's loss of every text, from what the head says; slots without a text hold numbers of no meaning."""
-    if architecture.head == "question_answering":
-        return span_loss(logits, targets, batch)
-    return classification_loss(logits, targets, architecture, smoothing)
+    head = head_of(architecture)
+    assert head.loss is not None  # a model that can be trained has one
+    return head.loss(logits, targets, batch, smoothing)
 
 
 def text_losses(

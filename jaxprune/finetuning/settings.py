@@ -7,6 +7,7 @@ from ..checkpoint.manifest import check_saved_type
 from ..checks import check_counts, check_effect, check_seed
 from ..errors import SettingsError
 from ..model import Architecture
+from ..model.heads import head_of
 from .losses import Distillation
 
 # Where none is given: learning rates, passes over the texts, softmax temperature, minutes between saved states.
@@ -53,7 +54,13 @@ class Train:
     )
     distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
     keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
-    holdout: int = field(default=0, metadata={"help": "training texts set aside to find the best epoch; 0: validation"})
+    holdout: int = field(
+        default=0,
+        metadata={
+            "help": "training texts set aside to find the best epoch, or without others to score the last; 0: "
+            "validation"
+        },
+    )
     save_minutes: float | None = field(
         default=None, metadata={"help": f"minutes between saved states within an epoch; {SAVE_MINUTES:g} by default"}
     )
@@ -96,11 +103,11 @@ class Train:
 
     def check_for(self, architecture: Architecture) -> None:
         """Raise `SettingsError` for a setting that has no effect on such a model."""
-        kind = "a question answerer" if architecture.head == "question_answering" else architecture.problem
-        if kind != "single_label":
-            check_effect(self, ("smoothing",), f"on {kind}: it is for single-label classes")
-        if kind == "regression":
-            check_effect(self, ("temperature",), "on regression, where the teacher says a number")
+        head = head_of(architecture)
+        if not head.smooths:
+            check_effect(self, ("smoothing",), f"on {head.name}: it is for single-label classes")
+        if not head.softmax:
+            check_effect(self, ("temperature",), f"on {head.name}, where the teacher says no probabilities")
 
     def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
         """The same settings with a number in place of every None that has an effect."""

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..checkpoint.files import listed
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
+from ..model.heads import head_of
 from ..tasks.task import Task
 from ..tokens.tokenizer import Encoded, Tokenizer
 from .settings import Train
@@ -28,14 +30,22 @@ def check_teacher(architecture: Architecture, teacher: Model | None, settings: T
     t = teacher.architecture
     if (t.head, t.problem) != (a.head, a.problem) or len(t.labels) != len(a.labels):
         raise SettingsError(
-            f"the teacher's head ({t.head}, {t.problem}, labels {', '.join(t.labels) or 'none'}) is not the model's "
-            f"({a.head}, {a.problem}, labels {', '.join(a.labels) or 'none'}); take a teacher tuned for this task."
+            f"the teacher's head ({_told_head(t)}) is not the model's ({_told_head(a)}); take a teacher tuned for "
+            "this task."
         )
     if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
         raise SettingsError(
             f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "
             f"({len(a.layers)} of {a.hidden}) cannot be compared; set distill_hidden to 0."
         )
+
+
+def _told_head(architecture: Architecture) -> str:
+    """What kind a head is of, with the first of its labels."""
+    a = architecture
+    if a.head != "classification":
+        return a.head
+    return f"{a.problem}, {len(a.labels)} label{'' if len(a.labels) == 1 else 's'}: {listed(a.labels)}"
 
 
 def fitting(
@@ -49,7 +59,7 @@ def fitting(
     """
     t, a = teacher.architecture, model.architecture
     doubts: tuple[str, ...] = ()
-    if a.head == "classification":
+    if a.labels:
         order, doubts = _order(t, a, task)
         teacher = _reordered(teacher, order, a.labels)
     longest = max(range(len(encoded)), key=lambda text: len(encoded.ids[text]))
@@ -64,7 +74,7 @@ def fitting(
 
 def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np.ndarray, tuple[str, ...]]:
     """The teacher's output for each of the student's, and doubts."""
-    if student.problem == "regression":
+    if not head_of(student).classes:
         return np.arange(len(student.labels)), ()
     named = by_name(teacher.labels, replace(task, labels=student.labels, classes_from="names"))
     if named is not None:
@@ -109,7 +119,8 @@ def _check_tokens(
     """
     ours, rows = Tokenizer.of(model), teacher.architecture.vocab
     try:
-        theirs = replace(Tokenizer.of(teacher), longest=ours.longest)  # cut as ours are
+        # Cut as ours are; what is beyond its embedding is looked for below.
+        theirs = replace(Tokenizer.of(teacher), longest=ours.longest, rows=None)
     except CheckpointError as error:
         _check_ids(encoded, encoded, ours, ours, rows)
         return (f"that the teacher reads the same token ids could not be checked: {error}",)

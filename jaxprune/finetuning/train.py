@@ -17,6 +17,7 @@ from ..checks import check_effect
 from ..errors import DataError, NumericalError, SettingsError
 from ..jsonio import plain
 from ..model import Architecture, Batch, Model, Params
+from ..model.heads import head_of
 from ..runtime.devices import auto_mesh
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
@@ -238,9 +239,19 @@ def training_fingerprint(
         "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
         "scaling of adapters": digest(*jax.tree.leaves(scaling)),
         "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
-        "texts": digest(*(batch.ids for batch in first)),
+        "texts": digest(*_texts_of(first)),
         "labels": digest(targets),
     }
+
+
+def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
+    """The token ids of every text in batches, by its number: whatever rows and batches they lie in."""
+    found: dict[int, np.ndarray] = {}
+    for batch in batches:
+        ids, segments, index = (np.asarray(part) for part in (batch.ids, batch.segments, batch.index))
+        for row, place in np.argwhere(index >= 0):
+            found[int(index[row, place])] = ids[row, segments[row] == place + 1]
+    return [np.append(found[number], -1) for number in sorted(found)]  # -1: where a text ends
 
 
 def digest_of(value: Any) -> str:
@@ -249,9 +260,12 @@ def digest_of(value: Any) -> str:
 
 
 def check_head(architecture: Architecture) -> None:
-    """Raise `DataError` for a model that has no task head."""
-    if architecture.head == "none":
-        raise DataError("the model has no task head, so there is no loss; load it with one (`labels=`).")
+    """Raise `DataError` for a model whose head has no loss to train on."""
+    head = head_of(architecture)
+    if head.loss is None:
+        raise DataError(
+            f"the model has no task head (its head is {head.name}), so there is no loss; load it with one (`labels=`)."
+        )
 
 
 def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: Model | None) -> None:
@@ -259,15 +273,9 @@ def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: M
     a = model.architecture
     check_head(a)
     settings.check_for(a)
-    wide = a.head == "question_answering" or a.problem == "multi_label"
-    width = 2 if a.head == "question_answering" else len(a.labels)
-    expected = (len(targets), width) if wide else (len(targets),)
-    if targets.shape != expected:
-        raise DataError(f"targets have shape {targets.shape}, the model's head needs {expected}.")
-    if a.head == "classification" and a.problem == "single_label":
-        bad = np.flatnonzero((targets < 0) | (targets >= width))
-        if bad.size:
-            raise DataError(f"label {targets[bad[0]]} of example {bad[0]} is not one of the model's {width} classes.")
+    check = head_of(a).check_targets
+    assert check is not None  # there is one where there is a loss
+    check(targets, len(a.labels))
     check_teacher(a, teacher, settings)
     if teacher is not None and teacher.architecture.labels != a.labels:
         raise SettingsError(f"{different_labels(teacher.architecture, a)}; take a teacher tuned for this task.")

@@ -1,10 +1,13 @@
 """What a Transformer is, apart from its numbers: one frozen description, with the sizes of every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
+
+HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
+Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 HALVES = (ATTENTION, FEED_FORWARD)
@@ -94,9 +97,9 @@ class Architecture:
     attention_scale: float | None = None  # None: head_width ** -0.5
     causal: bool = False
     pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
-    head: Literal["classification", "question_answering", "causal_lm", "none"] = "none"
+    head: HeadKind = "none"  # `heads.head_of` says what each kind is
     tied: bool = False  # the language model's head is the token table
-    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     dropout: float = 0.1  # for training only
 
@@ -104,8 +107,8 @@ class Architecture:
         for index, layer in enumerate(self.layers):
             if min(layer.groups, layer.neurons) < 0 or layer.queries < 1:
                 raise SettingsError(f"layer {index}: sizes must not be negative, got {layer}.")
-        if self.head == "classification" and not self.labels:
-            raise SettingsError("a classification head needs at least one label, got none; name the labels.")
+        if LAST_LAYERS[self.head].labelled and not self.labels:
+            raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if len(self.rotary_dynamic) not in (0, 2):
@@ -146,6 +149,22 @@ class Architecture:
 
     def with_layers(self, layers: tuple[LayerSizes, ...]) -> "Architecture":
         return replace(self, layers=layers)
+
+
+class LastLayer(NamedTuple):
+    """What a kind of head adds to the parameters: one dense layer on what it reads, or nothing."""
+
+    outputs: Callable[[Architecture], int]  # 0: no such layer
+    bias: bool = True
+    labelled: bool = False  # one output a label, so that there has to be one
+
+
+LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
+    "classification": LastLayer(lambda a: len(a.labels), labelled=True),
+    "question_answering": LastLayer(lambda a: 2),  # start and end
+    "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
+    "none": LastLayer(lambda a: 0),
+}
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
@@ -200,10 +219,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
         tree["pooler"] = dense((hidden,), (hidden,))
-    if a.head == "classification":
-        tree["head"] = dense((hidden,), (len(a.labels),))
-    if a.head == "question_answering":
-        tree["head"] = dense((hidden,), (2,))
-    if a.head == "causal_lm" and not a.tied:
-        tree["head"] = dense((narrow,), (a.vocab,), False)
+    last = LAST_LAYERS[a.head]
+    if outputs := last.outputs(a):
+        tree["head"] = dense((narrow,), (outputs,), last.bias)
     return tree

@@ -1,7 +1,6 @@
 """Next-token prediction over large vocabularies: logits exist for one slice of tokens at a time."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import Architecture
+from .ends import head_input
 from .model import Batch, Params
-from .transformer import forward, head_input, vocabulary_logits
 
 SLICE = 256  # tokens
+
+
+def vocabulary_logits(
+    params: Params, x: Float[Array, "... hidden"], architecture: Architecture
+) -> Float[Array, "... vocab"]:
+    """A language model's logits from `head_input`, over the whole vocabulary."""
+    if architecture.tied:
+        return x @ params["embed"]["token"].astype(x.dtype).T
+    return jnp.tensordot(x, params["head"]["kernel"].astype(x.dtype), axes=1)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"]]:
@@ -51,15 +59,6 @@ def next_token_losses(
 
     found = in_slices(losses, head_input(params, hidden, architecture), following)
     return jnp.where(present, found, 0.0)
-
-
-@partial(jax.jit, static_argnames=("architecture", "dtype"))
-def whole_losses(
-    params: Params, batch: Batch, *, architecture: Architecture, dtype: Any = jnp.float32
-) -> Float[Array, "rows length"]:
-    """`next_token_losses` of a whole forward pass, compiled."""
-    hidden = forward(params, batch, architecture, dtype=dtype).hidden  # the whole logits beside it are never computed
-    return next_token_losses(params, hidden, batch, architecture)
 
 
 def sampled_cotangents(

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from ..errors import DataError
 from .architecture import Architecture
+from .heads import head_of
 from .model import Batch, Model
 from .transformer import whole_forward
 
@@ -72,4 +73,4 @@ def logits(
     """
     batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
     out = whole_forward(model.params, batch, architecture=model.architecture, dtype=dtype)
-    return out[:, 0] if model.architecture.head == "classification" else out
+    return out[:, 0] if head_of(model.architecture).per_text else out

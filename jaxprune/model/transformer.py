@@ -3,7 +3,7 @@
 Sublayers are numbered bottom up (`Architecture.sublayers`); what one computes stands in `sublayer`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 
 from .architecture import HALVES, Architecture
 from .dropout import Dropout, drop, held_back
+from .ends import embed, head_input
+from .heads import head_of
 from .model import Batch, Params
-from .partial_rows import look_up
 from .remat import recomputed
-from .sublayer import Context, context_of, dense, norm, sublayer
+from .sublayer import Context, context_of, sublayer
 
 
 class Sites(NamedTuple):
@@ -46,19 +47,6 @@ class Outputs(NamedTuple):
     features: tuple[Array, ...] = ()  # with taps: the features of each sublayer
 
 
-def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
-    """The residual stream before the first sublayer, float32: sums of tables that may be kept in fewer bits."""
-    p = params["embed"]
-    x = look_up(p["token"], batch.ids).astype(jnp.float32)
-    if "project" in p:
-        x = dense(p["project"], x)
-    if architecture.positions == "learned":
-        x = x + p["position"][batch.positions + architecture.position_offset]
-    if architecture.token_types:
-        x = x + p["type"][batch.types]
-    return norm(p["norm"], x, architecture) if architecture.embed_norm else x
-
-
 def apply_head(
     params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None = None
 ) -> Array:
@@ -67,34 +55,7 @@ def apply_head(
     Classification: [rows, texts, labels], one row per packed text. Question answering: [rows, length, 2], start and
     end. Language model: [rows, length, vocab]. No head: the hidden states themselves, [rows, length, hidden].
     """
-    x = head_input(params, x, architecture)
-    if architecture.head == "none":
-        return x
-    if architecture.head == "causal_lm":
-        return vocabulary_logits(params, x, architecture)
-    if architecture.head == "question_answering":
-        return dense(params["head"], x)
-    pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
-    if architecture.pooler != "none":
-        activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
-        pooled = activation(dense(params["pooler"], pooled))
-    return dense(params["head"], drop(pooled, dropout, 1))
-
-
-def head_input(params: Params, x: Array, architecture: Architecture) -> Array:
-    """What the head reads: the last residual stream, normed and projected where the family does so."""
-    if architecture.final_norm:
-        x = norm(params["final_norm"], x, architecture)
-    return dense(params["project_out"], x) if "project_out" in params else x
-
-
-def vocabulary_logits(
-    params: Params, x: Float[Array, "... hidden"], architecture: Architecture
-) -> Float[Array, "... vocab"]:
-    """A language model's logits from `head_input`, over the whole vocabulary."""
-    if architecture.tied:
-        return x @ params["embed"]["token"].astype(x.dtype).T
-    return jnp.tensordot(x, params["head"]["kernel"].astype(x.dtype), axes=1)
+    return head_of(architecture).logits(params, head_input(params, x, architecture), batch, architecture, dropout)
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -228,3 +189,19 @@ def whole_forward(params: Params, batch: Batch, *, architecture: Architecture, d
     logits = forward(params, batch, architecture, dtype=dtype).logits
     assert logits is not None  # a whole forward pass ends with the head
     return logits
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def whole_losses(
+    params: Params, batch: Batch, *, architecture: Architecture, dtype: Any = jnp.float32
+) -> Float[Array, "rows length"]:
+    """A language model's next-token losses of one batch, compiled."""
+    language = head_of(architecture).language
+    assert language is not None
+    hidden = forward(params, batch, architecture, dtype=dtype).hidden  # the whole logits beside it are never computed
+    return language.losses(params, hidden, batch, architecture)
+
+
+def whole_pass(architecture: Architecture) -> Callable[..., Array]:
+    """The compiled program that runs the model and gives logits, or next-token losses where those are too many."""
+    return whole_forward if head_of(architecture).language is None else whole_losses

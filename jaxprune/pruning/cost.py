@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
 from ..model.architecture import HALVES, Architecture, parameter_shapes
+from ..model.heads import head_of
 
 Cost = Literal["flops", "params", "bytes"]
 COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")
@@ -99,7 +100,7 @@ def whole_flops(architecture: Architecture, length: int) -> int:
     Question answering projects every token, classification one a text. Embeddings are look-ups: no products.
     """
     tree = parameter_shapes(architecture)
-    tokens = length if architecture.head == "question_answering" else 1
+    tokens = length if head_of(architecture).every_token else 1
     outside = sum(math.prod(tree[name]["kernel"]) for name in ("pooler", "head") if name in tree)
     return flops(architecture, length) + 2 * tokens * outside
 

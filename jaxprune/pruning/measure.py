@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..errors import NumericalError
 from ..model.architecture import ATTENTION, Architecture
-from ..model.language import sampled_cotangents
+from ..model.heads import head_of
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
 from ..model.transformer import apply_head
@@ -67,35 +67,6 @@ def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Ar
 # --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
 
 
-def fisher_factors(
-    logits: Float[Array, "... labels"], architecture: Architecture, temperature: float, key: Array, exact_up_to: int
-) -> Float[Array, "seeds ... labels"]:
-    """Cotangents c_k with Σ_k c_k c_kᵀ = F, the Hessian at the model's own prediction of T²·KL(p ‖ ·) in the logits.
-
-    Few classes: exact, the non-zero eigenvectors of diag(p) - p pᵀ scaled by the roots of their eigenvalues (C - 1
-    of them). Many classes: one label sampled from the model, e_y - p, whose outer product is F in expectation.
-    """
-    labels = logits.shape[-1]
-    scaled = logits / temperature
-    if architecture.head == "classification" and architecture.problem == "multi_label":
-        p = jax.nn.sigmoid(scaled)
-        return jnp.sqrt(p * (1 - p)) * jnp.eye(labels)[(slice(None),) + (None,) * (logits.ndim - 1)]
-    if architecture.head == "classification" and architecture.problem == "regression":
-        return jnp.ones((1, *logits.shape))  # squared error: F = 1
-    if architecture.head == "none":
-        return jax.random.normal(key, (1, *logits.shape))  # squared change of the hidden states: F = 1
-    p = jax.nn.softmax(scaled, axis=-1)
-    if labels == 1:
-        return jnp.zeros((1, *logits.shape))
-    if labels <= exact_up_to:
-        fisher = p[..., None] * jnp.eye(labels) - p[..., :, None] * p[..., None, :]
-        values, vectors = jnp.linalg.eigh(fisher)  # ascending; the first value is 0, for the all-ones direction
-        roots = vectors[..., 1:] * jnp.sqrt(jnp.maximum(values[..., None, 1:], 0))
-        return jnp.moveaxis(roots, -1, 0)
-    sampled = jax.random.categorical(key, scaled, axis=-1)
-    return (jax.nn.one_hot(sampled, labels) - p)[None]
-
-
 @partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to"))
 def head_cotangents(
     params: Params,
@@ -108,39 +79,13 @@ def head_cotangents(
     exact_up_to: int,
 ) -> Float[Array, "seeds rows length hidden"]:
     """The Fisher seeds pulled back to the last residual stream."""
-    if architecture.head == "causal_lm":
-        return sampled_cotangents(params, x, batch, architecture, temperature, key)[None]
+    head = head_of(architecture)
+    if head.language is not None:
+        return head.language.cotangents(params, x, batch, architecture, temperature, key)[None]
+    assert head.fisher is not None
     logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
-    if architecture.head == "question_answering":
-        # Start and end are two softmaxes over a text's tokens: [rows, length, 2] -> one label sampled for each.
-        seeds = span_factors(logits, batch, temperature, key)
-    else:
-        seeds = fisher_factors(logits, architecture, temperature, key, exact_up_to)
-        present = (batch.index >= 0)[..., None] if architecture.head == "classification" else batch.real[..., None]
-        seeds = jnp.where(present, seeds, 0)
+    seeds = jnp.where(head.present(batch)[..., None], head.fisher(logits, batch, temperature, key, exact_up_to), 0)
     return jax.vmap(lambda seed: pull(seed)[0])(seeds)
-
-
-def span_probabilities(
-    logits: Float[Array, "rows length 2"], batch: Batch, temperature: float = 1.0
-) -> Float[Array, "rows length 2"]:
-    """Start and end probabilities: a softmax over the tokens of each text (padding 0)."""
-    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]  # [rows, query, key]
-    scaled = logits / temperature
-    spread = jnp.where(same[..., None], scaled[:, None], -jnp.inf)
-    total = jax.nn.logsumexp(jnp.where(batch.real[:, :, None, None], spread, 0.0), axis=2)
-    return jnp.where(batch.real[..., None], jnp.exp(scaled - total), 0.0)
-
-
-def span_factors(logits: Array, batch: Batch, temperature: float, key: Array) -> Float[Array, "2 rows length 2"]:
-    """As `fisher_factors`, for question answering: one start and one end sampled per text."""
-    p = span_probabilities(logits, batch, temperature)
-    # Gumbel trick within every text: the token that holds its text's maximum is the sample.
-    noisy = logits / temperature + jax.random.gumbel(key, logits.shape)
-    same = (batch.segments[:, :, None] == batch.segments[:, None, :]) & batch.real[:, None, :]
-    best = jnp.max(jnp.where(same[..., None], noisy[:, None], -jnp.inf), axis=2)
-    drawn = ((noisy >= best) & batch.real[..., None]).astype(jnp.float32)
-    return (drawn - p)[None] * jnp.eye(2)[:, None, None, :]
 
 
 # --- the backward sweep

@@ -34,6 +34,11 @@ class Method(Presets, Protocol):
         return False
 
     @property
+    def needs_texts(self) -> bool:
+        """Whether the calibration texts decide anything; where they do not, the command line does without."""
+        return True
+
+    @property
     def group(self) -> int | None:
         """How many calibration texts have a batch of their own; None: batches are filled up."""
         return None
@@ -59,7 +64,7 @@ class Method(Presets, Protocol):
 
 
 # What makes an object one of them.
-PARTS = ("name", "measures_once", "group", "presets", "preset", "settled", "prepared", "prune")
+PARTS = ("name", "measures_once", "needs_texts", "group", "presets", "preset", "settled", "prepared", "prune")
 
 
 def check_method(given: Any) -> None:

@@ -15,9 +15,9 @@ from threadpoolctl import ThreadpoolController
 
 from ..errors import NumericalError, OutputError
 from ..model.architecture import FEED_FORWARD, Architecture
-from ..model.language import whole_losses
+from ..model.heads import head_of
 from ..model.model import Batch, Model, Params
-from ..model.transformer import scannable, whole_forward
+from ..model.transformer import scannable, whole_forward, whole_pass
 from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
@@ -181,7 +181,7 @@ class Run:
             forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
         else:
             params = scannable(self.params)
-            whole = whole_losses if architecture.head == "causal_lm" else whole_forward
+            whole = whole_pass(architecture)
             forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []
         for batch in self.batches[:1] + self.batches[:3]:  # the first one compiles and warms up
@@ -256,7 +256,7 @@ class Run:
         last = last_stream(params, batch, fitted.architecture, self.programs)  # by programs compiled before
         # From here on few rows, on one device.
         last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
-        if fitted.architecture.head == "causal_lm":
+        if head_of(fitted.architecture).language is not None:
             last, batch = last[:2, :FIRST], first_tokens(batch)
         masked = self.programs(finish, outer, last, batch, architecture=fitted.architecture)
         batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
@@ -284,7 +284,7 @@ def first_tokens(batch: Batch) -> Batch:
 
 def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
     """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-    batch = first_tokens(batch) if model.architecture.head == "causal_lm" else batch
+    batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
     batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
     params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
     masked = programs.once(whole_forward, params, batch, architecture=model.architecture)

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DataError, SettingsError
 from ..model import Batch, Model
 from ..model.architecture import Architecture
+from ..model.heads import head_of
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
@@ -121,7 +122,7 @@ def ready_to_generate(
 ) -> Callable[[int], float]:
     """A function that generates so many tokens and says how many seconds that took; compiled and warm."""
     a = model.architecture
-    if a.head != "causal_lm":
+    if head_of(a).language is None:
         raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
     if min(batch, prompt_length) < 1 or new_tokens < 2:
         raise SettingsError(

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..model.architecture import Architecture
-from ..model.language import next_token_losses
+from ..model.ends import embed
+from ..model.heads import head_of
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, project_out, residual, sublayer_inputs
-from ..model.transformer import apply_head, embed
+from ..model.transformer import apply_head
 from .programs import Programs
 
 WAITING = 2**30  # bytes of residual streams that wait for their next sublayer
@@ -78,7 +79,9 @@ def last_stream(params: Params, batch: Batch, architecture: Architecture, progra
 @partial(jax.jit, static_argnames="architecture")
 def finish_text(params: Params, x: Array, batch: Batch, *, architecture: Architecture) -> Array:
     """A language model's next-token losses from the last residual stream."""
-    return next_token_losses(params, x, batch, architecture)
+    language = head_of(architecture).language
+    assert language is not None
+    return language.losses(params, x, batch, architecture)
 
 
 def last_outputs(
@@ -88,8 +91,8 @@ def last_outputs(
 
     Logits (`finish`), or of a language model, unless `logits` are asked for, next-token losses.
     """
-    losses = architecture.head == "causal_lm" and not logits
-    devices, last = programs.devices, finish_text if losses else finish
+    whole = logits or head_of(architecture).language is None
+    devices, last = programs.devices, finish if whole else finish_text
     size = max(1, WAITING // (4 * architecture.hidden * max(batch.ids.size for batch in batches)))
     for first in range(0, len(batches), size):
         group = batches[first : first + size]

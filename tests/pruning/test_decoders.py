@@ -8,9 +8,9 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import BudgetError, DataError, SettingsError
 from jaxprune.model.architecture import HALVES
-from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents, whole_losses
+from jaxprune.model.language import SLICE, next_token_losses, next_tokens, sampled_cotangents
 from jaxprune.model.padded import plain_batch
-from jaxprune.model.transformer import Sites, apply_head, forward, whole_forward
+from jaxprune.model.transformer import Sites, apply_head, forward, whole_forward, whole_losses
 from jaxprune.pruning.cost import parameters
 from jaxprune.pruning.cut import cut, gates_of, with_output_biases
 from jaxprune.runtime.programs import Programs

@@ -9,6 +9,7 @@ import numpy as np
 from ...evaluation.evaluate import evaluate
 from ...model import Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD
+from ...model.heads import head_of
 from ...pruning.cut import Mask, cut_architecture
 from ...runtime.by_sublayer import last_outputs
 from ...runtime.placement import free
@@ -135,7 +136,8 @@ def _guides(
 ) -> list[list[np.ndarray]]:
     """The full model's logits for every batch of the round's epochs, computed on the host."""
     architecture, found = run.model.architecture, []
-    of = run.batch_count * (1 if architecture.head == "classification" else len(epochs))
+    per_text = head_of(architecture).per_text
+    of = run.batch_count * (1 if per_text else len(epochs))
     table: np.ndarray | None = None  # [texts, labels], of classifiers: one pass serves all epochs
     for batches in epochs:
         guides = []
@@ -149,7 +151,7 @@ def _guides(
             guides.append(np.array(logits))
             run.step({"phase": "teaching", "done": len(found) * run.batch_count + len(guides), "of": of})
         found.append(guides)
-        if architecture.head == "classification" and table is None and len(epochs) > 1:
+        if per_text and table is None and len(epochs) > 1:
             table = np.zeros((len(run.targets), guides[0].shape[-1]), np.float32)
             for batch, guide in zip(batches(), guides, strict=True):
                 texts = np.asarray(batch.index)

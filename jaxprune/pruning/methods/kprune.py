@@ -20,6 +20,7 @@ import numpy as np
 from ...checks import check_effect, check_seed
 from ...errors import BudgetError, SettingsError
 from ...model.architecture import ATTENTION, Architecture
+from ...model.heads import head_of
 from ...model.model import Model
 from ..allocation import Curve, allocate
 from ..budget import Budget
@@ -129,11 +130,13 @@ class KPrune(Method):
 
     def _check_for(self, architecture: Architecture) -> None:
         """Raise `SettingsError` for a setting that has no effect on such a model."""
-        kind = architecture.problem if architecture.head == "classification" else architecture.head
-        if kind != "single_label":
-            check_effect(self, ("exact_up_to",), f"on a model whose head is {kind}: it is for single-label classes")
-        if kind in ("regression", "none"):
-            check_effect(self, ("temperature",), f"on a model whose head is {kind}: it has no softmax")
+        head = head_of(architecture)
+        if not head.exact:
+            check_effect(
+                self, ("exact_up_to",), f"on a model whose head is {head.name}: it is for single-label classes"
+            )
+        if not head.softmax:
+            check_effect(self, ("temperature",), f"on a model whose head is {head.name}: it has no softmax")
         if self.query_heads and all(layer.queries == 1 for layer in architecture.layers):
             raise SettingsError("query_heads has no effect where every head has its own key and value; leave it out.")
 
@@ -149,7 +152,7 @@ class KPrune(Method):
         Raises `SettingsError` for a setting that has no effect on such a model.
         """
         self._check_for(architecture)
-        kind = BY_KIND["causal_lm" if architecture.head == "causal_lm" else "encoder"]
+        kind = BY_KIND["encoder" if head_of(architecture).language is None else "causal_lm"]
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",

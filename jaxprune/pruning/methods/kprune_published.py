@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ...errors import DataError
 from ...model.architecture import ATTENTION, Architecture
+from ...model.heads import head_of
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, project_out, residual, sublayer_features
 from ...model.transformer import apply_head
@@ -25,7 +26,7 @@ from ...runtime.programs import Programs
 from ..allocation import threshold_mask
 from ..cut import Mask, unit_counts
 from ..kept import KeptPasses
-from ..measure import count_texts, count_tokens, output_kernel, span_probabilities, unit_width
+from ..measure import count_texts, count_tokens, output_kernel, unit_width
 from ..refit import PUBLISHED_FIT, Fit, begin, follow_sublayer
 
 
@@ -40,24 +41,10 @@ def knowledge_loss(
     logits: Array, said: Array, batch: Batch, architecture: Architecture, temperature: float
 ) -> Float[Array, ""]:
     """T² · KL(p_dense ‖ p_pruned) at temperature T, summed over the batch and divided by its texts (equation 5)."""
-    texts = jnp.maximum(jnp.sum(batch.index >= 0), 1)
-    if architecture.head == "question_answering":
-        p = span_probabilities(said, batch, temperature)
-        q = span_probabilities(logits, batch, temperature)
-        divergence = p * (jnp.log(jnp.maximum(p, 1e-30)) - jnp.log(jnp.maximum(q, 1e-30)))
-        return temperature**2 * jnp.sum(divergence) / (2 * texts)
-    present = (batch.index >= 0)[..., None]
-    if architecture.problem == "single_label":
-        log_p = jax.nn.log_softmax(said / temperature)
-        divergence = jnp.exp(log_p) * (log_p - jax.nn.log_softmax(logits / temperature))
-        return temperature**2 * jnp.sum(jnp.where(present, divergence, 0)) / texts
-    if architecture.problem == "multi_label":
-        p = jax.nn.sigmoid(said / temperature)
-        both = [jax.nn.log_sigmoid(sign * said / temperature) for sign in (1, -1)]
-        other = [jax.nn.log_sigmoid(sign * logits / temperature) for sign in (1, -1)]
-        divergence = p * (both[0] - other[0]) + (1 - p) * (both[1] - other[1])
-        return temperature**2 * jnp.sum(jnp.where(present, divergence, 0)) / texts
-    return jnp.sum(jnp.where(present, (said - logits) ** 2, 0)) / (2 * texts)  # regression: unit-variance Gaussian
+    divergence = head_of(architecture).divergence
+    assert divergence is not None  # `published_masks` refuses such models
+    each = divergence(logits, said, batch, temperature)
+    return jnp.sum(jnp.where(batch.index >= 0, each, 0)) / jnp.maximum(jnp.sum(batch.index >= 0), 1)
 
 
 @partial(jax.jit, static_argnames=("architecture", "temperature"))
@@ -112,7 +99,7 @@ def published_masks(
     full size, masks, and a report per sublayer.
     """
     architecture, devices = model.architecture, programs.devices
-    if architecture.head in ("none", "causal_lm"):
+    if head_of(architecture).divergence is None:
         raise DataError("the published K-prune is for classifiers and question answering; use the default settings.")
     sublayers = architecture.sublayers()
     outer = devices.fetch(outer_params(params))

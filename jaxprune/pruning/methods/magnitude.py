@@ -26,6 +26,11 @@ class Magnitude(Refitting):
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit))
 
+    @property
+    def needs_texts(self) -> bool:
+        """Only a refit measures any."""
+        return self.refit != "none"
+
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         return by_scores(run, self, budgets, weight_norms(run.model))
 

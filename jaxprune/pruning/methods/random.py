@@ -29,6 +29,11 @@ class Random(Refitting):
         check_seed(self.seed)
         object.__setattr__(self, "refit", kind_of(self.refit))
 
+    @property
+    def needs_texts(self) -> bool:
+        """Only a refit measures any."""
+        return self.refit != "none"
+
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         rng, costs = np.random.default_rng(self.seed), run.costs(budgets[0])
         counts = unit_counts(run.model.architecture)

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from ...errors import DataError
 from ...model.architecture import Architecture
+from ...model.heads import head_of
 from ...model.language import next_token_losses
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import context_of, sublayer
@@ -44,7 +45,7 @@ class Taylor(Refitting):
 
     def settled(self, architecture: Architecture) -> "Taylor":
         """These settings. Raises `DataError` for a model that is no language model."""
-        if architecture.head != "causal_lm":
+        if head_of(architecture).language is None:
             raise DataError(f"taylor is for language models, the head of this one is {architecture.head}; use fisher.")
         return self
 

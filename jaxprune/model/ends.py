@@ -1,0 +1,29 @@
+"""The two ends of the residual stream: what tokens put into it, and what a head reads out of it."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .architecture import Architecture
+from .model import Batch, Params
+from .partial_rows import look_up
+from .sublayer import dense, norm
+
+
+def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
+    """The residual stream before the first sublayer, float32: sums of tables that may be kept in fewer bits."""
+    p = params["embed"]
+    x = look_up(p["token"], batch.ids).astype(jnp.float32)
+    if "project" in p:
+        x = dense(p["project"], x)
+    if architecture.positions == "learned":
+        x = x + p["position"][batch.positions + architecture.position_offset]
+    if architecture.token_types:
+        x = x + p["type"][batch.types]
+    return norm(p["norm"], x, architecture) if architecture.embed_norm else x
+
+
+def head_input(params: Params, x: Array, architecture: Architecture) -> Array:
+    """What the head reads: the last residual stream, normed and projected where the family does so."""
+    if architecture.final_norm:
+        x = norm(params["final_norm"], x, architecture)
+    return dense(params["project_out"], x) if "project_out" in params else x

@@ -1,0 +1,157 @@
+"""What a head is: one row for each kind. Whoever needs to know something of a head asks its row (`head_of`).
+
+Numbers of parameters stand in `architecture.LAST_LAYERS`, below this table; how checkpoints name a head, and how a
+prediction is scored, in tables of `checkpoint` and `evaluation`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from . import predictions, targets
+from .architecture import Architecture, HeadKind, Problem
+from .dropout import Dropout, drop
+from .language import next_token_losses, sampled_cotangents, vocabulary_logits
+from .model import Batch, Params
+from .sublayer import dense
+
+# --- logits, from what the head reads: the last residual stream, normed (`ends.head_input`)
+
+_Logits = Callable[[Params, Array, Batch, Architecture, Dropout | None], Array]
+
+
+def text_logits(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
+) -> Float[Array, "rows texts outputs"]:
+    """Of every text, from the token that stands for it, through the pooler where there is one."""
+    pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
+    if architecture.pooler != "none":
+        activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
+        pooled = activation(dense(params["pooler"], pooled))
+    return dense(params["head"], drop(pooled, dropout, 1))
+
+
+def token_logits(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
+) -> Float[Array, "rows length outputs"]:
+    """Of every token."""
+    return dense(params["head"], x)
+
+
+def word_logits(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
+) -> Float[Array, "rows length vocab"]:
+    """Of every token, over the whole vocabulary."""
+    return vocabulary_logits(params, x, architecture)
+
+
+def no_logits(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
+) -> Float[Array, "rows length hidden"]:
+    """The hidden states themselves."""
+    return x
+
+
+# --- the rows
+
+
+@dataclass(frozen=True)
+class Language:
+    """What a head over the vocabulary computes for one slice of tokens at a time: whole logits would not fit."""
+
+    losses: Callable[[Params, Array, Batch, Architecture], Array]  # of the next tokens, from the last stream
+    # Fisher factors at the last stream: (params, stream, batch, architecture, temperature, key).
+    cotangents: Callable[[Params, Array, Batch, Architecture, float, Array], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One kind of head. Functions are pure; `predictions` and `targets` say what they take and give.
+
+    Without a loss nothing can be trained, without a divergence nothing can be learnt from a teacher.
+    """
+
+    name: str
+    per_text: bool = False  # one output a text, [rows, texts, …]; else one a token, [rows, length, …]
+    logits: _Logits
+    fisher: Callable[[Array, Batch, float, Array, int], Array] | None = None  # None: `language` has its own
+    loss: Callable[[Array, Array, Batch, float], Array] | None = None
+    check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); there is one where `loss` is
+    divergence: Callable[[Array, Array, Batch, float], Array] | None = None
+    nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
+    language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
+    classes: bool = False  # outputs are classes, which have names and could stand in another order
+    smooths: bool = False  # label smoothing has an effect
+    softmax: bool = True  # a temperature has an effect
+    exact: bool = False  # Fisher factors are exact where there are few labels
+    every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
+
+    def present(self, batch: Batch) -> Bool[Array, "rows slots"]:
+        """Which slots of an output are there: texts, or tokens that are no padding."""
+        return batch.index >= 0 if self.per_text else batch.real
+
+
+_ROWS: Mapping[tuple[HeadKind, Problem], Head] = {
+    ("classification", "single_label"): Head(
+        name="single_label",
+        per_text=True,
+        logits=text_logits,
+        fisher=predictions.class_factors,
+        loss=predictions.class_loss,
+        check_targets=targets.class_targets,
+        divergence=predictions.class_divergence,
+        classes=True,
+        smooths=True,
+        exact=True,
+    ),
+    ("classification", "multi_label"): Head(
+        name="multi_label",
+        per_text=True,
+        logits=text_logits,
+        fisher=predictions.several_factors,
+        loss=predictions.several_loss,
+        check_targets=targets.several_targets,
+        divergence=predictions.several_divergence,
+        nats=float,  # the loss is a mean over the labels
+        classes=True,
+    ),
+    ("classification", "regression"): Head(
+        name="regression",
+        per_text=True,
+        logits=text_logits,
+        fisher=predictions.number_factors,
+        loss=predictions.number_loss,
+        check_targets=targets.number_targets,
+        divergence=predictions.number_divergence,
+        nats=lambda labels: 0.5,  # the squared error is twice the Gaussian's negative log likelihood
+        softmax=False,
+    ),
+}
+_ALONE: Mapping[HeadKind, Head] = {
+    "question_answering": Head(
+        name="question_answering",
+        logits=token_logits,
+        fisher=predictions.span_factors,
+        loss=predictions.span_loss,
+        check_targets=targets.span_targets,
+        divergence=predictions.span_divergence,
+        every_token=True,
+    ),
+    "causal_lm": Head(name="causal_lm", logits=word_logits, language=Language(next_token_losses, sampled_cotangents)),
+    "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
+}
+# A head that is no classification is one row, whatever `problem` says beside it.
+HEADS: Mapping[tuple[HeadKind, Problem], Head] = MappingProxyType(
+    {**_ROWS, **{(kind, problem): row for kind, row in _ALONE.items() for problem in get_args(Problem)}}
+)
+
+
+def head_of(architecture: Architecture) -> Head:
+    """The row of a model's head."""
+    return HEADS[architecture.head, architecture.problem]

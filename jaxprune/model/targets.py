@@ -1,0 +1,37 @@
+"""What targets of a kind of head are: their shape beyond [examples], and which values they can have.
+
+Each function raises `DataError` for targets that cannot be of a head with so many labels. NumPy only.
+"""
+
+import numpy as np
+
+from ..errors import DataError
+
+
+def _check_shape(targets: np.ndarray, *beyond: int) -> None:
+    expected = (len(targets), *beyond)
+    if targets.shape != expected:
+        raise DataError(f"targets have shape {targets.shape}, the model's head needs {expected}.")
+
+
+def class_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples] classes."""
+    _check_shape(targets)
+    bad = np.flatnonzero((targets < 0) | (targets >= labels))
+    if bad.size:
+        raise DataError(f"label {targets[bad[0]]} of example {bad[0]} is not one of the model's {labels} classes.")
+
+
+def several_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples, labels] of 0 and 1."""
+    _check_shape(targets, labels)
+
+
+def number_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples] numbers."""
+    _check_shape(targets)
+
+
+def span_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples, 2]: the answer's first and last token, counted from 0 within the text."""
+    _check_shape(targets, 2)
