@@ -1,33 +1,18 @@
 """From `config.json` to an `Architecture`: what is known is read, what would change the result is refused."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
-from ..model.architecture import Architecture, LayerSizes
+from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
+from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, FAMILIES, Family
 from .generation import end_ids
+from .head_names import HEAD_NAMES, kind_of_class
 from .known_settings import check_settings
-from .labels import Problem, default_labels, labels_of, problem_of
+from .labels import default_labels, default_problem, labels_of, problem_of
 from .rotary import rotary_of
 from .sliding import sliding_window
-
-HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
-
-# How the name of a class ends, behind the family's part of it and in small letters: old files write LLaMAForCausalLM.
-_CLASSES: Mapping[str, HeadKind | Literal["other"]] = {
-    "model": "none",
-    "formaskedlm": "none",
-    "forpretraining": "none",
-    "forsequenceclassification": "classification",
-    "forquestionanswering": "question_answering",
-    "forcausallm": "causal_lm",
-    "lmheadmodel": "causal_lm",
-    # Heads of kinds that we do not have, though their tensors are named like those of one that we do.
-    "fortokenclassification": "other",
-    "formultiplechoice": "other",
-    "fornextsentenceprediction": "other",
-}
 
 
 class HeadChoice(NamedTuple):
@@ -75,17 +60,6 @@ def class_of(config: Mapping[str, Any], where: str) -> str | None:
     return names[0]
 
 
-def kind_of_class(family: Family, name: str) -> HeadKind | Literal["other", "unknown"]:
-    """Which head a class of that name has; "other" for one of a kind that we do not have."""
-    name = name.removeprefix("Flax").removeprefix("TF").lower()
-    start = family.classes.lower()
-    known = name.startswith(start)
-    kind: HeadKind | Literal["other", "unknown"] = (
-        _CLASSES.get(name.removeprefix(start), "unknown") if known else "unknown"
-    )
-    return kind if kind == "none" or kind == "unknown" or kind in family.heads else "other"
-
-
 def declared_head(family: Family, config: Mapping[str, Any], where: str) -> HeadChoice | None:
     """The task that `config` says the file's head is for; None where the head is of a kind that we do not have."""
     name = class_of(config, where)
@@ -94,12 +68,12 @@ def declared_head(family: Family, config: Mapping[str, Any], where: str) -> Head
         kind = "causal_lm" if "causal_lm" in family.heads else "classification" if named else "none"
     else:
         kind = kind_of_class(family, name)
-    if kind in ("other", "unknown"):
+    if kind not in HEAD_NAMES:
         return None
-    if kind == "classification":
-        labels = labels_of(config, where)
-        return HeadChoice(kind, labels, problem_of(config, labels, where))
-    return HeadChoice(kind)
+    kind = cast(HeadKind, kind)
+    labels = labels_of(config, where) if LAST_LAYERS[kind].labelled else ()
+    problem = problem_of(config, labels, where) if HEAD_NAMES[kind].problems else "single_label"
+    return HeadChoice(kind, labels, problem)
 
 
 def choose_head(
@@ -112,13 +86,18 @@ def choose_head(
     _check_request(head, labels, problem)
     if declared is None and head is None and labels is None:
         raise unknown_head(where)
-    if head is None:
-        head = "classification" if labels is not None else cast(HeadChoice, declared).head
-    if head != "classification":
+    kind: HeadKind = "classification"
+    if head is not None:
+        kind = cast(HeadKind, head)
+    elif declared is not None and (labels is None or LAST_LAYERS[declared.head].labelled):
+        kind = declared.head
+    if not LAST_LAYERS[kind].labelled:
         if labels is not None or problem is not None:
-            raise SettingsError(f"labels and problem are for a classification head, but head is {head!r}.")
-        return HeadChoice(cast(HeadKind, head))
-    old = declared if declared is not None and declared.head == "classification" else None
+            raise SettingsError(f"labels and problem are for a classification head, but head is {kind!r}.")
+        return HeadChoice(kind)
+    if problem is not None and not HEAD_NAMES[kind].problems:
+        raise SettingsError(f"problem is for the classification of whole texts, but head is {kind!r}.")
+    old = declared if declared is not None and declared.head == kind else None
     if labels is None:
         names = old.labels if old else default_labels(2)
     elif isinstance(labels, int):
@@ -127,10 +106,10 @@ def choose_head(
         names = tuple(labels)
     if problem is None:
         same = old is not None and len(old.labels) == len(names)
-        problem = cast(HeadChoice, old).problem if same else ("regression" if len(names) == 1 else "single_label")
-    if problem == "regression" and len(names) != 1:
-        raise SettingsError(f"a regression has one label, got {len(names)}.")
-    return HeadChoice("classification", names, cast(Problem, problem))
+        problem = cast(HeadChoice, old).problem if same else default_problem(names)
+    if not HEADS[kind, cast(Problem, problem)].classes and len(names) != 1:
+        raise SettingsError(f"a {problem} has one label, got {len(names)}.")
+    return HeadChoice(kind, names, cast(Problem, problem))
 
 
 def unknown_head(where: str) -> UnknownHeadError:
@@ -184,7 +163,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
             raise CheckpointError(f"{where}: {key} is {str(found)[:60]!r}, expected true or false.")
         return found
 
-    if task.head != "none" and task.head not in family.heads:
+    if not HEAD_NAMES[task.head].bare and task.head not in family.heads:
         raise CheckpointError(
             f"{where}: a {family.model_type} model has no {task.head} head here, only {', '.join(family.heads)}."
         )
@@ -240,7 +219,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
         fields["window"] = fields["max_positions"] = window
-    if task.head == "causal_lm":
+    if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, task))
 

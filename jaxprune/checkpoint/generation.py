@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..model.heads import head_of
 from ..model.model import Model
 from .files import inside, read_json
 
@@ -76,7 +77,7 @@ def write_generation(model: Model, folder: Path) -> None:
     Where the source has none, one is written only if config.json would say other end tokens.
     """
     a, notes = model.architecture, model.provenance
-    if a.head != "causal_lm":
+    if head_of(a).language is None:
         return
     try:
         config = None if notes.source is None else read_generation(notes.source)

@@ -1,11 +1,11 @@
 """What config.json says of a classifier's labels: how many, their names and order, and what they are to each other."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import CheckpointError
-
-Problem = Literal["single_label", "multi_label", "regression"]
+from ..model.architecture import Problem
+from ..model.heads import HEADS
 
 PROBLEMS: Mapping[str, Problem] = {
     "single_label_classification": "single_label",
@@ -52,13 +52,19 @@ def default_labels(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{number}" for number in range(count))
 
 
+def default_problem(labels: Sequence[str]) -> Problem:
+    """What transformers takes a classifier with these labels for, where nothing says it."""
+    return "regression" if len(labels) == 1 else "single_label"
+
+
 def problem_of(config: Mapping[str, Any], labels: tuple[str, ...], where: str) -> Problem:
     """What the labels are to each other. Raises `CheckpointError` for a problem_type that we do not have."""
     problem = config.get("problem_type")
     if problem is None:
-        return "regression" if len(labels) == 1 else "single_label"
+        return default_problem(labels)
     if problem not in PROBLEMS:
         raise CheckpointError(f"{where}: problem_type is {problem!r}, expected one of {', '.join(PROBLEMS)}.")
-    if problem == "regression" and len(labels) != 1:
-        raise CheckpointError(f"{where}: a regression onto {len(labels)} values is not supported, only onto one.")
-    return PROBLEMS[problem]
+    ours = PROBLEMS[problem]
+    if not HEADS["classification", ours].classes and len(labels) != 1:
+        raise CheckpointError(f"{where}: a {ours} onto {len(labels)} values is not supported, only onto one.")
+    return ours

@@ -12,6 +12,7 @@ import numpy as np
 from ..checks import check_seed
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
+from ..model.heads import head_of
 from ..model.model import Model, Provenance
 from .config import (
     HeadChoice,
@@ -21,12 +22,12 @@ from .config import (
     declared_head,
     family_of,
     head_fields,
-    kind_of_class,
 )
 from .contents import check_fit, family_tensors, tied_as_stored, unread_heads
 from .families import FAMILIES, Family
 from .files import inside, read_json
 from .generation import ends_in
+from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
 from .hub import locate
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
@@ -122,7 +123,7 @@ def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
 
 def _ended(architecture: Architecture, folder: Path) -> Architecture:
     """With the end tokens of a folder's generation_config.json, which has the last word on them."""
-    if architecture.head != "causal_lm":
+    if head_of(architecture).language is None:
         return architecture
     return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
@@ -130,8 +131,7 @@ def _ended(architecture: Architecture, folder: Path) -> Architecture:
 def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     """Our parameter ("layers.0.attention.q.kernel") -> the checkpoint's tensor, without the encoder's prefix."""
     modules = dict(family.modules)
-    if architecture.head != "none":
-        head = family.heads[architecture.head]
+    if head := family.heads.get(architecture.head):
         modules |= {"head": head.output} | ({"pooler": head.pooler} if head.pooler else {})
     names = {}
     for ours in _shapes(architecture):
@@ -153,18 +153,15 @@ def _task_of_head(
     """
     name = class_of(config, where)
     kind = None if name is None else kind_of_class(family, name)
-    bare = name is None or (kind == "none" and name.lower().endswith("model"))
-    for wanted, ending in (
-        ("classification", "ForSequenceClassification"),
-        ("question_answering", "ForQuestionAnswering"),
-        ("causal_lm", family.language_model),
-    ):
+    bare = name is None or (is_bare(kind) and name.lower().endswith("model"))
+    for wanted, names in HEAD_NAMES.items():
         head = family.heads.get(wanted)
         stored = None if head is None else tensors.get(f"{head.output}.weight")
-        read = bare if asked is None else wanted == asked and kind not in ("other", wanted)
+        taken = kind is not None and (kind == wanted or named_alike(family, kind, wanted))
+        read = bare if asked is None else wanted == asked and not taken
         if read and stored is not None and stored.shape:
             counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
-            return declared_head(family, {**config, **counted, "architectures": [family.classes + ending]}, where)
+            return declared_head(family, {**config, **counted, "architectures": [names.class_name(family)]}, where)
     return None
 
 
@@ -187,7 +184,7 @@ def _names_to_read(
     there = any(name in tensors for ours, name in head.items() if ours.startswith("head."))
     fits = all(name in tensors and tensors[name].shape == file_shape(ours, shapes[ours]) for ours, name in head.items())
     name = class_of(config, "config.json")
-    other = name is not None and kind_of_class(family, name) == "other"
+    other = name is not None and named_alike(family, kind_of_class(family, name), task.head)
     if there and ((declared is not None and task.keeps_weights_of(declared)) or (fits and not other)):
         return names
     pooler = any(name in tensors for ours, name in head.items() if ours.startswith("pooler."))

@@ -75,11 +75,13 @@ def _as_read(a: Architecture, task: Task) -> tuple[Task, tuple[str, ...]]:
             return task, ()
         if set(values) <= {0.0, 1.0}:
             if a.problem == "regression":
-                raise DataError(
+                error = DataError(
                     f"{task.name}: labels 0 and 1 can be values or no and yes to a model with one output; write 0.0 "
                     'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its '
-                    'config.json (problem="multi_label" of jp.load).'
+                    "config.json."
                 )
+                error.add_note('problem="multi_label" of jp.load does the same.')
+                raise error
             return _with_labels(
                 task, "multi_label", a.labels, lambda label: (0,) if values[cast(int, label)] else ()
             ), ()

@@ -19,7 +19,8 @@ from ..checkpoint.dtypes import SavedTypes, holds, saved_types
 from ..checkpoint.families import Family
 from ..checkpoint.files import listed
 from ..checkpoint.generation import write_generation
-from ..checkpoint.labels import PROBLEMS
+from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.layout import fused
 from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
@@ -31,7 +32,7 @@ from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes,
 from ..model.model import REGAIN, Model
 
 _WHERE = "the exported config.json"
-_FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
+_FILL = "fill it up with zeros (fill_zeros=True: the source's sizes, the same outputs, no speed-up)"
 # Fields of the architecture that one setting of a config.json switches together: our name of its key -> the fields.
 _BIASES = {
     "attention_bias": ("attention_bias", "output_bias"),
@@ -101,7 +102,7 @@ def export(
     types = _types(model, dtype, warnings)
     config = _with_dtype(config, types.most)
     tensors = _tensors(found, family, target, kept, types)
-    if target.head == "none" and family.drawn:
+    if HEAD_NAMES[target.head].bare and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
             f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
@@ -140,22 +141,17 @@ def _source_config(model: Model) -> dict[str, Any]:
 
 def _with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
     """`source` for the class that has the model's head, with the model's labels."""
-    endings = {
-        "classification": "ForSequenceClassification",
-        "question_answering": "ForQuestionAnswering",
-        "causal_lm": family.language_model,
-        "none": "Model",
-    }
-    config = dict(source, architectures=[family.classes + endings[a.head]])
-    if a.head in ("classification", "question_answering"):  # transformers sizes the last layer by the labels
+    names = HEAD_NAMES[a.head]
+    config = dict(source, architectures=[names.class_name(family)])
+    if names.sized:
         problem = config.pop("problem_type", None)
         for key in ("id2label", "label2id", "num_labels"):
             config.pop(key, None)
-        if a.head == "classification":
+        if a.labels:
             config["id2label"] = {str(number): label for number, label in enumerate(a.labels)}
             config["label2id"] = {label: number for number, label in enumerate(a.labels)}
-            if problem is not None or a.problem != ("regression" if len(a.labels) == 1 else "single_label"):
-                config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
+        if names.problems and (problem is not None or a.problem != default_problem(a.labels)):
+            config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
     return config
 
 
@@ -171,7 +167,7 @@ def _with_biases(family: Family, a: Architecture) -> Architecture:
             if getattr(a, name) and not needed[name]:
                 raise CheckpointError(
                     f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
-                    "place for them; prune without adding them (FLAP: --no-compensate), then export."
+                    "place for them; prune without adding them (FLAP: Flap(compensate=False)), then export."
                 )
     return replace(a, **needed)
 
@@ -241,7 +237,7 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
         heads, neurons = ([getattr(size, name) for size in a.layers] for name in ("heads", "neurons"))
         raise CheckpointError(
             f"the layers differ in size ({_range(heads)} heads, {_range(neurons)} neurons), and a config.json has one "
-            f"size for all; prune with --uniform, or {_FILL}."
+            f"size for all; prune with Budget(uniform=True), or {_FILL}."
         )
     new, old = a.layers[0], dense.layers[0]
     if min(new.groups, new.neurons) < 1:
@@ -254,8 +250,8 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
     if "head_width" not in family.keys:
         raise CheckpointError(
             f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
-            "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
-            f"{_FILL}."
+            "say: the width of a head is hidden size / heads there; prune neurons only, with "
+            f"Budget(uniform=True, keep_heads=True), or {_FILL}."
         )
     raise CheckpointError(
         f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose heads "
@@ -353,7 +349,7 @@ def _tensors(
         tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
-    bare = target.head == "none"  # the class without a head has no prefix
+    bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {
         name if bare or name.startswith(outside) else family.prefix + name: stored
         for name, stored in fused(tensors, family).items()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checkpoint.files import listed
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..errors import DataError, SettingsError
@@ -248,6 +249,11 @@ def set_aside(task: Task, settings: Train) -> Task:
         task.split("validation")  # every epoch is scored on it: known to be there before the first
         return task
     train_texts = task.split("train")
+    if settings.keep == "last" and task.is_labelled("validation"):
+        raise SettingsError(
+            f"holdout ({settings.holdout}) has no effect with keep 'last' but to take texts from training: the "
+            "validation texts score it; leave one of the two out."
+        )
     if settings.holdout >= len(train_texts):
         raise SettingsError(
             f"holdout {settings.holdout} leaves nothing of {len(train_texts)} training texts; set aside fewer."
@@ -305,7 +311,7 @@ def prepare(model: Model, task: Task) -> Texts:
         return Texts(encoded, targets, warnings)
     absent = [name for number, name in enumerate(task.labels) if not np.any(labels == number)]
     if absent:
-        warnings += (f"no training text has label {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}.",)
+        warnings += (f"no training text has label {listed(absent)}.",)
     return Texts(encoded, found.outputs[labels].astype(np.int32), warnings)
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import one_line
+from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.load import tensor_names
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.write import check_writable, save
@@ -131,14 +132,14 @@ def peft_tensors(architecture: Architecture) -> dict[str, str]:
     def encoder(ours: str) -> bool:
         return not ours.startswith("head.") and (not ours.startswith("pooler.") or family.pretrained_pooler)
 
-    prefix = family.prefix if architecture.head != "none" else ""
+    prefix = "" if HEAD_NAMES[architecture.head].bare else family.prefix
     return {ours: (prefix if encoder(ours) else "") + name for ours, name in names.items()}
 
 
 def _saved_module(name: str, architecture: Architecture) -> str:
     """The module that PEFT keeps whole for this tensor: of a task head all of it, as PEFT itself does."""
     module = name.rpartition(".")[0]
-    encoder = architecture.head == "none" or name.startswith(FAMILIES[architecture.family].prefix)
+    encoder = HEAD_NAMES[architecture.head].bare or name.startswith(FAMILIES[architecture.family].prefix)
     return module if encoder else module.split(".")[0]
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import inside, listed, one_line
+from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.layout import separated
 from ..checkpoint.load import file_shape
 from ..checkpoint.manifest import check_finite, named_parameters
@@ -194,7 +195,7 @@ def _put_whole(
     """Put parameters that were saved whole in their places. Raises `CheckpointError` for one that does not fit."""
     a = base.architecture
     names, family = peft_tensors(a), FAMILIES[a.family]
-    prefix = family.prefix if a.head != "none" else ""
+    prefix = "" if HEAD_NAMES[a.head].bare else family.prefix
     found = {name: Stored(tensor.shape, tensor.dtype.name, lambda t=tensor: t) for name, tensor in whole.items()}
     encoder = {name.removeprefix(prefix): found.pop(name) for name in whole if name.startswith(prefix)}
     found |= {prefix + name: stored for name, stored in separated(encoder, family).items()}

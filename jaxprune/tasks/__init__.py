@@ -31,7 +31,7 @@ def load(name: str, data: str | Path | None = None, *, length: int | None = None
         return squad(data, version=2 if name == "squad2" else 1, max_length=length)
     if name == "text-classification":
         if data is None:
-            raise DataError("text-classification needs --data FOLDER with train.jsonl and validation.jsonl.")
+            raise DataError("text-classification needs data=FOLDER with train.jsonl and validation.jsonl.")
         return folder(data, max_length=length)
     if name == "text":
         return text(data, **options) if length is None else text(data, length=length, **options)

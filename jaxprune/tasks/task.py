@@ -72,7 +72,7 @@ class Task:
             cure = "calibration=FILE" if self.kind == "language" else "Calibration.of_texts(texts)"
             raise DataError(
                 f"{self.name} from {self.source} has no training texts to calibrate on; "
-                f"{'' if self.kind == 'language' else 'add train.jsonl there, or '}pass {cure} (--calibration-texts)."
+                f"{'' if self.kind == 'language' else 'add train.jsonl there, or '}pass {cure}."
             )
         if self.kind == "language":
             source = f"{self.source} (train)"
