@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             task,
             methods,
             budgets,
-            count=flags.samples(arguments, running=task.kind == "language"),
+            count=flags.samples(arguments, running=task.running),
             seeds=arguments.seeds,
             limit=arguments.limit,
             calibrate=lambda seed: flags.calibration(arguments, task, seed),

@@ -190,7 +190,7 @@ def samples(arguments: argparse.Namespace, running: bool) -> int:
 
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
-    running = task.kind == "language"
+    running = task.running
     count, file = samples(arguments, running), arguments.calibration_texts
     seed = int(arguments.seed if seed is None else seed)
     if file is None or running:

@@ -7,8 +7,9 @@ from pathlib import Path
 from ..errors import DataError
 from .example import Example, length_fields
 from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
+from .kinds import KINDS
 from .label_columns import read_labels
-from .task import SCORES, Task
+from .task import Task
 
 # What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
 _MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
@@ -43,8 +44,8 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
         kind=labels.kind,
         labels=labels.names,
         classes_from=labels.classes_from,
-        metric=SCORES[labels.kind][0],
-        beside=SCORES[labels.kind][1:],
+        metric=KINDS[labels.kind].scores[0],
+        beside=KINDS[labels.kind].scores[1:],
         train=train,
         validation=scored,
         source=str(path),
