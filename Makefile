@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-SOURCES := jaxprune tests experiments
+SOURCES := jaxprune tests experiments docs
 NEWER := jax==0.11.2 jaxlib==0.11.2 flax==0.12.12# beside constraints.txt; Python 3.12 or later
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help install demo test parity floors newer notebooks check format format-check lint types doctest golden clean
+.PHONY: help install demo test parity floors newer notebooks outputs docs wheel check format format-check lint types doctest
+.PHONY: golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -28,6 +29,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)/installed-parity: $(VENV)/installed
 	$(INSTALL) torch==2.13.0 peft==0.21.2
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+$(VENV)/installed-notebooks: $(VENV)/installed
+	$(INSTALL) -e '.[notebooks]'
 	@touch $@
 
 install: $(VENV)/installed ## make .venv with jaxprune and its test packages
@@ -56,6 +65,20 @@ newer: ## the tests on a newer JAX than constraints.txt pins; needs Python 3.12
 notebooks: $(VENV)/installed ## execute every notebook at tiny size
 	JAXPRUNE_TINY=1 $(BIN)/python experiments/run_notebook.py $(NOTEBOOKS)
 
+outputs: $(VENV)/installed-notebooks ## execute every notebook at full size and keep what it shows in its file
+	for notebook in $(NOTEBOOKS); do PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+
+docs: $(VENV)/installed-docs ## the documentation as a site in build/site; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: ## build the wheel, install it into an empty environment and run the demo there, away from the sources
+	rm -rf dist $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(VENV)-wheel && bin/python -c 'from importlib.resources import files; assert files("jaxprune").joinpath("py.typed").is_file()'
+	cd $(VENV)-wheel && bin/jaxprune demo --out demo
+
 check: format-check lint types test ## what a change must pass
 
 format: $(VENV)/installed-dev ## rewrite the sources in the one format
@@ -78,4 +101,4 @@ golden: $(VENV)/installed-parity ## make the golden files again, from transforme
 	$(BIN)/python experiments/make_golden.py
 
 clean: ## remove what the targets above have made, but not build/models
-	rm -rf $(VENV) $(VENV)-floors $(VENV)-newer .pytest_cache .ruff_cache .hypothesis dist build/demo
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-newer $(VENV)-wheel .pytest_cache .ruff_cache .hypothesis dist build/demo build/site

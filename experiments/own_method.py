@@ -1,4 +1,4 @@
-"""A pruning method of one's own, made from the parts in jaxprune/prune; README shows it.
+"""A pruning method of one's own, made from the parts in jaxprune/prune; docs/own-method.md shows it.
 
     python experiments/own_method.py --remove 0.6
     python experiments/own_method.py --model MODEL --task sst2 --data glue --remove 0.4 --out small

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .tasks.example import Example as Example
     from .tasks.task import Task as Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
 _HOMES = {

@@ -76,6 +76,7 @@ ALONE = [
     (lambda: jp.Budget(0.5, keep_heads=True), "keep_heads"),
     (lambda: Sampling(top_k=3), "top_k"),
     (lambda: Sampling(top_p=0.9), "top_p"),
+    (lambda: Sampling(seed=3), "seed"),
 ]
 
 
@@ -101,6 +102,7 @@ WITH_MODEL = [
         "temperature",
     ),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(save_minutes=1.0)), "save_minutes"),
+    (lambda g: jp.finetune(g.model, g.task, jp.Train(holdout=4, keep="last")), "holdout"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(distill=0.5)), "teacher"),
     (lambda g: jp.finetune(g.model, g.task, teacher=g.model), "teacher"),
     (lambda g: jp.prune_lora(g.model, g.task, teacher=g.model), "teacher"),
@@ -134,8 +136,7 @@ WITH_MODEL = [
 
 # Fields that have an effect wherever they may be given; seeds may stand where nothing is drawn.
 ALWAYS = {
-    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep holdout seed "
-    "result_dtype",
+    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep seed result_dtype",
     jp.Lora: "projections rslora train rank_pattern alpha_pattern",
     jp.PruneLora: "remove_heads remove_neurons rank_budget alpha rslora projections train",
     jp.Recap: "rounds epochs_per_round remove freeze share_of samples moments outer measure_on learning_rate",

@@ -1,4 +1,4 @@
-"""The method that README writes from the parts in jaxprune/prune."""
+"""The method that docs/own-method.md writes from the parts in jaxprune/prune."""
 
 import importlib.util
 import re
@@ -24,9 +24,9 @@ def own_method():
     return module
 
 
-def test_readme_shows_the_script_as_it_is():
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## A method of your own")[1].split("\n## ")[0]
-    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+def test_the_documentation_shows_the_script_as_it_is():
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     script = SCRIPT.read_text(encoding="utf-8")
     method = script.split("# --- the method\n")[1].split("# --- the script\n")[0]
     assert block.strip() == method.strip()

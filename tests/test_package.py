@@ -38,7 +38,7 @@ print(xla_bridge.backends_are_initialized(), dict(os.environ) == before, logging
 
 def test_installed_command_and_version():
     installed = distribution("jaxprune")
-    assert installed.version == "0.1.0"
+    assert installed.version == jaxprune.__version__ == "0.2.0"
     scripts = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
     assert scripts == {"jaxprune": "jaxprune.cli.main:main"}
 

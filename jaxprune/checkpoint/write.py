@@ -139,7 +139,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     except OSError as error:
         raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
     if present and not overwrite:
-        raise OutputError(f"{folder} exists and is not empty; choose another folder, or overwrite it.")
+        raise OutputError(f"{folder} exists and is not empty; choose another folder, or pass overwrite=True.")
     if present and MANIFEST not in present and EXPORTED not in present:
         raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
     config = ("config.json",) if EXPORTED in present else ()

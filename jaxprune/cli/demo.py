@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import tasks
 from ..assets import demo_data_path, demo_model_path
-from ..checkpoint import load
+from ..checkpoint import check_writable, load
 from ..model import Model
 from ..pruning.budget import Budget
 from ..report.bench import SHAPES, bench
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    check_writable(arguments.out)
     model = load(str(demo_model_path()))
     task = tasks.load("text-classification", str(demo_data_path()))
     kept: dict[str, Model] = {}

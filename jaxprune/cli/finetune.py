@@ -17,6 +17,7 @@ from ..errors import OutputError, SettingsError, UnknownHeadError
 from ..evaluation.label_map import HeadMismatch, match_labels
 from ..finetuning.finetune import finetune
 from ..finetuning.lora import Lora
+from ..finetuning.peft import check_adapter_output
 from ..finetuning.prune_lora import PruneLora, prune_lora
 from ..finetuning.run_store import Store, has_state
 from ..finetuning.settings import Train
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     training, method = _settings(arguments)
     out = arguments.out
     work = training_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
+    if arguments.adapter_out is not None:
+        check_adapter_output(arguments.adapter_out, arguments.resume)
     task = flags.task(arguments)
     task.split("train")
     model = load_for(task, arguments)

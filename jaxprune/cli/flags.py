@@ -15,10 +15,11 @@ from .. import tasks
 from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import CheckpointError, DataError, SettingsError, UnknownSettingError
+from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..model import Model
 from ..model.heads import head_of
 from ..pruning.budget import Budget
+from ..report.methods import METHODS, Method, method as method_of, settings_class
 from ..tasks.calibration import Calibration, overlap
 from ..tasks.example import length_fields
 
@@ -228,10 +229,13 @@ def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
 
 
 def budgets(arguments: argparse.Namespace) -> list[Budget]:
-    """One budget for every value of `--remove`. Raises `BudgetError`."""
+    """One budget for every value of `--remove`. Raises `BudgetError`, also for a value that is there twice."""
     values = arguments.remove if isinstance(arguments.remove, list) else [arguments.remove]
     given = _given(arguments, [field.name for field in dataclasses.fields(Budget) if field.name != "remove"])
-    return [Budget(remove=value, **given) for value in dict.fromkeys(values)]
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise BudgetError(f"--remove names {twice[0]} twice; name every budget once.")
+    return [Budget(remove=value, **given) for value in values]
 
 
 def add_settings(
@@ -261,6 +265,18 @@ def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str
     """The settings given on the command line, by field name."""
     names = dict.fromkeys(field.name for cls in classes for field in dataclasses.fields(cls))
     return _given(arguments, [name for name in names if name not in OWN])
+
+
+def method(arguments: argparse.Namespace) -> Method:
+    """The pruning method that the flags name, with its settings. Raises `SettingsError`, also for another's setting."""
+    given = settings(arguments, [settings_class(name) for name in METHODS])
+    own = [field.name for field in dataclasses.fields(settings_class(arguments.method)) if field.name not in OWN]
+    strange = [name for name in given if name not in own]
+    if strange:
+        raise SettingsError(
+            f"{flag(strange[0])} is not a setting of {arguments.method}; it has: {', '.join(map(flag, own)) or 'none'}."
+        )
+    return method_of(arguments.method, arguments.preset, **given)
 
 
 def flag(name: str) -> str:

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from ..checkpoint.hub import locate
 from ..errors import DataError
-from ..evaluation.generate import generate
+from ..evaluation.generate import generate, token_id
 from ..report.tables import facts_table
 from ..runtime.decode import Sampling
 from ..tasks.jsonl import read_texts
+from ..tokens.tokenizer import Tokenizer
 from . import flags
 from .outcome import Outcome
 
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the most likely token (0)")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N most likely tokens")
     parser.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold this share")
-    parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--seed", type=flags.seed, metavar="N", help="of the draws (0)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts that run together, at most (8)")
     parser.add_argument(
         "--end-token",
@@ -44,9 +46,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if not prompts:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     settings = {name: getattr(arguments, name) for name in SAMPLING}
-    Sampling(**{name: settings[name] for name in SAMPLING[:4]})  # in range before the model is read
-    model = flags.load(arguments)
+    Sampling(**{name: settings[name] for name in SAMPLING[:5]})  # in range before the model is read
     ends = [*(arguments.end_token or []), *(arguments.end_id or [])] or None
+    if arguments.end_token:  # so are the tokens
+        reader = Tokenizer.of(locate(arguments.model, arguments.revision).folder)
+        for token in arguments.end_token:
+            token_id(reader, token)
+    model = flags.load(arguments)
     found = generate(model, prompts, dtype=arguments.dtype, end_ids=ends, **settings)
     costs = found.as_json()
     said = [

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..checkpoint.config import as_config, family_of
+from ..checkpoint.files import listed
 from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
 from ..model import Architecture
@@ -61,15 +62,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "record": {name: entry for name, entry in record.items() if name != "source_config"} or None,
         "warnings": list(dict.fromkeys([*model.provenance.warnings, *record.get("warnings", [])])),
     }
-    shares = {name: value for name, value in record.get("removed", {}).items() if name != "length"}
     facts = {
         "family": f"{architecture.family}, hidden {architecture.hidden}, head width {architecture.head_width}",
-        "head": f"{architecture.head}{', ' if architecture.labels else ''}{', '.join(architecture.labels[:8])}",
+        "head": told_head(architecture),
         f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
         "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
         "bytes (float32)": si(data["bytes"], "B"),
         "weights on disk": f"{si(data['disk_bytes'], 'B')} in {types}",
-        "removed": ", ".join(f"{percent(value)} of {name}" for name, value in shares.items()) or None,
+        "removed": told_removed(record),
         **{name.replace("_", " "): record.get(name) for name in SHOWN},
     }
     before = dense_architecture(record)
@@ -77,6 +77,20 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome(
         data, (facts_table(arguments.model, facts), layers_table(architecture, length, before if changed else None))
     )
+
+
+def told_head(architecture: Architecture) -> str:
+    """The head, with how many labels it has and the first of them."""
+    if not architecture.labels:
+        return architecture.head
+    return f"{architecture.head} of {len(architecture.labels)}: {listed(architecture.labels)}"
+
+
+def told_removed(record: Mapping[str, Any]) -> str | None:
+    """The shares that a pruning took, and the text length at which FLOPs were counted then."""
+    shares = [f"{percent(value)} of {name}" for name, value in record.get("removed", {}).items()]
+    length = (record.get("budget") or {}).get("length")
+    return ", ".join(shares) + (f" (FLOPs at {length} tokens)" if length else "") if shares else None
 
 
 def dense_architecture(record: Mapping[str, Any]) -> Architecture | None:

@@ -17,6 +17,7 @@ from ..errors import JaxpruneError
 from ..jsonio import dumps
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
+from .told import in_flags
 
 COMMANDS = (prune, finetune, recap, evaluate, generate, compare, plan, inspect, bench, export, demo)
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --version have printed already
         return stop.code if isinstance(stop.code, int) else 0
     except JaxpruneError as error:
-        return _fail(_line(error), as_json, 2)
+        return _fail(in_flags(_line(error), _names()), as_json, 2)
     except KeyboardInterrupt as stop:
         return _fail(_line(stop) or "interrupted.", as_json, 130)
     except OSError as error:
@@ -74,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"internal error, please report it: {type(error).__name__}: {_line(error)}", as_json, 1)
     _show(outcome, as_json)
     return 0
+
+
+def _names() -> set[str]:
+    """What all flags of all commands are called in Python."""
+    commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return {action.dest for command in commands.choices.values() for action in command._actions}
 
 
 def _run(argv: Sequence[str]) -> Outcome:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..report.methods import METHODS, method
+from ..report.methods import METHODS, settings_class
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
@@ -16,13 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
-    parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts (0)")
+    flags.add_storage(parser)
+    flags.add_mesh(parser)
+    parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts, seeds the method (0)")
+    flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), method(arguments.method, arguments.preset)
-    task = flags.task(arguments)
-    model = flags.load(arguments)
+    budgets, chosen = flags.budgets(arguments), flags.method(arguments)
+    task, where = flags.task(arguments), flags.placement(arguments)
+    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:
         calibration = flags.calibration(arguments, task)
     elif arguments.calibration_texts is not None:
@@ -30,7 +33,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     else:
         calibration = flags.samples(arguments, running=False)
     length = arguments.seq_len if isinstance(calibration, int) else None
-    result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length)
+    result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length, **where)
     dense, counted, forwards = result["dense"], result["calibration"], result["dense_forwards"]
     pruned = [result["pruned"]] if len(budgets) == 1 else result["pruned"]
 

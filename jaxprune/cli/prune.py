@@ -3,21 +3,26 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..checkpoint import check_output, save
 from ..checkpoint.dtypes import as_saved
-from ..checkpoint.manifest import MANIFEST
+from ..checkpoint.manifest import EXPORTED, MANIFEST
 from ..errors import DataError, OutputError, SettingsError
 from ..evaluation.evaluate import evaluate
-from ..model import Model
+from ..model import Architecture, Model
 from ..pruning.budget import Budget
 from ..pruning.measured import Measured, has_measured
-from ..report.methods import METHODS, Method, method, settings_class
+from ..report.methods import METHODS, Method, settings_class
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
 from ..runtime.events import OnStep
+from ..tasks.calibration import Calibration
+from ..tasks.example import MAX_LENGTH
 from . import flags
 from .finetune import hint
 from .outcome import Outcome, on_disk, told_on_disk
@@ -58,21 +63,23 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
-    chosen = _method(arguments)
+    chosen = flags.method(arguments)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
-    if len(folders) > 1 and (arguments.out / MANIFEST).exists():
+    if len(folders) > 1 and any((arguments.out / name).exists() for name in (MANIFEST, EXPORTED, "config.json")):
         raise OutputError(f"{arguments.out} holds a model; name another folder for {len(folders)} of them.")
     work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
-    scored = _is_scored(arguments, task)
+    scored = _is_scored(arguments, task, getattr(chosen.settings, "needs_texts", True))
     where = flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
-    if task is None:
+    if task is not None:
+        calibration = flags.calibration(arguments, task)
+    elif arguments.calibration_texts is not None:
         calibration = flags.calibration_alone(arguments, model.architecture)
     else:
-        calibration = flags.calibration(arguments, task)
+        calibration = made_up(model.architecture, chosen.name, arguments.seq_len)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or calibration.max_length)
 
@@ -105,12 +112,30 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome({**shared, **together}, tuple(show))
 
 
-def _is_scored(arguments: argparse.Namespace, task: Any) -> bool:
+def made_up(architecture: Architecture, method: str, length: int | None) -> Calibration:
+    """Stands in for calibration texts where a method measures none: what is left is to check that cutting is exact.
+
+    FLOPs are counted at `length` tokens (None: 128, or as many as the model reads).
+    """
+    longest = architecture.max_positions if architecture.positions != "none" else MAX_LENGTH
+    if length is not None and length > longest:
+        raise DataError(f"texts of {length} tokens do not fit the model's {architecture.limit}.")
+    ids = np.random.RandomState(0).randint(architecture.vocab, size=(8, length or min(MAX_LENGTH, longest)))
+    found = Calibration.of_ids(ids, None, source=f"none: {method} measures no texts, made-up token ids check the cut")
+    return replace(found, warnings=())
+
+
+def _is_scored(arguments: argparse.Namespace, task: Any, needs_texts: bool) -> bool:
     """Whether there is a task to score on, and wanted. Raises `DataError` for what is missing, before the work."""
     if task is None and arguments.evaluate:
         raise DataError("--evaluate needs a task to score on; name it with --task.")
     if task is None and arguments.calibration_texts is None:
-        raise DataError("there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts.")
+        if needs_texts:
+            raise DataError(
+                "there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts."
+            )
+        if arguments.calibration_samples is not None:
+            raise DataError("--calibration-samples has no effect without texts; leave it out.")
     if task is None or arguments.evaluate is False:
         return False
     try:
@@ -133,11 +158,6 @@ def run_folder(out: Path, resume: bool, chosen: Method) -> Path:
     if resume and not has_measured(work):
         print(f"jaxprune: {work} holds nothing to go on from: the run starts anew.", file=sys.stderr)
     return work
-
-
-def _method(arguments: argparse.Namespace) -> Method:
-    given = flags.settings(arguments, [settings_class(name) for name in METHODS])
-    return method(arguments.method, arguments.preset, **given)
 
 
 def _folders(out: Path, budgets: list[Budget]) -> list[Path]:

@@ -18,4 +18,5 @@ def chance_level(
     bar = chance + 2 * (1.0 if correlation else (chance * (1 - chance)) ** 0.5) / count**0.5
     if score > bar or bar >= 1:
         return ()
-    return (f"{metric} {score:.4f} on {count} examples is at chance level (one answer to all: {chance:.4f}): {advice}",)
+    said = "is no better than" if score <= chance else "cannot be told from"
+    return (f"{metric} {score:.4f} on {count} examples {said} one answer to all ({chance:.4f}): {advice}",)

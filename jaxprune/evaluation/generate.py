@@ -41,7 +41,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     end_ids: Sequence[int | str] | None = None,
     batch: int | None = None,
     dtype: Any = jnp.float32,
@@ -61,10 +61,10 @@ def generate(
             raise DataError(f"prompt {number} is {str(entry)[:40]!r}; give a text that is not empty.")
     drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     drawn |= {"top_k": top_k, "top_p": top_p}
-    Sampling(**drawn)  # checked before the tokenizer is read
+    Sampling(**drawn, seed=seed)  # checked before the tokenizer is read
     reader, programs = Tokenizer.of(model.with_tokenizer(tokenizer)), Programs() if programs is None else programs
     asked = reader.prompts(texts)
-    ends = None if end_ids is None else [_token(reader, entry) for entry in end_ids]
+    ends = None if end_ids is None else [token_id(reader, entry) for entry in end_ids]
     began, compiled = time.perf_counter(), programs.compile_seconds
     found = generate_ids(model, asked, **drawn, seed=seed, end_ids=ends, batch=batch, dtype=dtype, programs=programs)
     compile_seconds = programs.compile_seconds - compiled
@@ -84,8 +84,8 @@ def generate(
     )
 
 
-def _token(tokenizer: Tokenizer, entry: int | str) -> int:
-    """The id of a token that ends a text."""
+def token_id(tokenizer: Tokenizer, entry: int | str) -> int:
+    """The id of a token that ends a text. Raises `SettingsError` for a name that the tokenizer does not have."""
     number = tokenizer.backend.token_to_id(entry) if isinstance(entry, str) else entry
     if number is None:
         raise SettingsError(

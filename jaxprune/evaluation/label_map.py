@@ -83,11 +83,12 @@ def _classes_as_values(a: Architecture, task: Task) -> _Read:
     if values is None or len(a.labels) != 1:
         return task, ()
     if set(values) <= {0.0, 1.0}:
-        raise DataError(
+        error = DataError(
             f"{task.name}: labels 0 and 1 can be values or no and yes to a model with one output; write 0.0 "
-            'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its '
-            'config.json (problem="multi_label" of jp.load).'
+            'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its config.json.'
         )
+        error.add_note('problem="multi_label" of jp.load does the same.')
+        raise error
     told = f"labels such as {task.labels[-1]} were read as values: the model's head is a regression."
     return _with_labels(task, "regression", ("score",), lambda label: values[cast(int, label)]), (told,)
 

@@ -32,7 +32,7 @@ from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes,
 from ..model.model import REGAIN, Model
 
 _WHERE = "the exported config.json"
-_FILL = "fill it up with zeros (--fill-zeros: the source's sizes, the same outputs, no speed-up)"
+_FILL = "fill it up with zeros (fill_zeros=True: the source's sizes, the same outputs, no speed-up)"
 # Fields of the architecture that one setting of a config.json switches together: our name of its key -> the fields.
 _BIASES = {
     "attention_bias": ("attention_bias", "output_bias"),
@@ -167,7 +167,7 @@ def _with_biases(family: Family, a: Architecture) -> Architecture:
             if getattr(a, name) and not needed[name]:
                 raise CheckpointError(
                     f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
-                    "place for them; prune without adding them (FLAP: --no-compensate), then export."
+                    "place for them; prune without adding them (FLAP: Flap(compensate=False)), then export."
                 )
     return replace(a, **needed)
 
@@ -237,7 +237,7 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
         heads, neurons = ([getattr(size, name) for size in a.layers] for name in ("heads", "neurons"))
         raise CheckpointError(
             f"the layers differ in size ({_range(heads)} heads, {_range(neurons)} neurons), and a config.json has one "
-            f"size for all; prune with --uniform, or {_FILL}."
+            f"size for all; prune with Budget(uniform=True), or {_FILL}."
         )
     new, old = a.layers[0], dense.layers[0]
     if min(new.groups, new.neurons) < 1:
@@ -250,8 +250,8 @@ def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None
     if "head_width" not in family.keys:
         raise CheckpointError(
             f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
-            "say: the width of a head is hidden size / heads there; prune neurons only (--uniform --keep-heads), or "
-            f"{_FILL}."
+            "say: the width of a head is hidden size / heads there; prune neurons only, with "
+            f"Budget(uniform=True, keep_heads=True), or {_FILL}."
         )
     raise CheckpointError(
         f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose heads "

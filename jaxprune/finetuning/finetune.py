@@ -244,6 +244,11 @@ def set_aside(task: Task, settings: Train) -> Task:
         task.split("validation")  # every epoch is scored on it: known to be there before the first
         return task
     train_texts = task.split("train")
+    if settings.keep == "last" and task.is_labelled("validation"):
+        raise SettingsError(
+            f"holdout ({settings.holdout}) has no effect with keep 'last' but to take texts from training: the "
+            "validation texts score it; leave one of the two out."
+        )
     if settings.holdout >= len(train_texts):
         raise SettingsError(
             f"holdout {settings.holdout} leaves nothing of {len(train_texts)} training texts; set aside fewer."

@@ -54,7 +54,13 @@ class Train:
     )
     distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
     keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
-    holdout: int = field(default=0, metadata={"help": "training texts set aside to find the best epoch; 0: validation"})
+    holdout: int = field(
+        default=0,
+        metadata={
+            "help": "training texts set aside to find the best epoch, or without others to score the last; 0: "
+            "validation"
+        },
+    )
     save_minutes: float | None = field(
         default=None, metadata={"help": f"minutes between saved states within an epoch; {SAVE_MINUTES:g} by default"}
     )

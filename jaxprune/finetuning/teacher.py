@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..checkpoint.files import listed
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
@@ -29,14 +30,22 @@ def check_teacher(architecture: Architecture, teacher: Model | None, settings: T
     t = teacher.architecture
     if (t.head, t.problem) != (a.head, a.problem) or len(t.labels) != len(a.labels):
         raise SettingsError(
-            f"the teacher's head ({t.head}, {t.problem}, labels {', '.join(t.labels) or 'none'}) is not the model's "
-            f"({a.head}, {a.problem}, labels {', '.join(a.labels) or 'none'}); take a teacher tuned for this task."
+            f"the teacher's head ({_told_head(t)}) is not the model's ({_told_head(a)}); take a teacher tuned for "
+            "this task."
         )
     if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
         raise SettingsError(
             f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "
             f"({len(a.layers)} of {a.hidden}) cannot be compared; set distill_hidden to 0."
         )
+
+
+def _told_head(architecture: Architecture) -> str:
+    """What kind a head is of, with the first of its labels."""
+    a = architecture
+    if not a.labels:
+        return a.head
+    return f"{head_of(a).name}, {len(a.labels)} label{'' if len(a.labels) == 1 else 's'}: {listed(a.labels)}"
 
 
 def fitting(
@@ -110,7 +119,8 @@ def _check_tokens(
     """
     ours, rows = Tokenizer.of(model), teacher.architecture.vocab
     try:
-        theirs = replace(Tokenizer.of(teacher), longest=ours.longest)  # cut as ours are
+        # Cut as ours are; what is beyond its embedding is looked for below.
+        theirs = replace(Tokenizer.of(teacher), longest=ours.longest, rows=None)
     except CheckpointError as error:
         _check_ids(encoded, encoded, ours, ours, rows)
         return (f"that the teacher reads the same token ids could not be checked: {error}",)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checkpoint.files import listed
 from ..evaluation.label_map import LabelMap, match_labels
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..model import Model
@@ -67,8 +68,7 @@ def _one_class(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
     absent = [name for number, name in enumerate(found.task.labels) if number not in there]
     if not absent:
         return texts
-    names = f"{', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}"
-    return texts._replace(warnings=(*texts.warnings, f"no training text has label {names}."))
+    return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
 
 
 def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:

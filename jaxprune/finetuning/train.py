@@ -239,9 +239,19 @@ def training_fingerprint(
         "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
         "scaling of adapters": digest(*jax.tree.leaves(scaling)),
         "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
-        "texts": digest(*(batch.ids for batch in first)),
+        "texts": digest(*_texts_of(first)),
         "labels": digest(targets),
     }
+
+
+def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
+    """The token ids of every text in batches, by its number: whatever rows and batches they lie in."""
+    found: dict[int, np.ndarray] = {}
+    for batch in batches:
+        ids, segments, index = (np.asarray(part) for part in (batch.ids, batch.segments, batch.index))
+        for row, place in np.argwhere(index >= 0):
+            found[int(index[row, place])] = ids[row, segments[row] == place + 1]
+    return [np.append(found[number], -1) for number in sorted(found)]  # -1: where a text ends
 
 
 def digest_of(value: Any) -> str:

@@ -8,10 +8,12 @@ searches) is taken to grow with the number of layers and of batches.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ..model import Architecture, Batch, Model
 from ..pruning.budget import Budget
@@ -47,8 +49,19 @@ class _Probe:
 Probes = dict[tuple[int, int], _Probe]  # by layers and batches, 1 and 2
 
 
-def forecast(model: Model, method: Method, budgets: Sequence[Budget], lengths: Sequence[int]) -> Forecast:
+def forecast(
+    model: Model,
+    method: Method,
+    budgets: Sequence[Budget],
+    lengths: Sequence[int],
+    *,
+    mesh: Mesh | None = None,
+    stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
+) -> Forecast:
     """Run `method` on a beginning of `model` and made-up texts of these lengths (tokens), and extrapolate.
+
+    `mesh`, `stream` and `keep_bytes` are those of the run to come.
 
     Takes about as long as a run on two layers and six batches, and compiles what the run itself will. Raises
     `BudgetError` where the budget leaves nothing.
@@ -60,16 +73,17 @@ def forecast(model: Model, method: Method, budgets: Sequence[Budget], lengths: S
     texts = [[ids[number] for number in np.unique(batch.index) if number >= 0] for batch in batches[:2]]
     layers, count = len(model.architecture.layers), len(batches)
     per_call: dict[str, list[float]] = defaultdict(list)
+    devices = Devices(mesh, stream)
 
     def total(budgets: Sequence[Budget]) -> tuple[float, Probes]:
         """Seconds of the whole run, compilation apart; what is kept between passes only in part counts in part."""
-        share, features = _kept(model.architecture, batches)
+        share, features = _kept(model.architecture, batches, keep_bytes, devices)
         found = []
         for outputs in sorted({math.floor(share), math.ceil(share)}):  # none and all, where a part is kept
             keep = [
-                KEEP_BYTES if outputs else features * KeptPasses.needed(model.architecture, batches[:n]) for n in (1, 2)
+                keep_bytes if outputs else features * KeptPasses.needed(model.architecture, batches[:n]) for n in (1, 2)
             ]
-            probes = _probes(model, method, budgets, texts, keep, per_call)
+            probes = _probes(model, method, budgets, texts, keep, per_call, {"mesh": mesh, "stream": stream})
             found.append((_seconds(probes, layers, count, per_call), probes))
         # The first of them compiled what both need.
         return share * found[-1][0] + (1 - share) * found[0][0], found[0][1]
@@ -93,6 +107,7 @@ def _probes(
     texts: Sequence[Sequence[np.ndarray]],
     keep: Sequence[int],
     per_call: dict[str, list[float]],
+    where: Mapping[str, Any],
 ) -> Probes:
     probes: Probes = {}
     for depth in (1, 2):
@@ -106,7 +121,7 @@ def _probes(
                 per_call[name].append(seconds)
 
             with watched(heard) as spent:
-                results = method.run(small, Calibration.of_ids(given, None), budgets, keep_bytes=keep_bytes)
+                results = method.run(small, Calibration.of_ids(given, None), budgets, keep_bytes=keep_bytes, **where)
             records = [result.provenance.record for result in results]
             probe.compiling = sum(record["compile_seconds"] for record in records)
             probe.host = sum(record["seconds"] for record in records) - probe.compiling - spent()
@@ -153,9 +168,11 @@ def _beginning(model: Model, depth: int) -> Model:
     return Model(architecture, {**model.params, "layers": [model.params["layers"][middle]] * depth})
 
 
-def _kept(architecture: Architecture, batches: Sequence[Batch]) -> tuple[float, bool]:
+def _kept(
+    architecture: Architecture, batches: Sequence[Batch], keep_bytes: int, devices: Devices
+) -> tuple[float, bool]:
     """The share of dense outputs that a run keeps, and whether it keeps features."""
-    kept = KeptPasses.within(KEEP_BYTES, architecture, batches, Devices())
+    kept = KeptPasses.within(keep_bytes, architecture, batches, devices)
     outputs = 4 * architecture.hidden * batches[0].ids.size
     whole = len(batches) * len(architecture.sublayers())
     return min(kept.bytes_left // outputs, whole) / whole, kept.features

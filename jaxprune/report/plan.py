@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from ..errors import BudgetError, DataError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
@@ -29,14 +32,18 @@ def plan(
     *,
     length: int | None = None,
     tokenizer: Any = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
+    keep_bytes: int = KEEP_BYTES,
 ) -> dict[str, Any]:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
     each (None: `budget.length`, else 128). `method`: K-prune, unless another is named (`report.methods.method`).
-    `tokenizer` takes the place of the model's own. Seconds come from the method itself, run on one and two layers
-    (`forecast`), and hold for this process: what it has
-    compiled before costs nothing. The rest is arithmetic. `assumptions` says in words what the estimates rest on,
+    `tokenizer` takes the place of the model's own; `mesh`, `stream` and `keep_bytes` are those of the run to come.
+    Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process: what it has
+    compiled before costs nothing. Peak bytes are predicted for K-prune on one device that holds the weights, else None.
+    The rest is arithmetic. `assumptions` says in words what the estimates rest on,
     `warnings` what is doubtful. "pruned" is a list where budgets are a sequence. Raises `BudgetError`, `DataError`.
     """
     model = model.with_tokenizer(tokenizer)
@@ -48,13 +55,15 @@ def plan(
     texts, tokens = len(lengths), sum(lengths)
     counted_at = budgets[0].length or math.ceil(tokens / texts)
     left = [_left(architecture, entry, entry.length or counted_at) for entry in budgets]
-    found = forecast(model, chosen, budgets, lengths)
+    found = forecast(model, chosen, budgets, lengths, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
+    # The formula is of one device that has all weights.
+    predicted = chosen.name == "kprune" and mesh is None and not stream
     assumptions += [
         "FLOPs and parameters: what a budget does not count is left in the same share as what it does; the split "
         "between heads and neurons decides.",
         "seconds: measured here on one and two layers of the model; evaluation and loading apart.",
-        "bytes: float32; those of peak are predicted for K-prune alone, and arrays: Python, its libraries and what "
-        "they do come to it (host_peak_bytes: the whole process so far).",
+        "bytes: float32; those of peak are predicted for K-prune on one device that holds the weights, and arrays: "
+        "Python, its libraries and what they do come to it (host_peak_bytes: the whole process so far).",
     ]
     return {
         "method": chosen.name,
@@ -73,7 +82,7 @@ def plan(
         "dense_forwards": {"first": found.first_forwards, "further": found.further_forwards},
         "compile_seconds": found.compile_seconds,
         "seconds": found.seconds,
-        "peak_bytes": peak_bytes(architecture, tokens) if chosen.name == "kprune" else None,
+        "peak_bytes": peak_bytes(architecture, tokens, keep_bytes, _bytes_of(model)) if predicted else None,
         "assumptions": assumptions,
         "host_peak_bytes": host_peak_bytes(),
         "warnings": warnings,
@@ -97,9 +106,17 @@ def _left(architecture: Architecture, budget: Budget, length: int) -> dict[str, 
     }
 
 
-def peak_bytes(architecture: Architecture, tokens: int, keep_bytes: int = KEEP_BYTES) -> dict[str, int]:
+def _bytes_of(model: Model) -> int:
+    """Of all weights, in the types that they are kept in."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+
+
+def peak_bytes(
+    architecture: Architecture, tokens: int, keep_bytes: int = KEEP_BYTES, weights: int | None = None
+) -> dict[str, int]:
     """The parts of a K-prune run's memory, its two phases, and under "total" the larger of them.
 
+    `weights` are the bytes of all of them (None: of float32).
     Only `streams`, and up to `keep_bytes` what is kept between passes, grow with the calibration texts. Temporaries are
     the features of the widest sublayer and what is computed from them on the way back: an estimate, not a bound.
     """
@@ -109,7 +126,7 @@ def peak_bytes(architecture: Architecture, tokens: int, keep_bytes: int = KEEP_B
     features = max(max(pair) for pair in units)
     scores = max(size.heads for size in a.layers) * length  # per token: one row of every head's attention matrix
     parts = {
-        "parameters": FLOAT_BYTES * whole_parameters(a),
+        "parameters": FLOAT_BYTES * whole_parameters(a) if weights is None else weights,
         "statistics": FLOAT_BYTES * sum(n * n + a.hidden**2 for pair in units for n in pair),  # Grams and sensitivities
         # One batch on its way up leaves the stream and the input projections of every sublayer for the way back.
         "batch": FLOAT_BYTES * batch_tokens() * sum(2 * a.hidden + _projected(a, size) for size in a.layers),

@@ -43,6 +43,7 @@ class Sampling:
     temperature: float = 0.0  # 0: the most likely one
     top_k: int | None = None  # among the k most likely
     top_p: float | None = None  # among the fewest that hold this probability
+    seed: int | None = None  # of the draws; None: 0
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
@@ -53,8 +54,14 @@ class Sampling:
             raise SettingsError(f"top_k must be at least 1, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p must lie in (0, 1], got {self.top_p}.")
-        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
-            raise SettingsError("top_k and top_p are for drawing, temperature 0 draws nothing; pass temperature=1.0.")
+        if self.seed is not None:
+            check_seed(self.seed)
+        drawing = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) is not None]
+        if self.temperature == 0 and drawing:
+            raise SettingsError(
+                f"{drawing[0]} has no effect at temperature 0, which draws nothing; leave it out, or pass "
+                "temperature=1.0."
+            )
 
 
 class Generated(NamedTuple):
@@ -74,7 +81,7 @@ def generate_ids(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     end_ids: Sequence[int] | None = None,
     batch: int | None = None,
     dtype: Any = jnp.float32,
@@ -85,19 +92,18 @@ def generate_ids(
     `prompts` is a list of lists of token ids, or an array [rows, length], padded on any side where `attention_mask` is
     0. The most likely token is taken each time; with a `temperature` above 0 one is drawn, of the `top_k` best or of
     the best that hold `top_p` together. A row ends with one of `end_ids` (default: the model's own; (): never). In
-    float32 what a row says does not depend on the rows beside it, up to ties within a rounding: draws go by `seed` and
-    the row's number. `batch` rows run together (None: all). `dtype` is the compute type; in bfloat16 a batch of another
-    size or width rounds otherwise, and a row may go another way after some tokens: for texts that do not depend on the
-    batch, use float32. `programs` keeps the books of what is compiled: lengths are rounded up,
-    so that prompts of about the same length share a program, and so do all temperatures, `top_p`s and seeds.
+    float32 what a row says does not depend on the rows beside it, up to ties within a rounding: draws go by `seed`
+    (None: 0) and the row's number. `batch` rows run together (None: all). `dtype` is the compute type; in bfloat16 a
+    batch of another size or width rounds otherwise, and a row may go another way after some tokens: for texts that do
+    not depend on the batch, use float32. `programs` keeps the books of what is compiled: lengths are rounded up, so
+    that prompts of about the same length share a program, and so do all temperatures, `top_p`s and seeds.
 
     Raises `SettingsError` for settings outside their range; `DataError` for a model that is no language model, an empty
     prompt, foreign ids, or more tokens than the model has positions; `NumericalError` for NaN or Inf in the logits.
     """
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     a, asked = model.architecture, _rows(prompts, attention_mask)
     _check(a, asked, max_new_tokens)
-    check_seed(seed)
     if batch is not None and batch < 1:
         raise SettingsError(f"batch must be at least 1, got {batch}.")
     foreign = [number for number in end_ids or () if not 0 <= number < a.vocab]
@@ -105,7 +111,7 @@ def generate_ids(
         raise SettingsError(f"end_ids has {foreign[0]}, which is no token: the model's embedding has {a.vocab} rows.")
     ends = np.array(a.end_ids if end_ids is None else tuple(end_ids), np.int32)
     odds = None if temperature == 0 else Odds(*map(np.float32, (temperature, 1.0 if top_p is None else top_p)))
-    params, key = jax.device_put(model.params), jax.random.key(seed)
+    params, key = jax.device_put(model.params), jax.random.key(seed or 0)
     programs, size = Programs() if programs is None else programs, min(batch or len(asked), len(asked))
     width, room = _rounded(max(map(len, asked))), _rounded(max_new_tokens)
     found = []

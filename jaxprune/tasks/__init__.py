@@ -38,7 +38,7 @@ def load(name: str, data: str | Path | None = None, *, length: int | None = None
         return _LOADERS[name](data, max_length=length)
     if name in _OWN:
         if data is None:
-            raise DataError(f"{name} needs --data FOLDER with train.jsonl and validation.jsonl.")
+            raise DataError(f"{name} needs data=FOLDER with train.jsonl and validation.jsonl.")
         return _OWN[name](data, max_length=length)
     if name == "text":
         return text(data, **options) if length is None else text(data, length=length, **options)

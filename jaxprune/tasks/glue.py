@@ -130,5 +130,5 @@ def from_hub(dataset: str, config: str | None = None) -> dict[str, list[Row]]:
     except Exception as error:  # the package raises a dozen kinds, most of them for "no network"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{shortly} does not load from the hub: {reason}; check the network, or name local files with --data."
+            f"{shortly} does not load from the hub: {reason}; check the network, or name local files."
         ) from error

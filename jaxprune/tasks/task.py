@@ -72,7 +72,7 @@ class Task:
             cure = "calibration=FILE" if self.running else "Calibration.of_texts(texts)"
             raise DataError(
                 f"{self.name} from {self.source} has no training texts to calibrate on; "
-                f"{'' if self.running else 'add train.jsonl there, or '}pass {cure} (--calibration-texts)."
+                f"{'' if self.running else 'add train.jsonl there, or '}pass {cure}."
             )
         if self.running:
             source = f"{self.source} (train)"

@@ -27,7 +27,7 @@ def test_evaluate_scores_the_split_that_is_named(cli, inputs, monkeypatch):
     run = cli.json("evaluate", *task(inputs), "--split", "train")
     assert (run.code, run.data["split"], run.data["examples"]) == (0, "train", 64)
     assert cli.json("evaluate", *task(inputs)).data["split"] == "validation"
-    monkeypatch.setattr("jaxprune.checkpoint.load", lambda *_, **__: pytest.fail("the model was read"))
+    monkeypatch.setattr("jaxprune.cli.flags.read", lambda *_, **__: pytest.fail("the model was read"))
     run = cli("evaluate", *task(inputs), "--split", "test")
     assert run.code == 2 and 'no examples in split "test"; labelled are train, validation.' in run.err
 
@@ -48,7 +48,7 @@ def test_compare_writes_table_json_and_plot(cli, inputs, tmp_path):
 
 
 def test_compare_asks_for_a_place_that_can_be_written_before_the_work(cli, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxprune.checkpoint.load", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr("jaxprune.cli.flags.read", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").write_text("x")
     run = cli("compare", *task(inputs), "--remove", 0.5, "--out", tmp_path / "file" / "out")
     assert run.code == 2 and f"{tmp_path / 'file'} cannot be written" in run.err

@@ -60,7 +60,7 @@ def test_a_setting_of_another_method_is_refused(cli):
 )
 def test_bad_inputs_stop_before_the_first_forward_pass(cli, inputs, tmp_path, monkeypatch, change, says):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("jaxprune.evaluation.evaluate.evaluate", lambda *_, **__: pytest.fail("a forward pass began"))
+    monkeypatch.setattr("jaxprune.cli.prune.evaluate", lambda *_, **__: pytest.fail("a forward pass began"))
     words = {"--model": inputs.model, "--task": "text-classification", "--data": inputs.data, "--remove": "0.5"}
     words |= {"--out": str(tmp_path / "small"), "--calibration-samples": "16", change[0]: change[1]}
     run = cli("prune", *(word for pair in words.items() for word in pair))
@@ -84,7 +84,7 @@ def test_what_goes_wrong_inside_is_told_in_json(cli, monkeypatch, error, code, s
         print("noise")
         raise error
 
-    monkeypatch.setattr("jaxprune.checkpoint.load", load)
+    monkeypatch.setattr("jaxprune.cli.flags.read", load)
     run = cli.json("inspect", "--model", "m")
     assert run.code == code and says in run.data["error"]
     assert "noise" in run.err  # libraries that print do not reach stdout

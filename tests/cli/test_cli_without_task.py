@@ -75,9 +75,26 @@ def test_plan_reads_texts_alone(cli, inputs, texts, monkeypatch):
     assert planned[0].hash == Calibration.of_texts(TEXTS).hash
 
 
+@pytest.mark.parametrize("method", ["magnitude", "random"])
+def test_methods_that_measure_no_texts_need_none(cli, inputs, texts, tmp_path, method):
+    """And cut what they cut with texts; FLOPs are counted at as many tokens as the model reads, or as are asked for."""
+    words = ("--model", inputs.model, "--remove", 0.5, "--method", method, "--cost", "params")
+    alone = cli.json("prune", *words, "--out", tmp_path / "alone")
+    assert alone.code == 0, alone.err
+    given = cli.json("prune", *words, "--calibration-texts", texts, "--out", tmp_path / "given").data
+    assert alone.data["layers"] == given["layers"] and alone.data["masked_vs_cut"] < 1e-5
+    assert alone.data["calibration"]["source"] == f"none: {method} measures no texts, made-up token ids check the cut"
+    assert alone.data["budget"]["length"] == 32 and not any("texts" in entry for entry in alone.data["warnings"])
+    asked = cli.json("prune", *words, "--seq-len", 7, "--out", tmp_path / "asked").data
+    assert asked["budget"]["length"] == 7
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
+        (("--method", "magnitude", "--repair", "weights"), "there are no texts to calibrate on"),
+        (("--method", "random", "--calibration-samples", 9), "--calibration-samples has no effect without texts"),
+        (("--method", "magnitude", "--seq-len", 99), "texts of 99 tokens do not fit the model's 32 positions"),
         ((), "there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts."),
         (("--calibration-texts", "TEXTS", "--data", "x"), "--data is for a task, and none is named"),
         (("--calibration-texts", "TEXTS", "--windows", 2), "--windows is for a task, and none is named"),

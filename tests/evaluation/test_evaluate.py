@@ -142,7 +142,7 @@ def test_chance_level_is_doubted(tiny):
     truth = logits_of(model, task).argmax(axis=1).tolist()
     assert 0 < sum(truth) < 8
     (doubt,) = evaluate(model, make_task([1 - label for label in truth])).warnings
-    assert "accuracy 0.0000 on 8 examples is at chance level" in doubt
+    assert "accuracy 0.0000 on 8 examples is no better than one answer to all" in doubt
     assert evaluate(model, make_task(truth)).warnings == ()
 
 

@@ -165,7 +165,7 @@ def test_biases_that_a_family_has_no_place_for_are_refused(tmp_path, family, say
 def test_uneven_layers_are_filled_up_with_zeros(tmp_path, family):
     model = dense(tmp_path, family)
     small = pruned(model, [0, 2], [1, 7], [], [0, 3, 9])
-    with pytest.raises(CheckpointError, match=r"0 to 2 heads, 2 to 3 neurons.*--uniform.*--fill-zeros"):
+    with pytest.raises(CheckpointError, match=r"0 to 2 heads, 2 to 3 neurons.*Budget.uniform=True.*fill_zeros=True"):
         jp.export(small, tmp_path / "out")
     jp.export(small, tmp_path / "out", fill_zeros=True)
     again = load(tmp_path / "out")

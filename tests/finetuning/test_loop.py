@@ -342,6 +342,28 @@ def test_scores_of_other_validation_texts_are_not_mixed(model, task, tmp_path):
     jp.finetune(model, task, settings, resume=True, **run)
 
 
+def test_what_differs_between_two_runs_is_named_and_nothing_else(model, task, tmp_path):
+    """Texts lie in other rows and batches where parts or sizes differ: they are the same texts."""
+    settings, run = replace(SETTINGS, epochs=1), {"out": tmp_path / "run", "trainable": ["head/*"]}
+    jp.finetune(model, task, replace(settings, accumulate=3), **run)
+    turned = (*task.train[1:], task.train[0])
+    for other, given, said in (
+        ({"accumulate": 1}, task, "setting accumulate was 3, is 1"),
+        ({"batch_size": 5}, task, "setting batch_size was 16, is 5; setting accumulate was 3, is 1"),
+        ({"accumulate": 3}, replace(task, train=turned), "other texts; other labels"),
+    ):
+        with pytest.raises(SettingsError, match=rf"run holds another run \({said}\); resume"):
+            jp.finetune(model, given, replace(settings, **other), resume=True, **run)
+
+
+def test_texts_set_aside_may_score_the_last_epoch_where_nothing_else_does(model, task):
+    settings = replace(SETTINGS, epochs=1, holdout=16, keep="last")
+    with pytest.raises(SettingsError, match=r"holdout \(16\) has no effect with keep 'last' but to take texts"):
+        jp.finetune(model, task, settings)
+    tuned = jp.finetune(model, replace(task, validation=()), settings, trainable=["head/*"])
+    assert tuned.provenance.record["training"]["scored_on"] == "holdout"
+
+
 def test_a_task_without_texts_to_score_is_refused_before_training(model, task):
     bare = replace(task, validation=())
     with pytest.raises(DataError, match='no examples in split "validation"'):

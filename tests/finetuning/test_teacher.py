@@ -109,6 +109,16 @@ def test_a_teacher_with_fewer_positions_or_token_embeddings_is_refused(model, ta
         taught(model, small, task)
 
 
+def test_a_teacher_whose_own_tokenizer_goes_beyond_its_embedding_is_the_one_that_is_blamed(
+    model, task, folder, teacher_of
+):
+    def change(tokenizer):
+        tokenizer["model"]["vocab"]["bad"] = 99
+
+    with pytest.raises(SettingsError, match=r"has the id 99 \('bad'\) for the teacher, \d+ \('bad'\) for the model"):
+        taught(model, teacher_of(folder, change=change), task)
+
+
 def test_a_teacher_without_a_tokenizer_is_a_doubt(model, task, folder, teacher_of, tmp_path):
     teacher = teacher_of(folder)
     (tmp_path / "teacher" / "tokenizer.json").unlink()
@@ -153,9 +163,7 @@ def test_labels_that_match_nothing_are_named(model, task, folder, teacher_of):
         taught(wide, teacher, task)
     three = teacher.replace(architecture=replace(teacher.architecture, labels=("maybe", "no", "yes")))
     assert matched(wide, three, task) == ([1, 2, 0], ())
-    with pytest.raises(
-        SettingsError, match=r"the teacher's head \(classification, single_label, labels maybe, no, yes\)"
-    ):
+    with pytest.raises(SettingsError, match=r"the teacher's head \(single_label, 3 labels: maybe, no, yes\)"):
         taught(model, three, task)
 
 

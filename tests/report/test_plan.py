@@ -1,5 +1,7 @@
 """What a run will cost: figures that are exact, those that `forecast` measures, and the parts of its memory."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxprune.errors import BudgetError
@@ -16,7 +18,7 @@ def asked(monkeypatch):
     """Stands in for `forecast`, whose own tests run it; what it was asked is kept."""
     asked = []
 
-    def forecast(model, method, budgets, lengths):
+    def forecast(model, method, budgets, lengths, **where):
         asked.append((method.name, budgets, lengths))
         return Forecast(30.0, 8.0, 2.0, 10.0, 2.0)
 
@@ -47,6 +49,29 @@ def test_plan_of_several_budgets_and_another_method(tiny, asked):
     assert asked == [("magnitude", budgets, [16] * 10)] and result["method"] == "magnitude"
     with pytest.raises(BudgetError, match="no budgets"):
         plan(tiny(), 10, [])
+
+
+def test_the_run_to_come_is_planned_where_and_how_it_will_run(tiny, monkeypatch):
+    told = {}
+
+    def forecast(model, method, budgets, lengths, **where):
+        told.update(where, settings=method.settings)
+        return Forecast(30.0, 8.0, 2.0, 10.0, 2.0)
+
+    monkeypatch.setattr(module, "forecast", forecast)
+    budget = Budget(0.5, length=16)
+    result = plan(tiny(), 10, budget, method("kprune", refit=False), keep_bytes=1000)
+    assert told == {
+        "mesh": None,
+        "stream": False,
+        "keep_bytes": 1000,
+        "settings": method("kprune", refit=False).settings,
+    }
+    assert result["peak_bytes"]["kept"] <= 1000 < plan(tiny(), 10, budget)["peak_bytes"]["kept"]
+    half = tiny().replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny().params))
+    parameters = [plan(model, 10, budget)["peak_bytes"]["parameters"] for model in (tiny(), half)]
+    assert parameters[0] == 2 * parameters[1]
+    assert plan(tiny(), 10, budget, stream=True)["peak_bytes"] is None and told["stream"]
 
 
 def test_memory_grows_with_two_boundary_activations_a_token(tiny):

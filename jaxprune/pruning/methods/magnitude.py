@@ -29,6 +29,11 @@ class Magnitude:
     def __post_init__(self):
         check_repair(self.repair)
 
+    @property
+    def needs_texts(self) -> bool:
+        """Only a repair measures any."""
+        return self.repair != "none"
+
 
 def magnitude(
     model: Model,

@@ -32,6 +32,11 @@ class Random:
         check_seed(self.seed)
         check_repair(self.repair)
 
+    @property
+    def needs_texts(self) -> bool:
+        """Only a repair measures any."""
+        return self.repair != "none"
+
 
 def random_prune(
     model: Model,

@@ -1,0 +1,20 @@
+"""What the tests of pages share."""
+
+import jax
+import pytest
+
+from tests.docs import snippets
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory):
+    """The folder with what a reader is taken to have."""
+    return snippets.write_inputs(tmp_path_factory.mktemp("reader"))
+
+
+@pytest.fixture
+def quickly():
+    """What a page computes is small: most of its time is compiling."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
