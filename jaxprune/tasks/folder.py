@@ -29,10 +29,10 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
-    splits = {split: _without_fillers(read_rows(file)) for split, file in _files(path).items()}
+    splits = {split: _without_fillers(read_rows(file)) for split, file in split_files(path).items()}
     rows = [row for split in splits.values() for row in split]
     _check_fields(rows)
-    labels = read_labels(rows, _names(path.parent if path.is_file() else path))
+    labels = read_labels(rows, label_names(path.parent if path.is_file() else path))
     examples = {
         split: tuple(Example(row.text("text"), second_text(row), labels.number(row)) for row in rows)
         for split, rows in splits.items()
@@ -54,7 +54,8 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     )
 
 
-def _files(path: Path) -> dict[str, Path]:
+def split_files(path: Path) -> dict[str, Path]:
+    """The files of a folder by split, or the one file, which is scored. Raises DataError where there is none."""
     if path.is_file():
         check_no_table(path, "write JSON lines with text and label.")
         return {"validation": path}
@@ -88,7 +89,8 @@ def _check_fields(rows: list[Row]) -> None:
         raise bare.fail(f'field "text_pair" is missing, {paired.where} has one; write null for a single text.')
 
 
-def _names(path: Path) -> tuple[str, ...] | None:
+def label_names(path: Path) -> tuple[str, ...] | None:
+    """What labels.json in a folder calls the classes; None without it. Raises DataError for anything but names."""
     file = path / "labels.json"
     if not file.exists():
         return None
