@@ -135,8 +135,9 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--task",
         required=required,
         metavar="NAME",
-        help="a GLUE task (sst2, mrpc, …), squad, squad2, text-classification for a folder of your own, or text: "
-        "perplexity of a language model",
+        help="a GLUE task (sst2, mrpc, …), squad, squad2, "
+        "text-classification for a folder of your own, "
+        "or text: perplexity of a language model",
     )
     parser.add_argument(
         "--data",

@@ -96,7 +96,12 @@ def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
 
 
 _READERS: Mapping[Kind, Callable[[Tokenizer, LabelMap, int], Texts]] = MappingProxyType(
-    {"single_label": _one_class, "multi_label": _labelled, "regression": _labelled, "question_answering": _spans}
+    {
+        "single_label": _one_class,
+        "multi_label": _labelled,
+        "regression": _labelled,
+        "question_answering": _spans,
+    }
 )
 # How texts become token ids, where a text is not simply read whole.
 _ENCODERS: Mapping[Kind, Callable[[Task, Tokenizer], Encoded]] = MappingProxyType(
