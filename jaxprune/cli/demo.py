@@ -11,10 +11,9 @@ from ..model import Model
 from ..pruning.budget import Budget
 from ..report.bench import SHAPES, bench
 from ..report.compare import Result, compare
-from ..report.methods import COMPARED
 from ..report.progress import progress
 from ..report.tables import bench_table, comparison_table
-from .compare import named_methods, write_comparison
+from .compare import write_comparison
 from .outcome import Outcome
 
 REMOVE = (0.4, 0.6, 0.8)
@@ -42,9 +41,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         comparison = compare(
             model,
             task,
-            named_methods(list(COMPARED)),
             [Budget(remove) for remove in REMOVE],
-            count=arguments.calibration_samples,
+            calibration=arguments.calibration_samples,
             limit=arguments.limit,
             on_step=on_step,
             on_model=keep,

@@ -73,7 +73,7 @@ def test_the_page_of_commands_has_every_flag():
         assert f"## jaxprune {module.__name__.rpartition('.')[2]}\n" in page
     for flag in (
         "--remove REMOVE [REMOVE …]",
-        "--method {kprune,",
+        "--method NAME[:PRESET]",
         "--json`",
         "--elimination-ridge X",
         "--calibration-texts FILE",
