@@ -96,7 +96,7 @@ def test_several_budgets_need_a_folder_of_their_own_and_differ(cli, inputs, tmp_
 
 def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, monkeypatch):
     """A file stands where a folder is to be made: nothing is read before that is said."""
-    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.cli.demo.load"):
+    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.report.demo.load"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").touch()
     wrong = tmp_path / "file" / "out"
