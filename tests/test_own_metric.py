@@ -92,6 +92,13 @@ def test_what_is_no_metric_is_named(tiny, task, changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_running_text_has_a_score_of_its_own(tiny, tmp_path):
+    (tmp_path / "text.txt").write_text("the film was good " * 9)
+    text = replace(jp.tasks.text(tmp_path / "text.txt", length=8), own_metrics={"cost": minus_cost})
+    with pytest.raises(jp.JaxpruneError, match="own_metrics, which are for tasks with one answer a text"):
+        jp.evaluate(tiny(head="causal_lm", labels=(), pooler="none", causal=True), text)
+
+
 def test_questions_have_scores_of_their_own(tiny, task):
     with pytest.raises(jp.JaxpruneError, match="own_metrics, which are for tasks with one answer a text"):
         answers = tuple(jp.Example("who", "the film was good", None) for _ in range(2))

@@ -19,6 +19,7 @@ from ..tokens.packing import Encoded, pack
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
 from .label_map import match_labels
+from .metrics import check_none_own
 from .predict import outputs_of
 from .scorers import SCORERS
 
@@ -121,6 +122,7 @@ def _language(
     on_step: OnStep | None,
 ) -> Evaluation:
     """Perplexity over the first windows of a split's running text, a group of windows at a time."""
+    check_none_own(task)
     found = windows_of(tokenizer, task.split(split), task.max_length, task.source, on_step)
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)

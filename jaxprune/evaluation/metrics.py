@@ -147,3 +147,9 @@ def metric_of(task: Task, name: str) -> Callable[[np.ndarray, np.ndarray], float
         return float(value)
 
     return checked
+
+
+def check_none_own(task: Task) -> None:
+    """Raise DataError for metrics of the task's own where it is scored by fixed rules."""
+    if task.own_metrics:
+        raise DataError(f"{task.name} has own_metrics, which are for tasks with one answer a text; leave them out.")

@@ -5,7 +5,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import DataError
 from ..model import Model
 from ..runtime.programs import Programs
 from ..tasks.example import Answers, Example, Kind
@@ -15,7 +14,7 @@ from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
-from .metrics import METRICS, metric_of, squad_scores
+from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
 from .predict import Predicted, predicted_by
 from .spans import OVERLAP, best_answers
@@ -49,8 +48,7 @@ def answer(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
 ) -> Scored:
     """One span of its context a question."""
-    if task.own_metrics:
-        raise DataError(f"{task.name} has own_metrics, which are for tasks with one answer a text; leave them out.")
+    check_none_own(task)
     contexts = [example.pair or "" for example in examples]
     questions = [example.text for example in examples]
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
