@@ -69,7 +69,7 @@ def test_demo_data_is_attributed():
 
 def test_demo_model_is_as_good_as_its_readme_says():
     from jaxprune.checkpoint import load
-    from jaxprune.evaluation.evaluate import predict
+    from jaxprune.evaluation.predict import predict
     from jaxprune.tasks import Example
     from jaxprune.tokens.tokenizer import Tokenizer
 

@@ -34,7 +34,10 @@ TASK_TYPES = {
     "causal_lm": "CAUSAL_LM",
     "none": "FEATURE_EXTRACTION",
 }
-ADDED = {"SEQ_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # PEFT saves these modules unasked
+ADDED = {  # PEFT saves these modules unasked
+    "SEQ_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 
 
 def check_adapter_output(folder: str | Path, again: bool = False) -> None:

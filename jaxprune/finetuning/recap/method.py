@@ -28,10 +28,11 @@ from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
 from ..epochs import batch_doubts, batch_shape, batches_for
-from ..finetune import Texts, prepare, scored_texts, set_aside
+from ..finetune import scored_texts, set_aside
 from ..masters import in_types, result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
+from ..texts import Texts, prepare
 from ..train import check_targets, training_fingerprint
 from .phase_bytes import phase_bytes, uniform
 from .rounds import one_round
