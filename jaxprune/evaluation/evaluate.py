@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..doubts import tell
 from ..errors import DataError, NumericalError
 from ..model import Model
 from ..runtime.devices import Devices
@@ -41,6 +42,9 @@ class Evaluation:
     tokens_per_second: float
     host_peak_bytes: int | None  # most memory that the process has taken since it began; None: not known here
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        tell(self.warnings)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "warnings": list(self.warnings)}
