@@ -11,6 +11,7 @@ from .glue import GLUE, glue as glue
 from .language import text as text
 from .squad import squad as squad
 from .task import Task as Task
+from .token_rows import of_ids as of_ids
 
 NAMES = (*GLUE, "squad", "squad2", "text-classification", "text")
 

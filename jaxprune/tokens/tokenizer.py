@@ -112,6 +112,11 @@ class Tokenizer:
         `max_length` is lowered to what the model can read; with `strict` that is an error. Raises DataError that names
         the number of a text that is none, or that has a token which the model's embedding lacks.
         """
+        given = next((number for number, example in enumerate(examples) if example.tokens is not None), None)
+        if given is not None:
+            raise DataError(
+                f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
+            )
         paired = any(example.pair is not None for example in examples)
         room = self._room(max_length, paired, strict)
         self._cut(room, strategy="longest_first")
