@@ -230,7 +230,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
 
 
-def method(arguments: argparse.Namespace) -> Method:
+def chosen_method(arguments: argparse.Namespace) -> Method:
     """The method that the flags name, with the settings that they change; the seed is not among them.
 
     Raises `SettingsError`.

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), seeded(flags.method(arguments), arguments.seed)
+    budgets, chosen = flags.budgets(arguments), seeded(flags.chosen_method(arguments), arguments.seed)
     task, where = flags.task(arguments), flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
-    chosen = seeded(flags.method(arguments), arguments.seed)
+    chosen = seeded(flags.chosen_method(arguments), arguments.seed)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)

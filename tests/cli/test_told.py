@@ -41,9 +41,13 @@ def test_no_message_of_the_library_names_a_flag():
         if file.parent == root / "cli":
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented)
-                      and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 assert not FLAG.search(node.value), f"{file.name} line {node.lineno}: {node.value}"
