@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     timings = [bench(model, kept["timed"], rows=r, length=n, repeats=arguments.repeats) for r, n in _shapes(model)]
     files = write_comparison(comparison, arguments.out)
-    data: dict[str, Any] = {**comparison.as_json(), "bench": timings, "files": files}
-    words = [row["verdict"] for row in timings] + [f"wrote {file}" for file in files]
+    data: dict[str, Any] = {**comparison.as_json(), "bench": [row.as_json() for row in timings], "files": files}
+    words = [row.verdict for row in timings] + [f"wrote {file}" for file in files]
     return Outcome(data, (comparison_table(comparison), bench_table(timings), *words))
 
 

@@ -186,6 +186,16 @@ def test_another_packages_method_on_the_command_line(offered, cli, inputs, tmp_p
     assert main(["prune", "--method", "first", "--help"]) == 0
 
 
+@pytest.mark.filterwarnings("default::jaxprune.errors.FormerName")
+def test_a_flag_by_its_former_name_is_told_in_a_line(cli, inputs, tmp_path):
+    words = ("prune", "--model", inputs.model, "--remove", 0.5, "--method", "magnitude", "--seq-len", 8, "--out")
+    run = cli.json(*words, tmp_path / "small", "--repair", "none")
+    assert run.code == 0 and run.data["settings"] == {"refit": "none"}
+    (told,) = [line for line in run.err.splitlines() if "refit" in line]
+    assert told.startswith("jaxprune: warning: Magnitude: repair is called refit now")
+    assert cli.json(*words, tmp_path / "other", "--no-refit").data["settings"] == {"refit": "none"}
+
+
 def test_compare_takes_settings_names_and_own_names(ids):
     from jaxprune.report.compare import _named
 
