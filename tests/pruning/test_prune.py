@@ -129,7 +129,7 @@ def test_what_is_no_method_is_named():
         def prune(self, run, budgets):
             return []
 
-    with pytest.raises(SettingsError, match="Half is no pruning method: it lacks measures_once, group, presets"):
+    with pytest.raises(SettingsError, match="Half is no pruning method: it lacks measures_once, needs_texts, group, presets"):
         check_method(Half())
 
 
