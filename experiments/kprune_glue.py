@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> None:
     import jax
 
     import jaxprune as jp
-    from jaxprune.evaluation.evaluate import predict
+    from jaxprune.evaluation.predict import predict
     from jaxprune.tokens.tokenizer import Tokenizer
 
     model = jp.load(args.model)

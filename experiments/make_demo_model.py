@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxprune.checkpoint import load
-from jaxprune.evaluation.evaluate import predict
+from jaxprune.evaluation.predict import predict
 from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.train import train

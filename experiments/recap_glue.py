@@ -175,7 +175,7 @@ def measure(name: str, task: Any, args: argparse.Namespace, seed: int) -> dict[s
 def full_bytes(model: Any, task: Any, training: Any) -> int:
     """What full fine-tuning needs on the device, of the compiled step."""
     from jaxprune.finetuning.epochs import batches_for
-    from jaxprune.finetuning.finetune import prepare
+    from jaxprune.finetuning.texts import prepare
     from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
 
     texts = prepare(model, task)

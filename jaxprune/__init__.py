@@ -6,6 +6,9 @@ model = jp.load("path-or-hub-id")
 task = jp.tasks.glue("sst2", "path-or-None-for-hub")
 pruned = jp.prune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
 jp.save(pruned, "small")
+
+Every error of what was handed in is a `jp.JaxpruneError`. Doubts go, once each, to the logger "jaxprune", which prints
+them on stderr unless logging is set up otherwise; results keep them (`.warnings`, `model.provenance.warnings`).
 """
 
 import importlib
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
+    from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
@@ -59,6 +63,9 @@ __version__ = "0.2.0"
 # Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
 _HOMES = {
     "load": "checkpoint",
+    "Family": "checkpoint.families",
+    "HeadModules": "checkpoint.families",
+    "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
     "export": "exports.huggingface",
     "evaluate": "evaluation.evaluate",

@@ -3,14 +3,18 @@
 import ast
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import jaxprune
+from jaxprune.model.architecture import HeadKind, Problem
+from jaxprune.model.heads import HEADS
+from jaxprune.tasks.example import Kind
 
 ROOT = Path(jaxprune.__file__).parent
 ROOMS = (
-    "errors", "checks", "settings", "jsonio", "assets",
+    "errors", "doubts", "checks", "settings", "jsonio", "assets",
     "model",  # pure functions of arrays
     "runtime",  # where arrays live, compiled programs and their books
     "checkpoint",  # folders in and out
@@ -146,3 +150,49 @@ def test_one_name_is_one_thing():
     # A command of the command line is its two functions; a task and a checkpoint are both loaded (`jp.tasks.load`).
     assert several.keys() <= {"run", "add_arguments", "load"}
     assert all(module.startswith("cli.") for name in ("run", "add_arguments") for module in several[name])
+
+
+# What a kind of head, of labels or of task is called; "none" is a word of other settings too.
+WORDS = {*get_args(HeadKind), *get_args(Problem), *get_args(Kind), *(row.name for row in HEADS.values())} - {"none"}
+NAMES_OF_TASKS = {"squad", "squad2", "validation_mismatched"}
+
+
+def asks_for_a_kind(node: ast.AST) -> bool:
+    """Whether an expression compares a head, a problem or a kind of task with the name of one, or a task with its own.
+
+    `"causal_lm" in family.heads` looks a row up, and comparing two models' heads asks for no kind.
+    """
+    if isinstance(node, ast.MatchValue):
+        return isinstance(node.value, ast.Constant) and node.value.value in WORDS
+    if not isinstance(node, ast.Compare):
+        return False
+    entries = [
+        entry
+        for side in (node.left, *node.comparators)
+        for entry in (side.elts if isinstance(side, ast.Tuple | ast.Set | ast.List) else [side])
+    ]
+    said = {entry.value for entry in entries if isinstance(entry, ast.Constant) and isinstance(entry.value, str)}
+    whose = {entry.attr if isinstance(entry, ast.Attribute) else getattr(entry, "id", None) for entry in entries}
+    if isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(node.comparators[0], ast.Name | ast.Attribute):
+        return False
+    return bool(said & (WORDS | NAMES_OF_TASKS)) or bool(said and whose & {"head", "problem"})
+
+
+ASKING = ('a.head == "none"', 'task.kind in ("regression", "x")', 'kind != "causal_lm"', '"squad2" == task.name')
+OTHERS = ("a.head != b.head", 'fit.kind == "none"', '"causal_lm" in family.heads')
+
+
+def test_what_counts_as_asking_for_a_kind():
+    told = [[asks_for_a_kind(ast.parse(text, mode="eval").body) for text in texts] for texts in (ASKING, OTHERS)]
+    assert all(told[0]) and not any(told[1])
+
+
+def test_nobody_asks_for_a_kind_of_head_or_task():
+    """What depends on one is a field of its row, or stands in a table keyed by its name."""
+    asking = [
+        f"{module}:{node.lineno}"
+        for module, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.expr) and asks_for_a_kind(node)
+    ]
+    assert not asking

@@ -5,8 +5,9 @@ A part that no message has any more fails a test, and so does a message without 
 
 CURES: dict[str, str] = {
     # loading
+    "problem is for the classification of whole texts": "leave it out, or load with head='classification'",
     "labels and problem are for a classification head": "leave them out, or load with head='classification'",
-    "a regression has one label, got": "name one label; for several values train one model each",
+    " has one label, got": "name one label; for several values train one model each",
     "⟨heads⟩ heads do not divide": "config.json contradicts itself: copy the checkpoint anew",
     "key-value groups do not divide": "config.json contradicts itself: copy the checkpoint anew",
     "cannot be read (": "look at the file's rights and the disk; copy the checkpoint anew",

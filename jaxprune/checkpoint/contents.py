@@ -78,7 +78,12 @@ def tied_as_stored(
 
 def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where: str) -> tuple[str, ...]:
     """Warnings of heads in the files, other than that of `kind`, which config.json does not name."""
-    others = [name for name, head in family.heads.items() if name != kind and f"{head.output}.weight" in tensors]
+    told = {family.heads[kind].output} if kind in family.heads else set()
+    others = []
+    for name, head in family.heads.items():
+        if head.output not in told and f"{head.output}.weight" in tensors:
+            others.append(name)
+            told.add(head.output)  # two kinds of heads may lie in one module
     return tuple(
         f"{where} names no {name.replace('_', ' ')} head, but the files hold one; it was left out." for name in others
     )
@@ -127,8 +132,10 @@ def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
         if other is not head
         for module in (other.output, other.pooler)
         if module
-    } - ({head.output, head.pooler} if head else set())
-    patterns = (*family.ignored, *(f"{module}.*" for module in modules))
+    }
+    own = [module for module in (head.output, head.pooler) if module] if head else []
+    apart = [module for module in modules if not any(f"{ours}.".startswith(f"{module}.") for ours in own)]
+    patterns = (*family.ignored, *(f"{module}.*" for module in apart))
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import check_output, save
+from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import MANIFEST
 from ..errors import OutputError, SettingsError, UnknownHeadError
@@ -24,6 +25,7 @@ from ..pruning.cost import whole_parameters
 from ..report.heat_map import heat_map
 from ..report.progress import progress
 from ..report.tables import facts_table, percent
+from ..tasks.kinds import KINDS
 from . import flags
 from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
@@ -140,9 +142,12 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
 
 def load_for(task: Any, arguments: argparse.Namespace) -> Any:
     """The checkpoint with a head for `task`: its own where that fits, else a new one, drawn with the command's seed."""
-    wanted: dict[str, Any] = {"head": "classification", "labels": task.labels, "problem": task.kind}
-    if task.kind == "question_answering":
-        wanted = {"head": "question_answering"}
+    needed = KINDS[task.kind].head
+    wanted: dict[str, Any] = {} if needed is None else {"head": needed}
+    if task.labels:
+        wanted["labels"] = task.labels
+    if needed is not None and HEAD_NAMES[needed].problems:
+        wanted["problem"] = task.kind
     source, seed = arguments.model, arguments.seed
     try:
         model = flags.load(arguments, seed=seed)
@@ -153,7 +158,7 @@ def load_for(task: Any, arguments: argparse.Namespace) -> Any:
     except HeadMismatch:
         fresh = flags.load(arguments, seed=seed, **wanted)
         before = model.provenance.warnings
-        if model.architecture.head == "none" or any(NEW_WEIGHTS in entry for entry in before):
+        if HEAD_NAMES[model.architecture.head].bare or any(NEW_WEIGHTS in entry for entry in before):
             return fresh
         head = model.architecture.head.replace("_", " ")
         lost = f"the {head} head of {source} does not fit {task.name}; a new one took its place."

@@ -137,8 +137,9 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--task",
         required=required,
         metavar="NAME",
-        help="a GLUE task (sst2, mrpc, …), squad, squad2, text-classification for a folder of your own, or text: "
-        "perplexity of a language model",
+        help="a GLUE task (sst2, mrpc, …), squad, squad2, "
+        "text-classification for a folder of your own, "
+        "or text: perplexity of a language model",
     )
     parser.add_argument(
         "--data",
@@ -193,7 +194,7 @@ def samples(arguments: argparse.Namespace, running: bool) -> int:
 
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
-    running = task.kind == "language"
+    running = task.running
     count, file = samples(arguments, running), arguments.calibration_texts
     seed = int(arguments.seed if seed is None else seed)
     if file is None or running:

@@ -14,8 +14,10 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from ..errors import FormerName, JaxpruneError
+from ..doubts import LOGGER
+from ..errors import JaxpruneError
 from ..jsonio import dumps
+from ..settings import FormerName
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
 from .told import in_flags
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with _stdout_kept_clean(as_json), _former_names_told():
+        with _stdout_kept_clean(as_json), _former_names_told(), _doubts_as_data():
             outcome = _run(argv)
     except SystemExit as stop:  # --help and --version have printed already
         return stop.code if isinstance(stop.code, int) else 0
@@ -132,6 +134,16 @@ def _former_names_told() -> Iterator[None]:
 
         warnings.showwarning = told
         yield
+
+
+@contextmanager
+def _doubts_as_data() -> Iterator[None]:
+    """While a command runs, doubts come as its warnings alone."""
+    before, LOGGER.disabled = LOGGER.disabled, True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = before
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Whether a task's labels fit a model's head, which output is which class, and how the head reads whole numbers."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -10,8 +10,10 @@ import numpy as np
 from ..checkpoint.files import listed
 from ..errors import DataError
 from ..model import Architecture
+from ..model.heads import head_of
 from ..tasks.example import Example, Kind, Label
-from ..tasks.task import SCORES, Task
+from ..tasks.kinds import KINDS
+from ..tasks.task import Task
 
 YES_OR_NO = ("False", "True")
 
@@ -36,28 +38,27 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     of another kind or has too few outputs, another DataError where labels say too little.
     """
     a = architecture
-    if task.kind == "unlabelled":
+    needed = KINDS[task.kind].head
+    if needed is None:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
-    head = {"question_answering": "question_answering", "language": "causal_lm"}.get(task.kind, "classification")
-    if a.head != head:
+    if a.head != needed:
         error = HeadMismatch(
-            f"{task.name} needs a {head} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "
+            f"{task.name} needs a {needed} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "
             "this one on it first."
         )
         # A note shows in a traceback, beside the code that can follow it, and not on the command line.
         error.add_note("head= and labels= of jp.load give it a new head to train.")
         raise error
-    if head == "question_answering":
-        return LabelMap(task, np.arange(2))
-    if head == "causal_lm":
+    if not a.labels:
         return LabelMap(task, np.arange(0))
-    task, warnings = _as_read(a, task)
-    if a.problem != task.kind:
+    head = head_of(a)
+    task, warnings = _READINGS.get((head.name, task.kind), _as_it_is)(a, task)
+    if head.name != task.kind:
         raise HeadMismatch(
-            f"{task.name} is a {task.kind} task, the model's head is {a.problem} with {len(a.labels)} outputs; "
+            f"{task.name} is a {task.kind} task, the model's head is {head.name} with {len(a.labels)} outputs; "
             "load a checkpoint tuned for this task, or correct the labels."
         )
-    if task.kind == "regression":
+    if not head.classes:
         if len(a.labels) != 1:
             raise HeadMismatch(
                 f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
@@ -67,37 +68,65 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     return found._replace(warnings=warnings + found.warnings)
 
 
-def _as_read(a: Architecture, task: Task) -> tuple[Task, tuple[str, ...]]:
-    """The task with labels of the head's kind, where whole numbers can be either, and what there is to say of it."""
-    if len(a.labels) == 1 and a.problem in ("regression", "multi_label") and task.kind == "single_label":
-        values = _values(task)
-        if values is None:
-            return task, ()
-        if set(values) <= {0.0, 1.0}:
-            if a.problem == "regression":
-                error = DataError(
-                    f"{task.name}: labels 0 and 1 can be values or no and yes to a model with one output; write 0.0 "
-                    'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its '
-                    "config.json."
-                )
-                error.add_note('problem="multi_label" of jp.load does the same.')
-                raise error
-            return _with_labels(
-                task, "multi_label", a.labels, lambda label: (0,) if values[cast(int, label)] else ()
-            ), ()
-        if a.problem == "regression":
-            told = f"labels such as {task.labels[-1]} were read as values: the model's head is a regression."
-            return _with_labels(task, "regression", ("score",), lambda label: values[cast(int, label)]), (told,)
-    if task.kind == "regression" and a.problem != "regression":
-        numbers = {float(label) for label in _labels(task) if isinstance(label, int | float)}
-        if a.problem == "multi_label" and len(a.labels) == 1 and numbers <= {0.0, 1.0}:
-            return _with_labels(task, "multi_label", a.labels, lambda label: (0,) if label else ()), ()
-        if numbers and all(number.is_integer() and 0 <= number < len(a.labels) for number in numbers):
-            raise DataError(
-                f"{task.name}: labels have a point (0.0), which makes them values, the model's head has "
-                f"{len(a.labels)} classes; write integers for classes, or take a model with a new head for values."
-            )
+# --- labels of another kind than the head's, where whole numbers can be either: the task as the head reads it, and what
+# there is to say of it
+
+_Read = tuple[Task, tuple[str, ...]]
+
+
+def _as_it_is(a: Architecture, task: Task) -> _Read:
     return task, ()
+
+
+def _classes_as_values(a: Architecture, task: Task) -> _Read:
+    values = _values(task)
+    if values is None or len(a.labels) != 1:
+        return task, ()
+    if set(values) <= {0.0, 1.0}:
+        error = DataError(
+            f"{task.name}: labels 0 and 1 can be values or no and yes to a model with one output; write 0.0 "
+            'and 1.0 for values; for yes or no set problem_type to "multi_label_classification" in its config.json.'
+        )
+        error.add_note('problem="multi_label" of jp.load does the same.')
+        raise error
+    told = f"labels such as {task.labels[-1]} were read as values: the model's head is a regression."
+    return _with_labels(task, "regression", ("score",), lambda label: values[cast(int, label)]), (told,)
+
+
+def _classes_as_yes_or_no(a: Architecture, task: Task) -> _Read:
+    values = _values(task)
+    if values is None or len(a.labels) != 1 or not set(values) <= {0.0, 1.0}:
+        return task, ()
+    return _with_labels(task, "multi_label", a.labels, lambda label: (0,) if values[cast(int, label)] else ()), ()
+
+
+def _values_as_yes_or_no(a: Architecture, task: Task) -> _Read:
+    if len(a.labels) == 1 and _numbers(task) <= {0.0, 1.0}:
+        return _with_labels(task, "multi_label", a.labels, lambda label: (0,) if label else ()), ()
+    return _values_as_classes(a, task)
+
+
+def _values_as_classes(a: Architecture, task: Task) -> _Read:
+    numbers = _numbers(task)
+    if numbers and all(number.is_integer() and 0 <= number < len(a.labels) for number in numbers):
+        raise DataError(
+            f"{task.name}: labels have a point (0.0), which makes them values, the model's head has "
+            f"{len(a.labels)} classes; write integers for classes, or take a model with a new head for values."
+        )
+    return task, ()
+
+
+# By the kinds of the head and of the task.
+_READINGS: Mapping[tuple[str, Kind], Callable[[Architecture, Task], _Read]] = {
+    ("regression", "single_label"): _classes_as_values,
+    ("multi_label", "single_label"): _classes_as_yes_or_no,
+    ("multi_label", "regression"): _values_as_yes_or_no,
+    ("single_label", "regression"): _values_as_classes,
+}
+
+
+def _numbers(task: Task) -> set[float]:
+    return {float(label) for label in _labels(task) if isinstance(label, int | float)}
 
 
 def _values(task: Task) -> list[float] | None:
@@ -127,8 +156,8 @@ def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callab
         kind=kind,
         labels=labels,
         classes_from="names",
-        metric=SCORES[kind][0],
-        beside=SCORES[kind][1:],
+        metric=KINDS[kind].scores[0],
+        beside=KINDS[kind].scores[1:],
         train=changed(task.train),
         validation=changed(task.validation),
         others={name: changed(examples) for name, examples in task.others.items()},

@@ -13,17 +13,16 @@ def check_rows(architecture: Architecture, task: Task) -> None:
     """
     if not task.is_token_ids:
         return
-    a, outputs = architecture, len(architecture.labels)
-    if task.kind == "language" and head_of(a).language is None:
+    a, head, outputs = architecture, head_of(architecture), len(architecture.labels)
+    if task.running and head.language is None:
         raise DataError(f"{task.source} have no labels, and the model's head is {a.head}; give labels to score it on.")
-    if task.kind == "single_label" and a.problem == "single_label":
-        for number, example in enumerate(task.validation):
-            if isinstance(example.label, int) and example.label >= outputs > 0:
-                raise DataError(
-                    f"row {number} has the label {example.label}, the model's head {outputs} classes (0 to "
-                    f"{outputs - 1}: {', '.join(a.labels[:5])}); correct it, or take the model that it belongs to."
-                )
-    if task.kind == "multi_label" and len(task.labels) != outputs > 0:
+    for number, example in enumerate(task.validation if head.classes else ()):
+        if isinstance(example.label, int) and example.label >= outputs > 0:
+            raise DataError(
+                f"row {number} has the label {example.label}, the model's head {outputs} classes (0 to "
+                f"{outputs - 1}: {', '.join(a.labels[:5])}); correct it, or take the model that it belongs to."
+            )
+    if task.classes_from == "entries" and len(task.labels) != outputs > 0:
         raise DataError(
             f"labels have {len(task.labels)} columns from row 0 on, the model's head {outputs} classes; give a column "
             "for each class, in the model's order."

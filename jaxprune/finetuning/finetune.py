@@ -11,21 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoint.files import listed
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..evaluation.evaluate import evaluate
-from ..evaluation.label_map import match_labels
-from ..evaluation.numbering import truth
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.transformer import whole_forward
 from ..runtime.events import OnStep
-from ..tasks.example import Answers, Example
 from ..tasks.task import Task
-from ..tokens.cut_texts import CUT, cut_questions, cut_texts
+from ..tokens.cut_texts import CUT
 from ..tokens.packing import logits_difference
-from ..tokens.tokenizer import Encoded, Tokenizer, Windows
 from .epochs import batch_doubts, batch_shape, batches_for
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .losses import as_taught
@@ -35,10 +31,9 @@ from .run_store import Store, check_resume
 from .settings import Train
 from .step import Trainable, everything, path_of, select
 from .teacher import check_teacher, fitting
+from .texts import encoded_by, prepare
 from .train import Trained, digest_of, train
 from .training_bytes import training_bytes
-
-SHARED_TOKENS = 64  # tokens that windows of a long context share
 
 
 class Tuned(NamedTuple):
@@ -176,6 +171,7 @@ def tune(
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
+    tell(provenance.warnings)
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         base.replace(provenance=provenance),
@@ -229,7 +225,8 @@ def split_scored(settings: Train) -> str:
 
 def scored_texts(task: Task, split: str) -> dict[str, Any]:
     """What the scores of two runs must share for the better of them to mean anything, as `fingerprint` says it."""
-    examples = [*task.split(split), *(task.others.get("validation_mismatched", ()) if split == "validation" else ())]
+    further = task.scored_beside if split == "validation" else ()
+    examples = [*task.split(split), *(example for name in further for example in task.others.get(name, ()))]
     texts = [[example.text, example.pair] for example in examples]
     return {
         f"{split} texts": digest_of([task.max_length, texts]),
@@ -243,7 +240,7 @@ def set_aside(task: Task, settings: Train) -> Task:
 
     Raises `DataError` for running text, on which nothing here trains, and where there is nothing to score on.
     """
-    if task.kind == "language":
+    if task.running:
         raise DataError(f"fine-tuning needs texts with labels; {task.name} is running text, for pruning and scoring.")
     if not settings.holdout:
         task.split("validation")  # every epoch is scored on it: known to be there before the first
@@ -265,74 +262,3 @@ def set_aside(task: Task, settings: Train) -> Task:
         train=tuple(train_texts[i] for i in rest),
         others={**task.others, "holdout": tuple(train_texts[i] for i in held)},
     )
-
-
-def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
-    """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
-    if task.kind == "question_answering":
-        return windows_by(task, tokenizer).encoded
-    return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
-
-
-def windows_by(task: Task, tokenizer: Tokenizer) -> Windows:
-    """Windows of the training texts' contexts, each with its question."""
-    examples = task.split("train")
-    questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
-    return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
-
-
-class Texts(NamedTuple):
-    """Training texts as the loop reads them."""
-
-    encoded: Encoded
-    targets: np.ndarray  # in the numbering of the model's outputs; `losses` says which shape
-    warnings: tuple[str, ...]
-
-
-def prepare(model: Model, task: Task) -> Texts:
-    """Tokenise the training texts and number their labels as the model's outputs are.
-
-    Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
-    """
-    found = match_labels(model.architecture, task)
-    task = found.task
-    examples = task.split("train")
-    tokenizer = Tokenizer.of(model)
-    warnings = found.warnings + tokenizer.doubts(examples)
-    if task.kind == "question_answering":
-        return _spans(tokenizer, examples, task, warnings)
-    encoded, labels = encoded_by(task, tokenizer), truth(examples, task)
-    warnings += cut_texts(encoded, "training texts")
-    if task.kind == "regression":
-        return Texts(encoded, labels.astype(np.float32), warnings)
-    if task.kind == "multi_label":
-        targets = np.zeros((len(examples), len(model.architecture.labels)), np.float32)
-        targets[:, found.outputs] = labels
-        return Texts(encoded, targets, warnings)
-    absent = [name for number, name in enumerate(task.labels) if not np.any(labels == number)]
-    if absent:
-        warnings += (f"no training text has label {listed(absent)}.",)
-    return Texts(encoded, found.outputs[labels].astype(np.int32), warnings)
-
-
-def _spans(tokenizer: Tokenizer, examples: Sequence[Example], task: Task, warnings: tuple[str, ...]) -> Texts:
-    """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
-    windows = windows_by(task, tokenizer)
-    targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
-    for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
-        label = examples[question].label
-        if not isinstance(label, Answers) or not label.texts:
-            continue
-        start, stop = label.starts[0], label.starts[0] + len(label.texts[0])
-        inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
-        if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
-            targets[number] = inside[0], inside[-1]
-            answered.add(int(question))
-    warnings += cut_questions(windows, len(examples), "training questions")
-    with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
-    if len(answered) < with_answers:
-        warnings += (
-            f"{with_answers - len(answered)} of {with_answers} answers fit no window of {task.max_length} tokens whole "
-            "and train as none; take longer windows.",
-        )
-    return Texts(windows.encoded, targets, warnings)

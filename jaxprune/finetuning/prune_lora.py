@@ -31,7 +31,7 @@ from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack
 from .epochs import batches_for, first_steps
-from .finetune import chooser, encoded_by, prepare, set_aside, trained_paths, tune
+from .finetune import chooser, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, Size, adapters_of, patterns_of, projection_shapes
 from .masters import in_types, result_types
@@ -40,6 +40,7 @@ from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
 from .teacher import check_teacher, fitting
+from .texts import encoded_by, prepare
 from .train import check_head, train
 
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves

@@ -43,9 +43,9 @@ def check_teacher(architecture: Architecture, teacher: Model | None, settings: T
 def _told_head(architecture: Architecture) -> str:
     """What kind a head is of, with the first of its labels."""
     a = architecture
-    if a.head != "classification":
+    if not a.labels:
         return a.head
-    return f"{a.problem}, {len(a.labels)} label{'' if len(a.labels) == 1 else 's'}: {listed(a.labels)}"
+    return f"{head_of(a).name}, {len(a.labels)} label{'' if len(a.labels) == 1 else 's'}: {listed(a.labels)}"
 
 
 def fitting(

@@ -92,9 +92,9 @@ class Head:
     exact: bool = False  # Fisher factors are exact where there are few labels
     every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
 
-    def present(self, batch: Batch) -> Bool[Array, "rows slots"]:
+    def present(self, batch: Batch) -> Bool[Array, "rows slots"] | Bool[np.ndarray, "rows slots"]:
         """Which slots of an output are there: texts, or tokens that are no padding."""
-        return batch.index >= 0 if self.per_text else batch.real
+        return batch.index >= 0 if self.per_text else batch.segments > 0
 
 
 _ROWS: Mapping[tuple[HeadKind, Problem], Head] = {

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from jax.sharding import Mesh
 
-from ..checkpoint.families import FAMILIES
+from ..checkpoint.known_families import known_families
 from ..errors import BudgetError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
@@ -134,7 +134,7 @@ def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
 
 def writable_heads(a: Architecture) -> list[int] | None:
     """The numbers of key-value groups in every layer that an export can write; None: any, or no family of ours."""
-    family, size = FAMILIES.get(a.family), a.layers[0]
+    family, size = known_families().get(a.family), a.layers[0]
     if family is None:
         return None
     return [n for n in range(1, size.groups + 1) if family.can_say(n * size.queries, size.heads, a.hidden)]

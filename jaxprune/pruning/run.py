@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ..doubts import tell
 from ..errors import NumericalError, OutputError
 from ..model.architecture import FEED_FORWARD, Architecture
 from ..model.heads import head_of
@@ -244,6 +245,7 @@ class Run:
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }
+        tell(record["warnings"])
         self.phases.clear()  # a second budget books its own time
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import FormerName
+from ..settings import FormerName
 
 
 class AsJson:

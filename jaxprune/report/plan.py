@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ..doubts import tell
 from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
@@ -65,6 +66,7 @@ def plan(
         "bytes: float32; those of peak are predicted for K-prune on one device that holds the weights, and arrays: "
         "Python, its libraries and what they do come to it (host_peak_bytes: the whole process so far).",
     ]
+    tell(warnings)
     return Plan(
         method=chosen.name,
         length=counted_at,

@@ -1,5 +1,7 @@
 """Tasks by name: GLUE, SQuAD, or a folder of labelled texts of your own (public as `jaxprune.tasks`)."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,14 @@ from .squad import squad as squad
 from .task import Task as Task
 from .token_rows import of_ids as of_ids
 
-NAMES = (*GLUE, "squad", "squad2", "text-classification", "text")
+# What reads the files of a task, or where there are none to be named, the hub.
+_LOADERS: Mapping[str, Callable[..., Task]] = {
+    **{name: partial(glue, name) for name in GLUE},
+    "squad": partial(squad, version=1),
+    "squad2": partial(squad, version=2),
+}
+_OWN: Mapping[str, Callable[..., Task]] = {"text-classification": folder}  # data of one's own
+NAMES = (*_LOADERS, *_OWN, "text")
 
 
 def load(name: str, data: str | Path | None = None, *, length: int | None = None, **options: Any) -> Task:
@@ -26,14 +35,12 @@ def load(name: str, data: str | Path | None = None, *, length: int | None = None
         raise DataError(f"{', '.join(options)} belong to the task text, not to {name}.")
     if data is not None and not Path(data).exists():
         raise DataError(f"{data} does not exist; name a folder with the files of {name}, or none to use the hub.")
-    if name in GLUE:
-        return glue(name, data, max_length=length)
-    if name in ("squad", "squad2"):
-        return squad(data, version=2 if name == "squad2" else 1, max_length=length)
-    if name == "text-classification":
+    if name in _LOADERS:
+        return _LOADERS[name](data, max_length=length)
+    if name in _OWN:
         if data is None:
-            raise DataError("text-classification needs data=FOLDER with train.jsonl and validation.jsonl.")
-        return folder(data, max_length=length)
+            raise DataError(f"{name} needs data=FOLDER with train.jsonl and validation.jsonl.")
+        return _OWN[name](data, max_length=length)
     if name == "text":
         return text(data, **options) if length is None else text(data, length=length, **options)
     raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

@@ -4,7 +4,14 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import DataError
 
-Kind = Literal["single_label", "multi_label", "regression", "question_answering", "language", "unlabelled"]
+Kind = Literal[
+    "single_label",
+    "multi_label",
+    "regression",
+    "question_answering",
+    "language",
+    "unlabelled",
+]
 
 
 # What says which class is which: their names; names in sorted order; numbers up to the largest used; lists with one

@@ -7,8 +7,9 @@ from pathlib import Path
 from ..errors import DataError
 from .example import Example, length_fields
 from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
-from .label_columns import read_labels
-from .task import SCORES, Task
+from .kinds import KINDS
+from .label_columns import Labels, read_labels
+from .task import Task
 
 # What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
 _MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
@@ -28,32 +29,44 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
-    splits = {split: _without_fillers(read_rows(file)) for split, file in _files(path).items()}
+    splits = {split: _without_fillers(read_rows(file)) for split, file in split_files(path).items()}
     rows = [row for split in splits.values() for row in split]
     _check_fields(rows)
-    labels = read_labels(rows, _names(path.parent if path.is_file() else path))
+    labels = read_labels(rows, label_names(path))
     examples = {
         split: tuple(Example(row.text("text"), second_text(row), labels.number(row)) for row in rows)
         for split, rows in splits.items()
     }
-    train = examples.pop("train", ())
-    scored = examples.pop("validation") if "validation" in examples else examples.get("test", ())
+    return own_task("text-classification", labels, KINDS[labels.kind].scores, examples, path, max_length)
+
+
+def own_task(
+    name: str,
+    labels: Labels,
+    scores: tuple[str, ...],
+    examples: dict[str, tuple[Example, ...]],
+    path: Path,
+    max_length: int | None,
+) -> Task:
+    """The task of a folder's examples, by split: those of "validation" are scored, else those of "test"."""
+    others = {split: entries for split, entries in examples.items() if split not in ("train", "validation")}
     return Task(
-        name="text-classification",
+        name=name,
         kind=labels.kind,
         labels=labels.names,
         classes_from=labels.classes_from,
-        metric=SCORES[labels.kind][0],
-        beside=SCORES[labels.kind][1:],
-        train=train,
-        validation=scored,
+        metric=scores[0],
+        beside=scores[1:],
+        train=examples.get("train", ()),
+        validation=examples.get("validation", others.get("test", ())),
         source=str(path),
-        others=examples,
+        others=others,
         **length_fields(max_length),
     )
 
 
-def _files(path: Path) -> dict[str, Path]:
+def split_files(path: Path) -> dict[str, Path]:
+    """The files of a folder by split, or the one file, which is scored. Raises DataError where there is none."""
     if path.is_file():
         check_no_table(path, "write JSON lines with text and label.")
         return {"validation": path}
@@ -87,8 +100,12 @@ def _check_fields(rows: list[Row]) -> None:
         raise bare.fail(f'field "text_pair" is missing, {paired.where} has one; write null for a single text.')
 
 
-def _names(path: Path) -> tuple[str, ...] | None:
-    file = path / "labels.json"
+def label_names(path: Path) -> tuple[str, ...] | None:
+    """What labels.json in a folder, or beside a file, calls the classes; None without it.
+
+    Raises DataError for anything but names.
+    """
+    file = (path.parent if path.is_file() else path) / "labels.json"
     if not file.exists():
         return None
     try:

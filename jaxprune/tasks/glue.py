@@ -21,6 +21,7 @@ class Glue(NamedTuple):
     metric: str = "accuracy"
     beside: tuple[str, ...] = ()  # further metrics
     validation: tuple[str, ...] = ("validation",)  # names of the split that is scored; the first found is taken
+    beside_it: tuple[str, ...] = ()  # names of splits that are scored along with it
     others: tuple[str, ...] = ("test",)
     blank: bool = False  # the data set has blank texts
 
@@ -38,7 +39,8 @@ GLUE = MappingProxyType(
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
             validation=("validation_matched", "validation"),
-            others=("validation_mismatched",),
+            beside_it=("validation_mismatched",),
+            others=(),
         ),
         "qnli": Glue(("question", "sentence"), ENTAILMENT),
         "rte": Glue(PAIR, ENTAILMENT),
@@ -59,13 +61,14 @@ def glue(name: str, path: str | Path | None = None, *, max_length: int | None = 
     row = GLUE[name]
     source, splits = _from_hub(name) if path is None else _from_files(name, Path(path))
     scored = next((split for split in row.validation if split in splits), None)
-    others = {key: _examples(row, splits[key]) for key in row.others if key in splits}
+    others = {key: _examples(row, splits[key]) for key in (*row.beside_it, *row.others) if key in splits}
     return Task(
         name=name,
         kind="regression" if name == "stsb" else "single_label",
         labels=row.labels,
         metric=row.metric,
         beside=row.beside,
+        scored_beside=row.beside_it,
         train=_examples(row, splits.get("train", [])),
         validation=_examples(row, splits[scored]) if scored else (),
         source=source,
@@ -103,7 +106,7 @@ def _label(row: Glue, entry: Row) -> int | float | None:
 def _from_files(name: str, path: Path) -> tuple[str, dict[str, list[Row]]]:
     folder = path / name if (path / name).is_dir() else path
     row = GLUE[name]
-    files = {split: split_file(folder, split) for split in ("train", *row.validation, *row.others)}
+    files = {split: split_file(folder, split) for split in ("train", *row.validation, *row.beside_it, *row.others)}
     if not any(files.values()):
         raise DataError(f"no files of {name} under {path}; expected {path / name / row.validation[0]}.jsonl.")
     return str(folder), {split: read_rows(file) for split, file in files.items() if file is not None}

@@ -38,7 +38,7 @@ def read_labels(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
             value = shown(forms["point"].values["label"])
             raise forms["point"].fail(f"label {value} has a point, but labels.json names classes; write integers.")
         return Labels("regression", ("score",), number=lambda row: None if _form(row) is None else row.number("label"))
-    forms.pop("unlabelled", None)
+    forms.pop("filler", None)
     if not forms:
         return Labels("unlabelled")
     if len(forms) > 1 and (names is None or set(forms) != {"integer", "name"}):
@@ -46,16 +46,16 @@ def read_labels(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
         raise forms[other].fail(
             f"label is {_WORDS[other]} here, {_WORDS[first]} in {forms[first].where}; write all labels alike."
         )
-    labelled = [row for row in rows if _form(row) not in (None, "unlabelled")]
+    labelled = [row for row in rows if _form(row) not in (None, "filler")]
     read = _several if "list" in forms else _single
     found = read(labelled, names)
     return found._replace(
-        number=lambda row: None if _form(row) in (None, "unlabelled") else found.number(row),
+        number=lambda row: None if _form(row) in (None, "filler") else found.number(row),
     )
 
 
 def _form(row: Row) -> str | None:
-    """How a row's label is written: "list", "truth", "point", "integer", "name", "unlabelled" (-1), None (missing)."""
+    """How a row's label is written: "list", "truth", "point", "integer", "name", "filler" (-1), None (missing)."""
     value = row.values.get("label")
     if value is None:
         return None
@@ -66,7 +66,7 @@ def _form(row: Row) -> str | None:
             raise row.fail("label is NaN; write null where there is no label.")
         return "point"
     if isinstance(value, int):
-        return "unlabelled" if value == -1 else "integer"
+        return "filler" if value == -1 else "integer"
     if isinstance(value, str):
         if not value.strip():
             raise row.fail("label is blank; write null where there is no label.")

@@ -40,6 +40,7 @@ def squad(path: str | Path | None = None, version: int = 1, *, max_length: int |
     return Task(
         name="squad" if version == 1 else "squad2",
         kind="question_answering",
+        nullable=version == 2,
         labels=(),
         metric="f1",
         train=examples.get("train", ()),

@@ -7,14 +7,7 @@ from ..checks import check_seed
 from ..errors import DataError
 from .calibration import Calibration, check_count, draw_rows, drawn_windows, few_texts, overlap
 from .example import MAX_LENGTH, ClassesFrom, Example, Kind
-
-# The metrics of texts of one's own, the primary one first.
-SCORES: Mapping[Kind, tuple[str, ...]] = {
-    "single_label": ("accuracy",),
-    "multi_label": ("f1", "f1_macro", "accuracy"),
-    "regression": ("pearson", "spearman"),
-    "unlabelled": ("",),
-}
+from .kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -31,9 +24,16 @@ class Task:
     max_length: int = MAX_LENGTH  # tokens of a text, special tokens included; a longer one is cut, with a warning
     beside: tuple[str, ...] = ()  # names of further metrics
     others: Mapping[str, Sequence[Example]] = field(default_factory=dict)  # further splits, such as "test"
+    scored_beside: tuple[str, ...] = ()  # names of further splits that are scored along with "validation"
+    nullable: bool = False  # of questions: some have no answer
     windows: int | None = None  # of running text: the first so many are scored (all: None)
     classes_from: ClassesFrom = "names"
     strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
+
+    @property
+    def running(self) -> bool:
+        """True for one running text, which has no labels."""
+        return KINDS[self.kind].running
 
     def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
@@ -42,7 +42,7 @@ class Task:
             found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
             problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
-        bare = [] if self.kind == "language" else [n for n, example in enumerate(examples) if example.label is None]
+        bare = [] if self.running else [n for n, example in enumerate(examples) if example.label is None]
         if bare:
             raise DataError(
                 f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
@@ -59,7 +59,7 @@ class Task:
     def is_labelled(self, name: str) -> bool:
         """Whether a split is there with labels, if not for every text; running text needs none."""
         examples = self._splits.get(name, ())
-        if self.kind == "language":  # whose text is not read for this
+        if self.running:  # whose text is not read for this
             return len(examples) > 0
         return any(example.label is not None for example in examples)
 
@@ -75,12 +75,12 @@ class Task:
         check_count(count)
         check_seed(seed)
         if not self.train:
-            cure = "calibration=FILE" if self.kind == "language" else "Calibration.of_texts(texts)"
+            cure = "calibration=FILE" if self.running else "Calibration.of_texts(texts)"
             raise DataError(
                 f"{self.name} from {self.source} has no training texts to calibrate on; "
-                f"{'' if self.kind == 'language' else 'add train.jsonl there, or '}pass {cure}."
+                f"{'' if self.running else 'add train.jsonl there, or '}pass {cure}."
             )
-        if self.kind == "language":
+        if self.running:
             source = f"{self.source} (train)"
             return drawn_windows(self.train, self.validation, source, count, seed, self.max_length)
         if count > len(self.train):

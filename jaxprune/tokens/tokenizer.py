@@ -112,18 +112,7 @@ class Tokenizer:
         `max_length` is lowered to what the model can read; with `strict` that is an error. Raises DataError that names
         the number of a text that is none, or that has a token which the model's embedding lacks.
         """
-        given = next((number for number, example in enumerate(examples) if example.tokens is not None), None)
-        if given is not None:
-            raise DataError(
-                f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
-            )
-        paired = any(example.pair is not None for example in examples)
-        room = self._room(max_length, paired, strict)
-        self._cut(room, strategy="longest_first")
-        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-        encodings = self._encode(inputs)
-        found = self._encoded(encodings)
-        return replace(found, cut=sum(bool(encoding.overflowing) for encoding in encodings), longest=room)
+        return self._read_all(examples, max_length, strict)[0]
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
@@ -184,6 +173,21 @@ class Tokenizer:
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
         shortened = sum(len(tokens) > most for tokens in asked)
         return Windows(self._encoded(all_windows), np.array(question, np.int32), spans, shortened, most)
+
+    def _read_all(self, examples: Sequence[Example], max_length: int, strict: bool) -> tuple[Encoded, Sequence[Any]]:
+        """What `encode` gives, and the encodings it was made of."""
+        given = next((number for number, example in enumerate(examples) if example.tokens is not None), None)
+        if given is not None:
+            raise DataError(
+                f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
+            )
+        paired = any(example.pair is not None for example in examples)
+        room = self._room(max_length, paired, strict)
+        self._cut(room, strategy="longest_first")
+        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+        encodings = self._encode(inputs)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        return replace(self._encoded(encodings), cut=cut, longest=room), encodings
 
     def _cut(self, max_length: int, **options: Any) -> None:
         """Have texts cut from now on, at the side that the tokenizer's settings name."""

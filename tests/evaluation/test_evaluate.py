@@ -10,9 +10,10 @@ import jaxprune as jp
 from jaxprune import tasks
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.errors import DataError, NumericalError
-from jaxprune.evaluation.evaluate import evaluate, predict
+from jaxprune.evaluation.evaluate import evaluate
 from jaxprune.evaluation.label_map import match_labels
 from jaxprune.evaluation.numbering import truth
+from jaxprune.evaluation.predict import predict
 from jaxprune.tasks import Answers, Example, Task
 from jaxprune.tokens.tokenizer import Encoded, Tokenizer
 
@@ -117,7 +118,10 @@ def test_limit_and_splits(tiny):
 def test_mismatched_texts_are_scored_beside(tiny):
     model, task = tiny(), make_task([0, 1] * 4)
     other = tuple(reversed(task.validation[:3]))
-    result = evaluate(model, dataclasses.replace(task, others={"validation_mismatched": other}))
+    result = evaluate(
+        model,
+        dataclasses.replace(task, others={"validation_mismatched": other}, scored_beside=("validation_mismatched",)),
+    )
     alone = evaluate(model, dataclasses.replace(task, validation=other))
     assert result.metrics["accuracy_mismatched"] == alone.score
     assert result.score == evaluate(model, task).score and result.examples == 8

@@ -10,9 +10,9 @@ from hypothesis import given, strategies as st
 
 import jaxprune as jp
 from jaxprune.errors import NumericalError, SettingsError
-from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.importance import check_importance, gate_importance, gate_sums, least, normalised
 from jaxprune.finetuning.losses import mean_loss
+from jaxprune.finetuning.texts import prepare
 from jaxprune.model import Sites, forward
 from jaxprune.tokens.packing import pack
 

@@ -18,10 +18,11 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputError, SettingsError
 from jaxprune.finetuning.epochs import batches_for
-from jaxprune.finetuning.finetune import prepare, tune
+from jaxprune.finetuning.finetune import tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, text_losses
 from jaxprune.finetuning.run_store import LOG, STATES, SUMS, Store
 from jaxprune.finetuning.step import path_of
+from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.train import train
 from jaxprune.model import Dropout, Sites, forward
 from jaxprune.model.dropout import drop
@@ -521,7 +522,7 @@ SPREAD = """
 import sys, json, jax
 import jaxprune as jp
 from jaxprune.finetuning.epochs import shuffled
-from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.train import train
 model, task = jp.load(sys.argv[1]), jp.tasks.folder(sys.argv[2])
 texts = prepare(model, task)

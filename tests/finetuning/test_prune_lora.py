@@ -11,10 +11,10 @@ from hypothesis import given, strategies as st
 
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError, OutputError, SettingsError
-from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.importance import check_importance, normalised
 from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of, projection_shapes
 from jaxprune.finetuning.prune_lora import choose, measured_importance, proportional_ranks, rank_plan, warm_head
+from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.training_bytes import activation_bytes, compiled_step
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
 from jaxprune.pruning.cost import unit_costs, whole_parameters

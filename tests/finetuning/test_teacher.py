@@ -10,9 +10,9 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import SettingsError
-from jaxprune.evaluation.evaluate import predict
-from jaxprune.finetuning.finetune import encoded_by, prepare
+from jaxprune.evaluation.predict import predict
 from jaxprune.finetuning.teacher import fitting
+from jaxprune.finetuning.texts import encoded_by, prepare
 from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import tiny
 

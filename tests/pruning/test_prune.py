@@ -12,12 +12,13 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.cli.main import main
-from jaxprune.errors import BudgetError, FormerName, SettingsError
+from jaxprune.errors import BudgetError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
 from jaxprune.pruning.cost import flops
 from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
+from jaxprune.settings import FormerName
 from tests.cli.conftest import cli as cli, inputs as inputs
 from tests.report.conftest import tiny as tiny
 
@@ -129,7 +130,9 @@ def test_what_is_no_method_is_named():
         def prune(self, run, budgets):
             return []
 
-    with pytest.raises(SettingsError, match="Half is no pruning method: it lacks measures_once, needs_texts, group, presets"):
+    with pytest.raises(
+        SettingsError, match="Half is no pruning method: it lacks measures_once, needs_texts, group, presets"
+    ):
         check_method(Half())
 
 
@@ -186,7 +189,7 @@ def test_another_packages_method_on_the_command_line(offered, cli, inputs, tmp_p
     assert main(["prune", "--method", "first", "--help"]) == 0
 
 
-@pytest.mark.filterwarnings("default::jaxprune.errors.FormerName")
+@pytest.mark.filterwarnings("default::jaxprune.settings.FormerName")
 def test_a_flag_by_its_former_name_is_told_in_a_line(cli, inputs, tmp_path):
     words = ("prune", "--model", inputs.model, "--remove", 0.5, "--method", "magnitude", "--seq-len", 8, "--out")
     run = cli.json(*words, tmp_path / "small", "--repair", "none")

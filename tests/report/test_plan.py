@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxprune.errors import BudgetError, FormerName
+from jaxprune.errors import BudgetError
 from jaxprune.pruning.budget import Budget
 from jaxprune.pruning.cost import flops, whole_parameters
 from jaxprune.pruning.methods import KPrune
 from jaxprune.report import plan as module
 from jaxprune.report.forecast import Forecast
 from jaxprune.report.plan import peak_bytes, plan
+from jaxprune.settings import FormerName
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError
-from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.texts import prepare
 from jaxprune.report.plan import plan
 from jaxprune.tasks import Answers, Calibration, Example, Task
 from jaxprune.tokens.tokenizer import Tokenizer
@@ -38,7 +38,8 @@ def test_questions_that_lose_their_end_are_counted(tokenizer_folder):
 
 def test_scores_of_cut_texts_say_so(tiny):
     examples = (SHORT, LONG, LONG, Example("who was", None, 1))
-    task = task_of(*examples, max_length=10, others={"validation_mismatched": (LONG, SHORT)})
+    name = "validation_mismatched"
+    task = task_of(*examples, max_length=10, others={name: (LONG, SHORT)}, scored_beside=(name,))
     warnings = jp.evaluate(tiny(), task).warnings
     assert "2 of 4 evaluation texts were cut to 10 tokens; allow more, or shorten them." in warnings
     assert "mismatched texts: 1 of 2 evaluation texts were cut to 10 tokens; allow more, or shorten them." in warnings

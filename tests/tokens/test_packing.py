@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxprune.errors import DataError
-from jaxprune.evaluation.evaluate import predict, predict_spans
+from jaxprune.evaluation.predict import predict, predict_tokens
 from jaxprune.model import logits
 from jaxprune.model.transformer import whole_forward
 from jaxprune.tokens.packing import pack, unpack, unpack_logits, unpack_tokens
@@ -111,9 +111,9 @@ def test_what_padding_holds_changes_nothing(tiny):
 
 def test_token_outputs_go_back_to_their_texts(tiny):
     model, encoded = tiny(head="question_answering", pooler="none", labels=()), texts_of([5, 24, 3, 17])
-    together = predict_spans(model, encoded)
+    together = predict_tokens(model, encoded)
     assert [values.shape for values in together] == [(5, 2), (24, 2), (3, 2), (17, 2)]
-    alone = predict_spans(model, Encoded(encoded.ids[1:2], encoded.types[1:2]))
+    alone = predict_tokens(model, Encoded(encoded.ids[1:2], encoded.types[1:2]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
     batches = pack(encoded, model.architecture)
     np.testing.assert_array_equal(unpack_tokens([batch.ids for batch in batches], batches)[3], encoded.ids[3])

@@ -7,7 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError
-from jaxprune.finetuning.finetune import prepare
+from jaxprune.finetuning.texts import prepare
 from jaxprune.model import Provenance
 from jaxprune.report.plan import _lengths
 from jaxprune.tasks.example import Example

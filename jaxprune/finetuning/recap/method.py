@@ -19,6 +19,7 @@ import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...checks import check_effect
+from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
@@ -28,10 +29,11 @@ from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
 from ..epochs import batch_doubts, batch_shape, batches_for
-from ..finetune import Texts, prepare, scored_texts, set_aside
+from ..finetune import scored_texts, set_aside
 from ..masters import in_types, result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
+from ..texts import Texts, prepare
 from ..train import check_targets, training_fingerprint
 from .phase_bytes import phase_bytes, uniform
 from .rounds import one_round
@@ -289,6 +291,7 @@ def _finished(
     warnings = list(
         dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
     )
+    tell(warnings)
     rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
     result = run.model.replace(
         architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),

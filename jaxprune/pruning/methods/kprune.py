@@ -173,15 +173,18 @@ class KPrune(Method):
 
     @property
     def scoring(self) -> Scoring:
-        """How damage is predicted, by settled settings."""
+        """How damage is predicted. Raises `SettingsError` for settings that are not settled."""
+        if self.search == "surgeon" and self.elimination_ridge is None:
+            raise _unsettled("elimination_ridge")
         return Scoring(self.search == "gates", self.elimination_ridge or 0.0, self.sensitivity, self.query_heads)
 
     @property
     def fit(self) -> Fit:
-        """How weights are fitted, by settled settings."""
+        """How weights are fitted. Raises `SettingsError` for settings that are not settled."""
         if self.refit != "weights":
             return SCALES if self.refit == "scales" else Fit(kind="none")
-        assert self.ridge is not None
+        if self.ridge is None:
+            raise _unsettled("ridge")
         fit = Fit(ridge=self.ridge, pull=self.pull, intercept=self.intercept, inputs=self.refit_inputs)
         return fit if self.input_ridge is None else replace(fit, input_ridge=self.input_ridge)
 
@@ -189,6 +192,10 @@ class KPrune(Method):
         if self.search == "published":
             return [_published(run, entry, self) for entry in budgets]
         return _default(run, budgets, self)
+
+
+def _unsettled(name: str) -> SettingsError:
+    return SettingsError(f"{name} is open: what it comes to depends on the model; ask settled(architecture) first.")
 
 
 def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Model]:

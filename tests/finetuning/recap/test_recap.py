@@ -17,10 +17,10 @@ import pytest
 import jaxprune as jp
 from jaxprune.checkpoint.load import NEW_WEIGHTS
 from jaxprune.errors import NumericalError, OutputError, SettingsError
-from jaxprune.finetuning.finetune import prepare
 from jaxprune.finetuning.recap import Recap, run_recap
 from jaxprune.finetuning.recap.run import PHASES
 from jaxprune.finetuning.step import path_of
+from jaxprune.finetuning.texts import prepare
 from jaxprune.pruning.allocation import allocate
 from jaxprune.pruning.cost import whole_parameters
 from jaxprune.pruning.cut import cut

@@ -186,3 +186,10 @@ def test_weight_norms_count_every_weight_of_a_unit(demo):
     expected = np.sum(np.asarray(layer["up"]["kernel"])[:, 3] ** 2) + np.asarray(layer["up"]["bias"])[3] ** 2
     expected += np.sum(np.asarray(layer["down"]["kernel"])[3] ** 2)
     np.testing.assert_allclose(weight_norms(model)[1][3], expected, rtol=1e-6)
+
+
+def test_settings_that_are_not_settled_say_so():
+    for wanted, name in ((lambda: jp.KPrune().fit, "ridge"), (lambda: jp.KPrune().scoring, "elimination_ridge")):
+        with pytest.raises(jp.JaxpruneError, match=f"{name} is open: .* ask settled"):
+            wanted()
+    assert jp.KPrune(refit=False).fit.kind == "none" and jp.KPrune(ridge=3.0).fit.ridge == 3.0

@@ -1,0 +1,85 @@
+"""How examples are scored: one scorer for each kind of task, from texts to metrics and doubts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from ..model import Model
+from ..runtime.programs import Programs
+from ..tasks.example import Answers, Example, Kind
+from ..tasks.task import Task
+from ..tokens.cut_texts import cut_questions, cut_texts
+from ..tokens.given_ids import GivenIds
+from ..tokens.packing import unpack_logits, unpack_tokens
+from ..tokens.tokenizer import Tokenizer
+from .chance import chance_level
+from .label_map import LabelMap
+from .metrics import METRICS, squad_scores
+from .numbering import classes, truth
+from .predict import Predicted, predicted_by
+from .spans import OVERLAP, best_answers
+
+Scored = tuple[dict[str, float], tuple[str, ...], int, Predicted]  # metrics, doubts, real tokens, the run
+
+
+def classify(
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    found: LabelMap,
+    programs: Programs,
+) -> Scored:
+    """One answer a text."""
+    encoded = reader.encode(examples, task.max_length, task.strict_length)
+    run = predicted_by(model, encoded, programs)
+    logits = unpack_logits(run.values, run.batches)
+    predicted, true = classes(logits, task, found), truth(examples, task)
+    scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
+    values, counts = np.unique(true, axis=0, return_counts=True)
+    constant = np.broadcast_to(values[counts.argmax()], true.shape)
+    doubts = chance_level(
+        task.metric,
+        scores[task.metric],
+        METRICS[task.metric](constant, true),
+        len(examples),
+        one_answer=len(np.unique(predicted, axis=0)) == 1,
+        one_label=len(values) == 1,
+    )
+    return scores, cut_texts(encoded, "evaluation texts") + doubts, encoded.tokens, run
+
+
+def answer(
+    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
+) -> Scored:
+    """One span of its context a question."""
+    contexts = [example.pair or "" for example in examples]
+    questions = [example.text for example in examples]
+    windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+    run = predicted_by(model, windows.encoded, programs)
+    logits = unpack_tokens(run.values, run.batches)
+    answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
+    predicted = best_answers(logits, windows, contexts, task.nullable)
+    scores = squad_scores(predicted, answers)
+    doubts = chance_level(
+        task.metric,
+        scores[task.metric],
+        squad_scores([""] * len(answers), answers)[task.metric],
+        len(examples),
+        one_answer=len(set(predicted)) == 1,
+        one_label=len(set(answers)) == 1,
+    )
+    doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
+    return scores, doubts, windows.encoded.tokens, run
+
+
+# Running text has no examples: `evaluate` scores its windows as they come.
+SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
+    {
+        "single_label": classify,
+        "multi_label": classify,
+        "regression": classify,
+        "question_answering": answer,
+    }
+)

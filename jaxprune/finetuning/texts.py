@@ -1,0 +1,109 @@
+"""Training texts as the loop reads them: token ids and targets, one reader for each kind of task."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from ..checkpoint.files import listed
+from ..evaluation.label_map import LabelMap, match_labels
+from ..evaluation.numbering import NUMBERINGS, truth
+from ..model import Model
+from ..tasks.example import Answers, Kind
+from ..tasks.task import Task
+from ..tokens.cut_texts import cut_questions, cut_texts
+from ..tokens.tokenizer import Encoded, Tokenizer, Windows
+
+SHARED_TOKENS = 64  # tokens that windows of a long context share
+
+
+class Texts(NamedTuple):
+    """Training texts as the loop reads them."""
+
+    encoded: Encoded
+    targets: np.ndarray  # in the numbering of the model's outputs; `model.targets` says which shape
+    warnings: tuple[str, ...]
+
+
+def prepare(model: Model, task: Task) -> Texts:
+    """Tokenise the training texts and number their labels as the model's outputs are.
+
+    Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
+    """
+    found = match_labels(model.architecture, task)
+    examples = found.task.split("train")
+    tokenizer = Tokenizer.of(model)
+    warnings = found.warnings + tokenizer.doubts(examples)
+    texts = _READERS[found.task.kind](tokenizer, found, len(model.architecture.labels))
+    return texts._replace(warnings=warnings + texts.warnings)
+
+
+def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
+    """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
+    return _ENCODERS.get(task.kind, _whole)(task, tokenizer)
+
+
+def _whole(task: Task, tokenizer: Tokenizer) -> Encoded:
+    return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
+
+
+def _windows(task: Task, tokenizer: Tokenizer) -> Windows:
+    """Windows of the training texts' contexts, each with its question."""
+    examples = task.split("train")
+    questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
+    return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
+
+
+def _labelled(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+    """One label a text."""
+    encoded, labels = _whole(found.task, tokenizer), truth(found.task.split("train"), found.task)
+    targets = NUMBERINGS[found.task.kind].targets(labels, found, outputs)
+    return Texts(encoded, targets, cut_texts(encoded, "training texts"))
+
+
+def _one_class(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+    """One class a text; a warning names those that no text has."""
+    texts, there = _labelled(tokenizer, found, outputs), set(truth(found.task.split("train"), found.task).tolist())
+    absent = [name for number, name in enumerate(found.task.labels) if number not in there]
+    if not absent:
+        return texts
+    return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
+
+
+def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+    """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
+    task = found.task
+    examples, windows = task.split("train"), _windows(task, tokenizer)
+    targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
+    for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
+        label = examples[question].label
+        if not isinstance(label, Answers) or not label.texts:
+            continue
+        start, stop = label.starts[0], label.starts[0] + len(label.texts[0])
+        inside = np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] >= 0))
+        if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
+            targets[number] = inside[0], inside[-1]
+            answered.add(int(question))
+    warnings = cut_questions(windows, len(examples), "training questions")
+    with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
+    if len(answered) < with_answers:
+        warnings += (
+            f"{with_answers - len(answered)} of {with_answers} answers fit no window of {task.max_length} tokens whole "
+            "and train as none; take longer windows.",
+        )
+    return Texts(windows.encoded, targets, warnings)
+
+
+_READERS: Mapping[Kind, Callable[[Tokenizer, LabelMap, int], Texts]] = MappingProxyType(
+    {
+        "single_label": _one_class,
+        "multi_label": _labelled,
+        "regression": _labelled,
+        "question_answering": _spans,
+    }
+)
+# How texts become token ids, where a text is not simply read whole.
+_ENCODERS: Mapping[Kind, Callable[[Task, Tokenizer], Encoded]] = MappingProxyType(
+    {"question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded}
+)

@@ -1,0 +1,28 @@
+"""What a kind of task is: one row for each. How it is read and scored stands in tables of `evaluation`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ..model.architecture import HeadKind
+from .example import Kind
+
+
+class TaskKind(NamedTuple):
+    """One kind of task."""
+
+    head: HeadKind | None  # that it needs; None: it cannot be scored
+    scores: tuple[str, ...] = ("",)  # the metrics of data of one's own, the primary one first
+    running: bool = False  # one running text, without labels
+
+
+KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
+    {
+        "single_label": TaskKind("classification", ("accuracy",)),
+        "multi_label": TaskKind("classification", ("f1", "f1_macro", "accuracy")),
+        "regression": TaskKind("classification", ("pearson", "spearman")),
+        "question_answering": TaskKind("question_answering", ("f1",)),
+        "language": TaskKind("causal_lm", ("perplexity",), running=True),
+        "unlabelled": TaskKind(None),
+    }
+)
