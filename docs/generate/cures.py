@@ -15,7 +15,6 @@ CURES: dict[str, str] = {
     "because it changes the result": "the setting asks for mathematics that is not built in: take a checkpoint "
     "without it",
     "but id2label names": "make num_labels and id2label of config.json agree, or pass labels=",
-    "for which new heads are known for": "load it without a head, or with the one it has",
     "cannot be rotated in pairs": "heads of odd width are not supported",
     "rotary frequencies do not fit heads of width": "config.json contradicts itself: copy the checkpoint anew",
     "file, which the package": "install the package that is named, or save the tokenizer as tokenizer.json",
