@@ -87,10 +87,10 @@ def test_adapters_of_a_family_of_ones_own(folder, tmp_path):
         (replace(OURS, modules={}), "family ours has no embed.token, layers.{}.attention.q, .* in its modules"),
         (replace(OURS, keys={**OURS.keys, "pre_norm": "pre"}), "family ours has no pre in its defaults"),
         (replace(OURS, heads={"causal_lm": jp.HeadModules(output="x")}), "family ours has no tied in its keys"),
-        (replace(OURS, switches={"colour": 1}), "switches have colour, which no architecture has"),
+        (replace(OURS, switches={"colour": 1}), "switches name colour, expected fields of Architecture"),
         (
             replace(OURS, heads={"painting": jp.HeadModules(output="x")}),
-            "heads have painting, which is no kind of head",
+            "heads name painting, expected classification, ",
         ),
         (replace(OURS, model_type="bert"), "family bert is known already, with another row; give yours a model_type"),
         (replace(OURS, model_type="theirs"), "has model_type 'ours', .* row that was handed in is of 'theirs'"),

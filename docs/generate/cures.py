@@ -21,8 +21,6 @@ CURES: dict[str, str] = {
     "--ignore-config-key": "where you know the settings to be harmless, add the flag as it is printed; in Python "
     "jp.load(ignore_config_keys=[…])",
     "has model_type": "[a family of your own](own-family.md)",
-    "which no architecture has": "switches are fields of jp.Architecture",
-    "which is no kind of head": "kinds are those of the table in [a family of your own](own-family.md)",
     "is a Git LFS pointer": "the file was cloned without its contents",
     "do not fit its config.json": "the weights are of another model than config.json says",
     "there is no folder": "on a machine without network only folders and the hub's cache work",

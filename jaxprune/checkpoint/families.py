@@ -381,6 +381,7 @@ _ROWS += (
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
+"""Our rows by their model_type."""
 
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
     {

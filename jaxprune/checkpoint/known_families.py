@@ -40,9 +40,13 @@ def hand_in(family: Family) -> Family:
         if names:
             raise SettingsError(f"family {name} has no {', '.join(names)} in its {table}; name them.")
     if strange := family.switches.keys() - architecture:
-        raise SettingsError(f"family {name}: switches have {', '.join(sorted(strange))}, which no architecture has.")
+        raise SettingsError(
+            f"family {name}: switches name {', '.join(sorted(strange))}, expected fields of Architecture."
+        )
     if strange := family.heads.keys() - get_args(HeadKind):
-        raise SettingsError(f"family {name}: heads have {', '.join(sorted(strange))}, which is no kind of head.")
+        raise SettingsError(
+            f"family {name}: heads name {', '.join(sorted(strange))}, expected {', '.join(get_args(HeadKind))}."
+        )
     if name not in FAMILIES:
         _handed_in[name] = family
     return family

@@ -19,7 +19,7 @@ PRUNE = ("prune", "--model", "nowhere", "--task", "text-classification", "--data
         ((*PRUNE, "--remove", "much"), "invalid float value: 'much'"),
         ((*PRUNE, "--remove", "40"), "remove must lie in (0, 1), got 40.0. To remove 40 % pass 0.4."),
         ((*PRUNE, "--remove", "0.5", "--cost", "seconds"), "invalid choice: 'seconds'"),
-        ((*PRUNE, "--remove", "0.5", "--preset", "best"), "kprune has no preset 'best'; use one of default"),
+        ((*PRUNE, "--remove", "0.5", "--preset", "best"), "KPrune has no preset 'best'; use one of default"),
         ((*PRUNE, "--remove", "0.5", "--unheard-of"), "--unheard-of"),
         ((*PRUNE, "--remove", "0.5", "--seed", "-1"), "seed is -1, expected an integer from 0 to 4294967295"),
         (("compare", *PRUNE[1:], "--remove", "0.5", "--seeds", "0", "-1"), "seed is -1"),

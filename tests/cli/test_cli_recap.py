@@ -40,7 +40,7 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
         (("--remove", 0.9), "remove 0.9 is above the cap"),
         (("--rounds", 0), "rounds must be at least 1, got 0."),
         (("--device", "cpu:64"), "device 'cpu:64' was asked, but there are"),
-        (("--preset", "mine"), "recap has no preset 'mine'; use one of default, published-bert-cola"),
+        (("--preset", "mine"), "Recap has no preset 'mine'; use one of default, published-bert-cola"),
         (("--device-limit", 1000), "bytes on the device, the limit is 1,000"),
         (("--device-limit", "1.5kib"), "bytes on the device, the limit is 1,536"),
         (
