@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from .report.bench import bench as bench, generation_speed as generation_speed
     from .report.compare import compare as compare
+    from .report.demo import demo as demo
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
     from .runtime.decode import generate_ids as generate_ids
@@ -107,6 +108,7 @@ _HOMES = {
     "bench": "report.bench",
     "compare": "report.compare",
     "generation_speed": "report.bench",
+    "demo": "report.demo",
     "heat_map": "report.heat_map",
     "plan": "report.plan",
 }

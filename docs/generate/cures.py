@@ -15,13 +15,14 @@ CURES: dict[str, str] = {
     "because it changes the result": "the setting asks for mathematics that is not built in: take a checkpoint "
     "without it",
     "but id2label names": "make num_labels and id2label of config.json agree, or pass labels=",
-    "for which new heads are known for": "load it without a head, or with the one it has",
     "cannot be rotated in pairs": "heads of odd width are not supported",
     "rotary frequencies do not fit heads of width": "config.json contradicts itself: copy the checkpoint anew",
     "file, which the package": "install the package that is named, or save the tokenizer as tokenizer.json",
     "--ignore-config-key": "where you know the settings to be harmless, add the flag as it is printed; in Python "
     "jp.load(ignore_config_keys=[…])",
     "has model_type": "[a family of your own](own-family.md)",
+    "which no architecture has": "switches are fields of jp.Architecture",
+    "which is no kind of head": "kinds are those of the table in [a family of your own](own-family.md)",
     "is a Git LFS pointer": "the file was cloned without its contents",
     "do not fit its config.json": "the weights are of another model than config.json says",
     "there is no folder": "on a machine without network only folders and the hub's cache work",

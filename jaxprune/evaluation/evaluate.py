@@ -21,6 +21,7 @@ from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
 from .label_map import match_labels
 from .label_rows import check_rows
+from .metrics import check_none_own
 from .predict import outputs_of
 from .scorers import SCORERS
 
@@ -124,6 +125,7 @@ def _language(
     on_step: OnStep | None,
 ) -> Evaluation:
     """Perplexity over the first windows of a split's running text, or rows of token ids, a group at a time."""
+    check_none_own(task)
     texts = task.split(split)
     if isinstance(reader, GivenIds):
         found = reader.rows(texts)

@@ -96,7 +96,7 @@ def test_several_budgets_need_a_folder_of_their_own_and_differ(cli, inputs, tmp_
 
 def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, monkeypatch):
     """A file stands where a folder is to be made: nothing is read before that is said."""
-    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.cli.demo.load"):
+    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.report.demo.load"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").touch()
     wrong = tmp_path / "file" / "out"
@@ -144,8 +144,8 @@ def test_a_run_is_planned_with_its_own_flags(cli, inputs, monkeypatch):
     assert cli("plan", "--model", inputs.model, "--remove", 0.5, *words).err == "jaxprune: error: enough.\n"
     assert (asked["stream"], asked["keep_bytes"], asked["types"]) == (True, 10**6, {"bfloat16"})
     assert (asked["method"].refit, asked["method"].seed) == ("none", 3)
-    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-rearrange")
-    assert run.code == 2 and "--rearrange is not a setting of random; it has: --refit." in run.err
+    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-sensitivity")
+    assert run.code == 2 and "--sensitivity is not a setting of random; it has: --refit." in run.err
 
 
 def jax_leaves(model):
