@@ -23,7 +23,7 @@ class Demo:
     """What `jaxprune demo` shows."""
 
     comparison: Comparison  # scores of every method at every budget
-    timings: tuple[Bench, ...]  # dense against pruned, one a shape
+    timings: tuple[Bench, ...]  # dense against pruned, one a shape: see `bench`
 
     @property
     def rows(self) -> list[dict[str, Any]]:
