@@ -15,10 +15,10 @@ from jaxprune.pruning.run import Run
 from jaxprune.runtime.devices import Devices
 from jaxprune.runtime.programs import Programs
 
-# What runs on the host's own cores, where `kprune` and its parts look it up.
+# What runs on the host's own cores, where the parts of `kprune` look it up.
 HOST_SOLVES = (
-    ("jaxprune.pruning.methods.kprune", "surgeon_inputs"),
-    ("jaxprune.pruning.methods.kprune", "eliminate_heads"),
+    ("jaxprune.pruning.damage", "surgeon_inputs"),
+    ("jaxprune.pruning.damage", "eliminate_heads"),
     ("jaxprune.pruning.refit", "fit_inputs"),
     ("jaxprune.pruning.refit", "fit_outputs"),
 )
