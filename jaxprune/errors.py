@@ -31,10 +31,6 @@ class UnknownSettingError(CheckpointError):
         self.names = tuple(names)
 
 
-class FormerName(FutureWarning):
-    """A setting was given by the name that it had in an earlier release."""
-
-
 class DataError(JaxpruneError):
     """Texts or labels that are missing, malformed or do not fit the model."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from .errors import FormerName, SettingsError
+from .errors import SettingsError
 
 Settings = TypeVar("Settings", bound="Presets")
 Class = TypeVar("Class", bound=type)
@@ -33,6 +33,10 @@ class Presets(Protocol):
 
 
 # --- names that fields had before: taken for one release, with a warning
+
+
+class FormerName(FutureWarning):
+    """Something was asked for by the name that it had in an earlier release."""
 
 
 def formerly(**names: str) -> Callable[[Class], Class]:

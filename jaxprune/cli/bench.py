@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     dense = flags.load(arguments, name, revision=revision, ignore_config_keys=ignored)
     if arguments.generate:
         rows = [generation_bench(dense, pruned, batch=batch, repeats=arguments.repeats) for batch in arguments.generate]
-        data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
+        data = {"model": arguments.model, "dense": name, "results": [row.as_json() for row in rows], "warnings": []}
         return Outcome(data, (generation_table(rows),))
     rows = [bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats) for r, n in shapes]
-    data = {"model": arguments.model, "dense": name, "results": rows, "warnings": []}
-    return Outcome(data, (bench_table(rows), *(row["verdict"] for row in rows)))
+    data = {"model": arguments.model, "dense": name, "results": [row.as_json() for row in rows], "warnings": []}
+    return Outcome(data, (bench_table(rows), *(row.verdict for row in rows)))
 
 
 def shape(text: str) -> tuple[int, int]:

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             count=arguments.calibration_samples, limit=arguments.limit, repeats=arguments.repeats, on_step=on_step
         )
     files = write_comparison(shown.comparison, arguments.out)
-    words = [row["verdict"] for row in shown.timings] + [f"wrote {file}" for file in files]
+    words = [row.verdict for row in shown.timings] + [f"wrote {file}" for file in files]
     return Outcome(
         {**shown.as_json(), "files": files},
         (comparison_table(shown.comparison), bench_table(shown.timings), *words),

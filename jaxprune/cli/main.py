@@ -15,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from ..doubts import LOGGER
-from ..errors import FormerName, JaxpruneError
+from ..errors import JaxpruneError
 from ..jsonio import dumps
+from ..settings import FormerName
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
 from .told import in_flags

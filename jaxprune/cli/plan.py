@@ -36,25 +36,25 @@ def run(arguments: argparse.Namespace) -> Outcome:
         calibration = flags.samples(arguments, running=False)
     length = arguments.seq_len if isinstance(calibration, int) else None
     result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length, **where)
-    dense, counted, forwards = result["dense"], result["calibration"], result["dense_forwards"]
-    pruned = [result["pruned"]] if len(budgets) == 1 else result["pruned"]
+    counted, forwards = result.calibration, result.dense_forwards
 
     def towards(name: str, unit: str = "") -> str:
-        return f"{si(dense[name], unit)} to {', '.join(si(entry[name], unit) for entry in pruned)}"
+        left = ", ".join(si(getattr(entry, name), unit) for entry in result.pruned)
+        return f"{si(getattr(result.dense, name), unit)} to {left}"
 
     facts = {
-        "calibration": f"{counted['texts']} texts, {counted['tokens']} tokens",
-        f"FLOPs at {result['length']} tokens": towards("flops"),
+        "calibration": f"{counted.texts} texts, {counted.tokens} tokens",
+        f"FLOPs at {result.length} tokens": towards("flops"),
         "parameters": towards("parameters"),
         "bytes": towards("bytes", "B"),
-        "tokens per second here": f"{result['tokens_per_second']:.0f}",
-        "one pass over the calibration": f"{result['dense_forward_seconds']:.2f} s",
-        "passes that pruning costs": f"{forwards['first']:.0f}"
-        + (f", each further budget {forwards['further']:.1f}" if len(budgets) > 1 else ""),
-        "seconds to prune": f"{result['seconds']:.0f}, of them {result['compile_seconds']:.0f} of compilation",
-        "peak bytes": si(result["peak_bytes"]["total"], "B") if result["peak_bytes"] else None,
-        "peak of the process so far": si(result["host_peak_bytes"], "B") if result["host_peak_bytes"] else None,
+        "tokens per second here": f"{result.tokens_per_second:.0f}",
+        "one pass over the calibration": f"{result.dense_forward_seconds:.2f} s",
+        "passes that pruning costs": f"{forwards.first:.0f}"
+        + (f", each further budget {forwards.further:.1f}" if len(budgets) > 1 else ""),
+        "seconds to prune": f"{result.seconds:.0f}, of them {result.compile_seconds:.0f} of compilation",
+        "peak bytes": si(result.peak_bytes["total"], "B") if result.peak_bytes else None,
+        "peak of the process so far": si(result.host_peak_bytes, "B") if result.host_peak_bytes else None,
     }
-    notes = tuple(f"assumed: {line}" for line in result["assumptions"])
-    data = {"model": arguments.model, **result, "warnings": [*model.provenance.warnings, *result["warnings"]]}
+    notes = tuple(f"assumed: {line}" for line in result.assumptions)
+    data = {"model": arguments.model, **result.as_json(), "warnings": [*model.provenance.warnings, *result.warnings]}
     return Outcome(data, (facts_table("Plan", facts), *notes))

@@ -15,10 +15,12 @@ from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
 from ..runtime.programs import Programs
 from ..tasks.task import Task
+from ..tokens.given_ids import GivenIds, reader_of
 from ..tokens.packing import Encoded, pack
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
 from .label_map import match_labels
+from .label_rows import check_rows
 from .metrics import check_none_own
 from .predict import outputs_of
 from .scorers import SCORERS
@@ -70,13 +72,14 @@ def evaluate(
     books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
     of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
-    the model's own: a folder, or a loaded one.
+    the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
+    check_rows(model.architecture, task)
     found = match_labels(model.architecture, task)
     task = found.task
-    reader = Tokenizer.of(model.with_tokenizer(tokenizer))
+    reader = reader_of(model, task, tokenizer)
     programs = Programs() if programs is None else programs
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
@@ -117,18 +120,23 @@ def _language(
     task: Task,
     split: str,
     limit: int | None,
-    tokenizer: Tokenizer,
+    reader: Tokenizer | GivenIds,
     programs: Programs,
     on_step: OnStep | None,
 ) -> Evaluation:
-    """Perplexity over the first windows of a split's running text, a group of windows at a time."""
+    """Perplexity over the first windows of a split's running text, or rows of token ids, a group at a time."""
     check_none_own(task)
-    found = windows_of(tokenizer, task.split(split), task.max_length, task.source, on_step)
+    texts = task.split(split)
+    if isinstance(reader, GivenIds):
+        found = reader.rows(texts)
+    else:
+        found = windows_of(reader, texts, task.max_length, task.source, on_step)
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)
-    count, total, seconds, compile_seconds, rows = 0, 0.0, 0.0, 0.0, None
+    count, tokens, total, seconds, compile_seconds, rows = 0, 0, 0.0, 0.0, 0.0, None
     while ids := list(islice(found, min([GROUP // task.max_length + 1, *(most - count for most in asked)]))):
         encoded = Encoded(ids, [np.zeros_like(entry) for entry in ids])
+        tokens += encoded.tokens
         batches = pack(encoded, model.architecture, rows=rows)
         rows = len(batches[0].ids)  # of every group, so that they share a program
         outputs, compiled, began = outputs_of(model, batches, programs), programs.compile_seconds, time.perf_counter()
@@ -141,10 +149,9 @@ def _language(
         total += sum(sums)
         compile_seconds += programs.compile_seconds - compiled
         seconds += time.perf_counter() - began - (programs.compile_seconds - compiled)
-    predicted, tokens = count * (task.max_length - 1), count * task.max_length
     if not np.isfinite(total):
         raise NumericalError("NaN or Inf in the losses; check the checkpoint's weights.")
-    loss = total / predicted
+    loss = total / (tokens - count)  # the first of a window or row is given
     perplexity = float(np.exp(min(loss, 700.0)))
     doubts = ()
     if loss > np.log(model.architecture.vocab):
@@ -159,5 +166,5 @@ def _language(
         tokens=tokens,
         tokens_per_second=tokens / max(seconds, 1e-9),
         host_peak_bytes=host_peak_bytes(),
-        warnings=tokenizer.doubts(()) + doubts,
+        warnings=reader.doubts(()) + doubts,
     )

@@ -10,6 +10,7 @@ from ..runtime.programs import Programs
 from ..tasks.example import Answers, Example, Kind
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
+from ..tokens.given_ids import GivenIds
 from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
@@ -23,10 +24,15 @@ Scored = tuple[dict[str, float], tuple[str, ...], int, Predicted]  # metrics, do
 
 
 def classify(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    found: LabelMap,
+    programs: Programs,
 ) -> Scored:
     """One answer a text."""
-    encoded = tokenizer.encode(examples, task.max_length, task.strict_length)
+    encoded = reader.encode(examples, task.max_length, task.strict_length)
     run = predicted_by(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)

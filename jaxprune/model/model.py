@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from ..errors import SettingsError
 from .architecture import Architecture
+from .record import PruningReport, report_of
 
 Params = dict[str, Any]
 
@@ -55,6 +56,14 @@ class Model:
     def __repr__(self) -> str:  # that of a dataclass would print every weight
         numbers = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
         return f"Model({self.architecture.family}, {len(self.architecture.layers)} layers, {numbers:,} parameters)"
+
+    @property
+    def report(self) -> PruningReport:
+        """What the run that pruned this model did and cost: its record, typed. It is saved and loaded with the model.
+
+        Raises `SettingsError` for a model that was not pruned.
+        """
+        return report_of(self.provenance.record)
 
     def replace(self, **changes: Any) -> "Model":
         """The same model with other fields, and notes of its own."""

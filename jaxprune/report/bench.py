@@ -16,17 +16,18 @@ from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
 from ..runtime.programs import Programs
+from .figures import Bench, GenerationBench, GenerationSpeed
 
 SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
 
 
-def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, repeats: int = 20, seed: int = 0) -> dict:
+def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, repeats: int = 20, seed: int = 0) -> Bench:
     """Median seconds of a jitted forward pass of `rows` texts of `length` tokens each, of both models in turns.
 
     Turns change their order, and the speed-up is the median of the ratios within a turn, so that a machine that slows
-    down in between does not decide. The result holds seconds and compile seconds of each model, `speedup` with its
-    lower and upper quartile, `flops_ratio` at this length, `of_flops` (the speed-up as a share of that ratio),
-    `gained` and a `verdict` in words. Raises `SettingsError` for a length that a model cannot take.
+    down in between does not decide. `Bench` says what the figures are; its `verdict` is in words.
+
+    Raises `SettingsError` for a length that a model cannot take.
     """
     if min(rows, length, repeats) < 1:
         raise SettingsError(f"rows, length and repeats must be at least 1, got {rows}, {length}, {repeats}.")
@@ -48,24 +49,24 @@ def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, rep
     ratio = flops(dense.architecture, length) / left if left else float("inf")
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
     gained = low > 1.0 and speedup >= 1.02  # beyond the noise of this very run
-    return {
-        "rows": rows,
-        "length": length,
-        "repeats": repeats,
-        "device": jax.devices()[0].device_kind,
-        "dense_seconds": medians["dense"],
-        "pruned_seconds": medians["pruned"],
-        "dense_compile_seconds": compiled["dense"][0],
-        "pruned_compile_seconds": compiled["pruned"][0],
-        "dense_tokens_per_second": rows * length / medians["dense"],
-        "pruned_tokens_per_second": rows * length / medians["pruned"],
-        "speedup": speedup,
-        "speedup_quartiles": [low, high],
-        "flops_ratio": ratio,
-        "of_flops": speedup / ratio,  # 1: all of the saving shows
-        "gained": gained,
-        "verdict": _verdict(rows, length, speedup, ratio, gained),
-    }
+    return Bench(
+        rows=rows,
+        length=length,
+        repeats=repeats,
+        device=jax.devices()[0].device_kind,
+        dense_seconds=medians["dense"],
+        pruned_seconds=medians["pruned"],
+        dense_compile_seconds=compiled["dense"][0],
+        pruned_compile_seconds=compiled["pruned"][0],
+        dense_tokens_per_second=rows * length / medians["dense"],
+        pruned_tokens_per_second=rows * length / medians["pruned"],
+        speedup=speedup,
+        speedup_quartiles=[low, high],
+        flops_ratio=ratio,
+        of_flops=speedup / ratio,  # 1: all of the saving shows
+        gained=gained,
+        verdict=_verdict(rows, length, speedup, ratio, gained),
+    )
 
 
 def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tuple[float, Any, Callable[[], jax.Array]]:
@@ -87,7 +88,7 @@ def generation_speed(
     repeats: int = 5,
     seed: int = 0,
     dtype: Any = jnp.float32,
-) -> dict:
+) -> GenerationSpeed:
     """New tokens per second of greedy generation: `batch` prompts of random tokens, none of which ends early.
 
     The median of `repeats` turns, compilation apart, with its quartiles; reading the prompts is `prefill_seconds` and
@@ -101,20 +102,20 @@ def generation_speed(
     turns = np.array([(seconds(1), seconds(new_tokens)) for _ in range(repeats)])
     low, median, high = (float(value) for value in np.percentile(turns[:, 1], (25, 50, 75)))
     steps = float(np.median(np.maximum(turns[:, 1] - turns[:, 0], 1e-9)))
-    return {
-        "batch": batch,
-        "prompt_length": prompt_length,
-        "new_tokens": new_tokens,
-        "repeats": repeats,
-        "dtype": jnp.dtype(dtype).name,
-        "device": jax.devices()[0].device_kind,
-        "compile_seconds": programs.compile_seconds,  # 0 where this process has the program already
-        "prefill_seconds": float(np.median(turns[:, 0])),  # and the first token
-        "seconds": median,
-        "seconds_quartiles": [low, high],
-        "tokens_per_second": batch * new_tokens / median,
-        "decode_tokens_per_second": batch * (new_tokens - 1) / steps,
-    }
+    return GenerationSpeed(
+        batch=batch,
+        prompt_length=prompt_length,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        dtype=jnp.dtype(dtype).name,
+        device=jax.devices()[0].device_kind,
+        compile_seconds=programs.compile_seconds,  # 0 where this process has the program already
+        prefill_seconds=float(np.median(turns[:, 0])),  # and the first token
+        seconds=median,
+        seconds_quartiles=[low, high],
+        tokens_per_second=batch * new_tokens / median,
+        decode_tokens_per_second=batch * (new_tokens - 1) / steps,
+    )
 
 
 def ready_to_generate(
@@ -153,7 +154,7 @@ def generation_bench(
     new_tokens: int = 64,
     repeats: int = 5,
     seed: int = 0,
-) -> dict:
+) -> GenerationBench:
     """New tokens per second of greedy generation by both models in turns; see `bench` and `generation_speed`."""
     if repeats < 1:
         raise SettingsError(f"repeats must be at least 1, got {repeats}.")
@@ -168,17 +169,17 @@ def generation_bench(
             seconds[name].append(run[name](new_tokens))
     low, speedup, high = np.percentile(np.array(seconds["dense"]) / np.array(seconds["pruned"]), (25, 50, 75))
     speeds = {name: batch * new_tokens / float(np.median(times)) for name, times in seconds.items()}
-    return {
-        "batch": batch,
-        "prompt_length": prompt_length,
-        "new_tokens": new_tokens,
-        "repeats": repeats,
-        "device": jax.devices()[0].device_kind,
+    return GenerationBench(
+        batch=batch,
+        prompt_length=prompt_length,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        device=jax.devices()[0].device_kind,
         **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
         **{f"{name}_compile_seconds": programs.compile_seconds for name, programs in books.items()},
-        "speedup": float(speedup),
-        "speedup_quartiles": [float(low), float(high)],
-    }
+        speedup=float(speedup),
+        speedup_quartiles=[float(low), float(high)],
+    )
 
 
 def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:

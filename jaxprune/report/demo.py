@@ -13,6 +13,7 @@ from ..pruning.budget import Budget
 from ..runtime.events import OnStep
 from .bench import SHAPES, bench
 from .compare import COMPARED, Comparison, Result, compare
+from .figures import Bench
 
 REMOVE = (0.4, 0.6, 0.8)  # of the prunable FLOPs
 
@@ -22,7 +23,7 @@ class Demo:
     """What `jaxprune demo` shows."""
 
     comparison: Comparison  # scores of every method at every budget
-    timings: tuple[dict[str, Any], ...]  # dense against pruned, one a shape: see `bench`
+    timings: tuple[Bench, ...]  # dense against pruned, one a shape: see `bench`
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ class Demo:
         return [asdict(result) for result in self.comparison.results]
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.comparison.as_json(), "bench": [dict(row) for row in self.timings]}
+        return {**self.comparison.as_json(), "bench": [row.as_json() for row in self.timings]}
 
 
 def demo(

@@ -22,6 +22,7 @@ from ..tasks.example import MAX_LENGTH
 from ..tokens.packing import batch_tokens
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import encoded_for, first_windows
+from .figures import Plan, PlannedForwards, PlannedSize, PlannedTexts
 from .forecast import forecast
 
 FLOAT_BYTES = 4  # of a float32
@@ -38,16 +39,15 @@ def plan(
     mesh: Mesh | None = None,
     stream: bool = False,
     keep_bytes: int = KEEP_BYTES,
-) -> dict[str, Any]:
+) -> Plan:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
-    each (None: `budget.length`, else 128). `method` is that of `prune`.
-    `tokenizer` takes the place of the model's own; `mesh`, `stream` and `keep_bytes` are those of the run to come.
-    Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process: what it has
-    compiled before costs nothing. Peak bytes are predicted for K-prune on one device that holds the weights, else None.
-    The rest is arithmetic. `assumptions` says in words what the estimates rest on,
-    `warnings` what is doubtful. "pruned" is a list where budgets are a sequence. Raises `BudgetError`, `DataError`.
+    each (None: `budget.length`, else 128). `method` is that of `prune`, `tokenizer` takes the place of the model's own;
+    `mesh`, `stream` and `keep_bytes` are those of the run to come. Seconds come from the method itself, run on one and
+    two layers (`forecast`), and hold for this process: what it has compiled before costs nothing. Peak bytes are
+    predicted for K-prune on one device that holds the weights, else None. The rest is arithmetic. `assumptions` says in
+    words what the estimates rest on, `warnings` what is doubtful. Raises `BudgetError`, `DataError`.
     """
     model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
@@ -67,31 +67,32 @@ def plan(
         "Python, its libraries and what they do come to it (host_peak_bytes: the whole process so far).",
     ]
     tell(warnings)
-    return {
-        "method": chosen.name,
-        "length": counted_at,
-        "calibration": {"texts": texts, "tokens": tokens},
-        "dense": {
-            "flops": whole_flops(architecture, counted_at),
-            "prunable_flops": flops(architecture, counted_at),
-            "parameters": whole_parameters(architecture),
-            "prunable_parameters": parameters(architecture),
-            "bytes": FLOAT_BYTES * whole_parameters(architecture),
-        },
-        "pruned": left[0] if alone else left,
-        "tokens_per_second": tokens / found.dense_forward_seconds,
-        "dense_forward_seconds": found.dense_forward_seconds,
-        "dense_forwards": {"first": found.first_forwards, "further": found.further_forwards},
-        "compile_seconds": found.compile_seconds,
-        "seconds": found.seconds,
-        "peak_bytes": peak_bytes(architecture, tokens, keep_bytes, _bytes_of(model)) if predicted else None,
-        "assumptions": assumptions,
-        "host_peak_bytes": host_peak_bytes(),
-        "warnings": warnings,
-    }
+    return Plan(
+        method=chosen.name,
+        length=counted_at,
+        calibration=PlannedTexts(texts=texts, tokens=tokens),
+        dense=PlannedSize(
+            flops=whole_flops(architecture, counted_at),
+            prunable_flops=flops(architecture, counted_at),
+            parameters=whole_parameters(architecture),
+            prunable_parameters=parameters(architecture),
+            bytes=FLOAT_BYTES * whole_parameters(architecture),
+        ),
+        pruned=tuple(left),
+        tokens_per_second=tokens / found.dense_forward_seconds,
+        dense_forward_seconds=found.dense_forward_seconds,
+        dense_forwards=PlannedForwards(first=found.first_forwards, further=found.further_forwards),
+        compile_seconds=found.compile_seconds,
+        seconds=found.seconds,
+        peak_bytes=peak_bytes(architecture, tokens, keep_bytes, _bytes_of(model)) if predicted else None,
+        assumptions=assumptions,
+        host_peak_bytes=host_peak_bytes(),
+        warnings=warnings,
+        several=not alone,
+    )
 
 
-def _left(architecture: Architecture, budget: Budget, length: int) -> dict[str, int]:
+def _left(architecture: Architecture, budget: Budget, length: int) -> PlannedSize:
     """What a budget leaves of the model, in FLOPs at `length` tokens, parameters and bytes."""
     allowed = budget.allowed(architecture, length)
     share = allowed / total_cost(architecture, budget.cost, length)
@@ -99,13 +100,13 @@ def _left(architecture: Architecture, budget: Budget, length: int) -> dict[str, 
     outside_flops = whole_flops(architecture, length) - flops(architecture, length)
     kept_flops = allowed if budget.cost == "flops" else round(share * flops(architecture, length))
     kept = allowed if budget.cost == "params" else round(share * parameters(architecture))
-    return {
-        "flops": kept_flops + outside_flops,
-        "prunable_flops": kept_flops,
-        "parameters": kept + outside,
-        "prunable_parameters": kept,
-        "bytes": FLOAT_BYTES * (kept + outside),
-    }
+    return PlannedSize(
+        flops=kept_flops + outside_flops,
+        prunable_flops=kept_flops,
+        parameters=kept + outside,
+        prunable_parameters=kept,
+        bytes=FLOAT_BYTES * (kept + outside),
+    )
 
 
 def _bytes_of(model: Model) -> int:

@@ -8,6 +8,7 @@ from rich.table import Table
 from ..model.architecture import Architecture
 from ..pruning.cost import flops
 from .compare import Comparison
+from .figures import Bench, GenerationBench
 
 
 def percent(fraction: float) -> str:
@@ -81,7 +82,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def bench_table(rows: Sequence[Bench]) -> Table:
     """Dense against pruned, a row per shape."""
     columns = (
         "rows x length",
@@ -94,31 +95,31 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     table = _table("Dense against pruned, medians", columns)
     for row in rows:
-        low, high = row["speedup_quartiles"]
+        low, high = row.speedup_quartiles
         table.add_row(
-            f"{row['rows']} x {row['length']}",
-            f"{1e3 * row['dense_seconds']:.2f}",
-            f"{1e3 * row['pruned_seconds']:.2f}",
-            f"{row['speedup']:.2f} ({low:.2f}–{high:.2f})",
-            f"{row['flops_ratio']:.2f}",
-            percent(row["of_flops"]),
-            f"{row['dense_compile_seconds']:.1f}, {row['pruned_compile_seconds']:.1f}",
+            f"{row.rows} x {row.length}",
+            f"{1e3 * row.dense_seconds:.2f}",
+            f"{1e3 * row.pruned_seconds:.2f}",
+            f"{row.speedup:.2f} ({low:.2f}–{high:.2f})",
+            f"{row.flops_ratio:.2f}",
+            percent(row.of_flops),
+            f"{row.dense_compile_seconds:.1f}, {row.pruned_compile_seconds:.1f}",
         )
     return table
 
 
-def generation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def generation_table(rows: Sequence[GenerationBench]) -> Table:
     """Tokens per second, dense against pruned, a row per batch."""
     columns = ("batch", "prompt + new tokens", "dense tokens/s", "pruned tokens/s", "speed-up")
     table = _table("Generating, dense against pruned, medians", columns)
     for row in rows:
-        low, high = row["speedup_quartiles"]
+        low, high = row.speedup_quartiles
         table.add_row(
-            str(row["batch"]),
-            f"{row['prompt_length']} + {row['new_tokens']}",
-            f"{row['dense_tokens_per_second']:.1f}",
-            f"{row['pruned_tokens_per_second']:.1f}",
-            f"{row['speedup']:.2f} ({low:.2f}–{high:.2f})",
+            str(row.batch),
+            f"{row.prompt_length} + {row.new_tokens}",
+            f"{row.dense_tokens_per_second:.1f}",
+            f"{row.pruned_tokens_per_second:.1f}",
+            f"{row.speedup:.2f} ({low:.2f}–{high:.2f})",
         )
     return table
 

@@ -13,6 +13,7 @@ from .glue import GLUE, glue as glue
 from .language import text as text
 from .squad import squad as squad
 from .task import Task as Task
+from .token_rows import of_ids as of_ids
 
 # What reads the files of a task, or where there are none to be named, the hub.
 _LOADERS: Mapping[str, Callable[..., Task]] = {

@@ -15,6 +15,7 @@ from ..errors import DataError
 from .example import MAX_LENGTH, Example, Kind, length_fields
 from .jsonl import iter_texts
 from .running_text import RunningText, check_window, chunks_of, text_of
+from .token_arrays import token_texts
 
 FEW = 64  # calibration texts below which we warn
 LONGEST = 2**20  # characters after which a line is taken to end
@@ -120,18 +121,7 @@ class Calibration:
         texts of a pair apart. A mask of None says that every slot is a token; only then may texts differ in length.
         Raises `DataError`.
         """
-        table = [_whole_numbers(row, f"ids of calibration text {number}") for number, row in enumerate(ids)]
-        masks = [np.ones_like(row) for row in table] if mask is None else _beside(table, mask, "mask")
-        kinds = [np.zeros_like(row) for row in table] if types is None else _beside(table, types, "types")
-        for number, row in enumerate(masks):
-            if not np.isin(row, (0, 1)).all():
-                raise DataError(f"mask of calibration text {number} has values beside 0 and 1; 1 marks a token.")
-            if not row.any():
-                raise DataError(f"calibration text {number} has no tokens; drop it.")
-        chosen = [row.astype(bool) for row in masks]
-        texts, kinds = (
-            tuple(tuple(row[keep].tolist()) for row, keep in zip(rows, chosen, strict=True)) for rows in (table, kinds)
-        )
+        texts, kinds = token_texts(ids, mask, types, "calibration text")
         longest = max(map(len, texts), default=1)
         return Calibration((), source, max_length=longest, warnings=few_texts(len(texts)), ids=texts, types=kinds)
 
@@ -149,22 +139,6 @@ def _drawn_texts(path: Path, count: int | None, seed: int) -> tuple[int, list[in
     wanted = set(rows)
     found = {row: entry for row, entry in enumerate(iter_texts(path) if every is None else every) if row in wanted}
     return there, rows, [found[row] for row in rows]
-
-
-def _whole_numbers(row: Any, what: str) -> np.ndarray:
-    """One text's row as int64. Raises `DataError` for what are no whole numbers, or not one row."""
-    found = np.asarray(row)
-    if found.ndim != 1 or found.dtype.kind not in "iub":
-        raise DataError(f"{what}: expected a row of whole numbers, got {found.dtype} of shape {found.shape}.")
-    return found.astype(np.int64)
-
-
-def _beside(table: Sequence[np.ndarray], rows: Any, name: str) -> list[np.ndarray]:
-    """Rows of the same lengths as those of `table`. Raises `DataError` where they differ."""
-    found = [_whole_numbers(row, f"{name} of calibration text {number}") for number, row in enumerate(rows)]
-    if [len(row) for row in found] != [len(row) for row in table]:
-        raise DataError(f"{name} and ids must have the same shape; give one number for every token id.")
-    return found
 
 
 def few_texts(count: int) -> tuple[str, ...]:

@@ -33,6 +33,13 @@ class Answers(NamedTuple):
 Label = int | float | tuple[int, ...] | Answers
 
 
+class TokenIds(NamedTuple):
+    """A text as a model reads it."""
+
+    ids: tuple[int, ...]  # special tokens included, padding not
+    types: tuple[int, ...]
+
+
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
@@ -43,6 +50,7 @@ class Example(NamedTuple):
     text: str
     pair: str | None
     label: Label | None
+    tokens: TokenIds | None = None  # where the text is token ids already; `text` is empty then
 
 
 def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:

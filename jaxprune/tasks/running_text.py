@@ -85,7 +85,8 @@ def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:
     """Every text in parts."""
     if isinstance(examples, RunningText):
         return [examples.chunks()]
-    return [(text[at : at + PART] for at in range(0, len(text), PART)) for text, _, _ in examples]
+    texts = [example.text for example in examples]
+    return [(text[at : at + PART] for at in range(0, len(text), PART)) for text in texts]
 
 
 def characters_of(examples: Sequence[Example]) -> int:

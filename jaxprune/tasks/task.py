@@ -59,6 +59,12 @@ class Task:
             )
         return examples
 
+    @property
+    def is_token_ids(self) -> bool:
+        """Whether the texts are token ids already, which no tokenizer reads (`tasks.of_ids`)."""
+        given = next((texts for texts in self._splits.values() if isinstance(texts, tuple) and texts), ())
+        return bool(given) and given[0].tokens is not None
+
     def is_labelled(self, name: str) -> bool:
         """Whether a split is there with labels, if not for every text; running text needs none."""
         examples = self._splits.get(name, ())
@@ -91,6 +97,11 @@ class Task:
                 f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
             )
         examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        rows = [example.tokens for example in examples if example.tokens is not None]
+        if rows:
+            ids, types = tuple(row.ids for row in rows), tuple(row.types for row in rows)
+            source, longest = f"{self.source} (train)", max(map(len, ids))
+            return Calibration((), source, seed, longest, self.kind, few_texts(count), ids=ids, types=types)
         warnings = few_texts(count) + overlap(examples, self.validation)
         return Calibration(
             examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings,

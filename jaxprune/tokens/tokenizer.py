@@ -176,6 +176,11 @@ class Tokenizer:
 
     def _read_all(self, examples: Sequence[Example], max_length: int, strict: bool) -> tuple[Encoded, Sequence[Any]]:
         """What `encode` gives, and the encodings it was made of."""
+        given = next((number for number, example in enumerate(examples) if example.tokens is not None), None)
+        if given is not None:
+            raise DataError(
+                f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
+            )
         paired = any(example.pair is not None for example in examples)
         room = self._room(max_length, paired, strict)
         self._cut(room, strategy="longest_first")

@@ -92,7 +92,7 @@ def test_methods_that_measure_no_texts_need_none(cli, inputs, texts, tmp_path, m
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--method", "magnitude", "--repair", "weights"), "there are no texts to calibrate on"),
+        (("--method", "magnitude", "--refit", "weights"), "there are no texts to calibrate on"),
         (("--method", "random", "--calibration-samples", 9), "--calibration-samples has no effect without texts"),
         (("--method", "magnitude", "--seq-len", 99), "texts of 99 tokens do not fit the model's 32 positions"),
         ((), "there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts."),

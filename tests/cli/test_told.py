@@ -143,9 +143,9 @@ def test_a_run_is_planned_with_its_own_flags(cli, inputs, monkeypatch):
     words = ("--dtype", "bfloat16", "--stream", "--keep-bytes", "1MB", "--no-refit", "--seed", 3)
     assert cli("plan", "--model", inputs.model, "--remove", 0.5, *words).err == "jaxprune: error: enough.\n"
     assert (asked["stream"], asked["keep_bytes"], asked["types"]) == (True, 10**6, {"bfloat16"})
-    assert asked["method"].refit == "none"
-    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-sensitivity")
-    assert run.code == 2 and "--sensitivity is not a setting of random; it has: --refit." in run.err
+    assert (asked["method"].refit, asked["method"].seed) == ("none", 3)
+    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-rearrange")
+    assert run.code == 2 and "--rearrange is not a setting of random; it has: --refit." in run.err
 
 
 def jax_leaves(model):

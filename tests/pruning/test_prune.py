@@ -12,12 +12,13 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.cli.main import main
-from jaxprune.errors import BudgetError, FormerName, SettingsError
+from jaxprune.errors import BudgetError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
 from jaxprune.pruning.cost import flops
 from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
+from jaxprune.settings import FormerName
 from tests.cli.conftest import cli as cli, inputs as inputs
 from tests.report.conftest import tiny as tiny
 
@@ -129,7 +130,9 @@ def test_what_is_no_method_is_named():
         def prune(self, run, budgets):
             return []
 
-    with pytest.raises(SettingsError, match="Half is no pruning method: it lacks measures_once, group, presets"):
+    with pytest.raises(
+        SettingsError, match="Half is no pruning method: it lacks measures_once, needs_texts, group, presets"
+    ):
         check_method(Half())
 
 
@@ -184,6 +187,16 @@ def test_another_packages_method_on_the_command_line(offered, cli, inputs, tmp_p
     told = cli(*words, tmp_path / "third", "--method", "broken")
     assert told.code == 2 and "'broken' of theirs cannot be loaded" in told.err
     assert main(["prune", "--method", "first", "--help"]) == 0
+
+
+@pytest.mark.filterwarnings("default::jaxprune.settings.FormerName")
+def test_a_flag_by_its_former_name_is_told_in_a_line(cli, inputs, tmp_path):
+    words = ("prune", "--model", inputs.model, "--remove", 0.5, "--method", "magnitude", "--seq-len", 8, "--out")
+    run = cli.json(*words, tmp_path / "small", "--repair", "none")
+    assert run.code == 0 and run.data["settings"] == {"refit": "none"}
+    (told,) = [line for line in run.err.splitlines() if "refit" in line]
+    assert told.startswith("jaxprune: warning: Magnitude: repair is called refit now")
+    assert cli.json(*words, tmp_path / "other", "--no-refit").data["settings"] == {"refit": "none"}
 
 
 def test_compare_takes_settings_names_and_own_names(ids):

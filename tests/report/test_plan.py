@@ -11,6 +11,7 @@ from jaxprune.pruning.methods import KPrune
 from jaxprune.report import plan as module
 from jaxprune.report.forecast import Forecast
 from jaxprune.report.plan import peak_bytes, plan
+from jaxprune.settings import FormerName
 
 
 @pytest.fixture
@@ -28,13 +29,17 @@ def asked(monkeypatch):
 
 def test_plan_predicts_the_budget_exactly(tiny, asked):
     model, budget = tiny(), Budget(0.5, length=16)
-    result = plan(model, 100, budget)
+    result = plan(model, 100, budget).as_json()
     assert result["length"] == 16
     assert result["calibration"] == {"texts": 100, "tokens": 1600}
     assert result["pruned"]["prunable_flops"] == flops(model.architecture, 16) // 2
     assert result["dense"]["bytes"] == 4 * whole_parameters(model.architecture)
     assert result["pruned"]["parameters"] < result["dense"]["parameters"]
-    assert asked == [("kprune", [budget], [16] * 100)]
+    typed = plan(model, 100, budget)
+    assert typed.pruned[0].prunable_flops == result["pruned"]["prunable_flops"] and typed.dense_forwards.first == 10.0
+    with pytest.warns(FormerName, match=r"Plan\['dense'\] is .dense now"):
+        assert typed["dense"] == result["dense"]
+    assert asked == [("kprune", [budget], [16] * 100)] * 2
     assert result["tokens_per_second"] == 800 and result["dense_forward_seconds"] == 2.0
     assert result["seconds"] == 30.0 and result["compile_seconds"] == 8.0
     assert result["dense_forwards"] == {"first": 10.0, "further": 2.0}
@@ -42,7 +47,7 @@ def test_plan_predicts_the_budget_exactly(tiny, asked):
 
 def test_plan_of_several_budgets_and_another_method(tiny, asked):
     budgets = [Budget(0.25, "params", length=16), Budget(0.75, "params", length=16)]
-    result = plan(tiny(), 10, budgets, "magnitude")
+    result = plan(tiny(), 10, budgets, "magnitude").as_json()
     dense = result["dense"]["prunable_parameters"]
     for left, share in zip(result["pruned"], (0.75, 0.25), strict=True):
         assert left["prunable_parameters"] == pytest.approx(share * dense, abs=1)
@@ -60,18 +65,18 @@ def test_the_run_to_come_is_planned_where_and_how_it_will_run(tiny, monkeypatch)
 
     monkeypatch.setattr(module, "forecast", forecast)
     budget = Budget(0.5, length=16)
-    result = plan(tiny(), 10, budget, KPrune(refit=False), keep_bytes=1000)
+    result = plan(tiny(), 10, budget, KPrune(refit=False), keep_bytes=1000).as_json()
     assert told == {
         "mesh": None,
         "stream": False,
         "keep_bytes": 1000,
         "settings": KPrune(refit=False),
     }
-    assert result["peak_bytes"]["kept"] <= 1000 < plan(tiny(), 10, budget)["peak_bytes"]["kept"]
+    assert result["peak_bytes"]["kept"] <= 1000 < plan(tiny(), 10, budget).as_json()["peak_bytes"]["kept"]
     half = tiny().replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny().params))
-    parameters = [plan(model, 10, budget)["peak_bytes"]["parameters"] for model in (tiny(), half)]
+    parameters = [plan(model, 10, budget).as_json()["peak_bytes"]["parameters"] for model in (tiny(), half)]
     assert parameters[0] == 2 * parameters[1]
-    assert plan(tiny(), 10, budget, stream=True)["peak_bytes"] is None and told["stream"]
+    assert plan(tiny(), 10, budget, stream=True).peak_bytes is None and told["stream"]
 
 
 def test_memory_grows_with_two_boundary_activations_a_token(tiny):

@@ -60,7 +60,7 @@ def test_calibration_on_cut_texts_is_in_the_record(tiny):
     pruned = jp.magnitude(tiny(), calibration, jp.Budget(0.3))
     said = "32 of 64 calibration texts were cut to 10 tokens; allow more, or shorten them."
     assert pruned.provenance.record["warnings"] == [said]
-    assert plan(tiny(), calibration, jp.Budget(0.3))["warnings"] == [said]
+    assert plan(tiny(), calibration, jp.Budget(0.3)).warnings == [said]
 
 
 def test_answers_that_fit_no_window_are_counted(tiny):

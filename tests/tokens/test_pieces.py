@@ -164,7 +164,7 @@ def test_a_plan_reads_no_more_windows_than_are_drawn(model, long_text, monkeypat
         pieces, "ids_of", lambda tokenizer, parts: read.append(parts) or ids_of_pieces(tokenizer, parts)
     )
     result = plan(model, long_text.calibration(6), jp.Budget(0.3))
-    assert result["calibration"] == {"texts": 6, "tokens": 6 * 32}
+    assert (result.calibration.texts, result.calibration.tokens) == (6, 6 * 32)
     assert len(read) == 1  # the first pieces hold them
     with pytest.raises(DataError, match="1251 calibration sequences"):
         plan(model, long_text.calibration(1251), jp.Budget(0.3))

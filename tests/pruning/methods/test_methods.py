@@ -144,9 +144,7 @@ def test_token_ids_prune_as_their_texts_do_and_need_no_tokenizer(demo, calibrati
     assert ours.provenance.record["kept"] == theirs.provenance.record["kept"]
     record, texts = ours.provenance.record["calibration"], theirs.provenance.record["calibration"]
     assert (record["count"], record["tokens"]) == (texts["count"], texts["tokens"])
-    planned, known = (
-        jp.plan(one, texts, budget)["calibration"] for one, texts in ((bare, given), (model, calibration))
-    )
+    planned, known = (jp.plan(one, texts, budget).calibration for one, texts in ((bare, given), (model, calibration)))
     assert planned == known
     with pytest.raises(DataError, match="token types run from 0 to 9, the model has 2"):
         wrong = jp.Calibration.of_ids([[5, 6]], None, types=[[0, 9]])
