@@ -114,6 +114,7 @@ _ROWS = (
         modules=_BERT_MODULES,
         heads={
             "classification": HeadModules(output="classifier", pooler="pooler.dense", activation="tanh"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         pretrained_pooler=True,
@@ -132,6 +133,7 @@ _ROWS = (
         modules=_BERT_MODULES,
         heads={
             "classification": HeadModules(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         drawn=("pooler.dense",),
@@ -171,6 +173,7 @@ _ROWS = (
         },
         heads={
             "classification": HeadModules(output="classifier", pooler="pre_classifier", activation="relu"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         ignored=("vocab_transform.*", "vocab_layer_norm.*", "vocab_projector.*", "embeddings.position_ids"),
