@@ -66,10 +66,10 @@ notebooks: $(VENV)/installed ## execute every notebook at tiny size
 	JAXPRUNE_TINY=1 $(BIN)/python experiments/run_notebook.py $(NOTEBOOKS)
 
 outputs: $(VENV)/installed-notebooks ## execute every notebook at full size and keep what it shows in its file
-	for notebook in $(NOTEBOOKS); do PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+	$(BIN)/python experiments/keep_outputs.py $(NOTEBOOKS)
 
 docs: $(VENV)/installed-docs ## the documentation as a site in build/site; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: ## build the wheel, install it into an empty environment and run the demo there, away from the sources
 	rm -rf dist $(VENV)-wheel

@@ -29,7 +29,7 @@ def variants():
     default = jp.KPrune()
     return {
         "kprune": ("kprune", default),
-        "kprune published": ("kprune", jp.KPrune.presets()["published"]),
+        "kprune published": ("kprune", jp.KPrune.preset("published")),
         "kprune, gate scores": ("kprune", replace(default, search="gates")),
         "kprune, no sensitivity": ("kprune", replace(default, sensitivity=False)),
         "kprune, all tokens alike": ("kprune", replace(default, token_floor=1.0)),
@@ -39,11 +39,11 @@ def variants():
         "kprune, shrink to zero": ("kprune", replace(default, pull=0.0, ridge=10.0)),
         "kprune, no refit": ("kprune", replace(default, refit=False)),
         "fisher": ("fisher", jp.Fisher()),
-        "fisher + our refit": ("fisher", jp.Fisher(repair="weights")),
+        "fisher + our refit": ("fisher", jp.Fisher(refit="weights")),
         "magnitude": ("magnitude", jp.Magnitude()),
-        "magnitude + our refit": ("magnitude", jp.Magnitude(repair="weights")),
+        "magnitude + our refit": ("magnitude", jp.Magnitude(refit="weights")),
         "random": ("random_prune", jp.Random()),
-        "random + our refit": ("random_prune", jp.Random(repair="weights")),
+        "random + our refit": ("random_prune", jp.Random(refit="weights")),
     }
 
 

@@ -9,6 +9,7 @@ Without --model and --data, the small model that comes with the package is prune
 import argparse
 
 # --- the method
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -16,9 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.model import Sites, forward
-from jaxprune.pruning.by_scores import threshold
-from jaxprune.pruning.refit import Fit, follow
-from jaxprune.pruning.run import Run
+from jaxprune.pruning.by_scores import Refitting, by_scores
 
 OUTPUTS = (("attention", "o"), ("feed_forward", "down"))
 
@@ -32,19 +31,19 @@ def activity(params, batch, *, architecture):
     return [jnp.einsum("rlu,rl->u", s.sum(axis=tuple(range(3, s.ndim))), batch.real.astype(s.dtype)) for s in sizes]
 
 
-def prune_by_activity(model, calibration, budget, fit=Fit()):
+@dataclass(frozen=True, kw_only=True)
+class Activity(Refitting):
     """Remove the units with the smallest share of their sublayer's activity per FLOP, and fit those that stay."""
-    run = Run.start(model, calibration, None)
-    params, architecture = run.model.params, run.model.architecture
-    with run.phase("measure"):
-        batches = [run.programs(activity, params, batch, architecture=architecture) for batch in run.batches]
-        scores = [np.sum(sums, axis=0) / np.sum(sums) for sums in zip(*batches, strict=True)]
-    with run.phase("search"):
-        masks = threshold(scores, run.costs(budget), run.allowed(budget))  # true keeps
-    with run.phase("refit"):
-        weights = [[batch.real.astype(jnp.float32)] * len(masks) for batch in run.batches]  # all tokens count alike
-        fitted, reports = follow(run.model, run.params, masks, run.batches, weights, fit, run.programs)
-    return run.finish("activity", fit, budget, fitted, masks, reports)
+
+    name = "activity"
+    refit: str = field(default="weights", metadata={"help": "after the cut, fit none, scales or weights"})
+
+    def prune(self, run, budgets):
+        with run.phase("measure"):
+            static = {"architecture": run.model.architecture}
+            batches = [run.programs(activity, run.params, batch, **static) for batch in run.batches]
+            scores = [np.sum(sums, axis=0) / np.sum(sums) for sums in zip(*batches, strict=True)]
+        return by_scores(run, self, budgets, scores)  # one threshold, the refit and the cut, for every budget
 
 
 # --- the script
@@ -66,7 +65,8 @@ def main() -> None:
     demo = demo_data_path() if arguments.task == "text-classification" else None
     task = jp.tasks.load(arguments.task, arguments.data or demo)
     model = jp.load(arguments.model)
-    pruned = prune_by_activity(model, task.calibration(arguments.calibration_samples), jp.Budget(arguments.remove))
+    calibration, budget = task.calibration(arguments.calibration_samples), jp.Budget(arguments.remove)
+    pruned = jp.prune(model, calibration, budget, Activity())
     for name, scored in (("dense", model), ("pruned", pruned)):
         result = jp.evaluate(scored, task, limit=arguments.limit)
         print(f"{name}: {result.metric} {result.score:.4f} on {result.examples} texts")

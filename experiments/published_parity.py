@@ -25,7 +25,7 @@ def compare(
     for remove in removes:
         theirs = next(run for run in runs if (run["task"], run["seed"], run["remove"]) == (task_name, seed, remove))
         calibration = task.calibration(theirs["n"], seed=seed)
-        small = jp.kprune(dense, calibration, jp.Budget(remove, length=length), jp.KPrune.presets()["published"])
+        small = jp.kprune(dense, calibration, jp.Budget(remove, length=length), jp.KPrune.preset("published"))
         heads = [size.heads for size in small.architecture.layers]
         neurons = [size.neurons for size in small.architecture.layers]
         of = sum(size.neurons for size in dense.architecture.layers)

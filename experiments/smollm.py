@@ -36,7 +36,7 @@ def method_of(name: str):
     base, refit, _ = base.strip().partition(" + our refit")
     function, settings = table[base]
     if refit:
-        settings = replace(settings, repair="weights")
+        settings = replace(settings, refit="weights")
     given = dict(part.strip().split("=") for part in changes.split(",") if part)
     return function, replace(settings, **{key: value_of(text) for key, text in given.items()})
 

@@ -4,8 +4,11 @@ import jaxprune as jp
 
 model = jp.load("path-or-hub-id")
 task = jp.tasks.glue("sst2", "path-or-None-for-hub")
-pruned = jp.kprune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
+pruned = jp.prune(model, task.calibration(512, seed=0), jp.Budget(remove=0.6, cost="flops"))
 jp.save(pruned, "small")
+
+Every error of what was handed in is a `jp.JaxpruneError`. Doubts go, once each, to the logger "jaxprune", which prints
+them on stderr unless logging is set up otherwise; results keep them (`.warnings`, `model.provenance.warnings`).
 """
 
 import importlib
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
+    from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
@@ -27,13 +31,27 @@ if TYPE_CHECKING:
     from .model import Architecture as Architecture, Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
     from .pruning.budget import Budget as Budget
-    from .pruning.methods.fisher import Fisher as Fisher, fisher as fisher
-    from .pruning.methods.flap import Flap as Flap, flap as flap
-    from .pruning.methods.kprune import KPrune as KPrune, kprune as kprune
-    from .pruning.methods.magnitude import Magnitude as Magnitude, magnitude as magnitude
-    from .pruning.methods.random import Random as Random, random_prune as random_prune
-    from .pruning.methods.taylor import Taylor as Taylor, taylor as taylor
+    from .pruning.method import Method as Method
+    from .pruning.methods import (
+        Fisher as Fisher,
+        Flap as Flap,
+        KPrune as KPrune,
+        Magnitude as Magnitude,
+        Random as Random,
+        Taylor as Taylor,
+    )
+    from .pruning.prune import (
+        fisher as fisher,
+        flap as flap,
+        kprune as kprune,
+        magnitude as magnitude,
+        prune as prune,
+        random_prune as random_prune,
+        taylor as taylor,
+    )
     from .report.bench import bench as bench, generation_speed as generation_speed
+    from .report.compare import compare as compare
+    from .report.demo import demo as demo
     from .report.heat_map import heat_map as heat_map
     from .report.plan import plan as plan
     from .runtime.decode import generate_ids as generate_ids
@@ -46,6 +64,9 @@ __version__ = "0.2.0"
 # Where each public name lives; imported on first use, so that `import jaxprune` starts no device and loads little.
 _HOMES = {
     "load": "checkpoint",
+    "Family": "checkpoint.families",
+    "HeadModules": "checkpoint.families",
+    "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
     "export": "exports.huggingface",
     "evaluate": "evaluation.evaluate",
@@ -69,21 +90,25 @@ _HOMES = {
     "generate_ids": "runtime.decode",
     "from_nnx": "model.nnx",
     "to_nnx": "model.nnx",
-    "Fisher": "pruning.methods.fisher",
-    "Magnitude": "pruning.methods.magnitude",
-    "Random": "pruning.methods.random",
-    "fisher": "pruning.methods.fisher",
-    "magnitude": "pruning.methods.magnitude",
-    "random_prune": "pruning.methods.random",
     "Budget": "pruning.budget",
-    "Flap": "pruning.methods.flap",
-    "flap": "pruning.methods.flap",
-    "KPrune": "pruning.methods.kprune",
-    "kprune": "pruning.methods.kprune",
-    "Taylor": "pruning.methods.taylor",
-    "taylor": "pruning.methods.taylor",
+    "Method": "pruning.method",
+    "Fisher": "pruning.methods",
+    "Flap": "pruning.methods",
+    "KPrune": "pruning.methods",
+    "Magnitude": "pruning.methods",
+    "Random": "pruning.methods",
+    "Taylor": "pruning.methods",
+    "prune": "pruning.prune",
+    "fisher": "pruning.prune",
+    "flap": "pruning.prune",
+    "kprune": "pruning.prune",
+    "magnitude": "pruning.prune",
+    "random_prune": "pruning.prune",
+    "taylor": "pruning.prune",
     "bench": "report.bench",
+    "compare": "report.compare",
     "generation_speed": "report.bench",
+    "demo": "report.demo",
     "heat_map": "report.heat_map",
     "plan": "report.plan",
 }

@@ -1,6 +1,11 @@
 """What can go wrong with what a user hands us, as values a caller can catch.
 
-Every error is a `ValueError` and its message is one line: what came, what was expected, what to do.
+`except jaxprune.JaxpruneError` catches all of it: files, texts, labels, budgets and settings that do not do, numbers
+that are not finite, places that cannot be written. Its subclasses (`jaxprune.errors`) say which of these. All are
+`ValueError`s, and a message is one line: what came, what was expected, what to do, in the words of Python. Anything
+else that is raised is a fault of ours, but for KeyboardInterrupt, and for what JAX says where memory runs out.
+
+A doubt is no error: see `jaxprune.doubts`.
 """
 
 from collections.abc import Sequence
@@ -24,6 +29,10 @@ class UnknownSettingError(CheckpointError):
     def __init__(self, message: str, names: Sequence[str]):
         super().__init__(message)
         self.names = tuple(names)
+
+
+class FormerName(FutureWarning):
+    """A setting was given by the name that it had in an earlier release."""
 
 
 class DataError(JaxpruneError):

@@ -14,7 +14,7 @@ import jaxprune as jp
 from jaxprune.checkpoint.load import NEW_WEIGHTS
 from jaxprune.errors import BudgetError, SettingsError
 from jaxprune.finetuning.lora import plan_of
-from jaxprune.report.methods import METHODS, presets, settings_class
+from jaxprune.pruning.by_name import METHODS
 from jaxprune.runtime.decode import Sampling
 from tests.finetuning.conftest import folder, model, task  # noqa: F401  (fixtures)
 
@@ -139,13 +139,13 @@ ALWAYS = {
     jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep seed result_dtype",
     jp.Lora: "projections rslora train rank_pattern alpha_pattern",
     jp.PruneLora: "remove_heads remove_neurons rank_budget alpha rslora projections train",
-    jp.Recap: "rounds epochs_per_round remove freeze share_of samples moments outer measure_on learning_rate",
+    jp.Recap: "rounds epochs_per_round remove freeze cost samples moments outer measure_on learning_rate",
     jp.KPrune: "search refit seed",
-    jp.Fisher: "rearrange repair seed",
-    jp.Magnitude: "repair",
-    jp.Random: "repair seed",
-    jp.Flap: "criterion compensate repair",
-    jp.Taylor: "repair",
+    jp.Fisher: "rearrange refit seed",
+    jp.Magnitude: "refit",
+    jp.Random: "refit seed",
+    jp.Flap: "criterion compensate refit",
+    jp.Taylor: "refit",
     jp.Budget: "remove cost length round_to uniform",
     Sampling: "max_new_tokens temperature",
 }
@@ -172,7 +172,7 @@ def test_a_setting_without_effect_on_a_model_is_named_before_the_work(call, name
 def test_every_setting_is_in_one_of_the_tables():
     """A new field has an effect everywhere, or a line above says where it has none."""
     named = {name for _, name in (*ALONE, *WITH_MODEL)}
-    classes = {*ALWAYS, *(settings_class(name) for name in METHODS)}
+    classes = {*ALWAYS, *METHODS.values()}
     for cls in classes:
         always = set(ALWAYS[cls].split())
         fields = {field.name for field in dataclasses.fields(cls)}
@@ -185,8 +185,8 @@ def test_presets_can_be_changed_without_naming_what_they_set():
     assert replace(PUBLISHED, refit=False).fit.kind == "none"
     replace(jp.PruneLora.presets()["published"], score="magnitude")
     replace(jp.Recap.presets()["published-bert-cola"], remove=0.0)
-    for name in METHODS:
-        for preset in presets(name).values():
+    for cls in METHODS.values():
+        for preset in (cls(), *cls.presets().values()):
             dataclasses.replace(preset)
 
 

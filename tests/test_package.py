@@ -1,6 +1,7 @@
 """What a user gets before doing anything: a light import, a small wheel, a default model that works."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxprune
+from jaxprune import errors
 from jaxprune.assets import demo_data_path, demo_model_path
 
 HEAVY = ("transformers", "torch", "datasets", "orbax", "flax.nnx", "matplotlib")
@@ -34,6 +36,31 @@ print([name for name in {HEAVY} if name in sys.modules])
 print(xla_bridge.backends_are_initialized(), dict(os.environ) == before, logging.getLogger().handlers)
 """
     assert python(code) == "[]\nFalse True []\n"
+
+
+def test_what_is_public_is_there_and_nothing_else():
+    names = dir(jaxprune)
+    assert names == sorted({*names}) and {"__version__", "tasks", "JaxpruneError", "Family", "load"} <= {*names}
+    assert not [name for name in names if name.startswith("_") and name != "__version__"]
+    for name in names:
+        assert getattr(jaxprune, name) is not None
+    # What a type checker reads says the same.
+    source = Path(str(jaxprune.__file__)).read_text(encoding="utf-8")
+    typed = {match for match in re.findall(r"(\w+) as \1\b", source.partition("__version__ =")[0])}
+    assert typed == {*names} - {"tasks", "__version__"}
+    with pytest.raises(AttributeError, match="has no attribute 'chance'"):
+        _ = jaxprune.chance  # type: ignore[attr-defined]
+
+
+def test_types_are_said_to_be_there():
+    assert (Path(jaxprune.__file__).parent / "py.typed").is_file()
+
+
+def test_every_error_of_ours_is_caught_by_one_name():
+    for error in vars(errors).values():
+        if isinstance(error, type) and error.__module__ == errors.__name__ and not issubclass(error, Warning):
+            assert issubclass(error, jaxprune.JaxpruneError)
+    assert issubclass(jaxprune.JaxpruneError, ValueError)
 
 
 def test_installed_command_and_version():

@@ -5,8 +5,9 @@ A part that no message has any more fails a test, and so does a message without 
 
 CURES: dict[str, str] = {
     # loading
+    "problem is for the classification of whole texts": "leave it out, or load with head='classification'",
     "labels and problem are for a classification head": "leave them out, or load with head='classification'",
-    "a regression has one label, got": "name one label; for several values train one model each",
+    " has one label, got": "name one label; for several values train one model each",
     "⟨heads⟩ heads do not divide": "config.json contradicts itself: copy the checkpoint anew",
     "key-value groups do not divide": "config.json contradicts itself: copy the checkpoint anew",
     "cannot be read (": "look at the file's rights and the disk; copy the checkpoint anew",
@@ -14,13 +15,14 @@ CURES: dict[str, str] = {
     "because it changes the result": "the setting asks for mathematics that is not built in: take a checkpoint "
     "without it",
     "but id2label names": "make num_labels and id2label of config.json agree, or pass labels=",
-    "for which new heads are known for": "load it without a head, or with the one it has",
     "cannot be rotated in pairs": "heads of odd width are not supported",
     "rotary frequencies do not fit heads of width": "config.json contradicts itself: copy the checkpoint anew",
     "file, which the package": "install the package that is named, or save the tokenizer as tokenizer.json",
     "--ignore-config-key": "where you know the settings to be harmless, add the flag as it is printed; in Python "
     "jp.load(ignore_config_keys=[…])",
     "has model_type": "[a family of your own](own-family.md)",
+    "which no architecture has": "switches are fields of jp.Architecture",
+    "which is no kind of head": "kinds are those of the table in [a family of your own](own-family.md)",
     "is a Git LFS pointer": "the file was cloned without its contents",
     "do not fit its config.json": "the weights are of another model than config.json says",
     "there is no folder": "on a machine without network only folders and the hub's cache work",

@@ -1,14 +1,17 @@
 """From `config.json` to an `Architecture`: what is known is read, what would change the result is refused."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
 from ..model.heads import HEADS
-from .families import ACTIVATION_NAMES, FAMILIES, Family
+from .families import ACTIVATION_NAMES, Family
+from .files import inside, read_json
 from .generation import end_ids
 from .head_names import HEAD_NAMES, kind_of_class
+from .known_families import known_families
 from .known_settings import check_settings
 from .labels import default_labels, default_problem, labels_of, problem_of
 from .rotary import rotary_of
@@ -27,27 +30,49 @@ class HeadChoice(NamedTuple):
         return self.head == other.head and len(self.labels) == len(other.labels)
 
 
+def config_in(folder: Path) -> dict[str, Any]:
+    """What config.json says. Raises `CheckpointError`, which points at what holds a model where that is elsewhere."""
+    path = inside(folder, "config.json")
+    config = read_json(path, "give a checkpoint's folder") if path.exists() else {}
+    if "model_type" not in config and "architectures" not in config:
+        # Old folders of sentence-transformers: 0_Transformer, 0_BERT, … with the model, and 1_Pooling.
+        inner = sorted(entry.parent.name for entry in folder.glob("0_*/config.json"))
+        if inner:
+            raise CheckpointError(
+                f"{folder} holds no model itself, but a folder of one (sentence-transformers); give "
+                f"{folder / inner[0]}."
+            )
+    adapter = folder / "adapter_config.json"
+    if not config and adapter.exists():
+        base = read_json(adapter, "copy it anew").get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder} holds a PEFT adapter and no model; load its base model{f' ({base})' if base else ''}, and merge "
+            "it into that with jaxprune.load_adapter."
+        )
+    return config or read_json(path, "give a checkpoint's folder")
+
+
 def family_of(config: Mapping[str, Any], where: str) -> Family:
     """The family that `config` names, or whose class it names where it has no model_type.
 
     Raises `CheckpointError` that lists the supported ones for any other.
     """
-    model_type = config.get("model_type")
+    model_type, rows = config.get("model_type"), known_families()
     if model_type is None:
         name = class_of(config, where)
-        named = [row for row in FAMILIES.values() if name is not None and kind_of_class(row, name) != "unknown"]
+        named = [row for row in rows.values() if name is not None and kind_of_class(row, name) != "unknown"]
         if len(named) == 1:
             return named[0]
         raise CheckpointError(
             f'{where} has no model_type, and no class that says it; add "model_type": and one of '
-            f"{', '.join(FAMILIES)}, if the model is of that family."
+            f"{', '.join(rows)}, if the model is of that family."
         )
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in rows:
         raise CheckpointError(
-            f"{where} has model_type {str(model_type)[:60]!r}, supported are {', '.join(FAMILIES)}; "
-            "another family needs a row in jaxprune/checkpoint/families.py."
+            f"{where} has model_type {str(model_type)[:60]!r}, supported are {', '.join(rows)}; another family needs a "
+            "row of its own, handed to jaxprune.load (family=…)."
         )
-    return FAMILIES[model_type]
+    return rows[model_type]
 
 
 def class_of(config: Mapping[str, Any], where: str) -> str | None:

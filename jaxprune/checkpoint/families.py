@@ -9,6 +9,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+# What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
+_OFF = {
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+    "quantization": None,
+    "compression_config": None,
+    "auto_map": None,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadModules:
@@ -21,10 +33,16 @@ class HeadModules:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How one `model_type` names its tensors and its settings.
+    """How one `model_type` names its tensors and its settings; one of your own goes to `jaxprune.load(…, family=row)`.
 
     `keys` says under which key of config.json a size lies; a size whose key is missing there and in `defaults` is an
-    error. `pinned` are settings that would change the result, with the one value that we compute.
+    error. Every row has those of vocab, hidden, layers, heads, neurons, positions and activation; groups, head_width,
+    token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
+    pre_norm, window, window_on and window_from where config.json has them. `pinned` are settings that would change the
+    result, with the one value that we compute. `modules` names embed.token, .position, .type, .norm, .project;
+    layers.{}.attention.q, .k, .v, .o, .norm, .q_norm, .k_norm; layers.{}.feed_forward.up, .gate, .down, .norm;
+    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
+    are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str
@@ -32,12 +50,12 @@ class Family:
     prefix: str  # before the names of the encoder's tensors, in files that hold a head as well
     switches: Mapping[str, Any] = field(default_factory=dict)  # fields of Architecture that the whole family shares
     keys: Mapping[str, str]
-    defaults: Mapping[str, Any]  # what transformers takes where config.json is silent
-    pinned: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes where config.json is silent
+    pinned: Mapping[str, Any] = field(default_factory=lambda: dict(_OFF))
     modules: Mapping[str, str]  # our module -> theirs; {} stands for the number of the layer
-    heads: Mapping[str, HeadModules]
+    heads: Mapping[str, HeadModules]  # by kind: classification, question_answering, causal_lm
     pretrained_pooler: bool = False  # the pooler is part of the encoder, so that a new head starts from it
-    ignored: tuple[str, ...]  # patterns of tensors that no head of ours reads: language model heads, buffers
+    ignored: tuple[str, ...] = ()  # patterns of tensors that no head of ours reads: language model heads, buffers
     neurons_per_hidden: int | None = None  # where config.json may leave the number of neurons out
     transposed: tuple[str, ...] = ()  # patterns of modules whose files hold weights [in, out]
     fused: Mapping[str, tuple[str, ...]] = field(
@@ -55,18 +73,6 @@ class Family:
         widths = "head_width" in self.keys and not (self.heads_divide and hidden % heads)
         return heads == of or widths
 
-
-# What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
-_OFF = {
-    "is_decoder": False,
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-    "quantization": None,
-    "compression_config": None,
-    "auto_map": None,
-}
 
 _BERT_KEYS = {
     "vocab": "vocab_size",

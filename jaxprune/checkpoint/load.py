@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import check_seed
+from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
 from ..model.heads import head_of
@@ -19,16 +20,18 @@ from .config import (
     architecture_from,
     choose_head,
     class_of,
+    config_in,
     declared_head,
     family_of,
     head_fields,
 )
 from .contents import check_fit, family_tensors, tied_as_stored, unread_heads
-from .families import FAMILIES, Family
-from .files import inside, read_json
+from .families import Family
+from .files import inside
 from .generation import ends_in
 from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
 from .hub import locate
+from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
@@ -49,6 +52,7 @@ def load(
     dtype: str = "float32",
     host: bool = False,
     ignore_config_keys: Sequence[str] = (),
+    family: Family | None = None,
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
@@ -64,23 +68,35 @@ def load(
     A setting of config.json that is not known is an error, because it may change the result. Those that
     `ignore_config_keys` names are read as if they were not there, and a warning says so.
 
+    `family` is the row of a family that is none of ours, `jaxprune.Family`, for a checkpoint of that model_type. From
+    then on this process knows it: the model is pruned, trained, saved and exported as others are. A folder that was
+    saved needs no row to be read, but one to be exported, to get a new head or a PEFT adapter: hand it in there, too.
+
+    Doubts are warnings in the provenance, and are told by the logger "jaxprune" (`jaxprune.doubts`).
+
     Raises `CheckpointError` for what is missing, damaged, unknown or unsafe; `NumericalError` for NaN or Inf;
     `SettingsError` for a request that has no meaning.
     """
     check_seed(seed)
     if dtype not in DTYPES:
         raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    row = None if family is None else hand_in(family)
     folder, origin = locate(source, revision)
     for name in TOKENIZER_FILES:  # they are copied when the model is saved
         inside(folder, name)
     if (folder / MANIFEST).exists():
         model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
         model = model.replace(architecture=_ended(model.architecture, folder))
-        return _warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1])
+        return _told(_warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1]))
     where = str(folder / "config.json")
-    config = _config(folder)
+    config = config_in(folder)
     config, ignored = without(config, ignore_config_keys, where)
-    family = family_of(config, where)
+    family = family_of(config if row is None else {"model_type": row.model_type, **config}, where)
+    if row is not None and family != row:
+        raise CheckpointError(
+            f"{where} has model_type {family.model_type!r}, and the row that was handed in is of {row.model_type!r}; "
+            "correct one of the two."
+        )
     config = settings_as_read(family, config)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
@@ -98,22 +114,12 @@ def load(
     record = {**origin, "source_config": dict(config), **names_ignored}
     warnings = (*ignored, *idle, *ordered, *tied, *unread, *strange, *new)
     types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
-    return Model(architecture, params, Provenance(str(folder), record, warnings, types))
+    return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """What config.json says. Raises `CheckpointError`, which points at the folder within that holds the model."""
-    path = inside(folder, "config.json")
-    config = read_json(path, "give a checkpoint's folder") if path.exists() else {}
-    if "model_type" not in config and "architectures" not in config:
-        # Old folders of sentence-transformers: 0_Transformer, 0_BERT, … with the model, and 1_Pooling.
-        inner = sorted(entry.parent.name for entry in folder.glob("0_*/config.json"))
-        if inner:
-            raise CheckpointError(
-                f"{folder} holds no model itself, but a folder of one (sentence-transformers); give "
-                f"{folder / inner[0]}."
-            )
-    return config or read_json(path, "give a checkpoint's folder")
+def _told(model: Model) -> Model:
+    tell(model.provenance.warnings)
+    return model
 
 
 def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
@@ -140,6 +146,11 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
         if ours in modules:  # a table is a leaf of its own
             module, leaf = ours, "weight"
         template = module.replace(f"layers.{number}.", "layers.{}.", 1) if number else module
+        if template not in modules:
+            raise CheckpointError(
+                f"the row of family {family.model_type} does not name {template}, which its models have; add it to its "
+                "modules."
+            )
         names[ours] = f"{modules[template].format(number)}.{'bias' if leaf == 'bias' else 'weight'}"
     return names
 
@@ -247,11 +258,7 @@ def _with_task(
     task = choose_head(old, head, labels, problem, where)
     if task == old:
         return model
-    if a.family not in FAMILIES:
-        raise CheckpointError(
-            f"{where} is a {a.family} model, for which new heads are known for {', '.join(FAMILIES)}."
-        )
-    family = FAMILIES[a.family]
+    family = family_named(a.family)
     changed = replace(a, **head_fields(family, task))
     found, _ = named_parameters(model.params)
     if not task.keeps_weights_of(old):

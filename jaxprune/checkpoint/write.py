@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from ..doubts import tell
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
 from .dtypes import rounded, saved_types
@@ -93,6 +94,7 @@ def save(
                     shutil.copyfile(file, part / file.name)
 
     write_folder(folder, MANIFEST, manifest, fill, overwrite)
+    tell([*model.provenance.warnings, *types.warnings])
     return folder
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from ..checkpoint import check_writable
 from ..errors import OutputError
 from ..jsonio import write_csv, write_json
-from ..report.compare import Comparison, compare
-from ..report.methods import COMPARED, Method, method
+from ..pruning.by_name import method_of
+from ..report.compare import COMPARED, Comparison, compare
 from ..report.plots import comparison_plot
 from ..report.progress import progress
 from ..report.tables import comparison_table
@@ -33,9 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-
     budgets = flags.budgets(arguments)
-    methods = named_methods(arguments.methods)
+    methods = {name: method_of(name) for name in arguments.methods}
     check_files(arguments.out, arguments.overwrite)
     task = flags.task(arguments)
     task.split("validation")  # known to be there, with labels, before the model is read
@@ -46,26 +45,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
         comparison = compare(
             model,
             task,
-            methods,
             budgets,
-            count=flags.samples(arguments, running=task.running),
+            methods,
+            calibration=lambda seed: flags.calibration(arguments, task, seed),
             seeds=arguments.seeds,
             limit=arguments.limit,
-            calibrate=lambda seed: flags.calibration(arguments, task, seed),
             on_step=on_step,
         )
     files = write_comparison(comparison, arguments.out)
     data = {"model": arguments.model, **comparison.as_json(), "files": files}
     return Outcome(data, (comparison_table(comparison), *(f"wrote {file}" for file in files)))
-
-
-def named_methods(names: list[str]) -> dict[str, Method]:
-    """Methods by the name given: `kprune`, or `kprune:published` for a preset."""
-    found = {}
-    for name in names:
-        base, _, preset = name.partition(":")
-        found[name] = method(base, preset or None)
-    return found
 
 
 def check_files(folder: Path, overwrite: bool) -> None:

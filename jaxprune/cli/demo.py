@@ -2,23 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from .. import tasks
-from ..assets import demo_data_path, demo_model_path
-from ..checkpoint import check_writable, load
-from ..model import Model
-from ..pruning.budget import Budget
-from ..report.bench import SHAPES, bench
-from ..report.compare import Result, compare
-from ..report.methods import COMPARED
+from ..checkpoint import check_writable
+from ..report.demo import demo
 from ..report.progress import progress
 from ..report.tables import bench_table, comparison_table
-from .compare import named_methods, write_comparison
+from .compare import write_comparison
 from .outcome import Outcome
-
-REMOVE = (0.4, 0.6, 0.8)
-TIMED = 0.6  # the budget at which dense and pruned are timed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,32 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     check_writable(arguments.out)
-    model = load(str(demo_model_path()))
-    task = tasks.load("text-classification", str(demo_data_path()))
-    kept: dict[str, Model] = {}
-
-    def keep(result: Result, pruned: Model) -> None:
-        if result.method == "kprune" and result.remove == TIMED:
-            kept["timed"] = pruned
-
     with progress("demo", arguments.quiet) as on_step:
-        comparison = compare(
-            model,
-            task,
-            named_methods(list(COMPARED)),
-            [Budget(remove) for remove in REMOVE],
-            count=arguments.calibration_samples,
-            limit=arguments.limit,
-            on_step=on_step,
-            on_model=keep,
+        shown = demo(
+            count=arguments.calibration_samples, limit=arguments.limit, repeats=arguments.repeats, on_step=on_step
         )
-    timings = [bench(model, kept["timed"], rows=r, length=n, repeats=arguments.repeats) for r, n in _shapes(model)]
-    files = write_comparison(comparison, arguments.out)
-    data: dict[str, Any] = {**comparison.as_json(), "bench": timings, "files": files}
-    words = [row["verdict"] for row in timings] + [f"wrote {file}" for file in files]
-    return Outcome(data, (comparison_table(comparison), bench_table(timings), *words))
-
-
-def _shapes(model: Model) -> list[tuple[int, int]]:
-    """The shapes of `bench`, cut to the positions the small model has."""
-    return [(rows, min(length, model.architecture.max_positions)) for rows, length in SHAPES]
+    files = write_comparison(shown.comparison, arguments.out)
+    words = [row["verdict"] for row in shown.timings] + [f"wrote {file}" for file in files]
+    return Outcome(
+        {**shown.as_json(), "files": files},
+        (comparison_table(shown.comparison), bench_table(shown.timings), *words),
+    )

@@ -5,7 +5,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -18,8 +18,10 @@ from ..checks import check_seed
 from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..model import Model
 from ..model.heads import head_of
+from ..pruning import by_name
 from ..pruning.budget import Budget
-from ..report.methods import METHODS, Method, method as method_of, settings_class
+from ..pruning.method import Method
+from ..settings import former_names
 from ..tasks.calibration import Calibration, overlap
 from ..tasks.example import length_fields
 
@@ -220,6 +222,45 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
     return dataclasses.replace(found, **length_fields(arguments.seq_len))
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """`--method`, `--preset`."""
+    names = ", ".join(by_name.method_names())
+    parser.add_argument(
+        "--method", default="kprune", metavar="NAME[:PRESET]", help=f"how to choose: {names}, kprune:published (kprune)"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+
+
+def chosen_method(arguments: argparse.Namespace) -> Method:
+    """The method that the flags name, with the settings that they change; the seed is not among them.
+
+    Raises `SettingsError`.
+    """
+    name, _, preset = arguments.method.partition(":")
+    if preset and arguments.preset not in (None, preset):
+        raise SettingsError(f"--method {arguments.method} and --preset {arguments.preset} name two presets; keep one.")
+    cls = by_name.method_class(name)
+    given = settings(arguments, [*by_name.METHODS.values(), cls])
+    own = [field.name for field in dataclasses.fields(cls) if field.name not in OWN]
+    strange = [name for name in given if name not in own and name not in former_names(cls)]
+    if strange:
+        raise SettingsError(
+            f"{flag(strange[0])} is not a setting of {name}; it has: {', '.join(map(flag, own)) or 'none'}."
+        )
+    return by_name.changed(cls.preset(arguments.preset or preset or "default"), **given)
+
+
+def foreign_method(words: Sequence[str]) -> dict[str, type]:
+    """The method of another package that a command line names, by its name; nothing of others is loaded.
+
+    Raises `SettingsError` for one that cannot be loaded.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--method", nargs="?")
+    name, _, _ = (finder.parse_known_args(words)[0].method or "").partition(":")
+    return {name: by_name.method_class(name)} if name in by_name.installed() else {}
+
+
 def add_budget(parser: argparse.ArgumentParser, several: bool) -> None:
     """`--remove` and the other fields of `Budget`."""
     help_text = Budget.__dataclass_fields__["remove"].metadata["help"]
@@ -260,24 +301,18 @@ def add_settings(
         # None is no value: the help says what it comes to.
         defaults = ", ".join(f"{method}: {_default(field)}" for method, field, _ in users if field.default is not None)
         _add_field(group, field, hint, str(field.metadata.get("help", "")) + (f" ({defaults})" if defaults else ""))
+    former = {(old, new) for cls in classes.values() for old, new in former_names(cls).items()}
+    for old, new in sorted(former):
+        _, field, hint = fields[new][0]
+        _add_field(group, field, hint, argparse.SUPPRESS, name=old)
 
 
 def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str, Any]:
-    """The settings given on the command line, by field name."""
-    names = dict.fromkeys(field.name for cls in classes for field in dataclasses.fields(cls))
+    """The settings given on the command line, by field name, or the name that a field had before."""
+    known = [*classes]
+    names = dict.fromkeys(field.name for cls in known for field in dataclasses.fields(cls))
+    names |= dict.fromkeys(old for cls in known for old in former_names(cls))
     return _given(arguments, [name for name in names if name not in OWN])
-
-
-def method(arguments: argparse.Namespace) -> Method:
-    """The pruning method that the flags name, with its settings. Raises `SettingsError`, also for another's setting."""
-    given = settings(arguments, [settings_class(name) for name in METHODS])
-    own = [field.name for field in dataclasses.fields(settings_class(arguments.method)) if field.name not in OWN]
-    strange = [name for name in given if name not in own]
-    if strange:
-        raise SettingsError(
-            f"{flag(strange[0])} is not a setting of {arguments.method}; it has: {', '.join(map(flag, own)) or 'none'}."
-        )
-    return method_of(arguments.method, arguments.preset, **given)
 
 
 def flag(name: str) -> str:
@@ -294,24 +329,32 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else "required"
 
 
-def _add_field(parser: Any, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:
+def _add_field(parser: Any, field: dataclasses.Field[Any], hint: Any, help_text: str, name: str | None = None) -> None:
+    """A flag for a field, or under another `name`."""
     options: dict[str, Any] = {"help": help_text.replace("%", "%%"), "default": argparse.SUPPRESS}
-    kind = typing.get_origin(hint)
-    if kind in (typing.Union, types.UnionType):  # X | None
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    kind, name = typing.get_origin(hint), name or field.name
+    parts = typing.get_args(hint) if kind in (typing.Union, types.UnionType) else ()  # X | None, X | bool
+    if parts:
+        hint = next(part for part in parts if part is not types.NoneType)
         kind = typing.get_origin(hint)
     if hint is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif kind is Literal:
         choices = typing.get_args(hint)
         options |= {"choices": choices, "type": type(choices[0])}
+        if bool in parts:  # --refit and --no-refit, as short for two of the choices
+            options |= {"nargs": "?", "const": True}
+            parser.add_argument(
+                f"--no-{flag(name)[2:]}", dest=name, action="store_false", default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )  # fmt: skip
     elif kind is tuple:
         options |= {"nargs": "+", "type": typing.get_args(hint)[0], "action": _Tuple}
     elif hint in (int, float, str):
         options |= {"type": hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}
     else:
         raise TypeError(f"field {field.name} has type {hint}, which no flag can carry")
-    parser.add_argument(flag(field.name), **options)
+    parser.add_argument(flag(name), **options)
 
 
 class _Tuple(argparse.Action):

@@ -88,8 +88,9 @@ def told_head(architecture: Architecture) -> str:
 
 def told_removed(record: Mapping[str, Any]) -> str | None:
     """The shares that a pruning took, and the text length at which FLOPs were counted then."""
-    shares = [f"{percent(value)} of {name}" for name, value in record.get("removed", {}).items()]
-    length = (record.get("budget") or {}).get("length")
+    removed = record.get("removed", {})
+    shares = [f"{percent(value)} of {name}" for name, value in removed.items() if name != "length"]
+    length = removed.get("length") or (record.get("budget") or {}).get("length")
     return ", ".join(shares) + (f" (FLOPs at {length} tokens)" if length else "") if shares else None
 
 

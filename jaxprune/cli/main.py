@@ -8,12 +8,14 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..errors import JaxpruneError
+from ..doubts import LOGGER
+from ..errors import FormerName, JaxpruneError
 from ..jsonio import dumps
 from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, prune, recap
 from .outcome import Outcome
@@ -33,8 +35,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.rstrip('.')}; see {self.prog} --help.")
 
 
-def parser() -> Parser:
-    """All commands and their flags."""
+def parser(words: Sequence[str] = ()) -> Parser:
+    """All commands and their flags; those of another package's method too, where the command line names it."""
     top = Parser(prog="jaxprune", description="Structured pruning of Transformer checkpoints.", allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"jaxprune {_version()}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -42,7 +44,10 @@ def parser() -> Parser:
         name = module.__name__.rpartition(".")[2]
         about = (module.__doc__ or "").partition("\n")[0]
         command = commands.add_parser(name, help=about, description=module.__doc__, allow_abbrev=False)
-        module.add_arguments(command)
+        if module in (prune, plan) and name in words[:1]:
+            module.add_arguments(command, words)
+        else:
+            module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else")
         command.add_argument("--quiet", action="store_true", help="no progress bars")
         command.set_defaults(run=module.run)
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with _stdout_kept_clean(as_json):
+        with _stdout_kept_clean(as_json), _former_names_told(), _doubts_as_data():
             outcome = _run(argv)
     except SystemExit as stop:  # --help and --version have printed already
         return stop.code if isinstance(stop.code, int) else 0
@@ -84,7 +89,7 @@ def _names() -> set[str]:
 
 
 def _run(argv: Sequence[str]) -> Outcome:
-    arguments = parser().parse_args(argv)
+    arguments = parser(argv).parse_args(argv)
     return arguments.run(arguments)
 
 
@@ -112,6 +117,32 @@ def _fail(message: str, as_json: bool, code: int) -> int:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+@contextmanager
+def _former_names_told() -> Iterator[None]:
+    """Say a flag's old name in one line, as all warnings are said here."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def told(message: Any, category: Any, *where: Any) -> None:
+            if issubclass(category, FormerName):
+                print(f"jaxprune: warning: {message}", file=sys.stderr)
+            else:
+                plain(message, category, *where)
+
+        warnings.showwarning = told
+        yield
+
+
+@contextmanager
+def _doubts_as_data() -> Iterator[None]:
+    """While a command runs, doubts come as its warnings alone."""
+    before, LOGGER.disabled = LOGGER.disabled, True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = before
 
 
 @contextmanager

@@ -1,29 +1,31 @@
 """Predict FLOPs, parameters, bytes and seconds of a pruning run before it starts."""
 
 import argparse
+from collections.abc import Sequence
 
-from ..report.methods import METHODS, settings_class
+from ..pruning.by_name import METHODS
+from ..pruning.method import seeded
 from ..report.plan import plan
 from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
+    """`words` are those of the command line: a method of another package that they name adds flags of its own."""
     flags.add_model(parser)
     flags.add_task(parser, required=False)
-    parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
-    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+    flags.add_method(parser)
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     flags.add_storage(parser)
     flags.add_mesh(parser)
     parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts, seeds the method (0)")
-    flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
+    flags.add_settings(parser, {**METHODS, **flags.foreign_method(words)})
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    budgets, chosen = flags.budgets(arguments), flags.method(arguments)
+    budgets, chosen = flags.budgets(arguments), seeded(flags.chosen_method(arguments), arguments.seed)
     task, where = flags.task(arguments), flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:

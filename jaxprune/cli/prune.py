@@ -16,8 +16,10 @@ from ..errors import DataError, OutputError, SettingsError
 from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Model
 from ..pruning.budget import Budget
+from ..pruning.by_name import METHODS
 from ..pruning.measured import Measured, has_measured
-from ..report.methods import METHODS, Method, settings_class
+from ..pruning.method import Method, seeded
+from ..pruning.prune import prune
 from ..report.progress import progress
 from ..report.tables import facts_table, layers_table, percent
 from ..runtime.events import OnStep
@@ -32,11 +34,11 @@ RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds
 RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "host_peak_bytes", "calibration", "reused")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
+    """`words` are those of the command line: a method of another package that they name adds flags of its own."""
     flags.add_model(parser)
     flags.add_task(parser, required=False)
-    parser.add_argument("--method", default="kprune", choices=tuple(METHODS), help="how to choose (kprune)")
-    parser.add_argument("--preset", metavar="NAME", help="named settings of the method, such as published")
+    flags.add_method(parser)
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     flags.add_storage(parser)
@@ -56,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score before and after (the default where a task is named)",
     )
     flags.add_limit(parser)
-    flags.add_settings(parser, {name: settings_class(name) for name in METHODS})
+    flags.add_settings(parser, {**METHODS, **flags.foreign_method(words)})
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.limit is not None and arguments.evaluate is False:
         raise SettingsError("--limit has no effect with --no-evaluate; leave one of them out.")
     budgets = flags.budgets(arguments)
-    chosen = flags.method(arguments)
+    chosen = seeded(flags.chosen_method(arguments), arguments.seed)
     folders = _folders(arguments.out, budgets)
     for folder in folders:
         check_output(folder, arguments.overwrite)
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise OutputError(f"{arguments.out} holds a model; name another folder for {len(folders)} of them.")
     work = run_folder(arguments.out, arguments.resume, chosen)
     task = flags.task(arguments)
-    scored = _is_scored(arguments, task, getattr(chosen.settings, "needs_texts", True))
+    scored = _is_scored(arguments, task, chosen.needs_texts)
     where = flags.placement(arguments)
     model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
     if task is not None:
@@ -89,9 +91,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     if chosen.measures_once:
         where |= {"out": work, "resume": arguments.resume}
-    with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_measured):
+    with progress(chosen.name, arguments.quiet) as on_step, hint(work, has_measured):
         dense = score(model, on_step)
-        results = chosen.run(model, calibration, budgets, arguments.seed, on_step, **where)
+        results = prune(model, calibration, budgets, chosen, on_step=on_step, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
         pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back

@@ -9,7 +9,6 @@ import jax
 
 from ..checkpoint import check_output, save
 from ..checkpoint.dtypes import saved_types
-from ..errors import SettingsError
 from ..finetuning.recap import run_recap
 from ..finetuning.recap.settings import Recap
 from ..finetuning.run_store import has_state
@@ -18,6 +17,7 @@ from ..report.heat_map import heat_map
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
 from ..runtime.placement import Placement
+from ..settings import in_new_name
 from . import flags
 from .finetune import hint, load_for, remove, told_batches, training_folder
 from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
@@ -76,11 +76,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
     given = flags.settings(arguments, CLASSES.values())
+    given = {in_new_name(Recap, name): value for name, value in given.items()}
     of = lambda kind: {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}  # noqa: E731
-    presets = {"default": Recap()} | Recap.presets()
-    if arguments.preset is not None and arguments.preset not in presets:
-        raise SettingsError(f"recap has no preset {arguments.preset!r}; use one of {', '.join(presets)}.")
-    return dataclasses.replace(presets[arguments.preset or "default"], **of(Recap)), Train(
+    return dataclasses.replace(Recap.preset(arguments.preset or "default"), **of(Recap)), Train(
         seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train)
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..doubts import tell
 from ..errors import DataError, NumericalError
 from ..model import Model
 from ..runtime.devices import Devices
@@ -18,6 +19,7 @@ from ..tokens.packing import Encoded, pack
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
 from .label_map import match_labels
+from .metrics import check_none_own
 from .predict import outputs_of
 from .scorers import SCORERS
 
@@ -41,6 +43,9 @@ class Evaluation:
     tokens_per_second: float
     host_peak_bytes: int | None  # most memory that the process has taken since it began; None: not known here
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        tell(self.warnings)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "warnings": list(self.warnings)}
@@ -117,6 +122,7 @@ def _language(
     on_step: OnStep | None,
 ) -> Evaluation:
     """Perplexity over the first windows of a split's running text, a group of windows at a time."""
+    check_none_own(task)
     found = windows_of(tokenizer, task.split(split), task.max_length, task.source, on_step)
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)

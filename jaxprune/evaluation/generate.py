@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..checkpoint.generation import read_generation, unapplied
+from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model.model import Model
 from ..runtime.decode import Sampling, generate_ids
@@ -71,6 +72,8 @@ def generate(
     seconds = time.perf_counter() - began - compile_seconds
     ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
     tokens = int(found.lengths.sum())
+    warnings = reader.doubts(()) + _warnings(model, drawn, ends)
+    tell(warnings)
     return Generation(
         texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
         ids=ids,
@@ -80,7 +83,7 @@ def generate(
         seconds=seconds,
         compile_seconds=compile_seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        warnings=reader.doubts(()) + _warnings(model, drawn, ends),
+        warnings=warnings,
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of predictions, as fractions: numpy only, in float64.
+"""Scores of predictions, as fractions: numpy only, in float64; and whichever of them, or of its own, a task asks for.
 
 Where a score is not defined (a constant prediction has no correlation) it is 0, as in the GLUE scripts' libraries for
 the Matthews coefficient, so that a collapsed model scores badly instead of NaN.
@@ -9,8 +9,12 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import SupportsFloat
 
 import numpy as np
+
+from ..errors import DataError
+from ..tasks.task import Task
 
 Metrics = dict[str, float]
 
@@ -147,3 +151,35 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyT
         "spearman": spearman,
     }
 )
+
+
+def metric_of(task: Task, name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The metric that a task calls so, one of its own or of ours.
+
+    Raises DataError for a name that is neither, or both; what is returned does where the task's own gives no number.
+    """
+    own = task.own_metrics.get(name)
+    if own is None:
+        if name not in METRICS:
+            raise DataError(
+                f"{task.name} is scored by {name}, which is none of {', '.join(METRICS)}; give it in own_metrics."
+            )
+        return METRICS[name]
+    if name in METRICS:
+        raise DataError(
+            f"{task.name} has {name} in own_metrics, and so is one of ours called; give yours another name."
+        )
+
+    def checked(predicted: np.ndarray, true: np.ndarray) -> float:
+        value = own(predicted, true)
+        if not isinstance(value, SupportsFloat) or not np.isfinite(float(value)):
+            raise DataError(f"the metric {name} of {task.name} gave {value!r}, expected a finite number.")
+        return float(value)
+
+    return checked
+
+
+def check_none_own(task: Task) -> None:
+    """Raise DataError for metrics of the task's own where it is scored by fixed rules."""
+    if task.own_metrics:
+        raise DataError(f"{task.name} has own_metrics, which are for tasks with one answer a text; leave them out.")

@@ -14,7 +14,7 @@ from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
-from .metrics import METRICS, squad_scores
+from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
 from .predict import Predicted, predicted_by
 from .spans import OVERLAP, best_answers
@@ -31,13 +31,13 @@ def classify(
     run = predicted_by(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, found), truth(examples, task)
-    scores = {name: METRICS[name](predicted, true) for name in (task.metric, *task.beside)}
+    scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
     doubts = chance_level(
         task.metric,
         scores[task.metric],
-        METRICS[task.metric](constant, true),
+        None if task.metric in task.own_metrics else METRICS[task.metric](constant, true),
         len(examples),
         one_answer=len(np.unique(predicted, axis=0)) == 1,
         one_label=len(values) == 1,
@@ -49,6 +49,7 @@ def answer(
     model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
 ) -> Scored:
     """One span of its context a question."""
+    check_none_own(task)
     contexts = [example.pair or "" for example in examples]
     questions = [example.text for example in examples]
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)

@@ -27,6 +27,7 @@ from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, mani
 from ..checkpoint.notes import to_save, write_tokenizer
 from ..checkpoint.read import Stored
 from ..checkpoint.write import SHARD_BYTES, check_output, write_folder, write_tensors
+from ..doubts import tell
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
 from ..model.model import REGAIN, Model
@@ -118,6 +119,7 @@ def export(
     settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
     write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
     size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
+    tell(warnings)
     return Exported(folder, config, size, tuple(warnings), types.most)
 
 

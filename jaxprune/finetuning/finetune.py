@@ -13,6 +13,7 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Batch, Model, Params, Sites, forward
@@ -170,6 +171,7 @@ def tune(
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
     told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
+    tell(provenance.warnings)
     return Tuned(
         result.replace(provenance=provenance).with_record(training=notes),
         base.replace(provenance=provenance),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoint.families import FAMILIES
+from ..checkpoint.known_families import family_named
 from ..checks import check_counts, check_effect, check_texts
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
@@ -203,9 +203,10 @@ def count(tree: Any) -> int:
 
 def patterns_of(settings: Lora, architecture: Architecture) -> tuple[str, ...]:
     """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made."""
-    family = FAMILIES.get(architecture.family)
-    new_pooler = architecture.pooler != "none" and family is not None and not family.pretrained_pooler
-    return settings.train + (("pooler/*",) if new_pooler and "head/*" in settings.train else ())
+    if architecture.pooler == "none" or "head/*" not in settings.train:
+        return settings.train
+    new_pooler = not family_named(architecture.family).pretrained_pooler
+    return settings.train + (("pooler/*",) if new_pooler else ())
 
 
 def _split(entry: str, kind: type) -> tuple[str, Any]:

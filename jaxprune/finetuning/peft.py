@@ -14,13 +14,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import one_line
 from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.known_families import family_named
 from ..checkpoint.load import tensor_names
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.write import check_writable, save
-from ..errors import CheckpointError, OutputError, SettingsError
+from ..errors import OutputError, SettingsError
 from ..model import Architecture, Model
 from .lora import Adapters, Plan, each_adapter, projection_shapes
 from .peft_config import CONFIG
@@ -129,9 +129,7 @@ def write_peft(
 
 def peft_tensors(architecture: Architecture) -> dict[str, str]:
     """Our parameter ("layers.0.attention.q.kernel") -> the tensor in a model with its task head."""
-    if architecture.family not in FAMILIES:
-        raise CheckpointError(f"{architecture.family} models have no names in PEFT; known are {', '.join(FAMILIES)}.")
-    family = FAMILIES[architecture.family]
+    family = family_named(architecture.family)
     names = tensor_names(family, architecture)
 
     def encoder(ours: str) -> bool:
@@ -144,7 +142,7 @@ def peft_tensors(architecture: Architecture) -> dict[str, str]:
 def _saved_module(name: str, architecture: Architecture) -> str:
     """The module that PEFT keeps whole for this tensor: of a task head all of it, as PEFT itself does."""
     module = name.rpartition(".")[0]
-    encoder = HEAD_NAMES[architecture.head].bare or name.startswith(FAMILIES[architecture.family].prefix)
+    encoder = HEAD_NAMES[architecture.head].bare or name.startswith(family_named(architecture.family).prefix)
     return module if encoder else module.split(".")[0]
 
 

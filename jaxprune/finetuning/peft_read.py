@@ -11,14 +11,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ..checkpoint.families import FAMILIES
 from ..checkpoint.files import inside, listed, one_line
 from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.known_families import family_named
 from ..checkpoint.layout import separated
 from ..checkpoint.load import file_shape
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.pickle_free import read_bin
 from ..checkpoint.read import Stored
+from ..doubts import tell
 from ..errors import CheckpointError
 from ..model import Model
 from .lora import Adapters, merged, place_of, projection_shapes
@@ -52,6 +53,7 @@ def load_adapter(base: Model, folder: str | Path) -> Model:
     found, adapters = read_peft(folder, base)
     if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
         raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
+    tell(found.provenance.warnings)
     return merged(found, adapters)
 
 
@@ -171,7 +173,7 @@ def _parts(module: str, kernels: Mapping[str, str], base: Model) -> list[str]:
     """Our parameters that lie in a module: one, or several where the family keeps q, k and v in one."""
     if module in kernels:
         return [kernels[module]]
-    found = ([f"{module}.{name}" for name in parts] for parts in FAMILIES[base.architecture.family].fused.values())
+    found = ([f"{module}.{name}" for name in parts] for parts in family_named(base.architecture.family).fused.values())
     return next(([kernels[each] for each in names] for names in found if all(each in kernels for each in names)), [])
 
 
@@ -194,7 +196,7 @@ def _put_whole(
 ) -> None:
     """Put parameters that were saved whole in their places. Raises `CheckpointError` for one that does not fit."""
     a = base.architecture
-    names, family = peft_tensors(a), FAMILIES[a.family]
+    names, family = peft_tensors(a), family_named(a.family)
     prefix = "" if HEAD_NAMES[a.head].bare else family.prefix
     found = {name: Stored(tensor.shape, tensor.dtype.name, lambda t=tensor: t) for name, tensor in whole.items()}
     encoder = {name.removeprefix(prefix): found.pop(name) for name in whole if name.startswith(prefix)}

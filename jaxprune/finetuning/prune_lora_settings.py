@@ -6,6 +6,7 @@ from typing import Any, Literal
 from ..checks import check_counts, check_effect
 from ..errors import SettingsError
 from ..model import Architecture
+from ..settings import Presets
 from .lora import Lora
 
 SAMPLES, HEAD_STEPS, HIGH_BLOCKS, HIGH_RANK, LOW_RANK = 256, 50, 4, 8, 4  # where none is given
@@ -13,8 +14,8 @@ MEASURED = ("gates", "fisher")  # scores that are measured on texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneLora:
-    """Settings of Prune-LoRA. `PruneLora.presets()["published"]` is the paper's recipe.
+class PruneLora(Presets):
+    """Settings of Prune-LoRA. `PruneLora.preset("published")` is the paper's recipe.
 
     None: a default that is filled in where the setting has an effect. One that was given and has none is an error.
     """
@@ -99,7 +100,7 @@ class PruneLora:
             train=self.train,
         )
 
-    @staticmethod
-    def presets() -> dict[str, "PruneLora"]:
+    @classmethod
+    def presets(cls) -> dict[str, "PruneLora"]:
         """Named settings beside the default. 30 % of BERT-base's 144 heads are the paper's 43."""
         return {"published": PruneLora(head_steps=0)}

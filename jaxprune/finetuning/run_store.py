@@ -19,6 +19,7 @@ from ..checkpoint.files import sha256
 from ..checkpoint.manifest import MANIFEST
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..jsonio import plain, write_json
+from ..settings import settings_as_now
 
 LOG = "log.jsonl"
 STATES = "states"  # orbax's folder: one complete state, and while a newer one is written, both
@@ -249,6 +250,7 @@ def _unflat(flat: dict[str, Any], like: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def _same_run(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+    theirs = settings_as_now(theirs, "setting ")
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if names:
         told = [

@@ -1,42 +1,40 @@
-"""Methods to compare with, on the same calibration texts, budgets, cut and record: Fisher, magnitude, random.
+"""What methods share that score units and keep the highest: thresholds, masks, and what is fitted after the cut.
 
-Each has `refit`: the output weights of what stays are then fitted as K-prune does (`refit.py`), which tells apart
-what a choice of units is worth and what the refit is.
+Each has `refit`: with "weights" the output weights of what stays are fitted as K-prune does (`refit.py`), which tells
+apart what a choice of units is worth and what the refit is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import SettingsError
 from ..model.model import Model
 from .allocation import keep_mask, score_curve
 from .budget import Budget
 from .cut import Mask
-from .refit import Fit, follow
-from .run import Run, as_budgets, round_masks
-
-REPAIRS = ("none", "scales", "weights")
-
-
-def check_repair(repair: str) -> None:
-    if repair not in REPAIRS:
-        raise SettingsError(f"repair must be one of {', '.join(REPAIRS)}, got {repair!r}.")
+from .method import Method
+from .refit import SCALES, Fit, Kind, follow, kind_of
+from .run import Run, round_masks
 
 
-def by_scores(
-    run: Run, method: str, settings: Any, budget: Budget | Sequence[Budget], scores: Sequence[np.ndarray]
-) -> Any:
-    """One global threshold on score per cost, then the repair that the settings name."""
-    budgets, alone = as_budgets(budget)
+@runtime_checkable
+class Refitting(Method, Protocol):
+    """A method whose field `refit` says what is fitted after the cut."""
+
+    @property
+    def refit(self) -> Kind | bool: ...
+
+
+def by_scores(run: Run, method: Refitting, budgets: Sequence[Budget], scores: Sequence[np.ndarray]) -> list[Model]:
+    """One global threshold on score per cost, then the refit that the method names."""
     limits = [run.allowed(entry) for entry in budgets]
     results = []
     for entry, limit in zip(budgets, limits, strict=True):
         with run.phase("search"):
             masks = masks_for(run, entry, scores, limit, threshold)
-        results.append(repaired(run, method, settings, entry, masks, ()))
-    return results[0] if alone else results
+        results.append(refitted_and_cut(run, method, entry, masks, ()))
+    return results
 
 
 def masks_for(
@@ -54,19 +52,19 @@ def masks_for(
     return round_masks(run.model.architecture, choose(scores, costs, allowed), order, budget.round_to)
 
 
-def repaired(
+def refitted_and_cut(
     run: Run,
-    method: str,
-    settings: Any,
+    method: Refitting,
     budget: Budget,
     masks: list[Mask],
     reused: tuple[str, ...],
     start_from: Model | None = None,
 ) -> Model:
-    """Cut `start_from` (by default the dense model) to `masks` once the repair that the settings name is done."""
+    """Cut `start_from` (by default the dense model) to `masks` once the refit that the method names is done."""
     fitted, reports = run.model if start_from is None else start_from, []
-    if settings.repair != "none":
-        fit = Fit(kind=settings.repair) if settings.repair == "weights" else SCALES
+    kind = kind_of(method.refit)
+    if kind != "none":
+        fit = SCALES if kind == "scales" else Fit()
         weights = [[batch.real.astype(np.float32)] * len(masks) for batch in run.batches]
         with run.phase("refit"):
             fitted, reports = follow(
@@ -80,24 +78,22 @@ def repaired(
                 lambda done: run.step("refit", done, len(masks)),
                 run.kept,
             )
-    return run.finish(method, settings, budget, fitted, masks, reports, reused)
-
-
-SCALES = Fit(kind="scales", ridge=10.0, inputs=False)
+    return run.finish(method, budget, fitted, masks, reports, reused)
 
 
 def threshold(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
     """Masks (true keeps) of the units with the highest score per cost that fit into `allowed`."""
     per_cost = np.concatenate([score / cost for score, cost in zip(scores, costs, strict=True)])
     each = np.concatenate([np.full(len(score), cost) for score, cost in zip(scores, costs, strict=True)])
-    return _split(keep_mask(per_cost, each, allowed), scores)
+    return split_like(keep_mask(per_cost, each, allowed), scores)
 
 
 def keep_by_rank(scores: Sequence[np.ndarray], costs: Sequence[int], allowed: int) -> list[Mask]:
     """Masks (true keeps) of the units with the highest scores, whatever they cost, until `allowed` is spent."""
     each = np.concatenate([np.full(len(score), cost) for score, cost in zip(scores, costs, strict=True)])
-    return _split(keep_mask(np.concatenate(list(scores)), each, allowed), scores)
+    return split_like(keep_mask(np.concatenate(list(scores)), each, allowed), scores)
 
 
-def _split(flat: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+def split_like(flat: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One array a sublayer, of the lengths of `like`."""
     return np.split(flat, np.cumsum([len(entry) for entry in like])[:-1])

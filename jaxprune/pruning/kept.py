@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..checks import is_whole
+from ..errors import SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Batch
 from ..runtime.devices import Devices
@@ -43,3 +45,9 @@ class KeptPasses:
         if output.nbytes <= self.bytes_left:
             self.outputs[sublayer, batch] = devices.keep(output)
             self.bytes_left -= output.nbytes
+
+
+def check_keep_bytes(keep_bytes: Any) -> None:
+    """Raise `SettingsError` for what is no number of bytes."""
+    if not is_whole(keep_bytes) or keep_bytes < 0:
+        raise SettingsError(f"keep_bytes must be a whole number of bytes, at least 0, got {keep_bytes!r}.")

@@ -17,6 +17,7 @@ from ..checkpoint.manifest import MANIFEST
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..jsonio import plain, replace_file
 from ..model.model import Model
+from ..settings import settings_as_now
 
 FILE = "measured.safetensors"
 Arrays = dict[str, np.ndarray]
@@ -60,7 +61,7 @@ class Measured:
             raise CheckpointError(f"{self.path} cannot be read ({one_line(error)}); delete its folder.") from error
         if notes.get("sum") != _sum(arrays):
             raise CheckpointError(f"{self.path} is damaged: it is not as it was written; delete its folder.")
-        theirs, ours = notes["fingerprint"], plain(fingerprint)
+        theirs, ours = settings_as_now(notes["fingerprint"], "setting "), plain(fingerprint)
         if theirs.get("method") != ours["method"]:
             raise SettingsError(
                 f"{self.folder} holds the measurement of {theirs.get('method')}, not of {ours['method']}; resume with "

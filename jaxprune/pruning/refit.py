@@ -8,13 +8,14 @@ also repairs what the ones below it lost (K-prune, section 3.3).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..errors import SettingsError
 from ..model.architecture import ATTENTION, Architecture, Sublayer
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
@@ -25,14 +26,17 @@ from .kept import KeptPasses
 from .least_squares import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 from .measure import unit_width
 
+Kind = Literal["none", "scales", "weights"]
+KINDS = get_args(Kind)
+# Of every method's field `refit`.
+REFIT = {"help": "after the cut, fit nothing, one scale per unit, or all output weights as K-prune does"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """How kept weights are fitted."""
 
-    kind: Literal["none", "scales", "weights"] = field(
-        default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"}
-    )
+    kind: Kind = field(default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"})
     ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
     pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
@@ -41,6 +45,15 @@ class Fit:
 
 
 PUBLISHED_FIT = Fit(ridge=1e-2, pull=0.0, intercept=False, inputs=False)
+SCALES = Fit(kind="scales", ridge=10.0, inputs=False)
+
+
+def kind_of(refit: Any, kinds: Sequence[str] = KINDS) -> Kind:
+    """What a setting `refit` says: true is short for "weights", false for "none". Raises `SettingsError` for others."""
+    found: Any = {True: "weights", False: "none"}[refit] if isinstance(refit, bool) else refit
+    if found not in kinds:
+        raise SettingsError(f"refit must be one of {', '.join(kinds)}, got {refit!r}.")
+    return found
 
 
 class Streams(NamedTuple):

@@ -6,18 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from threadpoolctl import ThreadpoolController
 
-from ..checkpoint.families import FAMILIES
-from ..checks import is_whole
-from ..errors import NumericalError, OutputError, SettingsError
+from ..doubts import tell
+from ..errors import NumericalError, OutputError
 from ..model.architecture import FEED_FORWARD, Architecture
 from ..model.heads import head_of
 from ..model.model import Batch, Model, Params
@@ -27,9 +24,7 @@ from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
 from ..runtime.programs import Programs
-from ..tasks.calibration import Calibration
-from ..tokens.packing import logits_difference, pack, with_empty_rows
-from ..tokens.windows import encoded_for
+from ..tokens.packing import logits_difference, with_empty_rows
 from .allocation import Curve, uniform_masks
 from .budget import Budget
 from .cost import part_costs, removed, sublayer_costs
@@ -40,17 +35,33 @@ from .measured import Arrays, Measured, fingerprint
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """What is known of the texts in the calibration batches; the record says it."""
+
+    tokens: int  # real ones
+    count: int  # texts
+    source: str = "given batches"
+    seed: int | None = None  # None: not drawn, given
+    hash: str | None = None  # SHA-256 of the texts, or of their token ids
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def mean_length(self) -> int:
+        """Tokens a text, rounded up."""
+        return math.ceil(self.tokens / self.count)
+
+
 @dataclass
 class Run:
     """One pruning run: the dense model, its calibration batches, and the books."""
 
-    model: Model  # as it was given
+    model: Model  # as the method wants it (`Method.prepared`)
     params: Params  # the same parameters where the run keeps them: see `Devices.params`
-    calibration: Calibration
     batches: list[Batch]
-    tokens: int  # real ones
-    mean_length: int  # of the calibration texts, in tokens, rounded up
+    calibrated: Calibrated
     on_step: OnStep
+    writable_heads: Sequence[int] | None = None  # numbers of heads in a layer that an export can write; None: all
     programs: Programs = field(default_factory=Programs)
     kept: KeptPasses = field(default_factory=KeptPasses)
     measured: Measured | None = None  # where the measurement is kept until the result is saved
@@ -63,45 +74,33 @@ class Run:
     @staticmethod
     def start(
         model: Model,
-        calibration: Calibration,
-        on_step: OnStep | None,
-        group: int | None = None,
+        batches: Sequence[Batch],
+        calibrated: Calibrated,
         *,
-        mesh: Mesh | None = None,
-        stream: bool = False,
-        tokenizer: Any = None,
+        on_step: OnStep | None = None,
+        writable_heads: Sequence[int] | None = None,
+        devices: Devices = Devices(),
         keep_bytes: int = KEEP_BYTES,
-        out: str | Path | None = None,
-        resume: bool = False,
+        measured: Measured | None = None,
     ) -> "Run":
-        """Tokenise and pack the calibration texts and move them and the weights to the devices.
+        """Move the weights, and the batches with rows enough for every device, to the devices.
 
-        `group` keeps every so many texts in a batch of their own (methods that take means over a batch). `keep_bytes`
-        is what may be kept of one pass for the next (`KeptPasses`). `out` is the folder that keeps the measurement on
-        disk, to go on from with `resume` (`Measured`).
+        `keep_bytes` is what may be kept of one pass for the next (`KeptPasses`), `measured` keeps the measurement on
+        disk. Raises `NumericalError` for weights with NaN or Inf.
         """
-        if not is_whole(keep_bytes) or keep_bytes < 0:
-            raise SettingsError(f"keep_bytes must be a whole number of bytes, at least 0, got {keep_bytes!r}.")
-        if resume and out is None:
-            raise SettingsError("resume needs out, the folder that the measurement was kept in.")
-        measured = None if out is None else Measured(out, resume)
-        model, began = model.with_tokenizer(tokenizer), time.perf_counter()
-        devices = Devices(mesh, stream)
-        encoded, surprises = encoded_for(model, calibration, on_step)
-        packed = (with_empty_rows(batch, devices.data) for batch in pack(encoded, model.architecture, group=group))
-        batches = [devices.rows(batch) for batch in packed]
+        began = time.perf_counter()
+        placed = [devices.rows(with_empty_rows(batch, devices.data)) for batch in batches]
         check_model(model)
         run = Run(
             model,
             devices.params(model.params),
-            calibration,
-            batches,
-            encoded.tokens,
-            math.ceil(encoded.tokens / len(encoded)),
+            placed,
+            calibrated,
             on_step or (lambda event: None),
-            warnings=[*model.provenance.warnings, *calibration.warnings, *surprises],
+            writable_heads,
+            warnings=[*model.provenance.warnings, *calibrated.warnings],
             programs=Programs(devices=devices),
-            kept=KeptPasses.within(keep_bytes, model.architecture, batches, devices),
+            kept=KeptPasses.within(keep_bytes, model.architecture, placed, devices),
             measured=measured,
         )
         run.phases["prepare"] = time.perf_counter() - began
@@ -120,14 +119,14 @@ class Run:
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
 
-    def once(self, method: str, settings: Any, measure: Callable[[], Arrays]) -> Arrays:
+    def once(self, method: Any, measure: Callable[[], Arrays]) -> Arrays:
         """The arrays that `measure` gives; from the run's folder where a run that was stopped left them there.
 
-        A folder that cannot be written costs a warning, not the run.
+        `method` is the `Method` whose measurement it is. A folder that cannot be written costs a warning, not the run.
         """
         if self.measured is None:
             return measure()
-        given = fingerprint(self.model, self.devices.read(self.batches), method, dataclasses.asdict(settings))
+        given = fingerprint(self.model, self.devices.read(self.batches), method.name, dataclasses.asdict(method))
         arrays = self.measured.read(given)
         self.resumed = arrays is not None
         if arrays is None:
@@ -148,7 +147,7 @@ class Run:
 
     def length(self, budget: Budget) -> int:
         """The text length at which FLOPs are counted: the budget's, or the calibration's mean."""
-        return budget.length or self.mean_length
+        return budget.length or self.calibrated.mean_length
 
     def costs(self, budget: Budget) -> list[int]:
         """The cost of one unit of every sublayer, bottom up."""
@@ -169,13 +168,8 @@ class Run:
 
     def uniform(self, curves: Sequence[Curve], budget: Budget, allowed: int) -> list[Mask]:
         """The same sizes in every layer, with numbers of heads that an export can write wherever some of them fit."""
-        a = self.model.architecture
-        family, size = FAMILIES.get(a.family), a.layers[0]
-        groups = range(1, size.groups + 1)
-        said = (
-            groups if family is None else [n for n in groups if family.can_say(n * size.queries, size.heads, a.hidden)]
-        )
-        return uniform_masks(a, curves, self.costs(budget), allowed, budget.round_to, budget.keep_heads, said)
+        a, costs = self.model.architecture, self.costs(budget)
+        return uniform_masks(a, curves, costs, allowed, budget.round_to, budget.keep_heads, self.writable_heads)
 
     def time_dense_forward(self) -> float:
         """Seconds of one warm jitted forward pass of the dense model over the calibration set.
@@ -199,8 +193,7 @@ class Run:
 
     def finish(
         self,
-        method: str,
-        settings: Any,
+        method: Any,
         budget: Budget,
         fitted: Model,
         masks: Sequence[Mask],
@@ -208,7 +201,11 @@ class Run:
         reused: Sequence[str] = (),
         notes: dict[str, Any] | None = None,
     ) -> Model:
-        """Cut `fitted` (full size) to `masks` and write the record. Checks that cutting changed nothing."""
+        """Cut `fitted` (full size) to `masks` and write the record, with `notes`. Checks that cutting changed nothing.
+
+        `method` is the `Method` that chose them, settled; `refit` what is known of every sublayer's fit, `reused` what
+        of an earlier budget served this one too.
+        """
         with self.phase("cut"):
             small = cut(self.model.replace(params=fitted.params), masks)
             if not self.devices.stream and self.devices.mesh is None:
@@ -222,8 +219,8 @@ class Run:
         warnings = [*self.warnings, *_refit_warnings(refit)]
         dense, length = self.model.architecture, self.length(budget)
         record = {
-            "method": method,
-            "settings": dataclasses.asdict(settings),
+            "method": method.name,
+            "settings": dataclasses.asdict(method),
             "budget": {**dataclasses.asdict(budget), "length": length},
             "removed": removed(dense, small.architecture, length),
             "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(dense, masks), dense),
@@ -237,17 +234,18 @@ class Run:
             "peak_bytes": self.programs.meter.peak_bytes,
             "host_peak_bytes": host_peak_bytes(),
             "calibration": {
-                "source": self.calibration.source,
-                "count": self.calibration.count,
-                "tokens": self.tokens,
-                "seed": self.calibration.seed,
-                "hash": self.calibration.hash,
+                "source": self.calibrated.source,
+                "count": self.calibrated.count,
+                "tokens": self.calibrated.tokens,
+                "seed": self.calibrated.seed,
+                "hash": self.calibrated.hash,
             },
             "refit": list(refit),
             "reused": list(reused) or (["measurement of a run that was stopped"] if self.resumed else []),
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }
+        tell(record["warnings"])
         self.phases.clear()  # a second budget books its own time
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
@@ -297,11 +295,6 @@ def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: 
     if not np.isfinite(error):
         raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
     return error
-
-
-def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
-    """A list of budgets, and whether one came alone."""
-    return ([budget], True) if isinstance(budget, Budget) else (list(budget), False)
 
 
 def check_model(model: Model) -> None:

@@ -5,11 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..evaluation.evaluate import evaluate
+from jax.sharding import Mesh
+
+from ..errors import SettingsError
+from ..evaluation.evaluate import Evaluation, evaluate
 from ..model import Model
 from ..pruning.budget import Budget
+from ..pruning.by_name import label_of, method_of
+from ..pruning.kept import KEEP_BYTES
+from ..pruning.method import Method, seeded
+from ..pruning.prune import as_budgets, prune
 from ..runtime.events import OnStep
-from .methods import Method
+from ..tasks.calibration import Calibration
+from ..tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,34 +61,51 @@ class Comparison:
         return asdict(self)
 
 
+COMPARED = ("kprune", "fisher", "magnitude", "random")  # by default: those that serve every kind of model
+
+
 def compare(
     model: Model,
-    task: Any,
-    methods: Mapping[str, Method],
-    budgets: Sequence[Budget],
+    task: Task,
+    budget: Budget | Sequence[Budget],
+    methods: Sequence[Method | str] | Mapping[str, Method | str] = COMPARED,
     *,
-    count: int = 512,
+    calibration: int | Calibration | Callable[[int], Calibration] = 512,
     seeds: Sequence[int] = (0,),
     limit: int | None = None,
     on_step: OnStep | None = None,
     on_model: Callable[[Result, Model], None] | None = None,
-    calibrate: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
+    stream: bool = False,
+    tokenizer: Any = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Comparison:
     """Prune `model` with every method at every budget and seed; score each result on the task's validation texts.
 
-    The dense model is scored first, with the same code. `limit` scores the first so many texts only. `calibrate`
-    gives the calibration texts for a seed: by default `count` training texts of the task. `on_model` is
-    called with every result as it arrives and may keep the model; nothing else does.
+    `methods` are those of `prune`, settings or names ("kprune:published"); as a mapping, under names of your own.
+    `calibration` is how many of the task's training texts each seed draws; or the texts, the same for all seeds; or a
+    function of a seed that gives them. A seed takes the place of a method's own too. The dense model is scored first,
+    with the same code; `limit` scores the first so many texts only. `on_model` is called with every result as it
+    arrives and may keep the model; nothing else does. What follows is as in `prune`.
+
+    Raises `BudgetError`, `DataError`, `NumericalError`, `SettingsError`.
     """
-    dense = evaluate(model, task, limit=limit, on_step=on_step)
-    results, warnings = [], list(dense.warnings)
+    budgets, chosen = as_budgets(budget)[0], _named(methods)
+    model = model.with_tokenizer(tokenizer)
+    scored: dict[str, Any] = {"limit": limit, "stream": stream, "on_step": on_step}
+    dense = evaluate(model, task, **scored)
+    results, warnings, count = [], list(dense.warnings), 0
     for seed in seeds:
-        calibration = task.calibration(count, seed=seed) if calibrate is None else calibrate(seed)
-        warnings += calibration.warnings
-        for name, method in methods.items():
-            for budget, pruned in zip(budgets, method.run(model, calibration, budgets, seed, on_step), strict=True):
-                evaluation = evaluate(pruned, task, limit=limit, on_step=on_step)
-                result = _result(name, seed, budget, pruned, evaluation)
+        texts = _texts(task, calibration, seed)
+        warnings += texts.warnings
+        count = texts.count
+        for name, method in chosen.items():
+            models = prune(
+                model, texts, budgets, seeded(method, seed), on_step=on_step, mesh=mesh, stream=stream,
+                keep_bytes=keep_bytes,
+            )  # fmt: skip
+            for entry, pruned in zip(budgets, models, strict=True):
+                result = _result(name, seed, entry, pruned, evaluate(pruned, task, **scored))
                 warnings += pruned.provenance.record.get("warnings", [])
                 results.append(result)
                 if on_model is not None:
@@ -96,7 +121,26 @@ def compare(
     )
 
 
-def _result(name: str, seed: int, budget: Budget, pruned: Model, evaluation: Any) -> Result:
+def _named(methods: Sequence[Method | str] | Mapping[str, Method | str]) -> dict[str, Method]:
+    """Methods by the name that the results have. Raises `SettingsError` for two of one name, or none."""
+    if isinstance(methods, str):
+        raise SettingsError(f"methods must be a sequence of methods, got one text; write [{methods!r}].")
+    if isinstance(methods, Mapping):
+        return {name: method_of(given) for name, given in methods.items()}
+    pairs = [(given if isinstance(given, str) else label_of(given), method_of(given)) for given in methods]
+    named = dict(pairs)
+    if len(named) < len(pairs) or not named:
+        raise SettingsError(f"methods are {', '.join(name for name, _ in pairs) or 'none'}; give each once.")
+    return named
+
+
+def _texts(task: Task, given: int | Calibration | Callable[[int], Calibration], seed: int) -> Calibration:
+    if isinstance(given, int):
+        return task.calibration(given, seed=seed)
+    return given if isinstance(given, Calibration) else given(seed)
+
+
+def _result(name: str, seed: int, budget: Budget, pruned: Model, evaluation: Evaluation) -> Result:
     record = pruned.provenance.record
     return Result(
         method=name,

@@ -18,11 +18,12 @@ from jax.sharding import Mesh
 from ..model import Architecture, Batch, Model
 from ..pruning.budget import Budget
 from ..pruning.kept import KEEP_BYTES, KeptPasses
+from ..pruning.method import Method
+from ..pruning.prune import prune
 from ..runtime.devices import Devices
 from ..runtime.programs import watched
 from ..tasks.calibration import Calibration
 from ..tokens.packing import Encoded, pack
-from .methods import Method
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _probes(
                 per_call[name].append(seconds)
 
             with watched(heard) as spent:
-                results = method.run(small, Calibration.of_ids(given, None), budgets, keep_bytes=keep_bytes, **where)
+                texts_given = Calibration.of_ids(given, None)
+                results = prune(small, texts_given, budgets, method, keep_bytes=keep_bytes, **where)
             records = [result.provenance.record for result in results]
             probe.compiling = sum(record["compile_seconds"] for record in records)
             probe.host = sum(record["seconds"] for record in records) - probe.compiling - spent()

@@ -7,19 +7,22 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ..errors import BudgetError, DataError
+from ..doubts import tell
+from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
+from ..pruning.by_name import method_of
 from ..pruning.cost import flops, parameters, total_cost, whole_flops, whole_parameters
 from ..pruning.kept import KEEP_BYTES
-from ..pruning.run import as_budgets
+from ..pruning.method import Method
+from ..pruning.methods import KPrune
+from ..pruning.prune import as_budgets
 from ..runtime.memory import host_peak_bytes
 from ..tasks.example import MAX_LENGTH
 from ..tokens.packing import batch_tokens
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import encoded_for, first_windows
 from .forecast import forecast
-from .methods import Method, method as method_of
 
 FLOAT_BYTES = 4  # of a float32
 
@@ -28,7 +31,7 @@ def plan(
     model: Model,
     calibration: Any,
     budget: Budget | Sequence[Budget],
-    method: Method | None = None,
+    method: Method | str = KPrune(),
     *,
     length: int | None = None,
     tokenizer: Any = None,
@@ -39,7 +42,7 @@ def plan(
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
     `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
-    each (None: `budget.length`, else 128). `method`: K-prune, unless another is named (`report.methods.method`).
+    each (None: `budget.length`, else 128). `method` is that of `prune`.
     `tokenizer` takes the place of the model's own; `mesh`, `stream` and `keep_bytes` are those of the run to come.
     Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process: what it has
     compiled before costs nothing. Peak bytes are predicted for K-prune on one device that holds the weights, else None.
@@ -48,9 +51,7 @@ def plan(
     """
     model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
-    if not budgets:
-        raise BudgetError("there are no budgets; give at least one.")
-    architecture, chosen = model.architecture, method_of("kprune") if method is None else method
+    architecture, chosen = model.architecture, method_of(method)
     lengths, assumptions, warnings = _lengths(model, calibration, length or budgets[0].length)
     texts, tokens = len(lengths), sum(lengths)
     counted_at = budgets[0].length or math.ceil(tokens / texts)
@@ -65,6 +66,7 @@ def plan(
         "bytes: float32; those of peak are predicted for K-prune on one device that holds the weights, and arrays: "
         "Python, its libraries and what they do come to it (host_peak_bytes: the whole process so far).",
     ]
+    tell(warnings)
     return {
         "method": chosen.name,
         "length": counted_at,

@@ -1,7 +1,8 @@
 """What a task is: examples, labels, a metric; and the calibration texts drawn from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..checks import check_seed
 from ..errors import DataError
@@ -12,7 +13,14 @@ from .kinds import KINDS
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled texts and how to score predictions on them."""
+    """Labelled texts and how to score predictions on them.
+
+    A metric of your own, for tasks with one answer a text, is a function of the predicted and the true labels, with its
+    name in `own_metrics`: `replace(task, metric="cost", own_metrics={"cost": minus_cost})`. Both are arrays in the
+    task's numbering: [texts] of classes or numbers, or of several classes a text [texts, labels] of 0 and 1; a
+    prediction outside the task's classes is -1. It gives a finite number, of which more is better: training keeps the
+    epoch with the highest. The name is what records and JSON say.
+    """
 
     name: str
     kind: Kind
@@ -29,6 +37,7 @@ class Task:
     windows: int | None = None  # of running text: the first so many are scored (all: None)
     classes_from: ClassesFrom = "names"
     strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
+    own_metrics: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)  # by name: see above
 
     @property
     def running(self) -> bool:

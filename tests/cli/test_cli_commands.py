@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import jaxprune as jp
 from jaxprune.cli.bench import dense_source, shape
 from jaxprune.errors import CheckpointError, SettingsError
 
@@ -115,10 +116,24 @@ def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
 
 def test_demo_at_a_tiny_size(cli, tmp_path, monkeypatch):
     # `make demo` runs it whole; most of its time goes into compiling programs for every method and budget.
-    monkeypatch.setattr("jaxprune.cli.demo.REMOVE", (0.6,))
-    monkeypatch.setattr("jaxprune.cli.demo.COMPARED", ("kprune", "random"))
+    shown = []
+
+    def small(**given):
+        shown.append(jp.demo(remove=(0.6,), methods=("kprune", "random"), **given))
+        return shown[-1]
+
+    monkeypatch.setattr("jaxprune.cli.demo.demo", small)
     run = cli.json("demo", "--out", tmp_path, "--calibration-samples", 64, "--limit", 64, "--repeats", 2)
     assert run.code == 0, run.err
     assert [result["method"] for result in run.data["results"]] == ["kprune", "random"]
     assert [row["rows"] for row in run.data["bench"]] == [32, 1]
     assert (tmp_path / "compare.png").exists()
+    # The same from Python.
+    assert json.loads(json.dumps(shown[0].as_json())) == {k: run.data[k] for k in run.data if k != "files"}
+    assert [(row["method"], row["remove"]) for row in shown[0].rows] == [("kprune", 0.6), ("random", 0.6)]
+    assert shown[0].rows[0]["score"] > shown[0].rows[1]["score"]
+
+
+def test_a_demo_of_nothing():
+    with pytest.raises(jp.JaxpruneError, match="nothing to show"):
+        jp.demo(methods=())

@@ -7,7 +7,7 @@ import pytest
 
 from jaxprune.cli import flags
 from jaxprune.cli.main import COMMANDS, parser
-from jaxprune.report.methods import METHODS, method, presets, settings_class
+from jaxprune.pruning.by_name import METHODS, method_of
 
 
 def option(default, text="help, 50 % of it"):
@@ -59,16 +59,16 @@ def test_help_names_methods_and_defaults(capsys):
 def test_every_setting_of_every_method_has_a_help_and_a_flag(name):
     """And a method built from no flags is the class's default."""
     known = set(commands()["prune"]._option_string_actions)
-    for field in dataclasses.fields(settings_class(name)):
+    for field in dataclasses.fields(METHODS[name]):
         assert field.metadata.get("help"), field.name
         assert flags.flag(field.name) in known
-    assert method(name).settings == settings_class(name)()
+    assert method_of(name) == METHODS[name]()
 
 
 def test_kprune_has_the_published_preset():
-    published = presets("kprune")["published"]
-    assert published != settings_class("kprune")()
-    assert method("kprune", "published").settings == published
+    published = METHODS["kprune"].preset("published")
+    assert published != METHODS["kprune"]()
+    assert method_of("kprune:published") == published
 
 
 def test_every_command_takes_json():

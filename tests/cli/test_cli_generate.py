@@ -61,8 +61,8 @@ def test_end_tokens_are_flags(folder, capsys):
         (["--prompt", ""], "prompt 0 is ''; give a text that is not empty."),
         (["--prompt", "the", "--temperature", "1", "--top-p", "2"], "--top-p must lie in (0, 1], got 2.0."),
         (["--prompt", "the", "--temperature", "-1"], "temperature must be a number of at least 0, got -1.0."),
-        (["--prompt", "the", "--temperature", "1", "--top-k", "0"], "top_k must be at least 1, got 0."),
-        (["--prompt", "the", "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0."),
+        (["--prompt", "the", "--temperature", "1", "--top-k", "0"], "--top-k must be at least 1, got 0."),
+        (["--prompt", "the", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1, got 0."),
         (["--prompt", "the", "--max-new-tokens", "99"], "exceed the model's 64 positions"),
     ],
 )

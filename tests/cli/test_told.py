@@ -41,9 +41,13 @@ def test_no_message_of_the_library_names_a_flag():
         if file.parent == root / "cli":
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented)
-                      and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 assert not FLAG.search(node.value), f"{file.name} line {node.lineno}: {node.value}"
@@ -92,7 +96,7 @@ def test_several_budgets_need_a_folder_of_their_own_and_differ(cli, inputs, tmp_
 
 def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, monkeypatch):
     """A file stands where a folder is to be made: nothing is read before that is said."""
-    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.cli.demo.load"):
+    for name in ("jaxprune.cli.flags.read", "jaxprune.tasks.load", "jaxprune.report.demo.load"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "file").touch()
     wrong = tmp_path / "file" / "out"
@@ -139,9 +143,9 @@ def test_a_run_is_planned_with_its_own_flags(cli, inputs, monkeypatch):
     words = ("--dtype", "bfloat16", "--stream", "--keep-bytes", "1MB", "--no-refit", "--seed", 3)
     assert cli("plan", "--model", inputs.model, "--remove", 0.5, *words).err == "jaxprune: error: enough.\n"
     assert (asked["stream"], asked["keep_bytes"], asked["types"]) == (True, 10**6, {"bfloat16"})
-    assert not asked["method"].settings.refit
-    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-refit")
-    assert run.code == 2 and "--refit is not a setting of random; it has: --repair." in run.err
+    assert asked["method"].refit == "none"
+    run = cli("plan", "--model", inputs.model, "--remove", 0.5, "--method", "random", "--no-sensitivity")
+    assert run.code == 2 and "--sensitivity is not a setting of random; it has: --refit." in run.err
 
 
 def jax_leaves(model):

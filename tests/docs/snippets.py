@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from jaxprune.assets import demo_data_path
 from tests.cli.conftest import write_data, write_model
@@ -42,6 +43,7 @@ def write_inputs(root: Path) -> Path:
     write_model(root / "my-encoder")
     without_head(root / "my-encoder")
     language_model(root / "my-language-model", "llama")
+    of_another_family(root / "my-own-family")
     random = np.random.RandomState(0)
     text = "\n".join(" ".join(random.choice(WORDS, 12)) for _ in range(200))
     for name in ("test.txt", "c4.txt"):
@@ -50,6 +52,17 @@ def write_inputs(root: Path) -> Path:
     rows = (demo_data_path() / "train.jsonl").read_text(encoding="utf-8").splitlines()[:64]
     (root / "texts.txt").write_text("\n".join(json.loads(row)["text"].replace("\n", " ") for row in rows))
     return root
+
+
+def of_another_family(model: Path) -> None:
+    """A BERT under the names of a family that nobody knows."""
+    write_model(model)
+    tensors, config = load_file(model / "model.safetensors"), json.loads((model / "config.json").read_text())
+    renamed = {name.replace("bert.", "ours.").replace("encoder.layer", "blocks"): t for name, t in tensors.items()}
+    save_file(renamed, model / "model.safetensors")
+    config |= {"model_type": "ours", "architectures": ["OursForSequenceClassification"], "dim": config["hidden_size"]}
+    del config["hidden_size"]
+    (model / "config.json").write_text(json.dumps(config))
 
 
 def without_head(model: Path) -> None:

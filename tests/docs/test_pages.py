@@ -53,8 +53,11 @@ def test_every_page_is_in_the_navigation():
 
 def test_every_public_name_is_on_the_page_of_python():
     named = set(re.findall(r"^::: ([\w.]+)$", read(DOCS / "api.md"), re.MULTILINE))
-    public = [getattr(jp, entry) for entry in dir(jp) if not entry.startswith("_") and entry != "tasks"]
-    assert {f"{one.__module__}.{one.__qualname__}" for one in public} <= named
+    for entry in dir(jp):
+        if not entry.startswith("_") and entry != "tasks":
+            one = getattr(jp, entry)
+            home = f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else f".{entry}"
+            assert any(place.endswith(home) for place in named), entry
 
 
 def test_a_table_of_settings_has_every_field_with_its_help():
@@ -73,7 +76,7 @@ def test_the_page_of_commands_has_every_flag():
         assert f"## jaxprune {module.__name__.rpartition('.')[2]}\n" in page
     for flag in (
         "--remove REMOVE [REMOVE …]",
-        "--method {kprune,",
+        "--method NAME[:PRESET]",
         "--json`",
         "--elimination-ridge X",
         "--calibration-texts FILE",

@@ -197,7 +197,7 @@ def test_units_without_a_record_lie_first(tmp_path):
         (
             "bert",
             ([0, 2], None) * 2,
-            "2 of 3 heads are left.*bert's config.json cannot say.*only .--uniform --keep-heads., or fill it up",
+            "2 of 3 heads are left.*bert's config.json cannot say.*only, with Budget.uniform=True, keep_heads=True",
         ),
         ("gpt2", ([1], None) * 2, "1 of 3 heads are left"),
         ("mistral", ([1], []) * 2, "at least one of each"),

@@ -238,7 +238,7 @@ def test_nothing_is_left_of_a_folder_that_the_disk_refused(adapted, tmp_path, mo
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("jaxprune.finetuning.peft.save_file", full)
     with pytest.raises(OutputError, match="cannot be written .No space left on device"):
         write_peft(tmp_path / "adapter", *adapted)
     assert list(tmp_path.iterdir()) == []

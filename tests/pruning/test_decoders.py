@@ -26,7 +26,7 @@ METHODS = {
     "flap": (jp.flap, jp.Flap()),
     "wanda": (jp.flap, jp.Flap(criterion="wanda", compensate=False)),
     "taylor": (jp.taylor, jp.Taylor()),
-    "random": (jp.random_prune, jp.Random(repair="weights")),
+    "random": (jp.random_prune, jp.Random(refit="weights")),
 }
 
 

@@ -24,10 +24,10 @@ from tests.helpers.decoders import language_model
 
 METHODS = {
     "kprune": (jp.kprune, jp.KPrune()),
-    "fisher": (jp.fisher, jp.Fisher(repair="weights")),
+    "fisher": (jp.fisher, jp.Fisher(refit="weights")),
     "flap": (jp.flap, jp.Flap()),
     "taylor": (jp.taylor, jp.Taylor()),
-    "magnitude": (jp.magnitude, jp.Magnitude(repair="scales")),
+    "magnitude": (jp.magnitude, jp.Magnitude(refit="scales")),
     "random": (jp.random_prune, jp.Random()),
 }
 BUDGETS = [jp.Budget(0.3, cost="params"), jp.Budget(0.6, cost="params")]

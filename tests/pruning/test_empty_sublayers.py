@@ -14,7 +14,7 @@ METHODS = {
     "gates": (jp.kprune, jp.KPrune(search="gates", refit=False)),
     "fisher": (jp.fisher, jp.Fisher()),
     "magnitude": (jp.magnitude, jp.Magnitude()),
-    "random": (jp.random_prune, jp.Random(repair="weights")),
+    "random": (jp.random_prune, jp.Random(refit="weights")),
 }
 ENCODER = METHODS | {"published": (jp.kprune, PUBLISHED)}
 DECODER = METHODS | {

@@ -5,14 +5,13 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, OutputError, SettingsError
-from jaxprune.pruning import by_scores as baselines
 from jaxprune.pruning.measured import FILE, has_measured
-from jaxprune.pruning.methods import flap, kprune, taylor
+from jaxprune.pruning.methods import fisher, flap, kprune, taylor
 from jaxprune.pruning.run import Run
 from tests.helpers.decoders import language_model
 from tests.pruning.test_devices import CALIBRATION, METHODS, same
 
-ONCE = {"kprune": (kprune, "measure"), "fisher": (baselines, "measure")}
+ONCE = {"kprune": (kprune, "measure"), "fisher": (fisher, "measure")}
 ONCE |= {"flap": (flap, "measure_moments"), "taylor": (taylor, "summed_gradient")}
 BUDGET = jp.Budget(0.5, cost="params")
 
@@ -87,7 +86,7 @@ def test_what_is_in_the_folder_is_checked(model, stopped, tmp_path):
 def test_settings_that_keep_nothing(model, tmp_path):
     with pytest.raises(SettingsError, match="resume needs out"):
         jp.kprune(model, CALIBRATION, BUDGET, resume=True)
-    with pytest.raises(SettingsError, match="published search"):
+    with pytest.raises(SettingsError, match="kprune, as it is set, keeps no measurement"):
         jp.kprune(model, CALIBRATION, BUDGET, jp.KPrune.presets()["published"], out=tmp_path)
 
 
@@ -95,7 +94,7 @@ def test_a_full_disk_costs_a_warning(model, tmp_path, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("jaxprune.pruning.measured.save_file", full)
     found = jp.kprune(model, CALIBRATION, BUDGET, out=tmp_path / "run")
     (told,) = [entry for entry in found.provenance.record["warnings"] if "not kept" in entry]
     assert "No space left on device" in told and not has_measured(tmp_path / "run")

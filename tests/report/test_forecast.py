@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.pruning.by_name import method_of
 from jaxprune.report import forecast as module
 from jaxprune.report.forecast import forecast
-from jaxprune.report.methods import method
 from jaxprune.runtime.programs import watched
 
 TEXTS, LENGTH, LAYERS = 144, 16, 3  # three batches of 768 slots
@@ -23,7 +23,7 @@ def model(tiny):
 
 @pytest.mark.parametrize("name", ["kprune", "fisher"])
 def test_calls_are_counted_as_they_come(model, name, monkeypatch):
-    chosen, budgets, counted = method(name), [jp.Budget(0.3), jp.Budget(0.6)], []
+    chosen, budgets, counted = method_of(name), [jp.Budget(0.3), jp.Budget(0.6)], []
     plain = module._calls
     monkeypatch.setattr(module, "_calls", lambda *given: counted.append(plain(*given)) or counted[-1])
     found = forecast(model, chosen, budgets, [LENGTH] * TEXTS)
@@ -32,7 +32,7 @@ def test_calls_are_counted_as_they_come(model, name, monkeypatch):
     heard: list[str] = []
     texts = jp.Calibration.of_ids(np.random.default_rng(0).integers(40, size=(TEXTS, LENGTH)), None)
     with watched(lambda called, seconds: heard.append(called)):
-        chosen.run(model, texts, budgets)
+        jp.prune(model, texts, budgets, chosen)
     assert counted[-1] == {called: heard.count(called) for called in heard}
 
 
@@ -50,6 +50,6 @@ def test_what_is_kept_in_part_counts_in_part(model, monkeypatch):
             return module._Probe()
 
     monkeypatch.setattr(module, "_probes", lambda *given: kept.append(given[4]) or Probes())
-    found = forecast(model, method("kprune"), [jp.Budget(0.5)], [LENGTH] * TEXTS)
+    found = forecast(model, jp.KPrune(), [jp.Budget(0.5)], [LENGTH] * TEXTS)
     assert len(kept) == 2 and kept[0][1] == 2 * kept[0][0] > 0 and kept[1] == [module.KEEP_BYTES] * 2
     assert found.seconds == 0.75 * 20.0 + 0.25 * 10.0 + 1.0

@@ -1,4 +1,4 @@
-"""The runner that executes notebooks in the checks."""
+"""The runner that executes notebooks in the checks, and what notebooks keep of a run."""
 
 import importlib.util
 import json
@@ -9,13 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def runner():
-    spec = importlib.util.spec_from_file_location("run_notebook", ROOT / "experiments" / "run_notebook.py")
+def loaded(name):
+    """A script of experiments/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return loaded("run_notebook")
 
 
 def write(path, *sources):
@@ -50,3 +55,15 @@ def test_committed_notebooks_show_what_they_did_and_a_picture(runner, path):
         compile(source, path.name, "exec")
     printing = [cell for cell in cells if "print(" in "".join(cell["source"])]
     assert all(cell["outputs"] for cell in printing)
+
+
+def test_kept_outputs_are_what_was_shown():
+    keep_outputs = loaded("keep_outputs")
+    printed = [{"output_type": "stream", "name": name, "text": text} for name, text in (
+        ("stdout", "a\n"), ("stderr", "Warning"), ("stdout", ["b\n", "c"]),
+    )]  # fmt: skip
+    picture = {"output_type": "display_data", "data": {"image/png": "…"}}
+    cell = {"cell_type": "code", "source": "x\ny", "metadata": {"execution": "now"}, "outputs": [*printed, picture]}
+    (kept,) = keep_outputs.tidy({"cells": [cell], "metadata": {}})["cells"]
+    assert kept["source"] == ["x\n", "y"] and kept["metadata"] == {}
+    assert kept["outputs"] == [{"output_type": "stream", "name": "stdout", "text": ["a\n", "b\n", "c"]}, picture]

@@ -7,9 +7,9 @@ import pytest
 from jaxprune.errors import BudgetError
 from jaxprune.pruning.budget import Budget
 from jaxprune.pruning.cost import flops, whole_parameters
+from jaxprune.pruning.methods import KPrune
 from jaxprune.report import plan as module
 from jaxprune.report.forecast import Forecast
-from jaxprune.report.methods import method
 from jaxprune.report.plan import peak_bytes, plan
 
 
@@ -42,7 +42,7 @@ def test_plan_predicts_the_budget_exactly(tiny, asked):
 
 def test_plan_of_several_budgets_and_another_method(tiny, asked):
     budgets = [Budget(0.25, "params", length=16), Budget(0.75, "params", length=16)]
-    result = plan(tiny(), 10, budgets, method("magnitude"))
+    result = plan(tiny(), 10, budgets, "magnitude")
     dense = result["dense"]["prunable_parameters"]
     for left, share in zip(result["pruned"], (0.75, 0.25), strict=True):
         assert left["prunable_parameters"] == pytest.approx(share * dense, abs=1)
@@ -55,17 +55,17 @@ def test_the_run_to_come_is_planned_where_and_how_it_will_run(tiny, monkeypatch)
     told = {}
 
     def forecast(model, method, budgets, lengths, **where):
-        told.update(where, settings=method.settings)
+        told.update(where, settings=method)
         return Forecast(30.0, 8.0, 2.0, 10.0, 2.0)
 
     monkeypatch.setattr(module, "forecast", forecast)
     budget = Budget(0.5, length=16)
-    result = plan(tiny(), 10, budget, method("kprune", refit=False), keep_bytes=1000)
+    result = plan(tiny(), 10, budget, KPrune(refit=False), keep_bytes=1000)
     assert told == {
         "mesh": None,
         "stream": False,
         "keep_bytes": 1000,
-        "settings": method("kprune", refit=False).settings,
+        "settings": KPrune(refit=False),
     }
     assert result["peak_bytes"]["kept"] <= 1000 < plan(tiny(), 10, budget)["peak_bytes"]["kept"]
     half = tiny().replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny().params))

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...checks import check_effect
+from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
@@ -290,6 +291,7 @@ def _finished(
     warnings = list(
         dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
     )
+    tell(warnings)
     rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
     result = run.model.replace(
         architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),

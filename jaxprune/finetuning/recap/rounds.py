@@ -57,7 +57,7 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             units = choose_units(run, state, number, run.step)
     masks = units.masks
     with run.phase("masking", number, phases, on_device, run.sweeps):
-        source = refitted(run, state, units, number) if settings.refit else state.params
+        source = refitted(run, state, units, number) if settings.refit != "none" else state.params
         chosen = _choose_rows(run, source, masks, number)
     small = cut_architecture(run.model.architecture, masks)
     epochs: list[Any] = [
@@ -80,7 +80,7 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
         )  # fmt: skip
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)
-        start = parts if settings.refit else None
+        start = parts if settings.refit != "none" else None
         del parts, moments
         coming = None if ahead is None else ahead.result()
     with run.phase("write back", number, phases, True):

@@ -112,7 +112,7 @@ def swept(run: RecapRun, params: Params, masks: list[Mask], form: Form, number: 
 
 def unit_sizes(architecture: Architecture, settings: Recap) -> list[int]:
     """What one unit of every sublayer counts for in `settings.remove`."""
-    if settings.share_of == "units":
+    if settings.cost == "units":
         return [1] * len(architecture.sublayers())
     return sublayer_costs(architecture, "params")
 

@@ -5,12 +5,15 @@ from typing import Literal
 
 from ...checks import check_counts, check_effect
 from ...errors import SettingsError
+from ...pruning.refit import kind_of
+from ...settings import Presets, formerly
 
 CAP = 0.85  # the largest share of a sublayer that a round may remove
 
 
+@formerly(share_of="cost")
 @dataclass(frozen=True, kw_only=True)
-class Recap:
+class Recap(Presets):
     """How RECAP goes in rounds; how it trains within one is said by `Train`, but for `epochs`, which follow from here.
 
     A setting that was given and has no effect is an error.
@@ -26,8 +29,9 @@ class Recap:
     )
     pruning_steps: int = field(default=1, metadata={"help": "parts in which a round prunes, measuring again for each"})
     cap: float = field(default=CAP, metadata={"help": "largest share of a sublayer that a round may remove, in (0, 1)"})
-    share_of: Literal["units", "params"] = field(
-        default="params", metadata={"help": "what remove is a share of, and what importance is per: units, parameters"}
+    cost: Literal["units", "params"] = field(
+        default="params",
+        metadata={"help": "what remove is a share of, and what importance is per: units, parameters"},
     )
     importance: Literal["weights", "gates", "kprune"] = field(
         default="weights",
@@ -35,7 +39,10 @@ class Recap:
             "help": "of a unit: sum of (weight x gradient)^2, (sum of weight x gradient)^2, or K-prune's predicted KL"
         },
     )
-    refit: bool = field(default=False, metadata={"help": "at the cut, fit kept weights to the full model as K-prune"})
+    refit: Literal["none", "weights"] | bool = field(
+        default="none",
+        metadata={"help": "after the cut, fit nothing, or all weights to the full model's as K-prune"},
+    )
     prefetch: bool = field(
         default=False,
         metadata={"help": "measure a round's importance while the device tunes, on the weights before that round"},
@@ -58,6 +65,7 @@ class Recap:
     )
 
     def __post_init__(self):
+        object.__setattr__(self, "refit", kind_of(self.refit, ("none", "weights")))
         check_counts(self, 1, "rounds", "epochs_per_round", "pruning_steps", "samples")
         for name in ("remove", "freeze"):
             if not 0 <= getattr(self, name) < 1:
@@ -76,7 +84,7 @@ class Recap:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
-        if self.measure_on == "device" and (self.importance == "kprune" or self.refit or self.prefetch):
+        if self.measure_on == "device" and (self.importance == "kprune" or self.refit != "none" or self.prefetch):
             raise SettingsError("importance kprune, refit and prefetch are done on the host; set measure_on to host.")
         if self.importance == "kprune" and self.pruning_steps > 1:
             raise SettingsError(
@@ -84,26 +92,26 @@ class Recap:
             )
         if self.rounds == 1:
             check_effect(self, ("freeze_schedule", "average", "prefetch"), "in a single round")
-        if self.remove == 0:  # what goes is then decided by nothing; share_of stays, as presets set it
+        if self.remove == 0:  # what goes is then decided by nothing; cost stays, as presets set it
             names = ("pruning_steps", "cap", "importance", "refit", "prefetch", "average")
             check_effect(self, names, "with remove 0, which leaves every unit")
         if self.freeze == self.remove:
             check_effect(self, ("freeze_schedule",), f"from freeze {self.freeze} to remove {self.remove}")
 
-    @staticmethod
-    def presets() -> dict[str, "Recap"]:
+    @classmethod
+    def presets(cls) -> dict[str, "Recap"]:
         """Named settings beside the default: the paper's experiments, and K-prune at the cut.
 
         Vision models ran with 0.33 to 0.5 removed, 0.5 to 0.875 frozen and 10 to 20 rounds; a text model takes the
         middle of it. K-prune's measurement holds a square of every sublayer's features on the host.
         """
-        published = {"share_of": "units", "importance": "weights", "pruning_steps": 1}
+        published = {"cost": "units", "importance": "weights", "pruning_steps": 1}
         return {
             "published-bert-cola": Recap(
                 remove=0.17, freeze=0.5, rounds=5, epochs_per_round=2, learning_rate=2e-5, **published
             ),
             "published-vision-like": Recap(remove=0.5, freeze=0.75, rounds=10, epochs_per_round=1, **published),
-            "kprune": Recap(importance="kprune", refit=True),
+            "kprune": Recap(importance="kprune", refit="weights"),
         }
 
     @property
@@ -120,7 +128,7 @@ class Recap:
 
 _CHOICES = {
     "freeze_schedule": ("constant", "interpolated"),
-    "share_of": ("units", "params"),
+    "cost": ("units", "params"),
     "importance": ("weights", "gates", "kprune"),
     "moments": ("carried", "dropped", "bfloat16"),
     "outer": ("train", "frozen", "touched"),

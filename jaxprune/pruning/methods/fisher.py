@@ -3,28 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ...checks import check_seed
 from ...model.architecture import HALVES, Architecture
 from ...model.model import Model
-from ...runtime.events import OnStep
-from ...tasks.calibration import Calibration
+from ...settings import formerly
 from ..budget import Budget
-from ..by_scores import _split, check_repair, masks_for, repaired
+from ..by_scores import Refitting, masks_for, refitted_and_cut, split_like
 from ..cut import Mask
-from ..kept import KEEP_BYTES
 from ..measure import measure
 from ..measured import Arrays
-from ..run import Run, as_budgets
+from ..refit import REFIT, Kind, kind_of
+from ..run import Run
 
 
+@formerly(repair="refit")
 @dataclass(frozen=True, kw_only=True)
-class Fisher:
+class Fisher(Refitting):
     """Kwon et al., A Fast Post-Training Pruning Framework for Transformers, NeurIPS 2022.
 
     Gates' diagonal Fisher information picks how many heads and neurons stay, a greedy rearrangement under the
@@ -33,54 +31,28 @@ class Fisher:
     """
 
     rearrange: bool = field(default=True, metadata={"help": "choose units inside a sublayer by its Fisher block"})
-    repair: Literal["none", "scales", "weights"] = field(
-        default="scales", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
-    )
+    refit: Kind | bool = field(default="scales", metadata=REFIT)
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
-    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
+    name: ClassVar[str] = "fisher"
+    measures_once: ClassVar[bool] = True
 
     def __post_init__(self):
         check_seed(self.seed)
-        check_repair(self.repair)
+        object.__setattr__(self, "refit", kind_of(self.refit))
 
-
-def fisher(
-    model: Model,
-    calibration: Calibration,
-    budget: Budget | Sequence[Budget],
-    settings: Fisher = Fisher(),
-    *,
-    on_step: OnStep | None = None,
-    mesh: Mesh | None = None,
-    stream: bool = False,
-    tokenizer: Any = None,
-    keep_bytes: int = KEEP_BYTES,
-    out: str | Path | None = None,
-    resume: bool = False,
-) -> Any:
-    """Prune by the Fisher information of gates; see `Fisher`. Same interface as `kprune`."""
-    budgets, alone = as_budgets(budget)
-    where: dict[str, Any] = {
-        "mesh": mesh,
-        "stream": stream,
-        "tokenizer": tokenizer,
-        "keep_bytes": keep_bytes,
-        "out": out,
-        "resume": resume,
-    }
-    run = Run.start(model, calibration, on_step, **where)
-    allowed = [run.allowed(entry) for entry in budgets]
-    found = run.once("fisher", settings, lambda: _fisher_information(run, settings))
-    sublayers = range(len(found) // 2)
-    scores, blocks = ([found[f"{part}.{index}"] for index in sublayers] for part in ("gates", "block"))
-    results = []
-    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
-        with run.phase("search"):
-            masks = masks_for(run, entry, scores, limit, partial(fisher_masks, architecture=run.model.architecture))
-            if settings.rearrange:
-                masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
-        results.append(repaired(run, "fisher", settings, entry, masks, ("measurement",) if number else ()))
-    return results[0] if alone else results
+    def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
+        allowed = [run.allowed(entry) for entry in budgets]
+        measured = run.once(self, lambda: _fisher_information(run, self))
+        sublayers = range(len(measured) // 2)
+        scores, blocks = ([measured[f"{part}.{index}"] for index in sublayers] for part in ("gates", "block"))
+        results = []
+        for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+            with run.phase("search"):
+                masks = masks_for(run, entry, scores, limit, partial(fisher_masks, architecture=run.model.architecture))
+                if self.rearrange:
+                    masks = [rearrange(block, int(mask.sum())) for block, mask in zip(blocks, masks, strict=True)]
+            results.append(refitted_and_cut(run, self, entry, masks, ("measurement",) if number else ()))
+        return results
 
 
 def _fisher_information(run: Run, settings: Fisher) -> Arrays:
@@ -99,7 +71,7 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
             gates=True,
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
-            kept=run.kept if settings.repair != "none" else None,
+            kept=run.kept if settings.refit != "none" else None,
         )
     arrays: Arrays = {}
     for index, (gates, block) in enumerate(run.devices.read([(s.gates, s.block) for s in measured.statistics])):
@@ -127,7 +99,7 @@ def fisher_masks(
     masks = [np.zeros(len(heads), bool), np.zeros(len(neurons), bool)]
     masks[0][head_order[: kept_heads[best]]] = True
     masks[1][neuron_order[: kept_neurons[best]]] = True
-    parts = {half: _split(mask, by_half[half]) for half, mask in zip(HALVES, masks, strict=True)}
+    parts = {half: split_like(mask, by_half[half]) for half, mask in zip(HALVES, masks, strict=True)}
     return [parts[at.half][at.layer] for at in architecture.sublayers()]
 
 

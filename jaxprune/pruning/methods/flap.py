@@ -8,13 +8,11 @@ criterion "wanda" is the structured form of Wanda (Sun, Liu, Bair, Kolter, ICLR 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ...errors import SettingsError
@@ -22,34 +20,56 @@ from ...model.architecture import Architecture, Sublayer
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, sublayer
 from ...runtime.by_sublayer import outer_params, start
-from ...runtime.events import OnStep
-from ...tasks.calibration import Calibration
+from ...settings import formerly
 from ..budget import Budget
-from ..by_scores import check_repair, keep_by_rank, masks_for, repaired
+from ..by_scores import Refitting, keep_by_rank, masks_for, refitted_and_cut
 from ..cut import Mask, with_output_biases
-from ..kept import KEEP_BYTES
 from ..measure import output_kernel, unit_width
 from ..measured import Arrays
-from ..run import Run, as_budgets
+from ..refit import REFIT, Kind, kind_of
+from ..run import Run
 
 
+@formerly(repair="refit")
 @dataclass(frozen=True, kw_only=True)
-class Flap:
+class Flap(Refitting):
     """Settings of FLAP; the defaults are the paper's."""
 
     criterion: Literal["fluctuation", "wanda"] = field(
         default="fluctuation", metadata={"help": "variance of features times weights, or their norm times weights"}
     )
     compensate: bool = field(default=True, metadata={"help": "the mean of what goes becomes an output bias"})
-    repair: Literal["none", "scales", "weights"] = field(
-        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
-    )
-    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
+    refit: Kind | bool = field(default="none", metadata=REFIT)
+    name: ClassVar[str] = "flap"
+    measures_once: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_repair(self.repair)
+        object.__setattr__(self, "refit", kind_of(self.refit))
         if self.criterion not in ("fluctuation", "wanda"):
             raise SettingsError(f"criterion must be fluctuation or wanda, got {self.criterion!r}.")
+
+    def prepared(self, model: Model) -> Model:
+        """The model with output biases where it has none: compensation writes them."""
+        return with_output_biases(model) if self.compensate else model
+
+    def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
+        allowed = [run.allowed(entry) for entry in budgets]
+        measured = run.once(self, lambda: _measured(run))
+        sublayers = range(len(measured) // 3)
+        moments = [FeatureSums(*(measured[f"{part}.{index}"] for part in FeatureSums._fields)) for index in sublayers]
+        scores = [
+            unit_scores(entry, np.asarray(_kernel(run.model, at)), self.criterion, width)
+            for at, entry, width in zip(run.model.architecture.sublayers(), moments, _widths(run.model), strict=True)
+        ]
+        results = []
+        for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
+            with run.phase("search"):
+                # The paper compares sublayers by standard scores, and ranks units whatever they cost.
+                standard = [(s - s.mean()) / max(float(s.std()), 1e-30) if s.size else s for s in scores]
+                masks = masks_for(run, entry, standard, limit, keep_by_rank)
+            start_from = compensated(run.model, moments, masks) if self.compensate else run.model
+            results.append(refitted_and_cut(run, self, entry, masks, ("measurement",) if number else (), start_from))
+        return results
 
 
 class FeatureSums(NamedTuple):
@@ -69,52 +89,6 @@ def observe_moments(
     flat = jnp.where(batch.real[..., None], features.reshape(*features.shape[:2], -1), 0)
     added = FeatureSums(jnp.sum(flat, axis=(0, 1)), jnp.sum(flat**2, axis=(0, 1)), jnp.sum(batch.real))
     return x, jax.tree.map(jnp.add, moments, FeatureSums(*(leaf.astype(jnp.float32) for leaf in added)))
-
-
-def flap(
-    model: Model,
-    calibration: Calibration,
-    budget: Budget | Sequence[Budget],
-    settings: Flap = Flap(),
-    *,
-    on_step: OnStep | None = None,
-    mesh: Mesh | None = None,
-    stream: bool = False,
-    tokenizer: Any = None,
-    keep_bytes: int = KEEP_BYTES,
-    out: str | Path | None = None,
-    resume: bool = False,
-) -> Any:
-    """Prune by fluctuation; see `Flap`. Same interface as `kprune`. Compensation gives a model output biases."""
-    budgets, alone = as_budgets(budget)
-    dense = with_output_biases(model) if settings.compensate else model
-    where: dict[str, Any] = {
-        "mesh": mesh,
-        "stream": stream,
-        "tokenizer": tokenizer,
-        "keep_bytes": keep_bytes,
-        "out": out,
-        "resume": resume,
-    }
-    run = Run.start(dense, calibration, on_step, **where)
-    allowed = [run.allowed(entry) for entry in budgets]
-    found = run.once("flap", settings, lambda: _measured(run))
-    moments = [
-        FeatureSums(*(found[f"{part}.{index}"] for part in FeatureSums._fields)) for index in range(len(found) // 3)
-    ]
-    scores = [
-        unit_scores(entry, np.asarray(_kernel(run.model, at)), settings.criterion, width)
-        for at, entry, width in zip(run.model.architecture.sublayers(), moments, _widths(run.model), strict=True)
-    ]
-    results = []
-    for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
-        with run.phase("search"):
-            # The paper compares sublayers by standard scores, and ranks units whatever they cost.
-            standard = [(s - s.mean()) / max(float(s.std()), 1e-30) if s.size else s for s in scores]
-            masks = masks_for(run, entry, standard, limit, keep_by_rank)
-        start_from = compensated(run.model, moments, masks) if settings.compensate else run.model
-        results.append(repaired(run, "flap", settings, entry, masks, ("measurement",) if number else (), start_from))
-    return results[0] if alone else results
 
 
 def _measured(run: Run) -> Arrays:

@@ -13,29 +13,24 @@ Park, Choi, Kang: Accurate Retraining-free Pruning for Pretrained Encoder-based 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ...checks import check_effect, check_seed
 from ...errors import BudgetError, SettingsError
 from ...model.architecture import ATTENTION, Architecture
 from ...model.heads import head_of
 from ...model.model import Model
-from ...runtime.events import OnStep
-from ...tasks.calibration import Calibration
 from ..allocation import Curve, allocate
 from ..budget import Budget
 from ..cut import Mask
 from ..damage import Scoring, damage_curves, tilted
-from ..kept import KEEP_BYTES
 from ..measure import measure
 from ..measured import Arrays
-from ..refit import PUBLISHED_FIT, Fit, follow
-from ..run import Run, as_budgets, round_masks
+from ..method import Method
+from ..refit import PUBLISHED_FIT, REFIT, SCALES, Fit, Kind, follow, kind_of
+from ..run import Run, round_masks
 from .kprune_published import published_masks
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
@@ -51,8 +46,8 @@ BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores sq
 
 
 @dataclass(frozen=True, kw_only=True)
-class KPrune:
-    """Settings of K-prune. The defaults serve every task; `KPrune.presets()["published"]` is the paper's recipe.
+class KPrune(Method):
+    """Settings of K-prune. The defaults serve every task; `KPrune.preset("published")` is the paper's recipe.
 
     None: what `BY_KIND` says for the model's kind, where it has an effect. A setting that was given and has none is an
     error.
@@ -75,7 +70,7 @@ class KPrune:
     depth_ratio: float | None = field(
         default=None, metadata={"help": "weight of damage in the first layer over the last; 6, language models 1"}
     )
-    refit: bool = field(default=True, metadata={"help": "fit kept weights at all; off: plain cutting"})
+    refit: Kind | bool = field(default="weights", metadata=REFIT)
     ridge: float | None = field(
         default=None, metadata={"help": "ridge of the output fit, in tokens; 2000, language models 8000"}
     )
@@ -92,8 +87,10 @@ class KPrune:
     balance: float = field(default=2.5e-4, metadata={"help": "published only: weight of representational knowledge"})
     head_weight: float = field(default=64.0, metadata={"help": "published only: weight of heads over neurons"})
     seed: int = field(default=0, metadata={"help": "draws labels for the Fisher factors where classes are many"})
+    name: ClassVar[str] = "kprune"
 
     def __post_init__(self):
+        object.__setattr__(self, "refit", kind_of(self.refit))
         check_seed(self.seed)
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name in given.keys() & {"elimination_ridge", "ridge", "input_ridge", "pull", "balance"}:
@@ -115,10 +112,10 @@ class KPrune:
         published = self.search == "published"
         preset = {name: getattr(PUBLISHED_FIT, name) for name in ("ridge", "pull", "intercept")} if published else {}
         preset |= {"token_floor": 1.0, "refit_inputs": False} if published else {}
-        if not self.refit:
+        if self.refit != "weights":
             names = ("ridge", "pull", "intercept", "refit_inputs", "input_ridge")
-            names += ("token_floor",) if self.search == "gates" else ()
-            check_effect(self, names, "without a refit", preset)
+            names += ("token_floor",) if self.search == "gates" and self.refit == "none" else ()
+            check_effect(self, names, f"with refit {self.refit}", preset)
         elif not self.refit_inputs:
             check_effect(self, ("input_ridge",), "without refit_inputs")
         if self.search != "surgeon":
@@ -143,9 +140,9 @@ class KPrune:
         if self.query_heads and all(layer.queries == 1 for layer in architecture.layers):
             raise SettingsError("query_heads has no effect where every head has its own key and value; leave it out.")
 
-    @staticmethod
-    def presets() -> dict[str, "KPrune"]:
-        """Named settings beside the default."""
+    @classmethod
+    def presets(cls) -> dict[str, "KPrune"]:
+        """Named settings beside the default: "published" is the paper's recipe."""
         fit = {"ridge": PUBLISHED_FIT.ridge, "pull": PUBLISHED_FIT.pull, "intercept": PUBLISHED_FIT.intercept}
         return {"published": KPrune(search="published", refit_inputs=False, token_floor=1.0, **fit)}
 
@@ -159,8 +156,8 @@ class KPrune:
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",
-            "ridge": self.refit,
-            "input_ridge": self.refit and self.refit_inputs,
+            "ridge": self.refit == "weights",
+            "input_ridge": self.refit == "weights" and self.refit_inputs,
         }
         return replace(self, **{name: kind[name] for name in used if used[name] and getattr(self, name) is None})
 
@@ -176,72 +173,37 @@ class KPrune:
 
     @property
     def scoring(self) -> Scoring:
-        """How damage is predicted, by settled settings."""
+        """How damage is predicted. Raises `SettingsError` for settings that are not settled."""
+        if self.search == "surgeon" and self.elimination_ridge is None:
+            raise _unsettled("elimination_ridge")
         return Scoring(self.search == "gates", self.elimination_ridge or 0.0, self.sensitivity, self.query_heads)
 
     @property
     def fit(self) -> Fit:
-        """How weights are fitted, by settled settings."""
-        if not self.refit:
-            return Fit(kind="none")
-        assert self.ridge is not None
+        """How weights are fitted. Raises `SettingsError` for settings that are not settled."""
+        if self.refit != "weights":
+            return SCALES if self.refit == "scales" else Fit(kind="none")
+        if self.ridge is None:
+            raise _unsettled("ridge")
         fit = Fit(ridge=self.ridge, pull=self.pull, intercept=self.intercept, inputs=self.refit_inputs)
         return fit if self.input_ridge is None else replace(fit, input_ridge=self.input_ridge)
 
-
-def kprune(
-    model: Model,
-    calibration: Calibration,
-    budget: Budget | Sequence[Budget],
-    settings: KPrune = KPrune(),
-    *,
-    on_step: OnStep | None = None,
-    mesh: Mesh | None = None,
-    stream: bool = False,
-    tokenizer: Any = None,
-    keep_bytes: int = KEEP_BYTES,
-    out: str | Path | None = None,
-    resume: bool = False,
-) -> Any:
-    """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
-
-    `calibration`: `task.calibration(512, seed=0)` or `Calibration.of_texts(texts)`. Several budgets share one
-    measuring pass (not with the published preset, whose scores depend on what went before) and give a list of models.
-    `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.runtime.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or
-    a loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
-    be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
-    changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
-    same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved. The
-    result's `provenance.record` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
-    `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
-    """
-    budgets, alone = as_budgets(budget)
-    settings = settings.settled(model.architecture)
-    if out is not None and not settings.measures_once:
-        raise SettingsError("the published search measures every sublayer anew and keeps nothing; leave out= out.")
-    where: dict[str, Any] = {
-        "mesh": mesh,
-        "stream": stream,
-        "tokenizer": tokenizer,
-        "keep_bytes": keep_bytes,
-        "out": out,
-        "resume": resume,
-    }
-    begin = partial(Run.start, model, calibration, on_step, **where)
-    if settings.search == "published":
-        results = [_published(begin(group=settings.group), entry, settings) for entry in budgets]
-    else:
-        results = _default(begin(), budgets, settings)
-    return results[0] if alone else results
+    def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
+        if self.search == "published":
+            return [_published(run, entry, self) for entry in budgets]
+        return _default(run, budgets, self)
 
 
-def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
+def _unsettled(name: str) -> SettingsError:
+    return SettingsError(f"{name} is open: what it comes to depends on the model; ask settled(architecture) first.")
+
+
+def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Model]:
     assert settings.depth_ratio is not None  # settled
     allowed = [run.allowed(budget) for budget in budgets]
     if settings.query_heads and any(budget.uniform for budget in budgets):
         raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
-    curves, weights = _unpacked(run.once("kprune", settings, lambda: _measured(run, settings)))
+    curves, weights = _unpacked(run.once(settings, lambda: _measured(run, settings)))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -267,9 +229,7 @@ def _default(run: Run, budgets: list[Budget], settings: KPrune) -> list[Model]:
                 run.kept,
             )
         reused = ("measurement", "damage curves") if number else ()
-        results.append(
-            run.finish("kprune", settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted})
-        )
+        results.append(run.finish(settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted}))
     return results
 
 
@@ -330,7 +290,7 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             on_sublayer=lambda done: run.step("search", done, len(run.model.architecture.sublayers())),
             kept=run.kept,
         )
-    return run.finish("kprune", settings, budget, fitted, masks, reports)
+    return run.finish(settings, budget, fitted, masks, reports)
 
 
 # --- scores

@@ -2,54 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ...model.model import Model
-from ...runtime.events import OnStep
-from ...tasks.calibration import Calibration
+from ...settings import formerly
 from ..budget import Budget
-from ..by_scores import by_scores, check_repair
+from ..by_scores import Refitting, by_scores
 from ..cut import map_units, unit_counts, unit_sums
-from ..kept import KEEP_BYTES
+from ..refit import REFIT, Kind, kind_of
 from ..run import Run
 
 
+@formerly(repair="refit")
 @dataclass(frozen=True, kw_only=True)
-class Magnitude:
+class Magnitude(Refitting):
     """Units with the smallest weights go: the squared norm of all weights of a unit, per cost."""
 
-    repair: Literal["none", "scales", "weights"] = field(
-        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
-    )
-    measures_once: ClassVar[bool] = False  # there is nothing to keep
+    refit: Kind | bool = field(default="none", metadata=REFIT)
+    name: ClassVar[str] = "magnitude"
 
     def __post_init__(self):
-        check_repair(self.repair)
+        object.__setattr__(self, "refit", kind_of(self.refit))
 
     @property
     def needs_texts(self) -> bool:
-        """Only a repair measures any."""
-        return self.repair != "none"
+        """Only a refit measures any."""
+        return self.refit != "none"
 
-
-def magnitude(
-    model: Model,
-    calibration: Calibration,
-    budget: Budget | Sequence[Budget],
-    settings: Magnitude = Magnitude(),
-    *,
-    on_step: OnStep | None = None,
-    mesh: Mesh | None = None,
-    stream: bool = False,
-    tokenizer: Any = None,
-    keep_bytes: int = KEEP_BYTES,
-) -> Any:
-    """Prune by the size of weights; see `Magnitude`. Same interface as `kprune`."""
-    run = Run.start(model, calibration, on_step, mesh=mesh, stream=stream, tokenizer=tokenizer, keep_bytes=keep_bytes)
-    return by_scores(run, "magnitude", settings, budget, weight_norms(run.model))
+    def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
+        return by_scores(run, self, budgets, weight_norms(run.model))
 
 
 def weight_norms(model: Model) -> list[np.ndarray]:

@@ -7,13 +7,11 @@ order: Σ |w · ∂L/∂w| over all weights of a unit, L the next-token loss on 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ...errors import DataError
@@ -23,28 +21,38 @@ from ...model.language import next_token_losses
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import context_of, sublayer
 from ...runtime.by_sublayer import outer_params, streams
-from ...runtime.events import OnStep
 from ...runtime.programs import Programs
-from ...tasks.calibration import Calibration
+from ...settings import formerly
 from ..budget import Budget
-from ..by_scores import by_scores, check_repair
+from ..by_scores import Refitting, by_scores
 from ..cut import map_units, unit_counts, unit_sums
-from ..kept import KEEP_BYTES
 from ..measured import Arrays
+from ..refit import REFIT, Kind, kind_of
 from ..run import Run
 
 
+@formerly(repair="refit")
 @dataclass(frozen=True, kw_only=True)
-class Taylor:
-    """Settings of group Taylor."""
+class Taylor(Refitting):
+    """Group Taylor, for language models. Holds a gradient as large as the layers."""
 
-    repair: Literal["none", "scales", "weights"] = field(
-        default="none", metadata={"help": "after cutting: nothing, one scale per unit, or K-prune's refit"}
-    )
-    measures_once: ClassVar[bool] = True  # its measurement can be kept to resume from
+    refit: Kind | bool = field(default="none", metadata=REFIT)
+    name: ClassVar[str] = "taylor"
+    measures_once: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_repair(self.repair)
+        object.__setattr__(self, "refit", kind_of(self.refit))
+
+    def settled(self, architecture: Architecture) -> "Taylor":
+        """These settings. Raises `DataError` for a model that is no language model."""
+        if head_of(architecture).language is None:
+            raise DataError(f"taylor is for language models, the head of this one is {architecture.head}; use fisher.")
+        return self
+
+    def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
+        measured = run.once(self, lambda: _measured(run))
+        scores = [measured[f"scores.{index}"] for index in range(len(measured))]
+        return by_scores(run, self, budgets, scores)
 
 
 @partial(jax.jit, static_argnames="architecture")
@@ -63,42 +71,6 @@ def add_gradient(
     _, pull = jax.vjp(lambda p, x: sublayer(half, p, x, context, architecture)[0], exact, x)
     slope, cotangent = pull(cotangent)
     return cotangent, jax.tree.map(jnp.add, total, slope)
-
-
-def taylor(
-    model: Model,
-    calibration: Calibration,
-    budget: Budget | Sequence[Budget],
-    settings: Taylor = Taylor(),
-    *,
-    on_step: OnStep | None = None,
-    mesh: Mesh | None = None,
-    stream: bool = False,
-    tokenizer: Any = None,
-    keep_bytes: int = KEEP_BYTES,
-    out: str | Path | None = None,
-    resume: bool = False,
-) -> Any:
-    """Prune a language model by group Taylor importance; see `Taylor`. Same interface as `kprune`.
-
-    Holds a gradient as large as the layers. Raises `DataError` for a model that is no language model.
-    """
-    if head_of(model.architecture).language is None:
-        raise DataError(
-            f"taylor is for language models, the head of this one is {model.architecture.head}; use fisher."
-        )
-    where: dict[str, Any] = {
-        "mesh": mesh,
-        "stream": stream,
-        "tokenizer": tokenizer,
-        "keep_bytes": keep_bytes,
-        "out": out,
-        "resume": resume,
-    }
-    run = Run.start(model, calibration, on_step, **where)
-    found = run.once("taylor", settings, lambda: _measured(run))
-    scores = [found[f"scores.{index}"] for index in range(len(found))]
-    return by_scores(run, "taylor", settings, budget, scores)
 
 
 def _measured(run: Run) -> Arrays:

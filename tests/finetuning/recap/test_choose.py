@@ -57,7 +57,7 @@ def test_small_sublayers_keep_a_unit_whatever_is_asked(remove):
 
 def test_sizes_are_units_or_parameters():
     architecture = tiny.architecture(tiny.config("bert"))
-    assert unit_sizes(architecture, Recap(share_of="units")) == [1, 1, 1, 1]
+    assert unit_sizes(architecture, Recap(cost="units")) == [1, 1, 1, 1]
     assert unit_sizes(architecture, Recap()) == 2 * list(unit_costs(architecture, "params")[0])
 
 

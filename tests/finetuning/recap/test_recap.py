@@ -278,7 +278,7 @@ def test_a_limit_on_the_device_is_an_error_with_the_numbers(model, task, straigh
     "changes",
     [
         {"moments": "bfloat16", "outer": "touched", "importance": "gates", "pruning_steps": 2, "refit": True},
-        {"moments": "dropped", "outer": "train", "share_of": "units", "freeze_schedule": "interpolated"},
+        {"moments": "dropped", "outer": "train", "cost": "units", "freeze_schedule": "interpolated"},
         {"measure_on": "device", "freeze": 0.0, "remove": 0.0, "average": 0.0},
         {"importance": "kprune", "refit": True, "outer": "train", "prefetch": True},
         {"importance": "gates", "refit": True, "prefetch": True, "distill": 0.5},
@@ -308,7 +308,7 @@ def test_every_setting_resumes_to_the_last_bit(model, task, tmp_path, changes):
     if settings.measure_on == "device":
         assert all(entry["phases"]["importance"]["bytes_to_device"] > 0 for entry in found.rounds)
     sizes = [sum(map(len, entry["heads"])) + sum(entry["neurons"]) for entry in found.rounds]
-    assert settings.share_of != "units" or sizes == [26 - round(settings.remove * 26)] * 2
+    assert settings.cost != "units" or sizes == [26 - round(settings.remove * 26)] * 2
 
 
 # --- beyond the paper

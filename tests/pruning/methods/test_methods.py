@@ -11,10 +11,10 @@ import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.errors import BudgetError, DataError, NumericalError, SettingsError
 from jaxprune.model import Architecture, LayerSizes, Provenance
-from jaxprune.pruning.by_scores import check_repair
 from jaxprune.pruning.cost import flops, removed
 from jaxprune.pruning.methods.fisher import fisher_masks, rearrange
 from jaxprune.pruning.methods.magnitude import weight_norms
+from jaxprune.pruning.refit import kind_of
 from jaxprune.tokens.tokenizer import Tokenizer
 from jaxprune.tokens.windows import encode_calibration
 
@@ -24,7 +24,7 @@ METHODS = {
     "gates": (jp.kprune, jp.KPrune(search="gates")),
     "fisher": (jp.fisher, jp.Fisher()),
     "magnitude": (jp.magnitude, jp.Magnitude()),
-    "random": (jp.random_prune, jp.Random(repair="weights")),
+    "random": (jp.random_prune, jp.Random(refit="weights")),
 }
 
 
@@ -72,7 +72,7 @@ def test_the_refit_is_worth_something(by_seed):
 
 def test_scores_beat_chance_choices(by_seed):
     chosen = by_seed(jp.kprune, jp.KPrune())
-    assert chosen > by_seed(jp.random_prune, jp.Random(repair="weights"))
+    assert chosen > by_seed(jp.random_prune, jp.Random(refit="weights"))
     assert chosen > by_seed(jp.magnitude, jp.Magnitude()) + 0.05
 
 
@@ -100,7 +100,7 @@ def test_compilations_do_not_grow_with_depth(demo, calibration, compilations):
     for layers in (5, 10):
         architecture_bound = deep(layers)
         with compilations() as seen:
-            jp.magnitude(architecture_bound, few, jp.Budget(0.4, length=16), jp.Magnitude(repair="weights"))
+            jp.magnitude(architecture_bound, few, jp.Budget(0.4, length=16), jp.Magnitude(refit="weights"))
         counts.append(len(seen))
     # The architecture is a static argument, so a second depth compiles its own programs: as many, not twice as many.
     assert counts[1] <= counts[0] + 2
@@ -129,8 +129,8 @@ def test_budgets_and_settings_out_of_range(demo, calibration):
         jp.kprune(demo[0], calibration, jp.Budget(0.9999999, length=16))
     with pytest.raises(SettingsError, match="temperature"):
         jp.KPrune(temperature=0.0)
-    with pytest.raises(SettingsError, match="repair"):
-        check_repair("glue")  # the type checker of the tests would refuse Fisher(repair="glue") first
+    with pytest.raises(SettingsError, match="refit"):
+        kind_of("glue")  # the type checker of the tests would refuse Fisher(refit="glue") first
     with pytest.raises(DataError):
         jp.Calibration.of_texts([])
 
@@ -188,3 +188,10 @@ def test_weight_norms_count_every_weight_of_a_unit(demo):
     expected = np.sum(np.asarray(layer["up"]["kernel"])[:, 3] ** 2) + np.asarray(layer["up"]["bias"])[3] ** 2
     expected += np.sum(np.asarray(layer["down"]["kernel"])[3] ** 2)
     np.testing.assert_allclose(weight_norms(model)[1][3], expected, rtol=1e-6)
+
+
+def test_settings_that_are_not_settled_say_so():
+    for wanted, name in ((lambda: jp.KPrune().fit, "ridge"), (lambda: jp.KPrune().scoring, "elimination_ridge")):
+        with pytest.raises(jp.JaxpruneError, match=f"{name} is open: .* ask settled"):
+            wanted()
+    assert jp.KPrune(refit=False).fit.kind == "none" and jp.KPrune(ridge=3.0).fit.ridge == 3.0
