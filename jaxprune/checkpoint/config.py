@@ -140,12 +140,13 @@ def choose_head(
 def unknown_head(where: str) -> UnknownHeadError:
     """The error for a checkpoint of a class whose head we do not have, and nobody asks for another one."""
     error = UnknownHeadError(
-        f"{where} names a class whose head is not supported; give a checkpoint with a head for classification, "
-        "question answering or language modelling, or one without a head."
+        f"{where} names a class whose head is not supported; give a checkpoint with a head for classification "
+        "of texts or tokens, question answering or language modelling, or one without a head."
     )
     # A note shows in a traceback, beside the code that can follow it, and not on the command line.
     error.add_note(
-        "head='none' loads it without a head, 'classification', 'question_answering' or 'causal_lm' with one."
+        "head='none' loads it without a head, "
+        "'classification', 'token_classification', 'question_answering' or 'causal_lm' with one."
     )
     return error
 

@@ -120,6 +120,7 @@ _ROWS = (
         modules=_BERT_MODULES,
         heads={
             "classification": HeadModules(output="classifier", pooler="pooler.dense", activation="tanh"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         pretrained_pooler=True,
@@ -138,6 +139,7 @@ _ROWS = (
         modules=_BERT_MODULES,
         heads={
             "classification": HeadModules(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         drawn=("pooler.dense",),
@@ -177,6 +179,7 @@ _ROWS = (
         },
         heads={
             "classification": HeadModules(output="classifier", pooler="pre_classifier", activation="relu"),
+            "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
         },
         ignored=("vocab_transform.*", "vocab_layer_norm.*", "vocab_projector.*", "embeddings.position_ids"),

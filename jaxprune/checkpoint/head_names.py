@@ -28,13 +28,14 @@ class HeadNames:
 HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
     {
         "classification": HeadNames(ending="ForSequenceClassification", sized=True, problems=True),
+        "token_classification": HeadNames(ending="ForTokenClassification", sized=True),
         "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True),
         "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel")),
         "none": HeadNames(ending="Model", others=("ForMaskedLM", "ForPreTraining"), bare=True),
     }
 )
 # Heads that we do not have, though their tensors are named like those of one that we do.
-_NOT_OURS = ("ForTokenClassification", "ForMultipleChoice", "ForNextSentencePrediction")
+_NOT_OURS = ("ForMultipleChoice", "ForNextSentencePrediction")
 # In small letters: old files write LLaMAForCausalLM.
 _KINDS: Mapping[str, HeadKind] = {
     ending.lower(): kind for kind, names in HEAD_NAMES.items() for ending in (names.ending, *names.others) if ending

@@ -138,7 +138,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         required=required,
         metavar="NAME",
         help="a GLUE task (sst2, mrpc, …), squad, squad2, "
-        "text-classification for a folder of your own, "
+        "text-classification or token-classification for a folder of your own, "
         "or text: perplexity of a language model",
     )
     parser.add_argument(

@@ -109,6 +109,36 @@ def squad_scores(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> 
     return scores
 
 
+# --- tags of words: seqeval's definition, which is that of the CoNLL-2000 script, for IOB2 tags
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(type, first word, last word) of every entity. I-X where no entity of type X is open begins one."""
+    found, begun = set(), None
+    for place, tag in enumerate((*tags, "O")):
+        prefix, _, kind = tag.partition("-")
+        if begun is not None and (prefix != "I" or kind != begun[0]):
+            found.add((*begun, place - 1))
+            begun = None
+        if begun is None and prefix in ("B", "I"):
+            begun = kind, place
+    return found
+
+
+def tag_scores(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> Metrics:
+    """F1, precision and recall of whole entities over all texts together, and the share of words tagged right."""
+    every = lambda rows: {(row, *found) for row, tags in enumerate(rows) for found in entities(tags)}  # noqa: E731
+    ours, theirs = every(predicted), every(true)
+    right, words = len(ours & theirs), sum(map(len, true))
+    same = sum(a == b for row, other in zip(predicted, true, strict=True) for a, b in zip(row, other, strict=True))
+    return {
+        "f1": 2 * right / max(len(ours) + len(theirs), 1),
+        "precision": right / max(len(ours), 1),
+        "recall": right / max(len(theirs), 1),
+        "accuracy": same / max(words, 1),
+    }
+
+
 # --- by name, as tasks ask for them
 
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(

@@ -19,6 +19,7 @@ from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
 from .predict import Predicted, predicted_by
 from .spans import OVERLAP, best_answers
+from .tags import tag
 
 Scored = tuple[dict[str, float], tuple[str, ...], int, Predicted]  # metrics, doubts, real tokens, the run
 
@@ -82,5 +83,6 @@ SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
         "multi_label": classify,
         "regression": classify,
         "question_answering": answer,
+        "token_classification": tag,
     }
 )

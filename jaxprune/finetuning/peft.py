@@ -30,12 +30,14 @@ BASE_FOLDER = "base"  # within an adapter's: the cut model that it fits
 BASE = "base_model.model."  # what PEFT puts before the name of every module
 TASK_TYPES = {
     "classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
     "question_answering": "QUESTION_ANS",
     "causal_lm": "CAUSAL_LM",
     "none": "FEATURE_EXTRACTION",
 }
 ADDED = {  # PEFT saves these modules unasked
     "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
 

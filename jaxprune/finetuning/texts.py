@@ -9,7 +9,9 @@ import numpy as np
 from ..checkpoint.files import listed
 from ..evaluation.label_map import LabelMap, match_labels
 from ..evaluation.numbering import NUMBERINGS, truth
+from ..evaluation.tags import read_tags
 from ..model import Model
+from ..model.targets import IGNORED
 from ..tasks.example import Answers, Kind
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
@@ -95,12 +97,22 @@ def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
     return Texts(windows.encoded, targets, warnings)
 
 
+def _tags(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+    """One class for the first token of every word."""
+    encoded, pairs = read_tags(found.task, found.task.split("train"), tokenizer)
+    targets = np.full((len(encoded), max(map(len, encoded.ids))), IGNORED, np.int32)
+    for row, pair in zip(targets, pairs, strict=True):
+        row[pair[:, 0]] = found.outputs[pair[:, 1]]
+    return Texts(encoded, targets, cut_texts(encoded, "training texts"))
+
+
 _READERS: Mapping[Kind, Callable[[Tokenizer, LabelMap, int], Texts]] = MappingProxyType(
     {
         "single_label": _one_class,
         "multi_label": _labelled,
         "regression": _labelled,
         "question_answering": _spans,
+        "token_classification": _tags,
     }
 )
 # How texts become token ids, where a text is not simply read whole.

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
 
-HeadKind = Literal["classification", "question_answering", "causal_lm", "none"]
+HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
@@ -161,6 +161,7 @@ class LastLayer(NamedTuple):
 
 LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
     "classification": LastLayer(lambda a: len(a.labels), labelled=True),
+    "token_classification": LastLayer(lambda a: len(a.labels), labelled=True),
     "question_answering": LastLayer(lambda a: 2),  # start and end
     "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
     "none": LastLayer(lambda a: 0),

@@ -143,6 +143,18 @@ _ALONE: Mapping[HeadKind, Head] = {
         divergence=predictions.span_divergence,
         every_token=True,
     ),
+    "token_classification": Head(
+        name="token_classification",
+        logits=token_logits,
+        fisher=predictions.class_factors,
+        loss=predictions.tag_loss,
+        check_targets=targets.tag_targets,
+        divergence=predictions.tag_divergence,
+        classes=True,
+        smooths=True,
+        exact=True,
+        every_token=True,
+    ),
     "causal_lm": Head(name="causal_lm", logits=word_logits, language=Language(next_token_losses, sampled_cotangents)),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
 }

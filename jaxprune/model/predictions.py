@@ -167,6 +167,32 @@ def span_factors(
     return (drawn - p)[None] * jnp.eye(2)[:, None, None, :]
 
 
+# --- one class of several for each token: the mean over a text's tokens
+
+
+def token_mean(values: Array, there: Array, batch: Batch) -> Float[Array, "rows texts"]:
+    """The mean over those of a text's tokens that are `there`, both [rows, length]; 0 where none is."""
+    own = (own_tokens(batch) & (batch.real & there)[:, None, :]).astype(values.dtype)
+    return jnp.einsum("rst,rt->rs", own, values) / jnp.maximum(jnp.sum(own, axis=-1), 1)
+
+
+def tag_loss(
+    logits: Float[Array, "rows length labels"],
+    targets: Int[Array, "rows texts _"],
+    batch: Batch,
+    smoothing: float = 0.0,
+) -> Float[Array, "rows texts"]:
+    """Cross entropy of the tokens that have a class; `targets`, one a token of a text, are below 0 at the others."""
+    text = jnp.maximum(batch.segments - 1, 0)
+    goal = jax.vmap(lambda goals, text, position: goals[text, position])(targets, text, batch.positions)
+    return token_mean(class_loss(logits, jnp.maximum(goal, 0), batch, smoothing), goal >= 0, batch)
+
+
+def tag_divergence(student: Array, teacher: Array, batch: Batch, temperature: float) -> Float[Array, "rows texts"]:
+    """Of the classes of every token, whether a word begins there or not."""
+    return token_mean(class_divergence(student, teacher, batch, temperature), batch.real, batch)
+
+
 # --- hidden states, of a model without a head
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from ..errors import DataError
 
+IGNORED = -100  # the class of a token that has none, as in torch and transformers
+
 
 def _check_shape(targets: np.ndarray, *beyond: int) -> None:
     expected = (len(targets), *beyond)
@@ -30,6 +32,13 @@ def several_targets(targets: np.ndarray, labels: int) -> None:
 def number_targets(targets: np.ndarray, labels: int) -> None:
     """[examples] numbers."""
     _check_shape(targets)
+
+
+def tag_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples, tokens] classes; `IGNORED` (or less) at tokens that have none."""
+    _check_shape(targets, *targets.shape[1:2])
+    if targets.ndim != 2 or targets.max(initial=0) >= labels:
+        raise DataError(f"targets must be [examples, tokens], below the model's {labels} classes; got {targets.max()}.")
 
 
 def span_targets(targets: np.ndarray, labels: int) -> None:

@@ -14,6 +14,7 @@ from .language import text as text
 from .squad import squad as squad
 from .task import Task as Task
 from .token_rows import of_ids as of_ids
+from .words import token_classification as token_classification
 
 # What reads the files of a task, or where there are none to be named, the hub.
 _LOADERS: Mapping[str, Callable[..., Task]] = {
@@ -21,7 +22,7 @@ _LOADERS: Mapping[str, Callable[..., Task]] = {
     "squad": partial(squad, version=1),
     "squad2": partial(squad, version=2),
 }
-_OWN: Mapping[str, Callable[..., Task]] = {"text-classification": folder}  # data of one's own
+_OWN: Mapping[str, Callable[..., Task]] = {"text-classification": folder, "token-classification": token_classification}
 NAMES = (*_LOADERS, *_OWN, "text")
 
 

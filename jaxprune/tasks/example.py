@@ -9,6 +9,7 @@ Kind = Literal[
     "multi_label",
     "regression",
     "question_answering",
+    "token_classification",
     "language",
     "unlabelled",
 ]
@@ -30,7 +31,14 @@ class Answers(NamedTuple):
     starts: tuple[int, ...]
 
 
-Label = int | float | tuple[int, ...] | Answers
+class Tags(NamedTuple):
+    """The words of a text, which is these with a space between them, and the class of each."""
+
+    words: tuple[str, ...]
+    classes: tuple[int, ...]
+
+
+Label = int | float | tuple[int, ...] | Answers | Tags
 
 
 class TokenIds(NamedTuple):
@@ -44,7 +52,7 @@ class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
     A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
-    text is the question and the pair its context. None: no label, which calibration does not need.
+    text is the question and the pair its context; or `Tags`. None: no label, which calibration does not need.
     """
 
     text: str

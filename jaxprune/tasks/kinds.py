@@ -22,6 +22,7 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
         "multi_label": TaskKind("classification", ("f1", "f1_macro", "accuracy")),
         "regression": TaskKind("classification", ("pearson", "spearman")),
         "question_answering": TaskKind("question_answering", ("f1",)),
+        "token_classification": TaskKind("token_classification", ("f1", "precision", "recall", "accuracy")),
         "language": TaskKind("causal_lm", ("perplexity",), running=True),
         "unlabelled": TaskKind(None),
     }

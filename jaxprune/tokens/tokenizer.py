@@ -114,6 +114,26 @@ class Tokenizer:
         """
         return self._read_all(examples, max_length, strict)[0]
 
+    def encode_words(
+        self, examples: Sequence[Example], words: Sequence[Sequence[str]], max_length: int, strict: bool = False
+    ) -> tuple[Encoded, list[np.ndarray]]:
+        """`encode`, and for every text the number of the token that begins each of its words; -1: there is none.
+
+        A text is its `words` with a space between them; the tokenizer may drop some, and the end may be cut off.
+        """
+        encoded, encodings = self._read_all(examples, max_length, strict)
+        firsts = []
+        for of_text, encoding in zip(words, encodings, strict=True):
+            starts = np.cumsum([0, *(len(word) + 1 for word in of_text)])
+            # A token belongs to the word of its last character: some begin with the space before it.
+            last = np.array(encoding.offsets, np.int64)[:, 1] - 1
+            word = np.searchsorted(starts[1:] - 1, last, side="right")
+            first = np.full(len(of_text) + 1, -1)
+            for token in np.flatnonzero(last >= starts[word])[::-1]:
+                first[word[token]] = token
+            firsts.append(first[:-1])
+        return encoded, firsts
+
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
         return self.plain_batch([text])[0]

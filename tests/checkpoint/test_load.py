@@ -200,7 +200,7 @@ def test_our_own_folders_take_new_heads_too(tmp_path):
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"head": "ner"}, "head is 'ner', expected one of classification, question_answering, causal_lm, none"),
+        ({"head": "ner"}, "head is 'ner', expected one of classification, token_classification, question_answering, c"),
         ({"problem": "ranking"}, "problem is 'ranking'"),
         ({"labels": 0}, "labels is 0, expected at least one"),
         ({"labels": ()}, "expected at least one"),
@@ -219,14 +219,28 @@ def test_requests_without_a_meaning(tmp_path, asked, message):
 def test_a_class_with_an_unknown_head_needs_to_be_told(tmp_path):
     settings = tiny.config("bert")
     named = tiny.tensors(settings)
-    folder = tiny.write(tmp_path / "model", {**settings, "architectures": ["BertForTokenClassification"]}, named)
+    folder = tiny.write(tmp_path / "model", {**settings, "architectures": ["BertForMultipleChoice"]}, named)
     with pytest.raises(CheckpointError, match="names a class whose head is not supported") as caught:
         load(folder)
     assert "head=" not in str(caught.value)  # a command line has no such flag
     assert "head='none' loads it without a head" in caught.value.__notes__[0]
     assert load(folder, head="none").params.keys() == {"embed", "layers"}
-    # Its classifier is for tokens: it must not pass for one of texts.
+    # Its classifier is for choices: it must not pass for one of texts.
     assert "no weights for the classification head" in load(folder, head="classification").provenance.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "kinds", [("classification", "token_classification"), ("token_classification", "classification")]
+)
+def test_a_classifier_of_texts_does_not_pass_for_one_of_tokens(tmp_path, kinds):
+    """BERT's lie in a module of one name and shape."""
+    settings = tiny.config("bert", kinds[0])
+    model = load(tiny.write(tmp_path / "model", settings, tiny.tensors(settings)), head=kinds[1])
+    assert (model.architecture.head, len(model.architecture.labels)) == (kinds[1], 2)
+    assert f"no weights for the {kinds[1].replace('_', ' ')} " in model.provenance.warnings[0]
+    model = load(tmp_path / "model", head=kinds[1], labels=3)
+    assert f"no weights for the {kinds[1].replace('_', ' ')} " in model.provenance.warnings[0]
+    assert load(tmp_path / "model").provenance.warnings == ()
 
 
 # --- tensors that do not fit

@@ -168,3 +168,25 @@ def test_an_interrupted_run_resumes(inputs, tmp_path):
     assert [line["step"] for line in lines if "step" in line] == list(range(1, 40 * epochs[0]["steps"] + 1))
     assert stopped == list(range(1, len(stopped) + 1))
     assert not (tmp_path / "tuned.run").exists()
+
+
+def test_token_classification_from_an_encoder_to_an_exported_folder(cli, inputs, tmp_path):
+    rows = [{"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-X", "O", "O"]}] * 24
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train", "validation"):
+        (data / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task, tuned, small = ("--task", "token-classification", "--data", data), tmp_path / "tuned", tmp_path / "small"
+    made = cli.json("finetune", "--method", "full", "--model", inputs.model, *task, "--out", tuned, "--epochs", 1)
+    assert made.code == 0 and made.data["metric"] == "f1", made.err
+    assert load(tuned).architecture.labels == ("B-X", "O")
+    pruned = cli("prune", "--model", tuned, *task, "--remove", 0.3, "--calibration-samples", 24, "--out", small)
+    assert pruned.code == 0, pruned.err
+    scored = cli.json("evaluate", "--model", small, *task)
+    assert list(scored.data["metrics"]) == ["f1", "precision", "recall", "accuracy"]
+    exported = cli("export", "--model", small, "--out", tmp_path / "hf", "--fill-zeros")
+    assert exported.code == 0, exported.err
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == ["BertForTokenClassification"] and config["id2label"] == {"0": "B-X", "1": "O"}
+    again = cli.json("evaluate", "--model", tmp_path / "hf", *task)
+    assert again.data["metrics"] == pytest.approx(scored.data["metrics"])

@@ -25,6 +25,7 @@ from jaxprune.model import Architecture, Model, parameter_shapes
 FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin", "legacy bin")
 CLASSES = {
     "classification": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "causal_lm": "ForCausalLM",
     "none": "Model",
@@ -52,7 +53,7 @@ def config(family: str, head: str | None = None, **changes: Any) -> dict[str, An
     row = FAMILIES[family]
     head = next(iter(row.heads)) if head is None else head
     sizes = {key: _SIZES[name] for name, key in row.keys.items() if name in _SIZES}
-    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head == "classification" else {}
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head in ("classification", "token_classification") else {}
     return {"model_type": family, "architectures": [row.classes + CLASSES[head]], **sizes, **labels, **changes}
 
 

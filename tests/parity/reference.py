@@ -6,6 +6,7 @@ import numpy as np
 
 HEADS = {
     "classification": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "causal_lm": "ForCausalLM",
     "none": "Model",
@@ -23,7 +24,7 @@ CLASSES = {
 }
 ENCODERS = ("bert", "roberta", "distilbert")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-PAIRS = [(family, head) for family in ENCODERS for head in ("classification", "question_answering", "none")] + [
+PAIRS = [(family, head) for family in ENCODERS for head in HEADS if head != "causal_lm"] + [
     (family, head) for family in DECODERS for head in ("causal_lm", "none")
 ]
 VOCAB, LENGTH = 30, 9
@@ -84,7 +85,7 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
     import torch
     import transformers
 
-    settings = {**SIZES[family], **({"num_labels": 3} if head == "classification" else {}), **changes}
+    settings = {**SIZES[family], **({"num_labels": 3} if head.endswith("classification") else {}), **changes}
     config = getattr(transformers, f"{CLASSES[family]}Config")(**settings)
     name = "GPT2LMHeadModel" if (family, head) == ("gpt2", "causal_lm") else CLASSES[family] + HEADS[head]
     model = getattr(transformers, name)(config).eval()

@@ -1,0 +1,55 @@
+"""Words with a tag each, from files of your own: named entities, parts of speech."""
+
+import re
+from pathlib import Path
+
+from .example import Example, Tags
+from .folder import label_names, own_task, split_files
+from .jsonl import Row, read_rows, shown
+from .kinds import KINDS
+from .label_columns import Labels
+from .task import Task
+
+_IOB2 = re.compile(r"O|[BI]-.+")  # tags whose entities can be told
+
+
+def token_classification(path: str | Path, *, max_length: int | None = None) -> Task:
+    """A task from JSON lines with `tokens`, a list of words, and `ner_tags` or `tags`, a list with one tag a word.
+
+    Tags are names, or numbers that labels.json (a JSON list) names. Files are those of `folder`. IOB2 tags (O, B-PER,
+    I-PER) are scored by the F1 of entities, as seqeval has it, all others by accuracy. A text whose tags are missing or
+    null calibrates. A word's tag is that of its first token; `max_length` is the most tokens of a text (None: 128), and
+    words beyond it are neither trained on nor scored, with a warning.
+    """
+    path = Path(path)
+    splits = {split: read_rows(file) for split, file in split_files(path).items()}
+    used = {tag for rows in splits.values() for row in rows for tag in _tags(row) or () if isinstance(tag, str)}
+    named = label_names(path)
+    labels = Labels("token_classification", named or tuple(sorted(used)), "names" if named else "sorted names")
+    examples = {split: tuple(_example(row, labels.names) for row in rows) for split, rows in splits.items()}
+    scores = KINDS[labels.kind].scores if all(map(_IOB2.fullmatch, labels.names)) else ("accuracy",)
+    return own_task("token-classification", labels, scores, examples, path, max_length)
+
+
+def _tags(row: Row) -> list[str | int] | None:
+    tags = row.values.get("ner_tags", row.values.get("tags"))
+    if tags is not None and (not isinstance(tags, list) or not all(type(tag) in (int, str) for tag in tags)):
+        raise row.fail(f"tags must be a list of names or numbers, got {shown(tags)}.")
+    return tags
+
+
+def _example(row: Row, names: tuple[str, ...]) -> Example:
+    words, tags = row.get("tokens"), _tags(row)
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise row.fail(f"tokens must be a list of words, got {shown(words)}.")
+    if tags is None:
+        return Example(" ".join(words), None, None)
+    if len(tags) != len(words):
+        raise row.fail(f"{len(words)} words have {len(tags)} tags; give every word one.")
+    known = {**{name: number for number, name in enumerate(names)}, **{number: number for number in range(len(names))}}
+    strange = [tag for tag in tags if tag not in known]
+    if strange:
+        raise row.fail(
+            f"tag {shown(strange[0])} is none of {shown(list(names))}; correct it, or add it to labels.json."
+        )
+    return Example(" ".join(words), None, Tags(tuple(words), tuple(known[tag] for tag in tags)))
