@@ -95,11 +95,11 @@ def settings_as_now(written: Mapping[str, Any], prefix: str = "") -> dict[str, A
     >>> settings_as_now({"repair": "weights", "seed": 0}), settings_as_now({"refit": False})
     ({'refit': 'weights', 'seed': 0}, {'refit': 'none'})
     """
-    found = {}
+    renamed = {}
     for key, value in written.items():
         name, values = _FORMER_SETTINGS.get(key.removeprefix(prefix), (None, {}))
         if name is None or not key.startswith(prefix):
-            found[key] = value
+            renamed[key] = value
         else:
-            found[prefix + name] = values.get(value, value) if isinstance(value, bool) else value
-    return found
+            renamed[prefix + name] = values.get(value, value) if isinstance(value, bool) else value
+    return renamed

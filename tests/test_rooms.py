@@ -196,3 +196,13 @@ def test_nobody_asks_for_a_kind_of_head_or_task():
         if isinstance(node, ast.expr) and asks_for_a_kind(node)
     ]
     assert not asking
+
+
+def test_what_was_found_has_a_name():
+    unnamed = [
+        f"{module}:{node.lineno}"
+        for module, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id == "found") or (isinstance(node, ast.arg) and node.arg == "found")
+    ]
+    assert not unnamed

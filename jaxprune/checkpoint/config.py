@@ -173,21 +173,21 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         if name not in family.keys:
             return None
         key = family.keys[name]
-        found = config.get(key)
-        found = family.defaults.get(key) if found is None else found
-        good = isinstance(found, (int, float) if kind is float else kind) and not isinstance(found, bool)
-        if not good or (isinstance(found, (int, float)) and found < low):
+        given = config.get(key)
+        given = family.defaults.get(key) if given is None else given
+        good = isinstance(given, (int, float) if kind is float else kind) and not isinstance(given, bool)
+        if not good or (isinstance(given, (int, float)) and given < low):
             wanted = "a name" if kind is str else f"{'a number' if kind is float else 'an integer'} of at least {low}"
             raise CheckpointError(f"{where}: {key} is {str(config.get(key))[:60]!r}, expected {wanted}.")
-        return found
+        return given
 
     def switch(name: str) -> bool:
         key = family.keys[name]
-        found = config.get(key)
-        found = family.defaults[key] if found is None else found
-        if not isinstance(found, bool):
-            raise CheckpointError(f"{where}: {key} is {str(found)[:60]!r}, expected true or false.")
-        return found
+        given = config.get(key)
+        given = family.defaults[key] if given is None else given
+        if not isinstance(given, bool):
+            raise CheckpointError(f"{where}: {key} is {str(given)[:60]!r}, expected true or false.")
+        return given
 
     if not HEAD_NAMES[task.head].bare and task.head not in family.heads:
         raise CheckpointError(

@@ -22,11 +22,11 @@ def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
 
     Raises `CheckpointError` where two different tensors come under one name.
     """
-    found = read_tensors(folder)
-    inner = {name: _unwrapped(name) for name in found}
+    by_name = read_tensors(folder)
+    inner = {name: _unwrapped(name) for name in by_name}
     outer = _outer_prefix(inner.values(), family)
     tensors: dict[str, Stored] = {}
-    for name, stored in found.items():
+    for name, stored in by_name.items():
         short = inner[name].removeprefix(outer).removeprefix(family.prefix)
         if short in tensors and not _equal(stored, tensors[short]):
             raise CheckpointError(f"{folder} holds two different tensors {short}, one of them as {name}; delete one.")

@@ -54,10 +54,10 @@ def end_ids(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
 
     Negative numbers are no tokens: transformers takes them for "none", too. Raises `CheckpointError` for anything else.
     """
-    found = config.get("eos_token_id")
-    ids = [] if found is None else found if isinstance(found, list) else [found]
+    given = config.get("eos_token_id")
+    ids = [] if given is None else given if isinstance(given, list) else [given]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in ids):
-        raise CheckpointError(f"{where}: eos_token_id is {str(found)[:60]!r}, expected token ids.")
+        raise CheckpointError(f"{where}: eos_token_id is {str(given)[:60]!r}, expected token ids.")
     return tuple(number for number in ids if number >= 0)
 
 

@@ -77,14 +77,14 @@ def without(config: Mapping[str, Any], names: Sequence[str], where: str) -> tupl
     for name in names:
         outer, _, inner = name.partition(".")
         if name in config:
-            found, config = config[name], {key: value for key, value in config.items() if key != name}
+            given, config = config[name], {key: value for key, value in config.items() if key != name}
         elif inner and isinstance(config.get(outer), Mapping) and inner in config[outer]:
-            found = config[outer][inner]
+            given = config[outer][inner]
             config = {**config, outer: {key: value for key, value in config[outer].items() if key != inner}}
         else:
             warnings.append(f"{where} has no setting {name} to ignore.")
             continue
-        warnings.append(f"{where}: {name} = {str(found)[:60]!r} was ignored, as asked; the result may differ for it.")
+        warnings.append(f"{where}: {name} = {str(given)[:60]!r} was ignored, as asked; the result may differ for it.")
     return config, tuple(warnings)
 
 

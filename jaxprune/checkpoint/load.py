@@ -106,8 +106,8 @@ def load(
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
-    found, strange = _parameters(folder, tensors, family, architecture, names, dtype)
-    params, new = _complete(architecture, found, seed, str(source), host)
+    arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
+    params, new = _complete(architecture, arrays, seed, str(source), host)
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
     # Who asks for a head knows that another one goes.
     unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
@@ -216,17 +216,17 @@ def _parameters(
     head = family.heads.get(architecture.head) if any(ours.startswith("head.") for ours in names) else None
     expected = {name: file_shape(ours, shapes[ours]) for ours, name in names.items()}
     warnings = check_fit(folder, expected, tensors, family, head)
-    found = {}
+    arrays = {}
     for ours, name in names.items():
         array = tensors[name].read()
         check_finite(name, array, str(folder))
         array = array.astype(stored_type(tensors[name].dtype, dtype), copy=False)
-        found[ours] = array.T.reshape(shapes[ours]) if ours.endswith(".kernel") else array.reshape(shapes[ours])
-    return found, warnings
+        arrays[ours] = array.T.reshape(shapes[ours]) if ours.endswith(".kernel") else array.reshape(shapes[ours])
+    return arrays, warnings
 
 
 def _complete(
-    architecture: Architecture, found: dict[str, Any], seed: int, where: str, host: bool
+    architecture: Architecture, arrays: dict[str, Any], seed: int, where: str, host: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The whole tree, which empties `found`; what is not there is drawn from N(0, 0.02²), biases 0; and what to say."""
     shapes, structure = named_parameters(parameter_shapes(architecture))
@@ -234,8 +234,8 @@ def _complete(
     random = np.random.RandomState(seed)
     leaves, new = [], []
     for name, shape in shapes.items():
-        if name in found:
-            leaves.append(array(found.pop(name)))  # one by one: memory never holds all of them twice
+        if name in arrays:
+            leaves.append(array(arrays.pop(name)))  # one by one: memory never holds all of them twice
             continue
         new.append(name.split(".")[0])
         drawn = np.zeros(shape) if name.endswith(".bias") else random.normal(0.0, 0.02, shape)
@@ -260,12 +260,12 @@ def _with_task(
         return model
     family = family_named(a.family)
     changed = replace(a, **head_fields(family, task))
-    found, _ = named_parameters(model.params)
+    arrays, _ = named_parameters(model.params)
     if not task.keeps_weights_of(old):
         kept = ("pooler.",) if family.pretrained_pooler else ()
-        found = {name: leaf for name, leaf in found.items() if not _of_head(name) or name.startswith(kept)}
-    host = isinstance(next(iter(found.values())), np.ndarray)
-    params, warnings = _complete(changed, found, seed, where, host)
+        arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
+    host = isinstance(next(iter(arrays.values())), np.ndarray)
+    params, warnings = _complete(changed, arrays, seed, where, host)
     return _warned(Model(changed, params, model.provenance), warnings)
 
 

@@ -61,12 +61,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The contents of a folder's `jaxprune.json`. Raises `CheckpointError` where it is not one that we can read."""
     path = Path(folder) / MANIFEST
     manifest = read_json(path, "give a folder that jaxprune saved")
-    found = manifest.get("format_version")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise CheckpointError(f"{path} has format_version {found!r}, expected {FORMAT_VERSION}; save the model anew.")
-    if found > FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CheckpointError(f"{path} has format_version {version!r}, expected {FORMAT_VERSION}; save the model anew.")
+    if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format_version {found}, this jaxprune reads up to {FORMAT_VERSION}; install a newer jaxprune."
+            f"{path} has format_version {version}, this jaxprune reads up to {FORMAT_VERSION}; "
+            "install a newer jaxprune."
         )
     if not isinstance(manifest.get("architecture"), dict):
         raise CheckpointError(f"{path} has no architecture; save the model anew.")

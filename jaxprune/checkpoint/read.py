@@ -56,7 +56,7 @@ def _numbered(folder: Path, stem: str, suffix: str) -> list[str]:
     """
     pattern = re.compile(rf"{stem}-(\d+)-of-(\d+){re.escape(suffix)}")
     present = sorted(path.name for path in folder.iterdir() if pattern.fullmatch(path.name))
-    numbers = [tuple(map(int, found.groups())) for name in present if (found := pattern.fullmatch(name))]
+    numbers = [tuple(map(int, match.groups())) for name in present if (match := pattern.fullmatch(name))]
     if not numbers:
         return []
     count = numbers[0][1]

@@ -89,11 +89,11 @@ def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str)
         raise CheckpointError(f"{where}: heads of width {width} cannot be rotated in pairs.")
 
     def number(key: str, default: float | None = None) -> float:
-        found = settings.get(key)
-        found = default if found is None else found
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < float("inf"):
-            raise CheckpointError(f"{where}: {key} of the rotary settings is {found!r}, expected a positive number.")
-        return float(found)
+        value = settings.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise CheckpointError(f"{where}: {key} of the rotary settings is {value!r}, expected a positive number.")
+        return float(value)
 
     theta = settings.get("rope_theta") or config.get("rope_theta") or 10000.0
     settings = {**settings, "rope_theta": theta}

@@ -58,15 +58,15 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
     present = [name for name in TOKENIZER_FILES if inside(folder, name).is_file()]
-    found = [name for name in _VOCABULARIES if name in present]
-    if not found:
+    vocabularies = [name for name in _VOCABULARIES if name in present]
+    if not vocabularies:
         raise CheckpointError(
             f"{folder} has no tokenizer files; put the checkpoint's {TOKENIZER_JSON} there (or its vocab.txt)."
         )
     config = config_of(folder) if config is None else config
     settings = read_json(folder / _SETTINGS, "copy it anew") if _SETTINGS in present else {}
-    tokenizer = _build(folder, config, settings, found)
-    if TOKENIZER_JSON not in found:
+    tokenizer = _build(folder, config, settings, vocabularies)
+    if TOKENIZER_JSON not in vocabularies:
         needed = {name for kind, name in tokenizer.vocab_files_names.items() if kind != "tokenizer_file"}
         if missing := sorted(needed - set(present)):
             # transformers builds a tokenizer without words then, and says nothing.
@@ -81,7 +81,7 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         type(tokenizer).__name__,
         tokenizer.truncation_side == "left",
         "token_type_ids" in tokenizer.model_input_names,
-        _replaced(folder, tokenizer) if TOKENIZER_JSON in found else (),
+        _replaced(folder, tokenizer) if TOKENIZER_JSON in vocabularies else (),
         tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
     )
 
@@ -123,16 +123,17 @@ def config_of(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], found: list[str]) -> Any:
+def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], vocabularies: list[str]) -> Any:
     """transformers' tokenizer of a folder. Raises `CheckpointError` that says what is wrong with which file."""
     if not any((settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type"))):
-        if found[0] not in _PLAIN_CLASSES:
+        if vocabularies[0] not in _PLAIN_CLASSES:
             raise CheckpointError(
-                f"nothing in {folder} says which class of tokenizer {found[0]} belongs to; {_HINT}, or its config.json."
+                f"nothing in {folder} says which class of tokenizer {vocabularies[0]} belongs to; "
+                f"{_HINT}, or its config.json."
             )
-        config = {"tokenizer_class": _PLAIN_CLASSES[found[0]]}
-    if found == ["tokenizer.model"]:
-        _check_sentencepiece(folder / found[0])
+        config = {"tokenizer_class": _PLAIN_CLASSES[vocabularies[0]]}
+    if vocabularies == ["tokenizer.model"]:
+        _check_sentencepiece(folder / vocabularies[0])
     with _quiet():
         from transformers import AutoTokenizer
 
@@ -141,11 +142,12 @@ def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any],
                 str(folder), config=_class_config(config), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # of many kinds: the tokenizers package raises bare Exceptions
-            if TOKENIZER_JSON in found:
+            if TOKENIZER_JSON in vocabularies:
                 _stored(folder / TOKENIZER_JSON)  # where that is what is wrong, say so
-            if found == ["tokenizer.model"] and "tiktoken" in str(error):  # its last resort, for any damaged file
+            # tiktoken is its last resort, for any damaged file.
+            if vocabularies == ["tokenizer.model"] and "tiktoken" in str(error):
                 error = ValueError("tokenizer.model is no SentencePiece file that it can read")
-            hint = "copy it anew" if TOKENIZER_JSON in found else _HINT
+            hint = "copy it anew" if TOKENIZER_JSON in vocabularies else _HINT
             raise CheckpointError(f"the tokenizer files in {folder} do not load: {_line(error)}; {hint}.") from error
 
 

@@ -41,10 +41,10 @@ def seed(text: str) -> int:
 
 def byte_count(text: str) -> int:
     """8000000000, "8GB" or "7.5GiB", as argparse asks for it."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, re.IGNORECASE)
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write 8000000000, 8GB or 7.5GiB.")
-    number, prefix, binary = found.groups()
+    number, prefix, binary = match.groups()
     power = "kmgt".index(prefix.lower()) + 1 if prefix else 0
     return round(float(number) * (1024 if binary else 1000) ** power)
 
@@ -199,12 +199,12 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     seed = int(arguments.seed if seed is None else seed)
     if file is None or running:
         return task.calibration(count, seed=seed)
-    found = Calibration.of_file(file, count, seed)
+    texts = Calibration.of_file(file, count, seed)
     return dataclasses.replace(
-        found,
+        texts,
         max_length=task.max_length,
         strict_length=task.strict_length,
-        warnings=found.warnings + overlap(found.examples, task.validation),
+        warnings=texts.warnings + overlap(texts.examples, task.validation),
     )
 
 
@@ -218,8 +218,8 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
     if running:
         length = {} if arguments.seq_len is None else {"length": arguments.seq_len}
         return Calibration.of_running_text(file, count, arguments.seed, **length)
-    found = Calibration.of_file(file, count, arguments.seed)
-    return dataclasses.replace(found, **length_fields(arguments.seq_len))
+    texts = Calibration.of_file(file, count, arguments.seed)
+    return dataclasses.replace(texts, **length_fields(arguments.seq_len))
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:

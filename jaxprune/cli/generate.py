@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         for token in arguments.end_token:
             token_id(reader, token)
     model = flags.load(arguments)
-    found = generate(model, prompts, dtype=arguments.dtype, end_ids=ends, **settings)
-    costs = found.as_json()
+    written = generate(model, prompts, dtype=arguments.dtype, end_ids=ends, **settings)
+    costs = written.as_json()
     said = [
         {"prompt": prompt, "text": text, "ids": ids, "ended": ended}
         for prompt, text, ids, ended in zip(
@@ -62,12 +62,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     ]
     asked = {"model": arguments.model, "dtype": arguments.dtype, "end_tokens": ends, **settings}
-    warnings = list(dict.fromkeys([*model.provenance.warnings, *found.warnings]))
+    warnings = list(dict.fromkeys([*model.provenance.warnings, *written.warnings]))
     data = {**asked, "texts": said, **costs, "warnings": warnings}
     facts = {
-        "new tokens": found.tokens,
-        "tokens per second": f"{found.tokens_per_second:.1f}",
-        "seconds": found.seconds,
-        "compile seconds": found.compile_seconds,
+        "new tokens": written.tokens,
+        "tokens per second": f"{written.tokens_per_second:.1f}",
+        "seconds": written.seconds,
+        "compile seconds": written.compile_seconds,
     }
     return Outcome(data, (*(f"{entry['prompt']}{entry['text']}\n" for entry in said), facts_table("Generated", facts)))

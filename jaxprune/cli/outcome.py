@@ -36,9 +36,9 @@ def scored_as_saved(model: Any, task: Any, training: Any, dtype: str | None) -> 
     rounded, record = as_saved(model, dtype), model.provenance.record["training"]
     if rounded is model:
         return model
-    found = evaluate(rounded, set_aside(task, training), split=record["scored_on"])
+    scored = evaluate(rounded, set_aside(task, training), split=record["scored_on"])
     types = ", ".join(sorted(set(saved_types(model, dtype).of.values())))
-    scores = {"dtype": types, "score": found.score, "metric": found.metric, "metrics": found.metrics}
+    scores = {"dtype": types, "score": scored.score, "metric": scored.metric, "metrics": scored.metrics}
     return rounded.with_record(training={**record, "as_saved": scores})
 
 

@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or calibration.max_length)
 
-    def score(found: Model, on_step: OnStep | None = None) -> Any:
+    def score(either: Model, on_step: OnStep | None = None) -> Any:
         how: dict[str, Any] = {"limit": arguments.limit, "stream": arguments.stream, "on_step": on_step}
-        return evaluate(found, task, **how) if scored else None  # type: ignore[arg-type]
+        return evaluate(either, task, **how) if scored else None  # type: ignore[arg-type]
 
     if chosen.measures_once:
         where |= {"out": work, "resume": arguments.resume}
@@ -123,8 +123,10 @@ def made_up(architecture: Architecture, method: str, length: int | None) -> Cali
     if length is not None and length > longest:
         raise DataError(f"texts of {length} tokens do not fit the model's {architecture.limit}.")
     ids = np.random.RandomState(0).randint(architecture.vocab, size=(8, length or min(MAX_LENGTH, longest)))
-    found = Calibration.of_ids(ids, None, source=f"none: {method} measures no texts, made-up token ids check the cut")
-    return replace(found, warnings=())
+    calibration = Calibration.of_ids(
+        ids, None, source=f"none: {method} measures no texts, made-up token ids check the cut"
+    )
+    return replace(calibration, warnings=())
 
 
 def _is_scored(arguments: argparse.Namespace, task: Any, needs_texts: bool) -> bool:

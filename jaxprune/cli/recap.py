@@ -59,19 +59,19 @@ def run(arguments: argparse.Namespace) -> Outcome:
     with jax.default_device(placement.host):  # the full model never comes to the device
         model = load_for(task, arguments)
     with progress("recap", arguments.quiet) as on_step, hint(work, has_state):
-        found = run_recap(
+        result = run_recap(
             model, task, settings, training, host=placement.host, device=placement.device,
             device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,
         )  # fmt: skip
-    heat_map(found.model, work / "rounds.png")
-    found = found._replace(model=scored_as_saved(found.model, task, training, arguments.save_dtype))
+    heat_map(result.model, work / "rounds.png")
+    result = result._replace(model=scored_as_saved(result.model, task, training, arguments.save_dtype))
     warnings: tuple[str, ...] = ()
     if arguments.full_out is not None:
-        warnings = saved_types(found.full, arguments.save_dtype).warnings
-        save(found.full, arguments.full_out, overwrite=replace_full, dtype=arguments.save_dtype)
-    save(found.model, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
+        warnings = saved_types(result.full, arguments.save_dtype).warnings
+        save(result.full, arguments.full_out, overwrite=replace_full, dtype=arguments.save_dtype)
+    save(result.model, out, overwrite=arguments.overwrite, dtype=arguments.save_dtype, run_folder=work)
     remove(work)
-    return _outcome(arguments, found, warnings)
+    return _outcome(arguments, result, warnings)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
@@ -83,8 +83,8 @@ def _settings(arguments: argparse.Namespace) -> tuple[Recap, Train]:
     )
 
 
-def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...]) -> Outcome:
-    record = found.model.provenance.record
+def _outcome(arguments: argparse.Namespace, result: Any, warnings: tuple[str, ...]) -> Outcome:
+    record = result.model.provenance.record
     training = record["training"]
     kept = training["epochs"][training["kept_epoch"]]
     data = {
@@ -92,11 +92,11 @@ def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...
         "task": training["task"],
         "seed": arguments.seed,
         "out": arguments.out,
-        **on_disk(arguments.out, found.model.provenance.source),
+        **on_disk(arguments.out, result.model.provenance.source),
         "full_out": arguments.full_out,
         **{name: training.get("as_saved", kept)[name] for name in ("score", "metric", "metrics")},
         **{name: record[name] for name in ("settings", "removed", "parameters", "masked_vs_cut")},
-        "layers": [{"heads": size.heads, "neurons": size.neurons} for size in found.model.architecture.layers],
+        "layers": [{"heads": size.heads, "neurons": size.neurons} for size in result.model.architecture.layers],
         **{
             name: training[name] for name in ("batch", "scored_on", "trainable_parameters", "seconds", "device", "host")
         },
@@ -104,13 +104,13 @@ def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...
         "new_head": training["new_head"],
         "compile_seconds": training["compile_seconds"],
         "device_bytes": training["device_bytes"],
-        "rounds": list(found.rounds),
-        "warnings": list(dict.fromkeys([*found.model.provenance.warnings, *record.get("warnings", []), *warnings])),
+        "rounds": list(result.rounds),
+        "warnings": list(dict.fromkeys([*result.model.provenance.warnings, *record.get("warnings", []), *warnings])),
     }
     facts = {
         kept["metric"]: f"{data['score']:.4f} ({training['scored_on']})",
         "head": "new, drawn with the seed: the checkpoint has none for this task" if training["new_head"] else None,
-        "round kept": f"{training['kept_epoch'] + 1} of {len(found.rounds)}",
+        "round kept": f"{training['kept_epoch'] + 1} of {len(result.rounds)}",
         "parameters": f"{record['parameters']['after']:,} (before {record['parameters']['before']:,})",
         "trainable in a round": f"{training['trainable_parameters']:,}",
         "removed": ", ".join(f"{percent(record['removed'][name])} of {name}" for name in ("flops", "params")),
@@ -119,4 +119,4 @@ def _outcome(arguments: argparse.Namespace, found: Any, warnings: tuple[str, ...
         "device": training["device"],
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }
-    return Outcome(data, (facts_table(f"recap: {arguments.out}", facts), rounds_table(found.rounds)))
+    return Outcome(data, (facts_table(f"recap: {arguments.out}", facts), rounds_table(result.rounds)))

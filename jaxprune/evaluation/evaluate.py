@@ -77,8 +77,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
     check_rows(model.architecture, task)
-    found = match_labels(model.architecture, task)
-    task = found.task
+    label_map = match_labels(model.architecture, task)
+    task = label_map.task
     reader = reader_of(model, task, tokenizer)
     programs = Programs() if programs is None else programs
     if stream:
@@ -88,13 +88,13 @@ def evaluate(
     examples = task.split(split)[:limit]
     surprises = reader.doubts(examples)
     score = SCORERS[task.kind]
-    metrics, doubts, tokens, run = score(model, task, examples, reader, found, programs)
+    metrics, doubts, tokens, run = score(model, task, examples, reader, label_map, programs)
     for further in task.scored_beside if split == "validation" else ():
         if not task.is_labelled(further):
             continue
         name = further.removeprefix("validation_")
         texts = task.split(further)[:limit]
-        other, others, more, extra = score(model, task, texts, reader, found, programs)
+        other, others, more, extra = score(model, task, texts, reader, label_map, programs)
         metrics |= {f"{metric}_{name}": value for metric, value in other.items()}
         tokens += more
         doubts += tuple(f"{name} texts: {doubt}" for doubt in others)
@@ -111,7 +111,7 @@ def evaluate(
         tokens=tokens,
         tokens_per_second=tokens / max(run.seconds, 1e-9),
         host_peak_bytes=host_peak_bytes(),
-        warnings=found.warnings + surprises + doubts,
+        warnings=label_map.warnings + surprises + doubts,
     )
 
 
@@ -128,13 +128,13 @@ def _language(
     check_none_own(task)
     texts = task.split(split)
     if isinstance(reader, GivenIds):
-        found = reader.rows(texts)
+        windows = reader.rows(texts)
     else:
-        found = windows_of(reader, texts, task.max_length, task.source, on_step)
+        windows = windows_of(reader, texts, task.max_length, task.source, on_step)
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)
     count, tokens, total, seconds, compile_seconds, rows = 0, 0, 0.0, 0.0, 0.0, None
-    while ids := list(islice(found, min([GROUP // task.max_length + 1, *(most - count for most in asked)]))):
+    while ids := list(islice(windows, min([GROUP // task.max_length + 1, *(most - count for most in asked)]))):
         encoded = Encoded(ids, [np.zeros_like(entry) for entry in ids])
         tokens += encoded.tokens
         batches = pack(encoded, model.architecture, rows=rows)

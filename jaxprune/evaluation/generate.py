@@ -67,17 +67,19 @@ def generate(
     asked = reader.prompts(texts)
     ends = None if end_ids is None else [token_id(reader, entry) for entry in end_ids]
     began, compiled = time.perf_counter(), programs.compile_seconds
-    found = generate_ids(model, asked, **drawn, seed=seed, end_ids=ends, batch=batch, dtype=dtype, programs=programs)
+    generated = generate_ids(
+        model, asked, **drawn, seed=seed, end_ids=ends, batch=batch, dtype=dtype, programs=programs
+    )
     compile_seconds = programs.compile_seconds - compiled
     seconds = time.perf_counter() - began - compile_seconds
-    ids = [row[:length].tolist() for row, length in zip(found.ids, found.lengths, strict=True)]
-    tokens = int(found.lengths.sum())
+    ids = [row[:length].tolist() for row, length in zip(generated.ids, generated.lengths, strict=True)]
+    tokens = int(generated.lengths.sum())
     warnings = reader.doubts(()) + _warnings(model, drawn, ends)
     tell(warnings)
     return Generation(
         texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],
         ids=ids,
-        ended=found.ended.tolist(),
+        ended=generated.ended.tolist(),
         prompt_tokens=sum(map(len, asked)),
         tokens=tokens,
         seconds=seconds,
@@ -102,13 +104,13 @@ def _warnings(model: Model, drawn: Mapping[str, Any], ends: Sequence[int] | None
     config = None if notes.source is None else read_generation(notes.source)
     if config is None:
         return ()
-    found = ()
+    warnings = ()
     if asked := unapplied(config, drawn):
-        found += (f"{file} asks for {', '.join(asked)}: transformers' generate does that, jaxprune does not.",)
+        warnings += (f"{file} asks for {', '.join(asked)}: transformers' generate does that, jaxprune does not.",)
     elsewhere = notes.record.get("source_config", {}).get("eos_token_id")
     if ends is None and not model.architecture.end_ids and elsewhere is not None:
-        found += (
+        warnings += (
             f"{file} names no eos_token_id, so that no token ends a text, as in transformers; config.json has "
             f"{elsewhere}: pass end tokens.",
         )
-    return found
+    return warnings

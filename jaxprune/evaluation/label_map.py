@@ -64,8 +64,8 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
                 f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
             )
         return LabelMap(task, np.arange(1), warnings)
-    found = by_name(a.labels, task) or _by_number(a.labels, task)
-    return found._replace(warnings=warnings + found.warnings)
+    label_map = by_name(a.labels, task) or _by_number(a.labels, task)
+    return label_map._replace(warnings=warnings + label_map.warnings)
 
 
 # --- labels of another kind than the head's, where whole numbers can be either: the task as the head reads it, and what

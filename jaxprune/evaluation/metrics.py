@@ -114,20 +114,20 @@ def squad_scores(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """(type, first word, last word) of every entity. I-X where no entity of type X is open begins one."""
-    found, begun = set(), None
+    spans, begun = set(), None
     for place, tag in enumerate((*tags, "O")):
         prefix, _, kind = tag.partition("-")
         if begun is not None and (prefix != "I" or kind != begun[0]):
-            found.add((*begun, place - 1))
+            spans.add((*begun, place - 1))
             begun = None
         if begun is None and prefix in ("B", "I"):
             begun = kind, place
-    return found
+    return spans
 
 
 def tag_scores(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> Metrics:
     """F1, precision and recall of whole entities over all texts together, and the share of words tagged right."""
-    every = lambda rows: {(row, *found) for row, tags in enumerate(rows) for found in entities(tags)}  # noqa: E731
+    every = lambda rows: {(row, *entity) for row, tags in enumerate(rows) for entity in entities(tags)}  # noqa: E731
     ours, theirs = every(predicted), every(true)
     right, words = len(ours & theirs), sum(map(len, true))
     same = sum(a == b for row, other in zip(predicted, true, strict=True) for a, b in zip(row, other, strict=True))

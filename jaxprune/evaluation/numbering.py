@@ -33,15 +33,15 @@ def _several(labels: list[Any], count: int) -> np.ndarray:
     return several
 
 
-def _highest(logits: np.ndarray, found: LabelMap) -> np.ndarray:
+def _highest(logits: np.ndarray, label_map: LabelMap) -> np.ndarray:
     number = np.full(logits.shape[1], -1)
-    number[found.outputs] = np.arange(len(found.outputs))
+    number[label_map.outputs] = np.arange(len(label_map.outputs))
     return number[logits.argmax(axis=1)]
 
 
-def _several_targets(labels: np.ndarray, found: LabelMap, outputs: int) -> np.ndarray:
+def _several_targets(labels: np.ndarray, label_map: LabelMap, outputs: int) -> np.ndarray:
     targets = np.zeros((len(labels), outputs), np.float32)
-    targets[:, found.outputs] = labels
+    targets[:, label_map.outputs] = labels
     return targets
 
 
@@ -52,13 +52,13 @@ NUMBERINGS: Mapping[Kind, Numbering] = MappingProxyType(
             what=lambda count: f"a class from 0 to {count - 1}",
             array=lambda labels, count: np.array(labels),
             predicted=_highest,
-            targets=lambda labels, found, outputs: found.outputs[labels].astype(np.int32),
+            targets=lambda labels, label_map, outputs: label_map.outputs[labels].astype(np.int32),
         ),
         "multi_label": Numbering(
             is_one=lambda label, count: isinstance(label, Iterable) and all(_is_class(one, count) for one in label),
             what=lambda count: f"classes from 0 to {count - 1}",
             array=_several,
-            predicted=lambda logits, found: (logits[:, found.outputs] > 0).astype(np.int64),
+            predicted=lambda logits, label_map: (logits[:, label_map.outputs] > 0).astype(np.int64),
             targets=_several_targets,
         ),
         "regression": Numbering(
@@ -66,19 +66,19 @@ NUMBERINGS: Mapping[Kind, Numbering] = MappingProxyType(
             is_one=lambda label, count: isinstance(label, SupportsFloat) and abs(float(label)) < np.inf,
             what=lambda count: "a finite number",
             array=lambda labels, count: np.array(labels),
-            predicted=lambda logits, found: logits[:, 0],
-            targets=lambda labels, found, outputs: labels.astype(np.float32),
+            predicted=lambda logits, label_map: logits[:, 0],
+            targets=lambda labels, label_map, outputs: labels.astype(np.float32),
         ),
     }
 )
 
 
-def classes(logits: np.ndarray, task: Task, found: LabelMap) -> np.ndarray:
+def classes(logits: np.ndarray, task: Task, label_map: LabelMap) -> np.ndarray:
     """Predictions in the task's numbering: [texts] classes or numbers, or [texts, labels] of 0 and 1.
 
     A text whose highest output is none of the task's classes is -1, so that it is never right.
     """
-    return NUMBERINGS[task.kind].predicted(logits, found)
+    return NUMBERINGS[task.kind].predicted(logits, label_map)
 
 
 def truth(examples: Sequence[Example], task: Task) -> np.ndarray:

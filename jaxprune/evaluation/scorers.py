@@ -29,14 +29,14 @@ def classify(
     task: Task,
     examples: Sequence[Example],
     reader: Tokenizer | GivenIds,
-    found: LabelMap,
+    label_map: LabelMap,
     programs: Programs,
 ) -> Scored:
     """One answer a text."""
     encoded = reader.encode(examples, task.max_length, task.strict_length)
     run = predicted_by(model, encoded, programs)
     logits = unpack_logits(run.values, run.batches)
-    predicted, true = classes(logits, task, found), truth(examples, task)
+    predicted, true = classes(logits, task, label_map), truth(examples, task)
     scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
     values, counts = np.unique(true, axis=0, return_counts=True)
     constant = np.broadcast_to(values[counts.argmax()], true.shape)
@@ -52,7 +52,7 @@ def classify(
 
 
 def answer(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
+    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, label_map: LabelMap, programs: Programs
 ) -> Scored:
     """One span of its context a question."""
     check_none_own(task)

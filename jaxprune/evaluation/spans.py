@@ -42,5 +42,5 @@ def best_span(
     for more in range(min(longest, len(start))):
         scores = start[: len(start) - more] + end[more:]
         first = int(scores.argmax())
-        best = max(best, (float(scores[first]), first, first + more), key=lambda found: found[0])
+        best = max(best, (float(scores[first]), first, first + more), key=lambda span_score: span_score[0])
     return best

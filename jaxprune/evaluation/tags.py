@@ -39,13 +39,13 @@ def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> 
 
 
 def tag(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, found: LabelMap, programs: Programs
+    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, label_map: LabelMap, programs: Programs
 ) -> Any:
     """One tag a word; a scorer, for `scorers.SCORERS`."""
     encoded, pairs = read_tags(task, examples, tokenizer)
     run = predicted_by(model, encoded, programs)
     names = list(model.architecture.labels)  # a class that the task has not keeps its name: its entities are wrong
-    for name, output in zip(task.labels, found.outputs, strict=True):
+    for name, output in zip(task.labels, label_map.outputs, strict=True):
         names[output] = name
     true = [[task.labels[number] for number in pair[:, 1]] for pair in pairs]
     logits = unpack_tokens(run.values, run.batches)

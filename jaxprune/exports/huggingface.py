@@ -83,8 +83,8 @@ def export(
     origin = model.provenance.source
     if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
         raise OutputError(f"{folder} is where the model was read from; choose another folder.")
-    found, _ = named_parameters(model.params)
-    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in found.items()}, model.architecture, "the model")
+    arrays, _ = named_parameters(model.params)
+    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in arrays.items()}, model.architecture, "the model")
     family = family_of(source, "the model's source_config")
     warnings: list[str] = []
     config = _with_head(source, family, model.architecture)
@@ -102,7 +102,7 @@ def export(
     _check_description(as_config(family, config, _WHERE), target)
     types = _types(model, dtype, warnings)
     config = _with_dtype(config, types.most)
-    tensors = _tensors(found, family, target, kept, types)
+    tensors = _tensors(arrays, family, target, kept, types)
     if HEAD_NAMES[target.head].bare and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
@@ -336,7 +336,7 @@ def _filled_up(
 
 
 def _tensors(
-    found: Mapping[str, Any],
+    arrays: Mapping[str, Any],
     family: Family,
     target: Architecture,
     kept: Sequence[Mapping[str, list[Any]]] | None,
@@ -347,7 +347,7 @@ def _tensors(
     tensors = {}
     for ours, name in tensor_names(family, target).items():
         layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
-        read = partial(_read, ours, found.get(ours), shapes[ours], layer)
+        read = partial(_read, ours, arrays.get(ours), shapes[ours], layer)
         tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))

@@ -102,24 +102,24 @@ def batch_doubts(batches: Sequence[Batch], settings: Train) -> tuple[str, ...]:
 
 def first_steps(batches: Callable[[int], Sequence[Batch]], steps: int) -> Callable[[int], list[Batch]]:
     """One epoch of the first `steps` batches, of as many epochs as that takes."""
-    found: list[Batch] = []
+    all_batches: list[Batch] = []
     epoch = 0
-    while len(found) < steps:
-        found += batches(epoch)
+    while len(all_batches) < steps:
+        all_batches += batches(epoch)
         epoch += 1
-    return lambda _: found[:steps]
+    return lambda _: all_batches[:steps]
 
 
 def first_texts(batches: Sequence[Batch], count: int) -> list[Batch]:
     """The first batches, as far as they hold `count` texts: of the last one a part, evenly from all its rows."""
-    found = []
+    chosen = []
     for batch in batches:
         there = np.flatnonzero(batch.index.ravel() >= 0)
-        found.append(batch if len(there) <= count else _only(batch, there[np.arange(count) * len(there) // count]))
+        chosen.append(batch if len(there) <= count else _only(batch, there[np.arange(count) * len(there) // count]))
         count -= len(there)
         if count <= 0:
             break
-    return found
+    return chosen
 
 
 def _rows(plan: Sequence[Sequence[int]], texts: np.ndarray) -> list[list[int]]:

@@ -132,9 +132,14 @@ def tune(
 
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
         rounded = merged(current.replace(params=in_types(current.params, types)), current_adapters)
-        found = evaluate(rounded, task, split=split)
-        cut_scored.update(dict.fromkeys(warning for warning in found.warnings if CUT in warning))
-        return {"score": found.score, "metric": found.metric, "metrics": found.metrics, "score_seconds": found.seconds}
+        scored_now = evaluate(rounded, task, split=split)
+        cut_scored.update(dict.fromkeys(warning for warning in scored_now.warnings if CUT in warning))
+        return {
+            "score": scored_now.score,
+            "metric": scored_now.metric,
+            "metrics": scored_now.metrics,
+            "score_seconds": scored_now.seconds,
+        }
 
     trained = train(
         model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh,

@@ -85,8 +85,8 @@ def gate_importance(
     for number, batch in enumerate(batches):
         goal = targets[np.maximum(np.asarray(batch.index), 0)]
         static = {"architecture": model.architecture, "neurons": neurons, "squared": squared}
-        found = programs(gate_sums, params, batch, goal, **static)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
+        sums = programs(gate_sums, params, batch, goal, **static)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         if on_batch:
             on_batch(number + 1)
     tokens = sum(int(np.sum(np.asarray(batch.segments) > 0)) for batch in batches)

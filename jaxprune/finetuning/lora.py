@@ -83,14 +83,14 @@ class Adapters(NamedTuple):
 
 def projection_shapes(architecture: Architecture) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Every projection by its path: the width it reads, and the shape of what it writes."""
-    found = {}
+    shapes = {}
     for index, layer in enumerate(parameter_shapes(architecture)["layers"]):
         for name, half in HALF_OF.items():
             if name in layer[half]:
                 kernel = layer[half][name]["kernel"]
                 inputs = prod(kernel[:-1]) if name in ("o", "down") else kernel[0]
-                found[f"layers/{index}/{half}/{name}"] = inputs, kernel[-1:] if name in ("o", "down") else kernel[1:]
-    return found
+                shapes[f"layers/{index}/{half}/{name}"] = inputs, kernel[-1:] if name in ("o", "down") else kernel[1:]
+    return shapes
 
 
 def plan_of(settings: Lora, architecture: Architecture) -> dict[str, Size]:
@@ -221,18 +221,18 @@ def _split(entry: str, kind: type) -> tuple[str, Any]:
 
 
 def _matched(entries: Sequence[str], kind: type, names: Sequence[str]) -> dict[str, Any]:
-    found, last = {}, {}
+    values_of, last = {}, {}
     for entry in entries:
         pattern, value = _split(entry, kind)
         hits = [name for name in names if fnmatchcase(name, pattern)]
         if not hits:
             raise SettingsError(f"pattern {pattern!r} matches no projection with an adapter; they are {_some(names)}.")
-        found |= dict.fromkeys(hits, value)
+        values_of |= dict.fromkeys(hits, value)
         last |= dict.fromkeys(hits, entry)
     for entry in entries:
         if entry not in last.values():
             raise SettingsError(f"pattern {entry!r} has no effect: later ones match all that it matches; leave it out.")
-    return found
+    return values_of
 
 
 def _some(names: Sequence[str]) -> str:

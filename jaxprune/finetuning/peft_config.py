@@ -101,8 +101,8 @@ def targets(config: Mapping[str, Any], module: str) -> bool:
         return True
     among = config.get("layers_pattern") or ()
     patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in ([among] if isinstance(among, str) else among)]
-    found = next(filter(None, (_matches(each, module) for each in patterns or [r".*?\.[^.]*\.(\d+)\."])), None)
-    return found is not None and int(found[1]) in ([indices] if isinstance(indices, int) else indices)
+    match = next(filter(None, (_matches(each, module) for each in patterns or [r".*?\.[^.]*\.(\d+)\."])), None)
+    return match is not None and int(match[1]) in ([indices] if isinstance(indices, int) else indices)
 
 
 def _named(names: str | Iterable[str], module: str) -> bool:

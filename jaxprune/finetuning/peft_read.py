@@ -50,11 +50,11 @@ def load_adapter(base: Model, folder: str | Path) -> Model:
     warnings in the provenance. Raises `CheckpointError` where the adapter is not plain LoRA or does not fit, naming the
     key or the projection, and where `base` is the model that it was merged into already.
     """
-    found, adapters = read_peft(folder, base)
+    read, adapters = read_peft(folder, base)
     if base.provenance.record.get("training", {}).get("adapter") == adapter_digest(adapters):
         raise CheckpointError(f"the model has the adapter of {folder} in it already; give the base that it fits.")
-    tell(found.provenance.warnings)
-    return merged(found, adapters)
+    tell(read.provenance.warnings)
+    return merged(read, adapters)
 
 
 def read_peft(folder: str | Path, base: Model) -> tuple[Model, Adapters]:
@@ -132,12 +132,12 @@ def _sorted(folder: Path, tensors: Mapping[str, np.ndarray], base: Model) -> _Fo
     held, adapters, known = _Folder({}, {}), set(), _known(base)
     for name, tensor in tensors.items():
         short = name.removeprefix(BASE).replace(".base_layer.", ".")
-        found, saved = _FACTOR.fullmatch(short) or _OF_TABLE.fullmatch(short), _SAVED.fullmatch(short)
-        if found is not None:
+        match, saved = _FACTOR.fullmatch(short) or _OF_TABLE.fullmatch(short), _SAVED.fullmatch(short)
+        if match is not None:
             if tensor.ndim != 2:
                 raise CheckpointError(f"{folder}: tensor {name} is {list(tensor.shape)}, expected a matrix.")
-            held.pairs.setdefault(found["module"], {})[found["factor"]] = tensor
-            adapters |= {found["adapter"]} - {None}
+            held.pairs.setdefault(match["module"], {})[match["factor"]] = tensor
+            adapters |= {match["adapter"]} - {None}
         elif ".lora_" in short:
             raise CheckpointError(f"{folder} holds tensor {name}, which plain LoRA has not; merge it with PEFT.")
         elif saved is not None:  # a second time, as PEFT writes biases, or under the adapter's name
@@ -173,8 +173,12 @@ def _parts(module: str, kernels: Mapping[str, str], base: Model) -> list[str]:
     """Our parameters that lie in a module: one, or several where the family keeps q, k and v in one."""
     if module in kernels:
         return [kernels[module]]
-    found = ([f"{module}.{name}" for name in parts] for parts in family_named(base.architecture.family).fused.values())
-    return next(([kernels[each] for each in names] for names in found if all(each in kernels for each in names)), [])
+    candidates = (
+        [f"{module}.{name}" for name in parts] for parts in family_named(base.architecture.family).fused.values()
+    )
+    return next(
+        ([kernels[each] for each in names] for names in candidates if all(each in kernels for each in names)), []
+    )
 
 
 def _check_fit(
@@ -198,11 +202,13 @@ def _put_whole(
     a = base.architecture
     names, family = peft_tensors(a), family_named(a.family)
     prefix = "" if HEAD_NAMES[a.head].bare else family.prefix
-    found = {name: Stored(tensor.shape, tensor.dtype.name, lambda t=tensor: t) for name, tensor in whole.items()}
-    encoder = {name.removeprefix(prefix): found.pop(name) for name in whole if name.startswith(prefix)}
-    found |= {prefix + name: stored for name, stored in separated(encoder, family).items()}
+    stored_by_name = {
+        name: Stored(tensor.shape, tensor.dtype.name, lambda t=tensor: t) for name, tensor in whole.items()
+    }
+    encoder = {name.removeprefix(prefix): stored_by_name.pop(name) for name in whole if name.startswith(prefix)}
+    stored_by_name |= {prefix + name: stored for name, stored in separated(encoder, family).items()}
     owners, saved = {name: ours for ours, name in names.items()}, tuple(config.get("modules_to_save") or ())
-    for name, stored in found.items():
+    for name, stored in stored_by_name.items():
         ours = owners.get(name)
         if ours is None:
             raise CheckpointError(f"{folder} holds tensor {BASE}{name}, for which the model has no place.")
@@ -220,7 +226,7 @@ def _put_whole(
             )
         value = stored.read()
         parameters[ours] = _like((value.T if ours.endswith(".kernel") else value).reshape(shape), parameters[ours])
-    lost = [name for name in names.values() if saved and _within(name, saved) and name not in found]
+    lost = [name for name in names.values() if saved and _within(name, saved) and name not in stored_by_name]
     if lost:
         raise CheckpointError(f"{folder} names in modules_to_save what it has no tensor of: {listed(lost)}; copy it.")
 

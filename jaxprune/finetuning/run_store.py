@@ -174,8 +174,8 @@ class Store:
             return
         if written is None:
             return
-        found = self._sums(step)
-        damaged = [name for name in sorted({*written, *found}) if written.get(name) != found.get(name)]
+        there = self._sums(step)
+        damaged = [name for name in sorted({*written, *there}) if written.get(name) != there.get(name)]
         if damaged:
             raise CheckpointError(
                 f"the state in {self.folder} is damaged: {damaged[0]} is not as it was written; delete the folder."
@@ -245,8 +245,8 @@ def _shapes(tree: Any) -> dict[str, Any]:
 def _unflat(flat: dict[str, Any], like: Any, make: Callable[[Any], Any]) -> Any:
     leaves, structure = jax.tree.flatten(like)
     # Copies: the step consumes its state, and these buffers belong to the reader.
-    found = [make(flat[f"{number:05}"]) if np.size(leaf) else leaf for number, leaf in enumerate(leaves)]
-    return structure.unflatten(found)
+    arrays = [make(flat[f"{number:05}"]) if np.size(leaf) else leaf for number, leaf in enumerate(leaves)]
+    return structure.unflatten(arrays)
 
 
 def _same_run(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:

@@ -155,8 +155,8 @@ def train_step(
 
         def add(total: Any, entry: Any) -> tuple[Any, None]:
             (part, goal, guide), key = entry
-            found = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
-            return jax.tree.map(jnp.add, total, found), None
+            part_result = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
+            return jax.tree.map(jnp.add, total, part_result), None
 
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         (value, gradient), _ = jax.lax.scan(add, nothing, parts)

@@ -125,10 +125,10 @@ def _check_tokens(
         _check_ids(encoded, encoded, ours, ours, rows)
         return (f"that the teacher reads the same token ids could not be checked: {error}",)
     same = ours.backend.to_str() == theirs.backend.to_str()
-    found = encoded if same else read(theirs)
-    _check_ids(encoded, found, ours, theirs, rows)
+    taught = encoded if same else read(theirs)
+    _check_ids(encoded, taught, ours, theirs, rows)
     if teacher.architecture.token_types > 1:
-        for text, (mine, other) in enumerate(zip(encoded.types, found.types, strict=True)):
+        for text, (mine, other) in enumerate(zip(encoded.types, taught.types, strict=True)):
             if np.any(mine != other):
                 place = int(np.flatnonzero(mine != other)[0])
                 raise SettingsError(
@@ -138,16 +138,16 @@ def _check_tokens(
     return ()
 
 
-def _check_ids(encoded: Encoded, found: Encoded, ours: Tokenizer, theirs: Tokenizer, rows: int) -> None:
+def _check_ids(encoded: Encoded, taught: Encoded, ours: Tokenizer, theirs: Tokenizer, rows: int) -> None:
     told = lambda tokenizer, ids, at: (  # noqa: E731
         f"{ids[at]} ({tokenizer.backend.id_to_token(int(ids[at]))!r})" if at < len(ids) else "nothing"
     )
-    if len(found) != len(encoded):
+    if len(taught) != len(encoded):
         raise SettingsError(
-            f"the teacher's tokenizer makes {len(found)} windows of the training texts, the model's {len(encoded)}; "
+            f"the teacher's tokenizer makes {len(taught)} windows of the training texts, the model's {len(encoded)}; "
             "take a teacher with the model's tokenizer."
         )
-    for text, (mine, other) in enumerate(zip(encoded.ids, found.ids, strict=True)):
+    for text, (mine, other) in enumerate(zip(encoded.ids, taught.ids, strict=True)):
         if not np.array_equal(mine, other):
             common = min(len(mine), len(other))
             place = next((at for at in range(common) if mine[at] != other[at]), common)

@@ -33,11 +33,11 @@ def prepare(model: Model, task: Task) -> Texts:
 
     Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
-    found = match_labels(model.architecture, task)
-    examples = found.task.split("train")
+    label_map = match_labels(model.architecture, task)
+    examples = label_map.task.split("train")
     tokenizer = Tokenizer.of(model)
-    warnings = found.warnings + tokenizer.doubts(examples)
-    texts = _READERS[found.task.kind](tokenizer, found, len(model.architecture.labels))
+    warnings = label_map.warnings + tokenizer.doubts(examples)
+    texts = _READERS[label_map.task.kind](tokenizer, label_map, len(model.architecture.labels))
     return texts._replace(warnings=warnings + texts.warnings)
 
 
@@ -57,25 +57,28 @@ def _windows(task: Task, tokenizer: Tokenizer) -> Windows:
     return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
 
 
-def _labelled(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+def _labelled(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     """One label a text."""
-    encoded, labels = _whole(found.task, tokenizer), truth(found.task.split("train"), found.task)
-    targets = NUMBERINGS[found.task.kind].targets(labels, found, outputs)
+    encoded, labels = _whole(label_map.task, tokenizer), truth(label_map.task.split("train"), label_map.task)
+    targets = NUMBERINGS[label_map.task.kind].targets(labels, label_map, outputs)
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-def _one_class(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+def _one_class(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     """One class a text; a warning names those that no text has."""
-    texts, there = _labelled(tokenizer, found, outputs), set(truth(found.task.split("train"), found.task).tolist())
-    absent = [name for number, name in enumerate(found.task.labels) if number not in there]
+    texts, there = (
+        _labelled(tokenizer, label_map, outputs),
+        set(truth(label_map.task.split("train"), label_map.task).tolist()),
+    )
+    absent = [name for number, name in enumerate(label_map.task.labels) if number not in there]
     if not absent:
         return texts
     return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
 
 
-def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+def _spans(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
-    task = found.task
+    task = label_map.task
     examples, windows = task.split("train"), _windows(task, tokenizer)
     targets, answered = np.zeros((len(windows.spans), 2), np.int32), set()
     for number, (question, spans) in enumerate(zip(windows.question, windows.spans, strict=True)):
@@ -97,12 +100,12 @@ def _spans(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
     return Texts(windows.encoded, targets, warnings)
 
 
-def _tags(tokenizer: Tokenizer, found: LabelMap, outputs: int) -> Texts:
+def _tags(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     """One class for the first token of every word."""
-    encoded, pairs = read_tags(found.task, found.task.split("train"), tokenizer)
+    encoded, pairs = read_tags(label_map.task, label_map.task.split("train"), tokenizer)
     targets = np.full((len(encoded), max(map(len, encoded.ids))), IGNORED, np.int32)
     for row, pair in zip(targets, pairs, strict=True):
-        row[pair[:, 0]] = found.outputs[pair[:, 1]]
+        row[pair[:, 0]] = label_map.outputs[pair[:, 1]]
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 

@@ -40,9 +40,9 @@ def in_slices(function: Callable[..., Any], *arrays: Array) -> Any:
         filled = jnp.pad(flat, [(0, count * SLICE - len(flat))] + [(0, 0)] * (flat.ndim - 1))
         return filled.reshape(count, SLICE, *flat.shape[1:])
 
-    found = jax.lax.map(lambda parts: function(*parts), tuple(map(cut, arrays)))
+    results = jax.lax.map(lambda parts: function(*parts), tuple(map(cut, arrays)))
     return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: rows * length].reshape(rows, length, *leaf.shape[2:]), found
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: rows * length].reshape(rows, length, *leaf.shape[2:]), results
     )
 
 
@@ -57,8 +57,8 @@ def next_token_losses(
         chosen = jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
-    found = in_slices(losses, head_input(params, hidden, architecture), following)
-    return jnp.where(present, found, 0.0)
+    values = in_slices(losses, head_input(params, hidden, architecture), following)
+    return jnp.where(present, values, 0.0)
 
 
 def sampled_cotangents(
@@ -84,5 +84,5 @@ def sampled_cotangents(
         error = jax.nn.one_hot(sampled, logits.shape[-1]) - jax.nn.softmax(logits / temperature, axis=-1)
         return back(error)[0]
 
-    found = in_slices(cotangent, x, noise)
-    return pull(jnp.where(batch.real[..., None], found, 0).astype(x.dtype))[0]
+    values = in_slices(cotangent, x, noise)
+    return pull(jnp.where(batch.real[..., None], values, 0).astype(x.dtype))[0]

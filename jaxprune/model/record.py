@@ -105,7 +105,7 @@ def report_of(record: Mapping[str, Any]) -> PruningReport:
         raise SettingsError("the model was not pruned, so it has no report; take the one that jaxprune.prune gave.")
     own = "started_from" not in record  # else the entries of a run are those of the model it started from
     asked = record.get("budget") if own else None
-    found = {name: record[name] for name in _OF_A_RUN if name in record} if own else {}
+    given = {name: record[name] for name in _OF_A_RUN if name in record} if own else {}
     texts = record.get("calibration") if own else None
     return PruningReport(
         method=record["method"],
@@ -119,7 +119,7 @@ def report_of(record: Mapping[str, Any]) -> PruningReport:
         refit=tuple(_as(SublayerFit, entry) for entry in record.get("refit", ())) if own else (),
         phases=dict(record.get("phases", {})) if own else {},
         reused=tuple(record.get("reused", ())) if own else (),
-        **found,
+        **given,
     )
 
 

@@ -107,10 +107,10 @@ def whole_flops(architecture: Architecture, length: int) -> int:
 
 def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str, float]:
     """The fractions of the prunable cost that `pruned` no longer has: {"flops": …, "params": …}."""
-    found = {}
+    shares = {}
     for cost in ("flops", "params"):  # bytes are parameters in other units
-        found[cost] = 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length)
-    return found
+        shares[cost] = 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length)
+    return shares
 
 
 def _size(tree: Any) -> int:

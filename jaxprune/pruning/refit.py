@@ -50,10 +50,10 @@ SCALES = Fit(kind="scales", ridge=10.0, inputs=False)
 
 def kind_of(refit: Any, kinds: Sequence[str] = KINDS) -> Kind:
     """What a setting `refit` says: true is short for "weights", false for "none". Raises `SettingsError` for others."""
-    found: Any = {True: "weights", False: "none"}[refit] if isinstance(refit, bool) else refit
-    if found not in kinds:
+    kind: Any = {True: "weights", False: "none"}[refit] if isinstance(refit, bool) else refit
+    if kind not in kinds:
         raise SettingsError(f"refit must be one of {', '.join(kinds)}, got {refit!r}.")
-    return found
+    return kind
 
 
 class Streams(NamedTuple):
@@ -82,17 +82,17 @@ def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tup
     """
     first = small[INPUTS[half][0]]
     hidden = len(first["kernel"])
-    found = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
+    solved = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
     fitted = dict(small)
     for name in INPUTS[half]:
         if name in small:
             kernel = small[name]["kernel"]
             flat = kernel.reshape(hidden, -1)
-            fitted[name] = {"kernel": (found.weight @ flat).reshape(kernel.shape)}
+            fitted[name] = {"kernel": (solved.weight @ flat).reshape(kernel.shape)}
             if "bias" in small[name]:
                 bias = small[name]["bias"]
-                fitted[name]["bias"] = bias + (found.bias @ flat).reshape(bias.shape)
-    return fitted, found
+                fitted[name]["bias"] = bias + (solved.bias @ flat).reshape(bias.shape)
+    return fitted, solved
 
 
 @partial(jax.jit, static_argnames=("half", "architecture"))

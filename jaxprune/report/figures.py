@@ -126,6 +126,6 @@ class Plan(AsJson):
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; "pruned" is a list where budgets came as a sequence, else what the one budget leaves."""
-        found = asdict(self)
-        several, pruned = found.pop("several"), list(found["pruned"])
-        return {**found, "pruned": pruned if several else pruned[0]}
+        values = asdict(self)
+        several, pruned = values.pop("several"), list(values["pruned"])
+        return {**values, "pruned": pruned if several else pruned[0]}

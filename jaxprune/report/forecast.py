@@ -79,15 +79,15 @@ def forecast(
     def total(budgets: Sequence[Budget]) -> tuple[float, Probes]:
         """Seconds of the whole run, compilation apart; what is kept between passes only in part counts in part."""
         share, features = _kept(model.architecture, batches, keep_bytes, devices)
-        found = []
+        totals = []
         for outputs in sorted({math.floor(share), math.ceil(share)}):  # none and all, where a part is kept
             keep = [
                 keep_bytes if outputs else features * KeptPasses.needed(model.architecture, batches[:n]) for n in (1, 2)
             ]
             probes = _probes(model, method, budgets, texts, keep, per_call, {"mesh": mesh, "stream": stream})
-            found.append((_seconds(probes, layers, count, per_call), probes))
+            totals.append((_seconds(probes, layers, count, per_call), probes))
         # The first of them compiled what both need.
-        return share * found[-1][0] + (1 - share) * found[0][0], found[0][1]
+        return share * totals[-1][0] + (1 - share) * totals[0][0], totals[0][1]
 
     first, probes = total(budgets[:1])
     compiling = _compiling(probes, layers)

@@ -56,7 +56,7 @@ def plan(
     texts, tokens = len(lengths), sum(lengths)
     counted_at = budgets[0].length or math.ceil(tokens / texts)
     left = [_left(architecture, entry, entry.length or counted_at) for entry in budgets]
-    found = forecast(model, chosen, budgets, lengths, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
+    expected = forecast(model, chosen, budgets, lengths, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     # The formula is of one device that has all weights.
     predicted = chosen.name == "kprune" and mesh is None and not stream
     assumptions += [
@@ -79,11 +79,11 @@ def plan(
             bytes=FLOAT_BYTES * whole_parameters(architecture),
         ),
         pruned=tuple(left),
-        tokens_per_second=tokens / found.dense_forward_seconds,
-        dense_forward_seconds=found.dense_forward_seconds,
-        dense_forwards=PlannedForwards(first=found.first_forwards, further=found.further_forwards),
-        compile_seconds=found.compile_seconds,
-        seconds=found.seconds,
+        tokens_per_second=tokens / expected.dense_forward_seconds,
+        dense_forward_seconds=expected.dense_forward_seconds,
+        dense_forwards=PlannedForwards(first=expected.first_forwards, further=expected.further_forwards),
+        compile_seconds=expected.compile_seconds,
+        seconds=expected.seconds,
         peak_bytes=peak_bytes(architecture, tokens, keep_bytes, _bytes_of(model)) if predicted else None,
         assumptions=assumptions,
         host_peak_bytes=host_peak_bytes(),

@@ -114,7 +114,7 @@ def generate_ids(
     params, key = jax.device_put(model.params), jax.random.key(seed or 0)
     programs, size = Programs() if programs is None else programs, min(batch or len(asked), len(asked))
     width, room = _rounded(max(map(len, asked))), _rounded(max_new_tokens)
-    found = []
+    outputs = []
     for first in range(0, len(asked), size):
         ids, lengths = _left_padded(asked[first : first + size], size, width, a.pad_id)
         out = programs(
@@ -127,13 +127,13 @@ def generate_ids(
             nucleus=odds is not None and top_p is not None and top_p < 1,
             dtype=jnp.dtype(dtype),
         )
-        found.append(jax.tree.map(np.asarray, out))
-        if not found[-1].finite:
+        outputs.append(jax.tree.map(np.asarray, out))
+        if not outputs[-1].finite:
             raise NumericalError(
                 f"NaN or Inf in the logits of prompts {first} to {min(first + size, len(asked)) - 1}, at or before new "
-                f"token {found[-1].step}; check the checkpoint's weights."
+                f"token {outputs[-1].step}; check the checkpoint's weights."
             )
-    join = lambda name: np.concatenate([getattr(out, name) for out in found])[: len(asked)]  # noqa: E731
+    join = lambda name: np.concatenate([getattr(out, name) for out in outputs])[: len(asked)]  # noqa: E731
     return Generated(join("said")[:, :max_new_tokens], join("count"), join("ended"))
 
 

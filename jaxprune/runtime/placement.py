@@ -96,27 +96,27 @@ class Placement:
         began, staged = time.perf_counter(), None
         if self._staging is None:
             # A copy: on some backends an array on the device may be a view of NumPy's memory.
-            found = jax.device_put(jax.tree.map(np.array, tree), self._home)
+            moved = jax.device_put(jax.tree.map(np.array, tree), self._home)
         else:
             staged = jax.device_put(tree, self._staging)
-            found = jax.device_put(staged, self._home)
+            moved = jax.device_put(staged, self._home)
         if wait:
-            jax.block_until_ready(found)
+            jax.block_until_ready(moved)
         free(staged)  # the runtime holds a buffer until what reads it is done
-        self.books.bytes_to_device += size(found)
+        self.books.bytes_to_device += size(moved)
         self.books.transfer_seconds += time.perf_counter() - began
         self.look()
-        return found
+        return moved
 
     def to_host(self, tree: Any, keep: bool = False) -> Any:
         """NumPy copies of arrays on the device, which are freed there unless `keep`."""
         began = time.perf_counter()
-        found = jax.tree.map(np.array, tree)
-        self.books.bytes_to_host += size(found)
+        moved = jax.tree.map(np.array, tree)
+        self.books.bytes_to_host += size(moved)
         if not keep:
             free(tree)
         self.books.transfer_seconds += time.perf_counter() - began
-        return found
+        return moved
 
     def on_host(self, tree: Any) -> Any:
         """Arrays that programs read beside the CPU's memory: views of NumPy's where alignment allows."""
@@ -148,9 +148,9 @@ class Placement:
     def _now(self) -> int:
         return live_bytes(self.device, self.device.default_memory().kind)
 
-    def _check(self, found: int, name: str) -> None:
-        if self.limit is not None and found > self.limit:
-            self.refuse(name, found, "took")
+    def _check(self, taken: int, name: str) -> None:
+        if self.limit is not None and taken > self.limit:
+            self.refuse(name, taken, "took")
 
     def refuse(self, name: str, needed: int, verb: str) -> None:
         """Raise the `SettingsError` of a phase that took, or is predicted to need, more than the limit."""

@@ -101,8 +101,8 @@ class Calibration:
         there, rows, texts = _drawn_texts(Path(path), count, seed)
         drawn = len(rows) < there
         pairs = [pair for _, pair in texts if pair is not None] or None
-        found = Calibration.of_texts([text for text, _ in texts], pairs, max_length=max_length, source=str(path))
-        return replace(found, seed=seed) if drawn else found
+        calibration = Calibration.of_texts([text for text, _ in texts], pairs, max_length=max_length, source=str(path))
+        return replace(calibration, seed=seed) if drawn else calibration
 
     @staticmethod
     def of_running_text(path: str | Path, count: int = 16, seed: int = 0, *, length: int = 512) -> "Calibration":
@@ -137,8 +137,8 @@ def _drawn_texts(path: Path, count: int | None, seed: int) -> tuple[int, list[in
     there = sum(1 for _ in iter_texts(path)) if every is None else len(every)
     rows = draw_rows(there, count, seed) if count is not None and count < there else list(range(there))
     wanted = set(rows)
-    found = {row: entry for row, entry in enumerate(iter_texts(path) if every is None else every) if row in wanted}
-    return there, rows, [found[row] for row in rows]
+    drawn = {row: entry for row, entry in enumerate(iter_texts(path) if every is None else every) if row in wanted}
+    return there, rows, [drawn[row] for row in rows]
 
 
 def few_texts(count: int) -> tuple[str, ...]:

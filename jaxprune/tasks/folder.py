@@ -73,8 +73,8 @@ def split_files(path: Path) -> dict[str, Path]:
     files = {split: file for split in ("train", "validation", "test") if (file := split_file(path, split)) is not None}
     if not files:
         there = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
-        found = f" (found: {', '.join(there[:5])}{', …' if len(there) > 5 else ''})" if there else ""
-        raise DataError(f"{path} has no train.jsonl, validation.jsonl or test.jsonl{found}; add them.")
+        beside = f" (found: {', '.join(there[:5])}{', …' if len(there) > 5 else ''})" if there else ""
+        raise DataError(f"{path} has no train.jsonl, validation.jsonl or test.jsonl{beside}; add them.")
     return files
 
 

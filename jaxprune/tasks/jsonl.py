@@ -39,8 +39,8 @@ class Row(NamedTuple):
 
     def get(self, field: str) -> Any:
         if field not in self.values:
-            found = ", ".join(self.values) or "nothing"
-            raise self.fail(f'field "{field}" is missing (found: {found}); add it.')
+            fields = ", ".join(self.values) or "nothing"
+            raise self.fail(f'field "{field}" is missing (found: {fields}); add it.')
         return self.values[field]
 
     def text(self, field: str, blank: bool = False) -> str:
@@ -159,8 +159,8 @@ def rows_of(path: Path, text: str) -> list[Row]:
 
 def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | None]:
     """The texts of a file, and their second texts where they have them; `paired` and errors as `iter_texts`."""
-    found = list(iter_texts(path, paired))
-    return [text for text, _ in found], [pair for _, pair in found if pair is not None] or None
+    pairs = list(iter_texts(path, paired))
+    return [text for text, _ in pairs], [pair for _, pair in pairs if pair is not None] or None
 
 
 def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | None]]:
@@ -173,11 +173,11 @@ def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | Non
     check_no_table(path, "write one text a line, or JSON lines.")
     if is_json(path):
         rows = iter_rows(path)
-        found = ((row.where, row.text("text"), second_text(row) if paired else None) for row in rows)
+        texts = ((row.where, row.text("text"), second_text(row) if paired else None) for row in rows)
     else:
-        found = _plain_lines(path, paired)
+        texts = _plain_lines(path, paired)
     second = None
-    for where, text, pair in found:
+    for where, text, pair in texts:
         second = pair is not None if second is None else second
         if (pair is not None) != second:
             here, first = ("one text", "two") if second else ("two texts", "one")

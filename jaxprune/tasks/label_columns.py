@@ -48,9 +48,9 @@ def read_labels(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
         )
     labelled = [row for row in rows if _form(row) not in (None, "filler")]
     read = _several if "list" in forms else _single
-    found = read(labelled, names)
-    return found._replace(
-        number=lambda row: None if _form(row) in (None, "filler") else found.number(row),
+    column = read(labelled, names)
+    return column._replace(
+        number=lambda row: None if _form(row) in (None, "filler") else column.number(row),
     )
 
 
@@ -143,15 +143,15 @@ def _zeros_and_ones(row: Row) -> bool:
 
 def _class(row: Row, value: Any, names: tuple[str, ...], index: dict[str, int]) -> int:
     """The number of a class, from its number, its name, or true and false where it is called that."""
-    found: Any = value
+    numbered: Any = value
     if isinstance(value, bool):
         alike = [number for number, name in enumerate(names) if name.casefold() == str(value).casefold()]
-        found = alike[0] if len(alike) == 1 else None
+        numbered = alike[0] if len(alike) == 1 else None
     elif isinstance(value, str):
-        found = index.get(value)
-    if not isinstance(found, int) or not 0 <= found < len(names):
+        numbered = index.get(value)
+    if not isinstance(numbered, int) or not 0 <= numbered < len(names):
         raise row.fail(f"label {shown(value)} is none of the {len(names)} classes ({shown(names)}); correct it.")
-    return found
+    return numbered
 
 
 def _collected(rows: Sequence[Row], values: Callable[[Row], list[Any]]) -> tuple[tuple[str, ...], ClassesFrom]:

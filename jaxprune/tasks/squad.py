@@ -57,14 +57,14 @@ def _official(version: int) -> str:
 def _files(path: Path, version: int) -> dict[str, Path]:
     if path.is_file():
         return {"validation": path}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for split, patterns in NAMES_OF_FILES.items():
         others = (path.glob(pattern.format(version=version, official=_official(version))) for pattern in patterns)
         ours = split_file(path, split)
         names = [ours] if ours is not None else [name for names in others for name in sorted(names)]
         if names:
-            found[split] = names[0]
-    return found
+            files[split] = names[0]
+    return files
 
 
 def _rows(file: Path) -> list[Row]:

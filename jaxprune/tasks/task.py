@@ -48,9 +48,9 @@ class Task:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
         examples = self._splits.get(name, ())
         if not self.is_labelled(name):
-            found = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
+            labelled = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
             problem = "no labels" if examples else "no examples"
-            raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {found}.')
+            raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {labelled}.')
         bare = [] if self.running else [n for n, example in enumerate(examples) if example.label is None]
         if bare:
             raise DataError(

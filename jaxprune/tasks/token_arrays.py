@@ -32,24 +32,24 @@ def token_texts(ids: Any, mask: Any, types: Any, what: str) -> tuple[Rows, Rows]
 
 def _whole_numbers(row: Any, what: str) -> np.ndarray:
     """One text's row as int64. Raises `DataError` for what are no whole numbers, or not one row."""
-    found = np.asarray(row)
-    if found.ndim != 1 or found.dtype.kind not in "iub":
-        raise DataError(f"{what}: expected a row of whole numbers, got {found.dtype} of shape {found.shape}.")
-    return found.astype(np.int64)
+    numbers = np.asarray(row)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iub":
+        raise DataError(f"{what}: expected a row of whole numbers, got {numbers.dtype} of shape {numbers.shape}.")
+    return numbers.astype(np.int64)
 
 
 def _beside(table: Sequence[np.ndarray], rows: Any, name: str, what: str) -> list[np.ndarray]:
     """Rows of the same lengths as those of `table`. Raises `DataError` where they differ."""
-    found = [_whole_numbers(row, f"{name} of {what} {number}") for number, row in enumerate(rows)]
-    if len(found) != len(table):
+    others = [_whole_numbers(row, f"{name} of {what} {number}") for number, row in enumerate(rows)]
+    if len(others) != len(table):
         raise DataError(
-            f"{name} and ids must have the same shape, got {len(found)} and {len(table)} rows; give one number for "
+            f"{name} and ids must have the same shape, got {len(others)} and {len(table)} rows; give one number for "
             "every token id."
         )
-    for number, (row, beside) in enumerate(zip(found, table, strict=True)):
+    for number, (row, beside) in enumerate(zip(others, table, strict=True)):
         if len(row) != len(beside):
             raise DataError(
                 f"{name} and ids must have the same shape: those of {what} {number} have {len(row)} and {len(beside)} "
                 "numbers; give one number for every token id."
             )
-    return found
+    return others

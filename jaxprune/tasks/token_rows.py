@@ -54,24 +54,28 @@ def _labels(labels: Any, count: int) -> tuple[Kind, tuple[str, ...], ClassesFrom
     """The kind of labels, the names of their classes, what these are from, and one label a row."""
     if labels is None:
         return "language", (), "names", [None] * count
-    found = np.asarray(labels)
-    if len(found) != count if found.ndim else True:
-        raise DataError(f"labels are {found.shape} for {count} rows of token ids; give one, or one line, for each row.")
-    if found.ndim == 1 and found.dtype.kind in "iub":
-        negative = np.flatnonzero(found.astype(np.int64) < 0)
+    values = np.asarray(labels)
+    if len(values) != count if values.ndim else True:
+        raise DataError(
+            f"labels are {values.shape} for {count} rows of token ids; give one, or one line, for each row."
+        )
+    if values.ndim == 1 and values.dtype.kind in "iub":
+        negative = np.flatnonzero(values.astype(np.int64) < 0)
         if negative.size:
-            raise DataError(f"row {negative[0]} has the label {found[negative[0]]}; classes count from 0, drop others.")
-        names = tuple(map(str, range(int(found.max()) + 1)))
-        return "single_label", names, "numbers", found.astype(np.int64).tolist()
-    if found.ndim == 1 and np.issubdtype(found.dtype, np.floating):
-        odd = np.flatnonzero(~np.isfinite(found))
+            raise DataError(
+                f"row {negative[0]} has the label {values[negative[0]]}; classes count from 0, drop others."
+            )
+        names = tuple(map(str, range(int(values.max()) + 1)))
+        return "single_label", names, "numbers", values.astype(np.int64).tolist()
+    if values.ndim == 1 and np.issubdtype(values.dtype, np.floating):
+        odd = np.flatnonzero(~np.isfinite(values))
         if odd.size:
-            raise DataError(f"row {odd[0]} has the label {found[odd[0]]}, expected a finite number; drop it.")
-        return "regression", ("score",), "names", found.astype(float).tolist()
-    if found.ndim == 2 and found.dtype.kind in "iubf":
-        odd = np.flatnonzero(~np.isin(found, (0, 1)).all(axis=1))
+            raise DataError(f"row {odd[0]} has the label {values[odd[0]]}, expected a finite number; drop it.")
+        return "regression", ("score",), "names", values.astype(float).tolist()
+    if values.ndim == 2 and values.dtype.kind in "iubf":
+        odd = np.flatnonzero(~np.isin(values, (0, 1)).all(axis=1))
         if odd.size:
             raise DataError(f"row {odd[0]} has labels beside 0 and 1; write 1 for each class that holds.")
-        held = [tuple(np.flatnonzero(row).tolist()) for row in found]
-        return "multi_label", tuple(map(str, range(found.shape[1]))), "entries", held
-    raise DataError(f"labels are {found.dtype} of shape {found.shape}; give numbers, [texts] or [texts, classes].")
+        held = [tuple(np.flatnonzero(row).tolist()) for row in values]
+        return "multi_label", tuple(map(str, range(values.shape[1]))), "entries", held
+    raise DataError(f"labels are {values.dtype} of shape {values.shape}; give numbers, [texts] or [texts, classes].")

@@ -74,27 +74,27 @@ def unpack_logits(values: Sequence[Any], batches: Sequence[Batch]) -> np.ndarray
     """One entry a text, [texts, ...], from one array a batch, [rows, texts of a row, ...]."""
     present = [np.asarray(batch.index) >= 0 for batch in batches]
     index = np.concatenate([np.asarray(batch.index)[real] for batch, real in zip(batches, present, strict=True)])
-    found = np.concatenate([np.asarray(value)[real] for value, real in zip(values, present, strict=True)])
-    ordered = np.empty_like(found)
-    ordered[index] = found
+    values_of_texts = np.concatenate([np.asarray(value)[real] for value, real in zip(values, present, strict=True)])
+    ordered = np.empty_like(values_of_texts)
+    ordered[index] = values_of_texts
     return ordered
 
 
 def unpack_tokens(values: Sequence[Any], batches: Sequence[Batch]) -> list[np.ndarray]:
     """One array a text, [tokens, ...], from one array a batch, [rows, length, ...]."""
-    found: dict[int, np.ndarray] = {}
+    by_text: dict[int, np.ndarray] = {}
     for value, batch in zip(values, batches, strict=True):
         value, segments, index = np.asarray(value), np.asarray(batch.segments), np.asarray(batch.index)
         for row, place in zip(*np.nonzero(index >= 0), strict=True):
-            found[int(index[row, place])] = value[row][segments[row] == place + 1]
-    return [found[text] for text in sorted(found)]
+            by_text[int(index[row, place])] = value[row][segments[row] == place + 1]
+    return [by_text[text] for text in sorted(by_text)]
 
 
-def logits_difference(expected: Any, found: Any, batch: Batch) -> float:
+def logits_difference(expected: Any, got: Any, batch: Batch) -> float:
     """Largest difference of two models' logits on the texts of a batch, relative to the largest expected one."""
-    expected, found = np.asarray(expected), np.asarray(found)
+    expected, got = np.asarray(expected), np.asarray(got)
     real = np.asarray(batch.real if expected.shape[1] == batch.ids.shape[1] else batch.index >= 0)
-    return float(np.max(np.abs(expected - found)[real]) / max(float(np.max(np.abs(expected[real]))), 1e-30))
+    return float(np.max(np.abs(expected - got)[real]) / max(float(np.max(np.abs(expected[real]))), 1e-30))
 
 
 def row_length(lengths: np.ndarray, length: int | None) -> int:

@@ -42,11 +42,11 @@ def token_ids(tokenizer: Tokenizer, examples: Sequence[Example], on_step: OnStep
     done, of = 0, characters_of(examples)
     for chunks in chunks_of(examples):
         for batch in _batches(pieces(tokenizer, chunks)):
-            found = ids_of(tokenizer, batch)
+            arrays = ids_of(tokenizer, batch)
             done += sum(len(piece.text) for piece in batch)
             if on_step is not None:
                 on_step({"phase": "tokenise", "done": done, "of": of})
-            yield from found
+            yield from arrays
 
 
 def ids_of(tokenizer: Tokenizer, parts: Sequence[Piece]) -> list[np.ndarray]:
@@ -83,8 +83,8 @@ def cut_of(tokenizer: Tokenizer, text: str, first: int) -> int | None:
     """
     last = len(text) - AROUND
     for kind in PLACES:
-        for found in islice(kind.finditer(text, first, last), TRIES):
-            place = found.start()
+        for match in islice(kind.finditer(text, first, last), TRIES):
+            place = match.start()
             left, whole = tokenizer.plain_batch([text[place - AROUND : place], text[place - AROUND : place + AROUND]])
             if np.array_equal(left, whole[: len(left)]):
                 return place

@@ -74,26 +74,26 @@ class Tokenizer:
 
     def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """What may surprise in how these texts are read."""
-        found = self._unlike_embedding()
+        said = self._unlike_embedding()
         if self.read.replaced:
             parts = " and ".join(self.read.replaced)
-            found += (
+            said += (
                 f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
                 "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
             )
         if self.read.unread:
-            found += (
+            said += (
                 f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
                 "it in tokenizer_config.json alone, and so texts are read here.",
             )
         if not self.read.types and any(example.pair is not None for example in examples):
             if any(self.backend.encode("a", "a").type_ids):
-                found += (
+                said += (
                     "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
                     f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
                     "them in model_input_names of tokenizer_config.json if the model was trained with them.",
                 )
-        return found
+        return said
 
     def _unlike_embedding(self) -> tuple[str, ...]:
         """A doubt where the tokenizer has too few entries for the model; too many show in a text that has one."""
@@ -141,18 +141,18 @@ class Tokenizer:
     def plain_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The same of several pieces of text, by all cores."""
         self.backend.no_truncation()
-        found = self._encode(texts, numbered=False, add_special_tokens=False)
-        return [np.array(entry.ids, np.int32) for entry in found]
+        encodings = self._encode(texts, numbered=False, add_special_tokens=False)
+        return [np.array(entry.ids, np.int32) for entry in encodings]
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
         self.backend.no_truncation()
-        found = []
+        rows = []
         for encoding in self._encode(list(texts)):
             added = np.array(encoding.special_tokens_mask, bool)
             end = len(added) if added.all() else int(np.flatnonzero(~added)[-1]) + 1
-            found.append(np.array(encoding.ids[:end], np.int32))
-        return found
+            rows.append(np.array(encoding.ids[:end], np.int32))
+        return rows
 
     def text(self, ids: Any) -> str:
         """The text of token ids, special tokens left out."""

@@ -92,13 +92,13 @@ def first_windows(
 ) -> list[np.ndarray]:
     """The first `most` windows of calibration texts (None: all). Raises `DataError` for fewer than are to be drawn."""
     length = calibration.max_length
-    found = list(islice(windows_of(tokenizer, calibration.examples, length, calibration.source, on_step), most))
-    if len(found) < calibration.count:
+    windows = list(islice(windows_of(tokenizer, calibration.examples, length, calibration.source, on_step), most))
+    if len(windows) < calibration.count:
         raise DataError(
-            f"{calibration.count} calibration sequences, but {calibration.source} has {len(found)} of {length} tokens; "
-            "ask for fewer or shorter ones."
+            f"{calibration.count} calibration sequences, but {calibration.source} has {len(windows)} of {length} "
+            "tokens; ask for fewer or shorter ones."
         )
-    return found
+    return windows
 
 
 def drawn_stretches(
@@ -126,10 +126,10 @@ def drawn_stretches(
         done += len(chunk)
         if on_step is not None:
             on_step({"phase": "tokenise", "done": min(done, of), "of": of})
-    found = []
+    windows = []
     for row in rows:
         text = "".join(parts[row])
         place = cut_of(tokenizer, text, AROUND) or AROUND
-        found += ids_of(tokenizer, [Piece(text[place - AROUND : place], text[place:])])
-    found = [ids[:length] for ids in found]
-    return found if all(len(ids) == length for ids in found) else None
+        windows += ids_of(tokenizer, [Piece(text[place - AROUND : place], text[place:])])
+    windows = [ids[:length] for ids in windows]
+    return windows if all(len(ids) == length for ids in windows) else None

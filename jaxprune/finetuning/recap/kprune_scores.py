@@ -34,7 +34,7 @@ def measure_knowledge(
     )  # fmt: skip
 
 
-def damage_scores(model: Model, found: Measurement, programs: Programs) -> Scores:
+def damage_scores(model: Model, measurement: Measurement, programs: Programs) -> Scores:
     """Per sublayer [units]: by how much the predicted KL rises when a unit goes in its turn and the rest is fitted.
 
     Along the lower convex hull of a sublayer's curve, so that one threshold over all sublayers removes first what
@@ -43,7 +43,7 @@ def damage_scores(model: Model, found: Measurement, programs: Programs) -> Score
     settings = KPrune().settled(model.architecture)
     assert settings.depth_ratio is not None  # settled
     per_sublayer = []
-    for curve in tilted(damage_curves(model, found, settings.scoring, programs), settings.depth_ratio):
+    for curve in tilted(damage_curves(model, measurement, settings.scoring, programs), settings.depth_ratio):
         units = len(curve.order)
         rises = slopes(curve.damage, np.ones(units)) * (1 + 1e-9 * np.arange(units))  # of a tie, the earlier one goes
         scores = np.empty(units)
@@ -53,12 +53,12 @@ def damage_scores(model: Model, found: Measurement, programs: Programs) -> Score
 
 
 def fitted(
-    model: Model, found: Measurement, masks: Sequence[Mask], batches: Sequence[Batch], programs: Programs,
+    model: Model, measurement: Measurement, masks: Sequence[Mask], batches: Sequence[Batch], programs: Programs,
     on_part: OnPart,
 ) -> Params:  # fmt: skip
     """The model's parameters with the kept units of every sublayer fitted in turn, in full size; NumPy's."""
     whole, _ = follow(
         model, programs.devices.params(model.params), masks, [programs.devices.rows(batch) for batch in batches],
-        found.weights, KPrune().settled(model.architecture).fit, programs, lambda done: on_part(done, len(masks)),
+        measurement.weights, KPrune().settled(model.architecture).fit, programs, lambda done: on_part(done, len(masks)),
     )  # fmt: skip
     return whole.params

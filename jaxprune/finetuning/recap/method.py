@@ -215,12 +215,12 @@ def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[B
     last: dict[int, list[Batch]] = {}
 
     def of(epoch: int) -> list[Batch]:
-        found = last.get(epoch)
-        if found is None:  # in one step each: two threads may ask
-            found = batches(epoch)
+        held = last.get(epoch)
+        if held is None:  # in one step each: two threads may ask
+            held = batches(epoch)
             last.clear()
-            last[epoch] = found
-        return found
+            last[epoch] = held
+        return held
 
     return of
 

@@ -135,7 +135,7 @@ def _guides(
     run: RecapRun, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int
 ) -> list[list[np.ndarray]]:
     """The full model's logits for every batch of the round's epochs, computed on the host."""
-    architecture, found = run.model.architecture, []
+    architecture, by_epoch = run.model.architecture, []
     per_text = head_of(architecture).per_text
     of = run.batch_count * (1 if per_text else len(epochs))
     table: np.ndarray | None = None  # [texts, labels], of classifiers: one pass serves all epochs
@@ -149,14 +149,14 @@ def _guides(
             with jax.default_device(run.placement.host):
                 (logits,) = last_outputs(state.params, [batch], architecture, run.teaching, logits=True)
             guides.append(np.array(logits))
-            run.step({"phase": "teaching", "done": len(found) * run.batch_count + len(guides), "of": of})
-        found.append(guides)
+            run.step({"phase": "teaching", "done": len(by_epoch) * run.batch_count + len(guides), "of": of})
+        by_epoch.append(guides)
         if per_text and table is None and len(epochs) > 1:
             table = np.zeros((len(run.targets), guides[0].shape[-1]), np.float32)
             for batch, guide in zip(batches(), guides, strict=True):
                 texts = np.asarray(batch.index)
                 table[texts[texts >= 0]] = guide[texts >= 0]
-    return found
+    return by_epoch
 
 
 def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Params) -> Params:
@@ -167,13 +167,13 @@ def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Pa
 
 def _choose_rows(run: RecapRun, params: Params, masks: list[Mask], number: int) -> Chosen:
     kept = kept_of(run.model.architecture, masks)
-    found = swept(run, params, masks, "fisher", number, run.step)
+    fisher = swept(run, params, masks, "fisher", number, run.step)
     of_kept = [
         {
             half: {name: values.take(units[half], axis=0) for name, values in matrices.items()}
             for half, matrices in layer.items()
         }
-        for layer, units in zip(found, kept, strict=True)
+        for layer, units in zip(fisher, kept, strict=True)
     ]
     return Chosen(masks, kept, train_rows(of_kept, run.settings.freeze_at(number)), run.tokens)
 

@@ -73,11 +73,11 @@ def choose_units(run: RecapRun, state: HostState, number: int, tell: OnStep) -> 
             knowledge, scores = _damage(run, state, number, tell)
         else:
             scores = swept(run, state.params, masks, settings.importance, number, tell)
-        found = averaged(earlier, scores, settings.average)
+        importance = averaged(earlier, scores, settings.average)
         if not step and settings.average:
-            average = found
+            average = importance
         left *= 1 - share
-        masks = keep_units(found, sizes, masks, 1 - left, settings.cap)
+        masks = keep_units(importance, sizes, masks, 1 - left, settings.cap)
     return Units(masks, average, knowledge)
 
 
@@ -86,9 +86,9 @@ def _damage(run: RecapRun, state: HostState, number: int, tell: OnStep) -> tuple
     model = run.model.replace(params=state.params)
     on_part = lambda done, of: tell({"phase": "importance", "done": done, "of": of})  # noqa: E731
     with jax.default_device(run.placement.host):
-        found = measure_knowledge(model, run.sampled(number), run.training.seed, run.sweeps, on_part)
-        scores = damage_scores(model, found, run.sweeps)
-    return found._replace(statistics=[]), scores
+        measurement = measure_knowledge(model, run.sampled(number), run.training.seed, run.sweeps, on_part)
+        scores = damage_scores(model, measurement, run.sweeps)
+    return measurement._replace(statistics=[]), scores
 
 
 def refitted(run: RecapRun, state: HostState, units: Units, number: int) -> Params:
@@ -96,8 +96,8 @@ def refitted(run: RecapRun, state: HostState, units: Units, number: int) -> Para
     model, batches, seed = run.model.replace(params=state.params), run.sampled(number), run.training.seed
     on_part = lambda done, of: run.step({"phase": "masking", "done": done, "of": of})  # noqa: E731
     with jax.default_device(run.placement.host):
-        found = units.knowledge or measure_knowledge(model, batches, seed, run.sweeps, on_part, scores=False)
-        return fitted(model, found, units.masks, batches, run.sweeps, on_part)
+        measurement = units.knowledge or measure_knowledge(model, batches, seed, run.sweeps, on_part, scores=False)
+        return fitted(model, measurement, units.masks, batches, run.sweeps, on_part)
 
 
 def swept(run: RecapRun, params: Params, masks: list[Mask], form: Form, number: int, tell: OnStep) -> Any:
@@ -136,10 +136,10 @@ def keep_units(scores: Scores, sizes: Sequence[int], kept: Sequence[Mask], remov
     return [new & old for new, old in zip(masks, kept, strict=True)]
 
 
-def averaged(earlier: Scores | None, found: Scores, weight: float) -> Scores:
+def averaged(earlier: Scores | None, new_scores: Scores, weight: float) -> Scores:
     """The running average over rounds, of importance as shares of its sum: gradients shrink as the loss does."""
-    total = max(float(sum(entry.sum() for entry in found)), 1e-300)
-    shares = [entry / total for entry in found]
+    total = max(float(sum(entry.sum() for entry in new_scores)), 1e-300)
+    shares = [entry / total for entry in new_scores]
     if earlier is None:
         return shares
     return [weight * old + (1 - weight) * new for old, new in zip(earlier, shares, strict=True)]

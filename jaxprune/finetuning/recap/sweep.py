@@ -131,14 +131,14 @@ def sweep(
             del layer
         cotangent = programs(_top, outer, streams.pop(), batch, goal, **static)
         del outer
-        found: list[Any] = [None] * depth
+        of_batch: list[Any] = [None] * depth
         for index in reversed(range(depth)):
             layer = place(params["layers"][index])
             arrays = layer, streams.pop(), batch, gates[index], cotangent
             cotangent, scores = programs(_down, *arrays, **static, form=form)
-            found[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
+            of_batch[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
             del layer, arrays, scores
-        total = found if total is None else jax.tree.map(np.add, total, found)
+        total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
         if on_batch:
             on_batch(number + 1)
     assert total is not None  # a packed task has a batch

@@ -75,12 +75,12 @@ def as_state(chosen: Any, moments: AdamMoments, settings: Train, *, steps: int, 
 
 def moments_of(state: State) -> AdamMoments:
     """The moments in what `train_step` gives back."""
-    found = [
+    states = [
         node
         for node in jax.tree.leaves(state.moments, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
         if isinstance(node, optax.ScaleByAdamState)
     ]
-    return AdamMoments(found[0].mu, found[0].nu)
+    return AdamMoments(states[0].mu, states[0].nu)
 
 
 class TunedRound(NamedTuple):
@@ -141,9 +141,9 @@ def tune_round(
         on_step(done, losses[-1])
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
-    found = moments_of(state)
+    final = moments_of(state)
     return TunedRound(
-        state.params["params"], frozen, AdamMoments(found.first["params"], found.second["params"]), losses, texts
+        state.params["params"], frozen, AdamMoments(final.first["params"], final.second["params"]), losses, texts
     )
 
 

@@ -236,7 +236,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
 def _measured(run: Run, settings: KPrune) -> Arrays:
     """Damage curves of every sublayer, and the token weights of every batch, [sublayers, rows, length]."""
     with run.phase("measure"):
-        found = measure(
+        measurement = measure(
             run.params,
             run.model.architecture,
             run.batches,
@@ -251,11 +251,13 @@ def _measured(run: Run, settings: KPrune) -> Arrays:
             kept=run.kept,
         )
     with run.phase("search"):
-        of = len(found.statistics)
+        of = len(measurement.statistics)
         curves = damage_curves(
-            run.model, found, settings.scoring, run.programs, lambda done: run.step("search", done, of)
+            run.model, measurement, settings.scoring, run.programs, lambda done: run.step("search", done, of)
         )
-    arrays = {f"weights.{number}": np.stack(run.devices.read(batch)) for number, batch in enumerate(found.weights)}
+    arrays = {
+        f"weights.{number}": np.stack(run.devices.read(batch)) for number, batch in enumerate(measurement.weights)
+    }
     for index, entry in enumerate(curves):
         parts = {name: value for name, value in entry._asdict().items() if value is not None}
         arrays |= {f"curve.{index}.{name}": value for name, value in parts.items()}

@@ -150,9 +150,9 @@ def published_masks(
         for at in above_here:
             p = at.of(model.params["layers"])
             kernel = np.asarray(output_kernel(p, at.half))
-            found = devices.read(sums[at.index])
-            predictive = found.predictive.astype(np.float64) / texts
-            representational = found.energy.astype(np.float64) * np.mean(kernel**2, axis=1) / tokens
+            knowledge = devices.read(sums[at.index])
+            predictive = knowledge.predictive.astype(np.float64) / texts
+            representational = knowledge.energy.astype(np.float64) * np.mean(kernel**2, axis=1) / tokens
             per_unit = (predictive + balance * representational).reshape(-1, unit_width(p, at.half)).mean(axis=1)
             scores.append(per_unit * (head_weight if at.half == ATTENTION else 1.0) / units[at.index])
             unit_costs.append(np.full(counts[at.index], costs[at.index]))
