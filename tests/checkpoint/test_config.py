@@ -53,6 +53,7 @@ def test_distilbert_has_other_keys_and_no_token_types():
     [
         ("BertForSequenceClassification", "classification"),
         ("FlaxBertForSequenceClassification", "classification"),
+        ("BertForTokenClassification", "token_classification"),
         ("BertForQuestionAnswering", "question_answering"),
         ("BertModel", "none"),
         ("BertForMaskedLM", "none"),
@@ -64,7 +65,7 @@ def test_the_class_says_the_head(name, head):
     assert task is not None and task.head == head
 
 
-@pytest.mark.parametrize("name", ["BertForTokenClassification", "RobertaForSequenceClassification", "Model"])
+@pytest.mark.parametrize("name", ["BertForMultipleChoice", "RobertaForSequenceClassification", "Model"])
 def test_other_classes_say_nothing(name):
     assert declared_head(FAMILIES["bert"], {**BERT, "architectures": [name]}, "here") is None
 
@@ -362,7 +363,10 @@ def test_a_folder_without_config(tmp_path):
 def test_every_row_of_the_table_is_consistent():
     for name, family in FAMILIES.items():
         assert family.model_type == name
-        assert set(family.heads) in ({"classification", "question_answering"}, {"causal_lm"})
+        assert set(family.heads) in (
+            {"classification", "token_classification", "question_answering"},
+            {"causal_lm"},
+        )
         settings = json.loads(json.dumps(tiny.config(name)))
         task = declared_head(family, settings, "here")
         assert task is not None

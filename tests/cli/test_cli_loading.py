@@ -48,7 +48,7 @@ def test_every_command_that_loads_a_model_has_the_flag():
 
 @pytest.mark.parametrize("command", ["evaluate", "prune"])
 def test_no_command_advises_an_argument_of_python(cli, inputs, model, tmp_path, command):
-    folder = model(architectures=["BertForTokenClassification"])
+    folder = model(architectures=["BertForMultipleChoice"])
     more = ("--remove", "0.5", "--out", tmp_path / "out") if command == "prune" else ()
     run = cli(command, "--model", folder, "--task", "text-classification", "--data", inputs.data, *more)
     assert run.code == 2 and "names a class whose head is not supported" in run.err

@@ -37,7 +37,8 @@ def test_a_folder_in_the_checkpoints_type_is_scored_as_it_is_read_back(cli, half
         scored.append((model, found))
         return found
 
-    monkeypatch.setattr(scoring, "evaluate", spy)
+    for where in ("prune", "outcome"):
+        monkeypatch.setattr(f"jaxprune.cli.{where}.evaluate", spy)
     data = ("--model", half.model, "--task", "text-classification", "--data", half.data)
     run = cli.json(command[0], *data, *command[1:], "--out", tmp_path / "small")
     assert run.code == 0, run.err

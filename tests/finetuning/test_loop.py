@@ -168,7 +168,7 @@ def test_teachers_that_do_not_fit_are_refused(model, task, ready):
     with pytest.raises(SettingsError, match="needs a teacher"):
         jp.finetune(model, task, learn)
     other = model.replace(architecture=replace(model.architecture, labels=("a", "b", "c")))
-    with pytest.raises(SettingsError, match="labels a, b, c"):
+    with pytest.raises(SettingsError, match="3 labels: a, b, c"):
         jp.finetune(model, task, learn, teacher=other)
     turned = model.replace(architecture=replace(model.architecture, labels=("yes", "no")))
     with pytest.raises(SettingsError, match="label 0 of the teacher is yes, of the model no"):

@@ -177,7 +177,7 @@ def test_numbers_that_are_none_are_an_error():
         ({"prompts": "the film"}, DataError, "prompts must be lists of token ids"),
         ({"prompts": [[3, 4]], "attention_mask": [[1]]}, DataError, r"shape \(1, 1\), the prompts \(1, 2\)"),
         ({"prompts": [[3, 4]], "attention_mask": [[0, 0]]}, DataError, "prompt 0 has no tokens"),
-        ({"top_k": 3}, SettingsError, "temperature 0 draws nothing; pass temperature=1.0"),
+        ({"top_k": 3}, SettingsError, "top_k has no effect at temperature 0, which draws nothing"),
         ({"batch": 0}, SettingsError, "batch must be at least 1"),
     ],
 )

@@ -37,7 +37,7 @@ SHARED = {}
 def one_set_of_programs():
     """Runs of these tests are alike, and compiling is most of their time: they share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("placement", "finetuning.recap.run"):
+        for module in ("runtime.placement", "finetuning.recap.run"):
             patch.setattr(f"jaxprune.{module}.Programs", lambda own=None, **named: Programs(own=SHARED, **named))
         yield
     SHARED.clear()
