@@ -30,7 +30,7 @@ class Budget:
 
     def __post_init__(self):
         if not _number(self.remove) or not 0 < self.remove < 1:
-            raise BudgetError(f"remove must lie in (0, 1), got {self.remove}. To remove 40 % pass 0.4.")
+            raise BudgetError(f"remove must lie in (0, 1), got {self.remove!r}. To remove 40 % pass 0.4.")
         if self.cost not in COSTS:
             raise BudgetError(f"cost must be one of {', '.join(COSTS)}, got {self.cost!r}.")
         if self.length is not None and (not _whole(self.length) or self.length < 1):

@@ -72,6 +72,8 @@ def check_method(given: Any) -> None:
     if isinstance(given, type) and all(hasattr(given, part) for part in PARTS):
         raise SettingsError(f"method is the class {given.__name__}; pass settings, such as {given.__name__}().")
     lacking = [part for part in PARTS if not hasattr(given, part)]
+    if getattr(type(given), "prune", None) is Method.prune:  # written here for its description alone
+        lacking.append("prune")
     if not dataclasses.is_dataclass(given) or isinstance(given, type):
         raise SettingsError(f"method is a {type(given).__name__}; pass settings such as KPrune(), or a method's name.")
     if lacking:

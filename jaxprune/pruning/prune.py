@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
-from ..errors import BudgetError, SettingsError
+from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
 from ..runtime.devices import Devices
@@ -89,6 +89,7 @@ def prune(
     `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
     """
     began = time.perf_counter()
+    check_call(model, calibration, budget)
     budgets, alone = as_budgets(budget)
     chosen = method_of(method).settled(model.architecture)
     check_keep_bytes(keep_bytes)
@@ -121,7 +122,35 @@ def prune(
     for entry in budgets:
         run.allowed(entry)  # a budget that leaves nothing is known before anything is measured
     results = chosen.prune(run, budgets)
+    check_results(chosen.name, results, budgets)
     return results[0] if alone else results
+
+
+def check_call(model: Any, calibration: Any, budget: Any) -> None:
+    """Raise for what is no model, no calibration texts or no budget, saying what would be."""
+    if not isinstance(model, Model):
+        raise SettingsError(f"the model is a {type(model).__name__}; pass what jp.load gives.")
+    if not isinstance(calibration, Calibration):
+        raise DataError(
+            f"calibration is a {type(calibration).__name__}; pass task.calibration(512), Calibration.of_texts(texts) "
+            "or Calibration.of_ids(ids, mask)."
+        )
+    if not isinstance(budget, Budget | Sequence) or isinstance(budget, str):
+        raise BudgetError(f"the budget is {budget!r}; pass Budget(remove=0.6), or a list of budgets.")
+    for entry in [budget] if isinstance(budget, Budget) else budget:
+        if not isinstance(entry, Budget):
+            raise BudgetError(f"{entry!r} is no budget; pass Budget(remove=0.6).")
+
+
+def check_results(name: str, results: Any, budgets: Sequence[Budget]) -> None:
+    """Raise `SettingsError` where a method gave other than one model for every budget, each from `Run.finish`."""
+    if not isinstance(results, Sequence) or len(results) != len(budgets):
+        given = f"{len(results)} models" if isinstance(results, Sequence) else type(results).__name__
+        raise SettingsError(f"{name}.prune gave {given} for {len(budgets)} budgets; return one model for each.")
+    for result, budget in zip(results, budgets, strict=True):
+        record = result.provenance.record if isinstance(result, Model) else {}
+        if record.get("method") != name or record.get("budget", {}).get("remove") != budget.remove:
+            raise SettingsError(f"{name}.prune gave a model that did not come from run.finish; return what that gives.")
 
 
 def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
@@ -129,6 +158,9 @@ def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
     budgets, alone = ([budget], True) if isinstance(budget, Budget) else (list(budget), False)
     if not budgets:
         raise BudgetError("there are no budgets; give at least one.")
+    twice = [entry for number, entry in enumerate(budgets) if entry in budgets[:number]]
+    if twice:
+        raise BudgetError(f"{twice[0]} is named twice; name every budget once.")
     return budgets, alone
 
 

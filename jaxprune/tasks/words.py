@@ -32,9 +32,16 @@ def token_classification(path: str | Path, *, max_length: int | None = None) -> 
 
 
 def _tags(row: Row) -> list[str | int] | None:
+    if "ner_tags" in row.values and "tags" in row.values:
+        raise row.fail("both ner_tags and tags are there; keep one of them.")
     tags = row.values.get("ner_tags", row.values.get("tags"))
-    if tags is not None and (not isinstance(tags, list) or not all(type(tag) in (int, str) for tag in tags)):
+    if tags is not None and (not isinstance(tags, list) or len({type(tag) for tag in tags} | {int, str}) > 2):
         raise row.fail(f"tags must be a list of names or numbers, got {shown(tags)}.")
+    if tags is not None and len({type(tag) for tag in tags}) > 1:
+        raise row.fail(f"tags are names and numbers, {shown(tags)}; write all of them in one way.")
+    spaced = [tag for tag in tags or () if isinstance(tag, str) and tag != tag.strip()]
+    if spaced:
+        raise row.fail(f"tag {shown(spaced[0])} has blanks around it; remove them.")
     return tags
 
 
@@ -42,12 +49,17 @@ def _example(row: Row, names: tuple[str, ...]) -> Example:
     words, tags = row.get("tokens"), _tags(row)
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise row.fail(f"tokens must be a list of words, got {shown(words)}.")
+    blank = [number for number, word in enumerate(words) if not word.strip()]
+    if blank:
+        raise row.fail(f"word {blank[0]} is blank, so that no token could carry its tag; drop it.")
     if tags is None:
         return Example(" ".join(words), None, None)
     if len(tags) != len(words):
         raise row.fail(f"{len(words)} words have {len(tags)} tags; give every word one.")
     known = {**{name: number for number, name in enumerate(names)}, **{number: number for number in range(len(names))}}
     strange = [tag for tag in tags if tag not in known]
+    if strange and not names:
+        raise row.fail("tags are numbers; write labels.json, a JSON list of their names in order.")
     if strange:
         raise row.fail(
             f"tag {shown(strange[0])} is none of {shown(list(names))}; correct it, or add it to labels.json."

@@ -12,12 +12,13 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.cli.main import main
-from jaxprune.errors import BudgetError, SettingsError
+from jaxprune.errors import BudgetError, JaxpruneError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
 from jaxprune.pruning.cost import flops
 from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
+from jaxprune.pruning.prune import check_call, check_results
 from jaxprune.settings import FormerName
 from tests.cli.conftest import cli as cli, inputs as inputs
 from tests.report.conftest import tiny as tiny
@@ -130,10 +131,50 @@ def test_what_is_no_method_is_named():
         def prune(self, run, budgets):
             return []
 
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(jp.Method):
+        name = "silent"
+
+    with pytest.raises(SettingsError, match="Silent is no pruning method: it lacks prune"):
+        check_method(Silent())  # pyright: ignore[reportAbstractUsage]
     with pytest.raises(
         SettingsError, match="Half is no pruning method: it lacks measures_once, needs_texts, group, presets"
     ):
         check_method(Half())
+
+
+def test_what_a_method_gives_is_one_model_a_budget_from_the_run(ids):
+    model, calibration = ids
+
+    @dataclass(frozen=True, kw_only=True)
+    class Idle(jp.Method):
+        name = "idle"
+        gives: Any = None
+
+        def prune(self, run: Any, budgets: Any) -> Any:
+            return [run.model for _ in budgets] if self.gives is None else self.gives
+
+    two = [jp.Budget(0.5), jp.Budget(0.3)]
+    with pytest.raises(SettingsError, match="idle.prune gave a model that did not come from run.finish"):
+        jp.prune(model, calibration, two, Idle())
+    for gives, said in ((3, "int"), ([], "0 models")):
+        with pytest.raises(SettingsError, match=f"idle.prune gave {said} for 2 budgets; return one model for each"):
+            check_results("idle", gives, two)
+
+
+def test_what_is_no_model_no_texts_or_no_budget_is_named(ids):
+    model, calibration = ids
+    for call, said in (
+        ((calibration, model, jp.Budget(0.5)), "the model is a Calibration; pass what jp.load gives"),
+        ((model, ["a b"], jp.Budget(0.5)), r"calibration is a list; pass .* Calibration.of_texts\(texts\)"),
+        ((model, calibration, 0.6), r"the budget is 0.6; pass Budget\(remove=0.6\), or a list of budgets"),
+        ((model, calibration, "0.6"), "the budget is '0.6'; pass Budget"),
+        ((model, calibration, [0.6]), "0.6 is no budget; pass Budget"),
+    ):
+        with pytest.raises(JaxpruneError, match=said):
+            check_call(*call)
+    with pytest.raises(BudgetError, match="is named twice; name every budget once"):
+        jp.prune(model, calibration, [jp.Budget(0.5), jp.Budget(0.5)], "magnitude")
 
 
 def test_presets_are_spelled_alike_for_every_method():

@@ -33,6 +33,10 @@ def test_tags_that_are_no_entities_are_scored_by_accuracy(write):
         (ROW | {"ner_tags": [0, 2]}, "line 2: tag 2 is none of"),
         (ROW | {"ner_tags": [0, -100]}, "line 2: tag -100 is none of"),
         (ROW | {"ner_tags": [True, "O"]}, "line 2: tags must be a list of names or numbers"),
+        (ROW | {"ner_tags": ["O", 1]}, "line 2: tags are names and numbers"),
+        (ROW | {"ner_tags": ["O", "B-X "]}, 'line 2: tag "B-X " has blanks around it'),
+        (ROW | {"tags": ["O", "O"]}, "line 2: both ner_tags and tags are there"),
+        (ROW | {"tokens": ["the", " "]}, "line 2: word 1 is blank"),
         (ROW | {"tokens": "the cast"}, 'line 2: tokens must be a list of words, got "the cast"'),
         ({"text": "the cast", "ner_tags": ["O"]}, 'line 2: field "tokens" is missing'),
     ],
@@ -44,5 +48,5 @@ def test_what_is_not_understood_names_its_line(write, row, message):
 
 
 def test_numbers_without_names_are_refused(write):
-    with pytest.raises(DataError, match=r"tag 0 is none of \[\]; correct it, or add it to labels.json"):
+    with pytest.raises(DataError, match="tags are numbers; write labels.json, a JSON list of their names"):
         jp.tasks.token_classification(write("test.jsonl", [ROW | {"ner_tags": [0, 1]}]))

@@ -349,7 +349,7 @@ def test_kprune_removes_what_is_worth_least_after_the_refit(model, task):
     sizes = unit_sizes(model.architecture, SETTINGS)
     masks = keep_units(scores, sizes, everything_kept(model.architecture), 0.4, 0.99)
     settings = jp.KPrune(depth_ratio=6.0)  # an encoder's
-    curves = tilted(damage_curves(numpy, found, settings.scoring, programs), 6.0)
+    curves = tilted(damage_curves(numpy, found, settings.settled(numpy.architecture).scoring, programs), 6.0)
     costs = [np.full(len(c.order), size) for c, size in zip(curves, sizes, strict=True)]
     allowed = sum(map(np.sum, costs)) - round(0.4 * sum(map(np.sum, costs)))
     for ours, theirs in zip(masks, allocate(curves, costs, int(allowed)), strict=True):
