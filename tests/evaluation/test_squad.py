@@ -50,8 +50,8 @@ def test_both_layouts_read_alike(write, tmp_path):
     [
         ("validation.json", b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE))),
         ("dev.json", json.dumps([GOOD, NONE], indent=1).encode()),
-        ("validation.jsonl.gz", gzip.compress(b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE)))),
-        ("dev-v2.0.json.gz", gzip.compress(nested(GOOD, NONE))),
+        ("validation.jsonl.gz", gzip.compress(b"\n".join(json.dumps(row).encode() for row in (GOOD, NONE)), mtime=0)),
+        ("dev-v2.0.json.gz", gzip.compress(nested(GOOD, NONE), mtime=0)),
     ],
 )
 def test_every_form_of_json_is_read(write, tmp_path, name, content):

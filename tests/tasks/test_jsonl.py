@@ -104,7 +104,7 @@ def test_lines_of_plain_text(tmp_path):
         ("a.jsonl", '{"text": "a"}'.encode("utf-16-le"), "a.jsonl is UTF-16 or binary, expected text in UTF-8"),
         ("a.jsonl", b"PAR1\x15\x04\x15\xff\xfe", "a.jsonl is Parquet, expected text in UTF-8"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd\x04", "a.jsonl is zstd, expected text in UTF-8"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}')[:-9], "a.jsonl is damaged gzip"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], "a.jsonl is damaged gzip"),
     ],
 )
 def test_what_is_no_such_file_is_named(tmp_path, name, content, message):
