@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .finetuning.peft_read import load_adapter as load_adapter
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
     from .finetuning.recap import Recap as Recap, recap as recap
+    from .finetuning.recover import Recover as Recover
     from .finetuning.settings import Train as Train
     from .model import Architecture as Architecture, Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
@@ -82,6 +83,7 @@ _HOMES = {
     "prune_lora": "finetuning.prune_lora",
     "Recap": "finetuning.recap",
     "recap": "finetuning.recap",
+    "Recover": "finetuning.recover",
     "Train": "finetuning.settings",
     "JaxpruneError": "errors",
     "Architecture": "model",
