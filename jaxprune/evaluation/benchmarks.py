@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import is_whole
 from ..errors import DataError, SettingsError
-from .lm_eval import MISSING
+from .lm_eval import check_installed
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,9 @@ class Benchmarks:
                 raise SettingsError(f"{name} must be a whole number of at least {least}, got {value!r}.")
         if include_path is not None and not Path(include_path).is_dir():
             raise DataError(f"{include_path} is no folder; give one with tasks as YAML files.")
-        try:
-            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as error:
-            raise SettingsError(f"{MISSING} ({error})") from error
+        check_installed()
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
         manager = TaskManager(include_path=include_path)
         tasks = [part for name in names for part in _loaded(manager, name)]
         return Benchmarks(manager, tasks, limit, num_fewshot, apply_chat_template)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +12,6 @@ from ..model import Model
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from .harness import HarnessModel, HarnessSettings
-
-MISSING = "lm-evaluation-harness is missing; install it: pip install 'jaxprune[lm-eval]'."
 
 
 def lm_eval(
@@ -60,13 +59,17 @@ def lm_eval(
     return _with_harness()(model.with_tokenizer(tokenizer), settings, programs, on_step)
 
 
+def check_installed() -> None:
+    """Raise `SettingsError` where the package, an extra, is missing."""
+    if find_spec("lm_eval") is None:
+        raise SettingsError("lm-evaluation-harness is missing; install it: pip install 'jaxprune[lm-eval]'.")
+
+
 @cache
 def _with_harness() -> Callable[..., Any]:
-    """The class that the package, an extra, takes for one of its own. Raises `SettingsError` where it is missing."""
-    try:
-        from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"{MISSING} ({error})") from error
+    """The class that the package takes for one of its own. Raises `SettingsError` where it is missing."""
+    check_installed()
+    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
     class Jaxprune(HarnessModel, LM):  # results name their model by its class
         pass

@@ -39,7 +39,7 @@ def test_tasks_of_the_harness_are_scored(cli, folder, tasks):
         (("--task", "text", "--data", "x", "--num-fewshot", 0), "--num-fewshot is for --lm-eval"),
         (("--task", "text", "--data", "x", "--apply-chat-template"), "--apply-chat-template is for --lm-eval"),
         ((), "name a task with --task, or one of the harness with --lm-eval"),
-        (("--lm-eval", "endings", "--limit", 0), "--limit must be a whole number of at least 1, got 0"),
+        (("--lm-eval", "endings", "--limit", 0), "limit must be a whole number of at least 1, got 0"),
     ],
 )
 def test_flags_that_do_not_go_together(cli, words, message):
@@ -48,7 +48,7 @@ def test_flags_that_do_not_go_together(cli, words, message):
 
 
 def test_a_missing_package_is_named_before_the_model_is_read(cli, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     run = cli("evaluate", "--model", "nowhere", "--lm-eval", "hellaswag")
     assert run.code == 2 and "pip install 'jaxprune[lm-eval]'" in run.err and run.err.count("\n") == 1
 

@@ -1,6 +1,7 @@
 """What lm-evaluation-harness is answered, without the package: probabilities are those of a model known by hand."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.evaluation.harness import HarnessModel, HarnessSettings
 from jaxprune.model.model import Batch
 from jaxprune.runtime.decode import generate_ids
+from jaxprune.runtime.memory import temp_bytes
 from jaxprune.runtime.token_scores import Asked, whole_scores
 from tests.helpers import tiny
 from tests.helpers.bigrams import bigram_model, log_probability
@@ -137,11 +139,11 @@ def test_whole_texts_have_the_probability_of_all_their_tokens(bigrams):
 def test_no_program_holds_the_logits_of_a_batch():
     model = tiny.random_model(tiny.config("llama", vocab_size=20000))
     rows, length = 8, 128
-    zeros = np.zeros((rows, length), np.int32)
+    zeros = jnp.zeros((rows, length), jnp.int32)
     batch = Batch(zeros, zeros + 1, zeros, zeros, zeros[:, :1], zeros[:, :1])
     places = np.zeros(rows * length, np.int32)
     program = whole_scores.lower(model.params, Asked(batch, places, places), architecture=model.architecture).compile()
-    assert program.memory_analysis().temp_size_in_bytes < rows * length * 20000 * 4 / 3  # a slice is a quarter
+    assert temp_bytes(program) < rows * length * 20000 * 4 / 3  # a slice is a quarter
 
 
 def test_numbers_that_are_none_are_named(bigrams):
@@ -196,9 +198,9 @@ def test_what_is_drawn_goes_by_the_seed(bigrams):
 
 
 def test_what_generation_config_asks_for_beyond_is_told(bigrams, tmp_path):
-    model = bigram_model(tmp_path / "model")
+    bigram_model(tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": 2, "repetition_penalty": 1.3}')
-    harness = HarnessModel(jp.load(model.provenance.source))
+    harness = HarnessModel(jp.load(tmp_path / "model"))
     harness.generate_until(asked(("the", {"max_gen_toks": 2})))
     assert "generation_config.json asks for repetition_penalty 1.3" in harness.warnings[0]
 
@@ -251,14 +253,15 @@ def test_models_and_settings_that_do_not_do(bigrams, tmp_path):
     none = tiny.random_model(tiny.config("llama", head="none"))
     with pytest.raises(DataError, match='lm_eval needs a causal_lm head, the model has "none"'):
         HarnessModel(none)
-    for given, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"max_length": 21}, "max_length 21 is more than the model's 20 positions"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"max_gen_toks": 0}, "max_gen_toks must be at least 1"),
         ({"stream": True, "dtype": "bfloat16"}, "streamed weights compute in float32"),
         ({"seed": -1}, "seed is -1"),
-    ):
+    )
+    for given, message in wrong:
         with pytest.raises(SettingsError, match=message):
             HarnessModel(bigrams, HarnessSettings(**given))
     with pytest.raises(DataError, match="the chat template 'tools' is asked for by name"):

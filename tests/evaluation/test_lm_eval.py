@@ -1,8 +1,10 @@
 """lm-evaluation-harness itself on a model whose probabilities are known by hand; skipped where it is not installed."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,8 +57,8 @@ def tasks(tmp_path_factory) -> Path:
         "answers": {
             "output_type": "generate_until",
             "doc_to_text": "{{text}}",
-            "doc_to_target": " {{answer}}",
-            "generation_kwargs": {"until": ["on"], "max_gen_toks": 5, "do_sample": False},
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": [" on"], "max_gen_toks": 5, "do_sample": False},
             "metric_list": [{"metric": "exact_match", "ignore_case": True}],
             "filter_list": [
                 {"name": "bare", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
@@ -72,16 +74,20 @@ def tasks(tmp_path_factory) -> Path:
     return folder
 
 
+def harness(folder: Path) -> tuple[Any, Any]:
+    """Its function, and a manager that knows the tasks of a folder alone: those of the package take seconds to list."""
+    package = pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    tasks = importlib.import_module("lm_eval.tasks")
+    return package.simple_evaluate, tasks.TaskManager(include_path=str(folder), include_defaults=False)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return bigram_model(tmp_path_factory.mktemp("bigrams") / "model")
 
 
 def test_the_harness_takes_a_model_and_scores_it_as_by_hand(tasks, model):
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    simple_evaluate, manager = harness(tasks)
     results = simple_evaluate(model=jp.lm_eval(model), tasks=["endings", "whole", "answers"], task_manager=manager)
     assert results is not None
     scores = results["results"]
@@ -93,19 +99,16 @@ def test_the_harness_takes_a_model_and_scores_it_as_by_hand(tasks, model):
     assert results["config"]["model"] == "Jaxprune" and results["config"]["model_num_parameters"] > 0
     (first,) = [entry for entry in results["samples"]["endings"] if entry["doc_id"] == 0]
     expected = np.log([1 / 2 * 1 / 2, 1 / 4 * 1 / 2, 1 / 40 / 12, 1 / 40])
-    np.testing.assert_allclose([log for ((log, _),) in first["resps"]], expected, atol=1e-5)
+    np.testing.assert_allclose([log for ((log, _),) in first["resps"]], expected, atol=1e-4)
     assert [greedy for ((_, greedy),) in first["resps"]] == [True, False, False, False]
 
 
 def test_answers_are_kept_for_the_next_run(tasks, model, tmp_path, monkeypatch):
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    harness = jp.lm_eval(model)
-    given = {"model": harness, "tasks": ["endings"], "task_manager": manager, "use_cache": str(tmp_path / "kept")}
+    simple_evaluate, manager = harness(tasks)
+    ours = jp.lm_eval(model)
+    given = {"model": ours, "tasks": ["endings"], "task_manager": manager, "use_cache": str(tmp_path / "kept")}
     first = simple_evaluate(**given)
-    monkeypatch.setattr(harness, "loglikelihood", lambda requests: pytest.fail("asked again"))
+    monkeypatch.setattr(ours, "loglikelihood", lambda requests: pytest.fail("asked again"))
     assert simple_evaluate(**given)["results"] == first["results"]
 
 
@@ -135,8 +138,7 @@ def test_the_missing_package_is_named(model, monkeypatch):
     from jaxprune.evaluation import lm_eval
 
     lm_eval._with_harness.cache_clear()
-    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     for call in (lambda: jp.lm_eval(model), lambda: Benchmarks.load(["hellaswag"])):
         with pytest.raises(SettingsError, match=r"pip install 'jaxprune\[lm-eval\]'"):
             call()

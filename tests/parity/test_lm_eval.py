@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jaxprune as jp
 from jaxprune.evaluation.harness import HarnessModel, HarnessSettings
+from tests.evaluation.test_lm_eval import harness, tasks as tasks
 from tests.helpers.tokenizers import write_bpe_json, write_settings
 from tests.parity.reference import random_reference
 
@@ -116,6 +117,22 @@ def test_every_family_answers_as_hflm(folder, family, changes):
     assert ours.generate_until(requests) == reference.generate_until(requests, disable_tqdm=True)
     assert (ours.max_length, ours.max_gen_toks) == (reference.max_length, reference.max_gen_toks)
     assert (ours.eot_token_id, ours.prefix_token_id) == (reference.eot_token_id, reference.prefix_token_id)
+
+
+def test_a_task_of_four_endings_scores_as_with_hflm(folder, tasks):
+    where, results = folder("llama"), []
+    simple_evaluate, manager = harness(tasks)
+    for model in (theirs(where), jp.lm_eval(jp.load(where))):
+        run = simple_evaluate(model=model, tasks=["endings", "whole"], task_manager=manager)
+        assert run is not None
+        results.append(run)
+    expected, got = (run["results"] for run in results)
+    for name in ("acc,none", "acc_norm,none"):
+        assert got["endings"][name] == expected["endings"][name]
+    assert got["whole"]["word_perplexity,none"] == pytest.approx(expected["whole"]["word_perplexity,none"], rel=ATOL)
+    for one, other in zip(*(run["samples"]["endings"] for run in results), strict=True):
+        for ((ours, greedy),), ((log, flag),) in zip(one["resps"], other["resps"], strict=True):
+            assert ours == pytest.approx(log, abs=ATOL) and greedy == flag
 
 
 def test_chats_are_those_of_hflm(folder, real_model):
