@@ -110,14 +110,18 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model says after every (context, generation_kwargs), in the order of the requests."""
         asked = [_texts(number, request, 1, more=1) for number, request in enumerate(requests)]
-        config = self._generation_config()
+        source = self._model.provenance.source
+        config = (None if source is None else read_generation(source)) or {}
+        config = {name: value for name, value in config.items() if value is not None}
         groups: dict[Wanted, list[int]] = {}
         for number, (_, kwargs) in enumerate(asked):
             groups.setdefault(Wanted.of(number, kwargs, self.max_gen_toks, config), []).append(number)
-        if self._programs.devices.stream and any(entry.temperature for entry in groups):
+        drawn = any(entry.temperature for entry in groups)
+        self._doubt(_not_followed(config, drawn))
+        if self._programs.devices.stream and drawn:
             raise SettingsError("streamed weights draw no tokens; leave do_sample and temperature out, or stream.")
         prompts = {
-            want: self._reader.prompts([asked[number][0] for number in numbers], want.max_gen_toks)
+            want: self._reader.prompts([asked[number][0] for number in numbers], want.max_gen_toks, numbers)
             for want, numbers in groups.items()
         }
         self._doubt(
@@ -215,16 +219,6 @@ class HarnessModel:
             f"requests, and up to {max(lost)} tokens of their beginning are not read.",
         )
 
-    def _generation_config(self) -> Mapping[str, Any]:
-        """The model's generation_config.json, which "hf" follows; doubts where we do not."""
-        source = self._model.provenance.source
-        config = (None if source is None else read_generation(source)) or {}
-        if others := unapplied({**config, "do_sample": False}, {}):
-            self._doubt(
-                (f'generation_config.json asks for {", ".join(others)}: the package\'s "hf" does that, we do not.',)
-            )
-        return {name: value for name, value in config.items() if value is not None}
-
     def _doubt(self, doubts: Iterable[str]) -> None:
         doubts = tuple(doubts)
         self.warnings = tuple(dict.fromkeys((*self.warnings, *doubts)))
@@ -245,3 +239,12 @@ def _texts(number: int, request: Any, count: int, more: int = 0) -> tuple[Any, .
     if len(arguments) != count + more or not all(isinstance(entry, str) for entry in arguments[:count]):
         raise DataError(f"request {number} has {str(arguments)[:80]}, expected {count} texts and {more} settings.")
     return arguments
+
+
+def _not_followed(config: Mapping[str, Any], drawn: bool) -> tuple[str, ...]:
+    """A doubt where the package's own class would follow a generation_config.json and we do not."""
+    followed = {"temperature": 1.0, "top_k": 1, "top_p": 1.0} if drawn else {}  # a temperature is each request's own
+    others = unapplied({**config, "do_sample": drawn}, followed)
+    if not others:
+        return ()
+    return (f'generation_config.json asks for {", ".join(others)}: the package\'s "hf" does that, jaxprune does not.',)

@@ -51,10 +51,13 @@ class Wanted:
         if not isinstance(until, Sequence) or not all(isinstance(entry, str) for entry in until):
             raise DataError(f"{what} has until={until!r}, expected a string or several.")
         counts = [count for name in COUNTS if (count := given.pop(name, None)) is not None]
-        most = int(counts[0]) if counts else default
+        temperature, do_sample = given.pop("temperature", None) or 0.0, given.pop("do_sample", None)
+        try:
+            most, temperature = int(counts[0] if counts else default), float(temperature)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{what} has a count or a temperature that is no number; give numbers.") from error
         if most < 1:
             raise DataError(f"{what} asks for {most} new tokens; ask for at least 1.")
-        temperature, do_sample = float(given.pop("temperature", None) or 0.0), given.pop("do_sample", None)
         drawn = temperature > 0 if do_sample is None else bool(do_sample)
         if drawn and not temperature > 0:
             raise DataError(f"{what} has do_sample without a temperature; give one above 0, or leave do_sample out.")

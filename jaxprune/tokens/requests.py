@@ -137,18 +137,21 @@ class RequestReader:
             list(self.windows(number, text, ids)) for number, (text, ids) in enumerate(zip(texts, encoded, strict=True))
         ]
 
-    def prompts(self, texts: Sequence[str], new: int) -> list[tuple[np.ndarray, int]]:
-        """Token ids of texts to continue by up to `new` tokens, and how many at their beginning had no room."""
+    def prompts(
+        self, texts: Sequence[str], new: int, numbers: Sequence[int] | None = None
+    ) -> list[tuple[np.ndarray, int]]:
+        """Token ids of texts to continue by up to `new` tokens, and how many at their beginning had no room.
+
+        `numbers` are those of the requests, for errors; None: they are in order.
+        """
         room = self.longest - new
         if room < 1:
             raise DataError(
                 f"{new} new tokens leave no room for a prompt among the {self.longest} that the model reads; lower "
                 "max_gen_toks in the task's generation_kwargs."
             )
-        out = []
-        for number, (text, ids) in enumerate(
-            zip(texts, self.encode(texts, begins=self.tokenizer.bos_token), strict=True)
-        ):
+        encoded, out = self.encode(texts, begins=self.tokenizer.bos_token), []
+        for number, text, ids in zip(numbers or range(len(texts)), texts, encoded, strict=True):
             if not ids:
                 raise DataError(f"request {number} has an empty prompt; drop it, or pass add_bos_token=True.")
             self._check(number, text, ids)

@@ -199,10 +199,15 @@ def test_what_is_drawn_goes_by_the_seed(bigrams):
 
 def test_what_generation_config_asks_for_beyond_is_told(bigrams, tmp_path):
     bigram_model(tmp_path / "model")
-    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": 2, "repetition_penalty": 1.3}')
+    (tmp_path / "model" / "generation_config.json").write_text(
+        '{"eos_token_id": 2, "repetition_penalty": 1.3, "min_p": 0.2, "top_k": 3}'
+    )
     harness = HarnessModel(jp.load(tmp_path / "model"))
     harness.generate_until(asked(("the", {"max_gen_toks": 2})))
-    assert "generation_config.json asks for repetition_penalty 1.3" in harness.warnings[0]
+    (warning,) = harness.warnings
+    assert "asks for repetition_penalty 1.3: the package" in warning  # and not for min_p: nothing is drawn
+    harness.generate_until(asked(("the", {"max_gen_toks": 2, "temperature": 0.5})))
+    assert "repetition_penalty 1.3, min_p 0.2" in harness.warnings[1]
 
 
 # --- chat, and what the package asks beside
@@ -280,6 +285,7 @@ def test_models_and_settings_that_do_not_do(bigrams, tmp_path):
         ({"do_sample": True}, "has do_sample without a temperature"),
         ({"until": 3}, "has until=3, expected a string or several"),
         ({"max_gen_toks": 0}, "asks for 0 new tokens"),
+        ({"max_gen_toks": "many"}, "has a count or a temperature that is no number"),
         ({"max_gen_toks": 20}, "20 new tokens leave no room for a prompt among the 20"),
         (["the"], "expected settings by name"),
     ],
@@ -291,6 +297,8 @@ def test_generation_that_is_not_done_is_named(bigrams, kwargs, message):
 
 
 def test_requests_of_another_kind_are_named(bigrams):
+    with pytest.raises(DataError, match="request 1 has an empty prompt"):
+        HarnessModel(bigrams).generate_until(asked(("the", {"max_gen_toks": 2}), ("", {"max_gen_toks": 3})))
     with pytest.raises(DataError, match="request 1 has .*, expected 2 texts"):
         HarnessModel(bigrams).loglikelihood(asked(("the", " cat"), ("the", 3)))
     streamed = HarnessModel(bigrams, HarnessSettings(stream=True))
