@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
+    from .evaluation.lm_eval import lm_eval as lm_eval
     from .exports.huggingface import export as export
     from .finetuning.finetune import finetune as finetune
     from .finetuning.importance import Importance as Importance
@@ -72,6 +73,7 @@ _HOMES = {
     "export": "exports.huggingface",
     "evaluate": "evaluation.evaluate",
     "generate": "evaluation.generate",
+    "lm_eval": "evaluation.lm_eval",
     "Calibration": "tasks.calibration",
     "Example": "tasks.example",
     "Task": "tasks.task",
