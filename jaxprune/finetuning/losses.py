@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
 from ..model.heads import head_of
+from ..model.pooling import pooled
 from ..model.predictions import own_tokens
 from ..model.transformer import Outputs
 
@@ -86,7 +87,8 @@ def text_losses(
     each = logits_losses(out.logits, batch, targets, architecture, smoothing)
     streams: Any = ()
     if teacher is not None:
-        theirs = forward(teacher[1], as_taught(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
+        read = pooled(as_taught(batch, teacher[0]), teacher[0])
+        theirs = forward(teacher[1], read, teacher[0], Sites(taps=taps), dtype=dtype)
         guide, streams = theirs.logits, layer_ends(theirs, teacher[0]) if taps else ()
     if guide is None:
         return each
