@@ -1,6 +1,7 @@
 """A model's tokenizer, its own or one that was handed in (`tokenizer=`); and a model's notes as a folder takes them."""
 
 import tempfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def loaded(tokenizer: Any) -> TokenizerRead:
         "token_type_ids" in own.model_input_names,
         replaced=(),
         unread=(),
+        own=own,
     )
 
 
@@ -92,6 +94,11 @@ def _in_transformers(tokenizer: Any) -> Any:
                 "transformers."
             )
         read = TokenizerRead(tokenizer, "", False, True, (), ())
+    if read.own is not None:
+        own = deepcopy(read.own)
+        own.backend_tokenizer.no_truncation()
+        own.backend_tokenizer.no_padding()
+        return own
     backend = Fast.from_str(read.backend.to_str())
     backend.no_truncation()
     backend.no_padding()
