@@ -14,11 +14,10 @@ from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.task import Task
 from ..tokens.conversations import read_conversations
-from ..tokens.documents import parts_of
 from ..tokens.given_ids import GivenIds
+from ..tokens.language_texts import running_rows
 from ..tokens.packing import Encoded, pack, row_length, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
-from ..tokens.windows import windows_of
 from .label_map import LabelMap
 from .metrics import check_none_own
 from .predict import Predicted, outputs_of
@@ -52,10 +51,8 @@ def running_perplexity(
     check_none_own(task)
     if isinstance(reader, GivenIds):
         windows = reader.rows(texts)
-    elif getattr(texts, "by_document", False):
-        windows = parts_of(reader, texts, task.max_length, task.source, on_step)
     else:
-        windows = windows_of(reader, texts, task.max_length, task.source, on_step)
+        windows = running_rows(reader, texts, task.max_length, task.source, on_step)
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)
     rows = ((ids, None) for ids in islice(windows, wanted))

@@ -1,6 +1,7 @@
 """The batches of every epoch: all texts, in a new order, as many a batch as were asked for, in one shape."""
 
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import jax
 import numpy as np
@@ -9,6 +10,26 @@ from ..model import Architecture, Batch
 from ..tokens.packing import STEP, batch_of, check_encoded, fill_rows, row_length
 from ..tokens.tokenizer import Encoded
 from .settings import Train
+
+
+class Epoch(Sequence[Batch]):
+    """The batches of an epoch, each made when it is asked for: a run that goes on in the middle makes none before."""
+
+    def __init__(self, texts: Sequence[np.ndarray], build: Callable[[np.ndarray], Batch]):
+        self.texts, self._build = texts, build  # numbers of the texts, by batch
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Epoch": ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Epoch(self.texts[index], self._build)
+        return self._build(self.texts[index])
+
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
 
@@ -22,19 +43,21 @@ def shuffled(
     length: int | None = None,
     multiple: int = 1,
     change: Change | None = None,
-) -> Callable[[int], list[Batch]]:
+    share: tuple[int, int] = (0, 1),
+) -> Callable[[int], Epoch]:
     """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
     A batch holds `size` texts, several short ones a row; the last one of an epoch holds those that are left over. All
     batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
-    filled up with empty ones to a multiple of `multiple`. `change` may alter a text's tokens, differently in every
-    epoch, such as drop words from it. Raises `DataError` as `pack` does.
+    filled up with empty ones to a multiple of `multiple`. Of several processes, `share` is this one's number and how
+    many there are: it gets its part of the rows of every batch, and reads the texts in these. `change` may alter a
+    text's tokens, differently in every epoch, such as drop words from it. Raises `DataError` as `pack` does.
 
     Every batch has one text of each of `size` groups of about equal length. So all need about as much room, and one
     plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
     the greatest length, than a batch needs.
     """
-    lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
+    lengths = encoded.lengths
     size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
     check_encoded(encoded, lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
@@ -47,8 +70,10 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     shape = room[slots] // slots, slots, max(map(len, plan))
+    mine = slice(shape[0] * share[0] // share[1], shape[0] * (share[0] + 1) // share[1])
+    own_shape = mine.stop - mine.start, *shape[1:]
 
-    def batches(epoch: int) -> list[Batch]:
+    def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
         order = random.permutation(len(lengths))  # decides between texts of one length
         ids = encoded.ids
@@ -64,14 +89,14 @@ def shuffled(
         groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
         chosen = [*groups.T, *([order[left_over]] if rest else [])]
         altered = Encoded(ids, encoded.types)
-        return [batch_of(_rows(plan, texts), altered, architecture, shape) for texts in chosen]
+        return Epoch(chosen, lambda texts: batch_of(_rows(plan, texts)[mine], altered, architecture, own_shape))
 
     return batches
 
 
 def batches_for(
     encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None = None
-) -> Callable[[int], list[Batch]]:
+) -> Callable[[int], Epoch]:
     """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`."""
     devices = mesh.shape.get("data", 1) if mesh is not None else 1
     multiple = settings.accumulate * devices
@@ -80,6 +105,8 @@ def batches_for(
 
 def text_counts(batches: Sequence[Batch]) -> np.ndarray:
     """How many texts each batch holds."""
+    if isinstance(batches, Epoch):
+        return np.array([len(texts) for texts in batches.texts])
     return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])
 
 

@@ -23,8 +23,8 @@ PADDED_ROWS, PADDED_SHARE = 128, 0.03
 class Encoded:
     """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
 
-    ids: list[np.ndarray]
-    types: list[np.ndarray]
+    ids: Sequence[np.ndarray]  # a list, or in a file (`token_file.Ragged`)
+    types: Sequence[np.ndarray]
     cut: int = 0  # how many texts lost their end, or beginning
     longest: int | None = None  # tokens that they were cut to
 
@@ -32,8 +32,14 @@ class Encoded:
         return len(self.ids)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every text, int64."""
+        known = getattr(self.ids, "lengths", None)
+        return np.array([len(ids) for ids in self.ids], np.int64) if known is None else known
+
+    @property
     def tokens(self) -> int:
-        return sum(len(ids) for ids in self.ids)
+        return int(self.lengths.sum())
 
 
 @dataclass(frozen=True)

@@ -210,14 +210,14 @@ def _touched(model: Model, texts: Texts, settings: Recap) -> np.ndarray | None:
     return tokens
 
 
-def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Batch]]:
+def _remembered(batches: Callable[[int], Sequence[Batch]]) -> Callable[[int], list[Batch]]:
     """The same, without packing an epoch's texts anew for every phase that reads it."""
     last: dict[int, list[Batch]] = {}
 
     def of(epoch: int) -> list[Batch]:
         held = last.get(epoch)
         if held is None:  # in one step each: two threads may ask
-            held = batches(epoch)
+            held = list(batches(epoch))
             last.clear()
             last[epoch] = held
         return held

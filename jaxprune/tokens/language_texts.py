@@ -1,0 +1,48 @@
+"""What a language model trains on: windows of running text, parts of documents, conversations; as token ids."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..runtime.events import OnStep
+from ..tasks.example import Example
+from ..tasks.task import Task
+from .conversations import read_conversations
+from .documents import parts_of
+from .token_file import mapped
+from .tokenizer import Encoded, Tokenizer
+from .windows import windows_of
+
+
+class LanguageTexts(NamedTuple):
+    """Texts to train a language model on."""
+
+    encoded: Encoded  # in files that are mapped into memory
+    learnt: np.ndarray  # [texts, tokens] of 0 and 1: which tokens are learnt; [texts, 0]: all
+    warnings: tuple[str, ...]
+
+
+def language_texts(
+    tokenizer: Tokenizer, task: Task, split: str = "train", on_step: OnStep | None = None
+) -> LanguageTexts:
+    """The texts of a split of a language task, or of conversations, in their order.
+
+    `on_step` is that of `pieces.token_ids`. Raises `DataError`.
+    """
+    examples = task.split(split)
+    what = f"{task.name} from {task.source} ({split})"
+    if not task.running:
+        rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length)
+        encoded, learnt = mapped(rows, reading.longest, what)
+        return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
+    windows = running_rows(tokenizer, examples, task.max_length, what, on_step)
+    return LanguageTexts(*mapped(((ids, None) for ids in windows), task.max_length, what), ())
+
+
+def running_rows(
+    tokenizer: Tokenizer, texts: Sequence[Example], length: int, what: str, on_step: OnStep | None = None
+) -> Iterator[np.ndarray]:
+    """Windows of running text, or where its documents are read each on its own, their parts."""
+    cut = parts_of if getattr(texts, "by_document", False) else windows_of
+    return cut(tokenizer, texts, length, what, on_step)
