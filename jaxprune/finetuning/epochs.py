@@ -7,19 +7,25 @@ import jax
 import numpy as np
 
 from ..model import Architecture, Batch
-from ..tokens.packing import STEP, batch_of, check_encoded, fill_rows, row_length
+from ..tokens.packing import STEP, TOGETHER, batch_of, check_encoded, fill_rows, row_length
+from ..tokens.token_file import Ragged
 from ..tokens.tokenizer import Encoded
 from .settings import Train
+
+CROWD = (
+    8.0  # texts that may share a row, as a multiple of those that fit: documents cut into parts leave many short ends
+)
 
 
 class Epoch(Sequence[Batch]):
     """The batches of an epoch, each made when it is asked for: a run that goes on in the middle makes none before."""
 
-    def __init__(self, texts: Sequence[np.ndarray], build: Callable[[np.ndarray], Batch]):
-        self.texts, self._build = texts, build  # numbers of the texts, by batch
+    def __init__(self, chosen: Sequence[np.ndarray], build: Callable[[np.ndarray], Batch], counts: np.ndarray):
+        # By batch: what `build` makes it of, and how many texts it holds.
+        self._chosen, self._build, self.counts = chosen, build, counts
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._chosen)
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...
@@ -27,8 +33,8 @@ class Epoch(Sequence[Batch]):
     def __getitem__(self, index: slice) -> "Epoch": ...
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return Epoch(self.texts[index], self._build)
-        return self._build(self.texts[index])
+            return Epoch(self._chosen[index], self._build, self.counts[index])
+        return self._build(self._chosen[index])
 
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
@@ -70,8 +76,7 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     shape = room[slots] // slots, slots, max(map(len, plan))
-    mine = slice(shape[0] * share[0] // share[1], shape[0] * (share[0] + 1) // share[1])
-    own_shape = mine.stop - mine.start, *shape[1:]
+    mine, own_shape = _own_rows(shape, share)
 
     def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
@@ -89,24 +94,79 @@ def shuffled(
         groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
         chosen = [*groups.T, *([order[left_over]] if rest else [])]
         altered = Encoded(ids, encoded.types)
-        return Epoch(chosen, lambda texts: batch_of(_rows(plan, texts)[mine], altered, architecture, own_shape))
+        return Epoch(
+            chosen,
+            lambda texts: batch_of(_rows(plan, texts)[mine], altered, architecture, own_shape),
+            np.array([len(texts) for texts in chosen]),
+        )
 
     return batches
+
+
+def packed(
+    encoded: Encoded,
+    architecture: Architecture,
+    *,
+    size: int,
+    length: int,
+    seed: int = 0,
+    multiple: int = 1,
+    share: tuple[int, int] = (0, 1),
+) -> Callable[[int], Epoch]:
+    """As `shuffled`, but a batch holds `size` rows of `length` slots, which are filled as full as texts allow.
+
+    Which texts share a row is drawn once, with the seed; the order of rows anew for every epoch. None sees another.
+    """
+    lengths = encoded.lengths
+    check_encoded(encoded, lengths, length, architecture)
+    random = np.random.RandomState(seed)
+    order = random.permutation(len(lengths))
+    # Some thousands at a time: as full as all together, and in little memory.
+    groups = (order[at : at + TOGETHER] for at in range(0, len(order), TOGETHER))
+    rows = [row for group in groups for row in fill_rows(group, lengths, length, CROWD)]
+    counts = np.array([len(row) for row in rows])
+    filled = Ragged(np.concatenate([np.array(row, np.int64) for row in rows]), np.cumsum(counts))
+    size = min(size, len(filled))
+    shape = -(-size // multiple) * multiple, length, int(counts.max())
+    mine, own_shape = _own_rows(shape, share)
+
+    def batches(epoch: int) -> Epoch:
+        order = np.random.RandomState([seed, epoch]).permutation(len(filled))
+        chosen = [order[at : at + size] for at in range(0, len(order), size)]
+        return Epoch(
+            chosen,
+            lambda numbers: batch_of([filled[row] for row in numbers[mine]], encoded, architecture, own_shape),
+            np.array([counts[numbers].sum() for numbers in chosen]),
+        )
+
+    return batches
+
+
+def _own_rows(shape: tuple[int, int, int], share: tuple[int, int]) -> tuple[slice, tuple[int, int, int]]:
+    """Which of a batch's rows are one process's, and the shape of these: `share` is its number, and how many are."""
+    mine = slice(shape[0] * share[0] // share[1], shape[0] * (share[0] + 1) // share[1])
+    return mine, (mine.stop - mine.start, *shape[1:])
 
 
 def batches_for(
     encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[[int], Epoch]:
-    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`."""
+    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`.
+
+    A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`).
+    """
     devices = mesh.shape.get("data", 1) if mesh is not None else 1
     multiple = settings.accumulate * devices
+    if encoded.row is not None:
+        size, length = settings.batch_size, encoded.row
+        return packed(encoded, architecture, size=size, length=length, seed=settings.seed, multiple=multiple)
     return shuffled(encoded, architecture, size=settings.batch_size, seed=settings.seed, multiple=multiple)
 
 
 def text_counts(batches: Sequence[Batch]) -> np.ndarray:
     """How many texts each batch holds."""
     if isinstance(batches, Epoch):
-        return np.array([len(texts) for texts in batches.texts])
+        return batches.counts
     return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])
 
 

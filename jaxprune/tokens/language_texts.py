@@ -1,12 +1,14 @@
 """What a language model trains on: windows of running text, parts of documents, conversations; as token ids."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ..runtime.events import OnStep
 from ..tasks.example import Example
+from ..tasks.running_text import RunningText
 from ..tasks.task import Task
 from .conversations import read_conversations
 from .documents import parts_of
@@ -37,12 +39,20 @@ def language_texts(
         encoded, learnt = mapped(rows, reading.longest, what)
         return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
     windows = running_rows(tokenizer, examples, task.max_length, what, on_step)
-    return LanguageTexts(*mapped(((ids, None) for ids in windows), task.max_length, what), ())
+    encoded, learnt = mapped(((ids, None) for ids in windows), task.max_length, what)
+    if by_document(examples):
+        encoded = replace(encoded, row=task.max_length)
+    return LanguageTexts(encoded, learnt, ())
+
+
+def by_document(texts: Sequence[Example]) -> bool:
+    """Whether documents are read each on its own."""
+    return isinstance(texts, RunningText) and texts.by_document
 
 
 def running_rows(
     tokenizer: Tokenizer, texts: Sequence[Example], length: int, what: str, on_step: OnStep | None = None
 ) -> Iterator[np.ndarray]:
     """Windows of running text, or where its documents are read each on its own, their parts."""
-    cut = parts_of if getattr(texts, "by_document", False) else windows_of
+    cut = parts_of if by_document(texts) else windows_of
     return cut(tokenizer, texts, length, what, on_step)

@@ -139,10 +139,13 @@ def _extremes(rows: Sequence[np.ndarray]) -> tuple[int, int]:
     return min(least), max(most)
 
 
-def fill_rows(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:
-    """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing)."""
+def fill_rows(texts: np.ndarray, lengths: np.ndarray, length: int, crowd: float = 2.0) -> list[list[int]]:
+    """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing).
+
+    A row holds at most `crowd` times as many texts as fit of the mean length.
+    """
     # Without a limit the shortest texts would all share a few rows, and every row pays for the fullest one's slots.
-    limit = max(1, int(np.ceil(2 * length / lengths[texts].mean())))
+    limit = max(1, int(np.ceil(crowd * length / lengths[texts].mean())))
     rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(length + 1)]  # room left -> rows, oldest last
     for text in texts[np.lexsort((texts, -lengths[texts]))]:
@@ -166,7 +169,10 @@ def _spread(rows: list[list[int]], most: int, even: bool) -> list[list[list[int]
 
 
 def batch_of(
-    rows: Sequence[Sequence[int]], encoded: Encoded, architecture: Architecture, shape: tuple[int, int, int]
+    rows: Sequence[Sequence[int] | np.ndarray],
+    encoded: Encoded,
+    architecture: Architecture,
+    shape: tuple[int, int, int],
 ) -> Batch:
     """A batch whose row i holds the texts numbered rows[i]; `shape`: rows, slots of a row, texts of a row."""
     count, length, places = shape

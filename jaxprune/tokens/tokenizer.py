@@ -27,6 +27,7 @@ class Encoded:
     types: Sequence[np.ndarray]
     cut: int = 0  # how many texts lost their end, or beginning
     longest: int | None = None  # tokens that they were cut to
+    row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,7 +9,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError, OutputError
-from jaxprune.finetuning.epochs import shuffled
+from jaxprune.finetuning.epochs import packed, shuffled
 from jaxprune.tokens import conversations, packing
 from jaxprune.tokens.language_texts import language_texts
 from jaxprune.tokens.packing import pack
@@ -71,6 +71,22 @@ def test_an_epoch_makes_the_batches_that_are_asked_for(tiny, monkeypatch):
     for number, batch in enumerate(first):
         parts = [epoch(1)[number] for epoch in epochs]
         assert all(np.array_equal(np.concatenate(both), leaf) for *both, leaf in zip(*parts, batch, strict=True))
+
+
+def test_documents_fill_rows_without_seeing_each_other(tiny):
+    encoded = mapped(iter(rows_of(103)), 12, "here").encoded
+    settings: Any = {"size": 4, "length": 12, "seed": 5, "multiple": 2}
+    epochs = packed(encoded, tiny().architecture, **settings)
+    every = list(epochs(0))
+    assert all(batch.ids.shape == (4, 12) for batch in every) and len(every) == len(epochs(1))
+    assert encoded.tokens / (len(every) * 4 * 12) > 0.93
+    assert sorted(int(n) for batch in every for n in batch.index[batch.index >= 0]) == list(range(103))
+    assert epochs(0).counts.tolist() == [int((batch.index >= 0).sum()) for batch in every]
+    for one, other in zip(packing.unpack(every).ids, encoded.ids, strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(epochs(1)[0].ids, every[0].ids)
+    halves = [packed(encoded, tiny().architecture, **settings, share=(n, 2))(0)[3] for n in range(2)]
+    assert all(np.array_equal(np.concatenate(both), leaf) for *both, leaf in zip(*halves, every[3], strict=True))
 
 
 def test_no_texts_and_no_room(monkeypatch):
