@@ -33,7 +33,7 @@ NAMES = (*_LOADERS, *_OWN, "text")
 # Options beside `data` and `length`, by the task that has them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
-    "chat": ("validation", "seed"),
+    "chat": ("validation", "calibration", "seed"),
 }
 
 

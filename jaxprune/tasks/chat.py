@@ -13,13 +13,18 @@ from .folder import split_files
 from .hub import Hub, Sources, listed_sources
 from .kinds import KINDS
 from .stored_examples import stored_examples
-from .task import Task
+from .task import CALIBRATION, Task
 
 CHAT_LENGTH = 1024  # tokens of a conversation, where nobody asks for another number
 
 
 def chat(
-    data: Sources, *, validation: Sources | float | int | None = None, max_length: int | None = None, seed: int = 0
+    data: Sources,
+    *,
+    validation: Sources | float | int | None = None,
+    calibration: Sources | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
 ) -> Task:
     """A task from JSON lines with `messages`, or with `prompt` and `completion`.
 
@@ -31,6 +36,7 @@ def chat(
     `data` is a folder with validation.jsonl (else test.jsonl) and train.jsonl; or a file, or several, or `Hub` rows. Of
     files `validation` says what is scored: other files, a share (0.05) or a number (200) of conversations that are set
     aside, drawn with `seed`; all others are trained and calibrated on. Without it files are scored, all of them.
+    `calibration` names other files to calibrate on.
 
     `max_length` is the most tokens of a conversation (None: 1,024); a longer one loses its end, or its beginning where
     the tokenizer's `truncation_side` is left, with a warning; one in which nothing is left to learn is dropped, with
@@ -38,6 +44,8 @@ def chat(
     """
     check_seed(seed)
     splits = _splits(data, validation, seed)
+    if calibration is not None:
+        splits[CALIBRATION] = stored_examples(listed_sources(calibration), example_of)
     others = {split: entries for split, entries in splits.items() if split not in ("train", "validation")}
     return Task(
         name="chat",
@@ -46,10 +54,22 @@ def chat(
         metric=KINDS["chat"].scores[0],
         train=splits.get("train", ()),
         validation=splits.get("validation", others.get("test", ())),
-        source=", ".join(map(str, listed_sources(data))),
+        source=_told(data, validation, calibration),
         others=others,
         **length_fields(max_length, CHAT_LENGTH),
     )
+
+
+def _told(data: Sources, validation: Sources | float | int | None, calibration: Sources | None) -> str:
+    """Where conversations come from, in words."""
+    told = ", ".join(map(str, listed_sources(data)))
+    if isinstance(validation, int | float):
+        told += f"; scored: {validation} of it"
+    elif validation is not None:
+        told += f"; scored: {', '.join(map(str, listed_sources(validation)))}"
+    if calibration is not None:
+        told += f"; calibration: {', '.join(map(str, listed_sources(calibration)))}"
+    return told
 
 
 def _splits(data: Sources, validation: Sources | float | int | None, seed: int) -> dict[str, Sequence[Example]]:

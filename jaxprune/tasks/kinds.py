@@ -7,6 +7,8 @@ from typing import NamedTuple
 from ..model.architecture import HeadKind
 from .example import Kind
 
+_SHARE = "add train.jsonl to the folder, or pass validation=0.05 to set a share aside"
+
 
 class TaskKind(NamedTuple):
     """One kind of task."""
@@ -14,7 +16,10 @@ class TaskKind(NamedTuple):
     head: HeadKind | None  # that it needs; None: it cannot be scored
     scores: tuple[str, ...] = ("",)  # the metrics of data of one's own, the primary one first
     running: bool = False  # one running text
-    to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"  # where there is nothing to
+    samples: int = 512  # to calibrate on, where a command is not told
+    # What to do where there are no texts to calibrate on, or to train on.
+    to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"
+    to_train: str = "add train.jsonl there"
     labelled: bool = True  # its texts have labels; where not, what is predicted is in the texts
 
 
@@ -25,11 +30,15 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
         "regression": TaskKind("classification", ("pearson", "spearman")),
         "question_answering": TaskKind("question_answering", ("f1",)),
         "token_classification": TaskKind("token_classification", ("f1", "precision", "recall", "accuracy")),
-        "language": TaskKind("causal_lm", ("perplexity",), True, "pass calibration=FILE", labelled=False),
+        "language": TaskKind(
+            "causal_lm", ("perplexity",), True, 16, "pass calibration=FILE", "pass train=FILE", labelled=False
+        ),
         "chat": TaskKind(
             "causal_lm",
             ("perplexity",),
-            to_calibrate="add train.jsonl to the folder, or pass validation=0.05 to set a share aside",
+            samples=64,
+            to_calibrate=_SHARE,
+            to_train=_SHARE,
             labelled=False,
         ),
         "unlabelled": TaskKind(None),

@@ -48,13 +48,18 @@ class Task:
 
     def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
-        examples = self._splits.get(name, ())
+        examples, row = self._splits.get(name, ()), KINDS[self.kind]
+        if not row.labelled and not examples:
+            there = ", ".join(key for key, entries in self._splits.items() if entries) or "none"
+            cure = row.to_train if name == "train" else "name another"
+            raise DataError(
+                f'{self.name} from {self.source} has no texts in split "{name}"; there are: {there}; {cure}.'
+            )
         if not self.is_labelled(name):
             labelled = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
             problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {labelled}.')
-        labelled = KINDS[self.kind].labelled
-        bare = [n for n, example in enumerate(examples) if example.label is None] if labelled else []
+        bare = [n for n, example in enumerate(examples) if example.label is None] if row.labelled else []
         if bare:
             raise DataError(
                 f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
@@ -93,11 +98,11 @@ class Task:
         if self.running:
             source = f"{self.source} (train)"
             return drawn_windows(train, self.validation, source, count, seed, self.max_length)
-        if count > len(self.train):
+        if count > len(train):
             raise DataError(
-                f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
+                f"{count} calibration samples, but {self.name} has {len(train)} training texts; ask for fewer."
             )
-        examples = tuple(picked(self.train, draw_rows(len(self.train), count, seed)))
+        examples = tuple(picked(train, draw_rows(len(train), count, seed)))
         rows = [example.tokens for example in examples if example.tokens is not None]
         if rows:
             ids, types = tuple(row.ids for row in rows), tuple(row.types for row in rows)
