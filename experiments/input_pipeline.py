@@ -6,13 +6,17 @@
 
 Prints a table: milliseconds a batch, seconds until the first batch of a run that goes on in the middle of an epoch, the
 share of slots that are padding, and whether an epoch's batches can be counted before it begins, as schedules of
-learning rates ask. Order for one seed, and after going on, is checked. Every figure is the median of five epochs.
+learning rates ask. Order for one seed, and after going on, is checked. Every figure is the median of five epochs. A
+second table shows how the peak memory of a process grows with the text.
 """
 
 import argparse
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -100,22 +104,49 @@ def grain_packed(texts: Any, size: int, length: int) -> dict[str, Any]:
     }
 
 
+def architecture_of(model: Path) -> Any:
+    """That of a checkpoint, whose weights would take more memory than the texts."""
+    from jaxprune.checkpoint.config import architecture_from, choose_head, config_in, declared_head, family_of
+
+    config, where = config_in(model), str(model)
+    family = family_of(config, where)
+    head = choose_head(declared_head(family, config, where), None, None, None, where)
+    return architecture_from(family, config, head, where)
+
+
+def peak(model: Path, text: Path, length: int) -> tuple[int, int]:
+    """Tokens, and most bytes that the process took, of a run that tokenises a text and reads an epoch of batches."""
+    import jaxprune as jp
+    from jaxprune.finetuning.epochs import shuffled
+    from jaxprune.runtime.memory import host_peak_bytes
+    from jaxprune.tokens.language_texts import language_texts
+    from jaxprune.tokens.tokenizer import Tokenizer
+
+    texts = language_texts(Tokenizer.of(model), jp.tasks.text(text, length=length), "validation")
+    consume(shuffled(texts.encoded, architecture_of(model), size=8)(0))
+    return texts.encoded.tokens, host_peak_bytes() or 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--text", required=True, type=Path)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="of the text, to see the memory grow")
+    parser.add_argument("--peak", action="store_true", help="print the peak memory of one run over the text, no more")
     arguments = parser.parse_args()
+    if arguments.peak:
+        print(*peak(arguments.model, arguments.text, arguments.length))
+        return
 
     from importlib.metadata import version
 
     import jaxprune as jp
-    from jaxprune.checkpoint.load import load
     from jaxprune.tokens.language_texts import language_texts
     from jaxprune.tokens.tokenizer import Tokenizer
 
-    architecture, tokenizer = load(arguments.model).architecture, Tokenizer.of(arguments.model)
+    architecture, tokenizer = architecture_of(arguments.model), Tokenizer.of(arguments.model)
     size, length, rows = arguments.size, arguments.length, []
     for documents in (False, True):
         task = jp.tasks.text(arguments.text, length=length, documents=documents)
@@ -138,6 +169,16 @@ def main() -> None:
     for name, values in rows:
         told = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values.values()]
         print("| " + " | ".join([name, *told]) + " |")
+    print("| text, MB | tokens | peak of the process, MB |\n| --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for copies in arguments.copies:
+            file = Path(folder) / f"{copies}.jsonl"
+            file.write_bytes(arguments.text.read_bytes() * copies)
+            command = [sys.executable, __file__, "--model", arguments.model, "--text", file, "--peak"]
+            tokens, taken = subprocess.run(
+                [*map(str, command), "--length", str(length)], capture_output=True, text=True, check=True
+            ).stdout.split()
+            print(f"| {file.stat().st_size / 1e6:.1f} | {tokens} | {int(taken) / 1e6:.0f} |")
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"jaxprune {jp.__version__}, grain {version('grain')}, numpy {np.__version__}, {machine}")
 

@@ -30,6 +30,7 @@ class ChatTemplate:
     """The chat template of a tokenizer, as transformers renders it."""
 
     tokenizer: Tokenizer
+    tokens: tuple[str, ...]  # that the tokenizer has beside its words: one of them may end a turn
 
     @staticmethod
     def of(tokenizer: Tokenizer) -> "ChatTemplate":
@@ -39,7 +40,8 @@ class ChatTemplate:
                 "the tokenizer has no chat template, which makes a text of messages; use the tokenizer of a chat model "
                 "(chat_template.jinja, or chat_template in tokenizer_config.json), or write prompt and completion."
             )
-        return ChatTemplate(tokenizer)
+        added = tokenizer.backend.get_added_tokens_decoder().values()
+        return ChatTemplate(tokenizer, tuple(token.content for token in added if token.content.strip()))
 
     @property
     def _own(self) -> Any:
@@ -142,11 +144,7 @@ class ChatTemplate:
     def _without_blanks(self, text: str, start: int, stop: int) -> int:
         """Where a turn stops, without the blanks that follow the token that ends it."""
         bare = len(text[start:stop].rstrip()) + start
-        return bare if any(text[start:bare].endswith(token) for token in self._ends()) else stop
-
-    def _ends(self) -> list[str]:
-        tokens = self.tokenizer.backend.get_added_tokens_decoder().values()
-        return [token.content for token in tokens if token.content.strip()]
+        return bare if text[start:bare].endswith(self.tokens) else stop
 
     def _rendered(self, conversation: Conversation, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         tools = list(conversation.tools) or None
