@@ -14,8 +14,9 @@ from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.task import Task
 from ..tokens.conversations import read_conversations
+from ..tokens.documents import documents_doubts
 from ..tokens.given_ids import GivenIds
-from ..tokens.language_texts import running_rows
+from ..tokens.language_texts import by_document, running_rows
 from ..tokens.packing import Encoded, pack, row_length, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .label_map import LabelMap
@@ -58,6 +59,8 @@ def running_perplexity(
     rows = ((ids, None) for ids in islice(windows, wanted))
     run = scored_rows(model, rows, GROUP // task.max_length + 1, programs, on_step, wanted)
     metrics, doubts = _perplexity(model, run)
+    if isinstance(reader, Tokenizer) and by_document(texts):
+        doubts += documents_doubts(reader)
     return metrics, doubts, run
 
 

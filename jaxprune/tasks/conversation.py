@@ -20,13 +20,11 @@ _OTHER_WEIGHTS = ("train", "training", "training_detail", "trainable", "loss", "
 def example_of(row: Row) -> Example:
     """The conversation in a row of a chat file. Raises DataError, naming the line, for what could be misread."""
     values = {name: value for name, value in row.values.items() if value is not None}
-    paired = [name for name in ("prompt", "completion") if name in values]
-    if ("messages" in values) == bool(paired):
-        have = ", ".join(row.values) or "nothing"
-        if paired:
-            raise row.fail(f'both "messages" and "{paired[0]}" are there; keep one of the two ways.')
-        hint = " ShareGPT's conversations of from and value" if "conversations" in values else ""
-        raise row.fail(f"no conversation that is read (found: {have});{hint and f'{hint}:'} {_FORMS}.")
+    if "messages" in values and "completion" in values:
+        raise row.fail('both "messages" and "completion" are there; keep one of the two ways.')
+    if not values.keys() & {"messages", "prompt", "completion"}:
+        hint = " ShareGPT's conversations of from and value:" if "conversations" in values else ""
+        raise row.fail(f"no conversation that is read (found: {', '.join(row.values) or 'nothing'});{hint} {_FORMS}.")
     if "messages" in values:
         return _spoken(row, values["messages"], values.get("tools"), learnt_from=0)
     prompt, completion = row.get("prompt"), row.get("completion")

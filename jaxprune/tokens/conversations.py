@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from ..errors import DataError
+from ..tasks.conversation import SPEAKER
 from ..tasks.example import Conversation, Example
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
@@ -129,6 +130,7 @@ def spoken(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
     for conversation, text, (ids, places) in zip(conversations, texts, template.tokenizer.located(texts), strict=True):
         if template.marks(conversation):
             ids, mask = template.marked(conversation)
+            _check_turns(conversation, mask)
             if not _all_learnt(conversation):
                 mask = mask * _within(places, template.spans(conversation, text))
         else:
@@ -137,6 +139,22 @@ def spoken(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
             raise DataError(f"{conversation.where}: the chat template leaves nothing of what the assistant says.")
         rows.append((ids, mask))
     return rows
+
+
+def _check_turns(conversation: Conversation, mask: np.ndarray) -> None:
+    """Raise `DataError` where transformers' mask has fewer stretches than the assistant has turns.
+
+    It looks for the tokens of a stretch's first and last character. Where no token has the first, it leaves out that
+    stretch and all after it; where none has the last, it goes on to the end of the conversation.
+    """
+    speaks = [message["role"] == SPEAKER for message in conversation.messages]
+    turns = sum(now and not before for before, now in zip([False, *speaks], speaks, strict=False))
+    stretches = int(np.sum(np.diff(mask.astype(np.int8), prepend=0) == 1))
+    if stretches < turns:
+        raise DataError(
+            f"{conversation.where}: the assistant has {turns} turns, and transformers finds {stretches} of them by the "
+            "marks of the chat template; put {% generation %} before a character that is no blank, or take it out."
+        )
 
 
 def _all_learnt(conversation: Conversation) -> bool:

@@ -46,6 +46,16 @@ def parts_of(
         raise DataError(f"{what} has no document of {SHORTEST} tokens; give longer ones.")
 
 
+def documents_doubts(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """A doubt where nothing says where a document ends."""
+    if tokenizer.end is not None or len(tokenizer.around()[1]):
+        return ()
+    return (
+        "the tokenizer names no end token (eos_token in tokenizer_config.json): documents are read without one after "
+        "them.",
+    )
+
+
 def _stretches(
     tokenizer: Tokenizer, texts: Sequence[Example], on_step: OnStep | None
 ) -> Iterator[tuple[bool, np.ndarray, bool]]:

@@ -11,7 +11,7 @@ from ..tasks.example import Example
 from ..tasks.running_text import RunningText
 from ..tasks.task import Task
 from .conversations import read_conversations
-from .documents import parts_of
+from .documents import documents_doubts, parts_of
 from .token_file import mapped
 from .tokenizer import Encoded, Tokenizer
 from .windows import windows_of
@@ -41,7 +41,7 @@ def language_texts(
     windows = running_rows(tokenizer, examples, task.max_length, what, on_step)
     encoded, learnt = mapped(((ids, None) for ids in windows), task.max_length, what)
     if by_document(examples):
-        encoded = replace(encoded, row=task.max_length)
+        return LanguageTexts(replace(encoded, row=task.max_length), learnt, documents_doubts(tokenizer))
     return LanguageTexts(encoded, learnt, ())
 
 

@@ -109,7 +109,7 @@ SYSTEM, USER, SAYS = ({"role": role, "content": "x"} for role in ("system", "use
         ({"messages": ["x"]}, 'message 1 must have a role and a content, got "x"'),
         ({"messages": [USER, SAYS], "tools": "{"}, "tools are a text that is not JSON"),
         ({"messages": [USER, SAYS], "tools": {"name": "f"}}, "tools must be a list of JSON schemas"),
-        ({"messages": [USER, SAYS], "prompt": "x"}, 'both "messages" and "prompt" are there'),
+        ({"messages": [USER, SAYS], "completion": "x"}, 'both "messages" and "completion" are there'),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no conversation that is read (found: conversations)"),
         ({"instruction": "x", "output": "y"}, "no conversation that is read (found: instruction, output); write"),
         ({"prompt": "x"}, 'field "completion" is missing (found: prompt); add it'),
@@ -124,6 +124,12 @@ def test_what_could_be_misread_is_named_with_its_line(tmp_path, row, told):
     with pytest.raises(DataError) as raised:
         jp.tasks.chat(file)
     assert f"a.jsonl line 2: {told}" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_further_fields_are_left_alone(tmp_path):
+    row = {"prompt": "x", "messages": [SYSTEM, USER, SAYS], "prompt_id": 3, "source": "UltraChat", "tools": None}
+    [example] = jp.tasks.chat(write_rows(tmp_path / "a.jsonl", [row])).validation
+    assert example.chat.messages == (SYSTEM, USER, SAYS) and example.chat.learnt == (False, False, True)
 
 
 def test_files_and_settings_that_cannot_be_meant(tmp_path, write):

@@ -6,7 +6,7 @@ import pytest
 from jaxprune.errors import DataError
 from jaxprune.tasks.chat import chat
 from jaxprune.tokens.chat_template import ChatTemplate
-from jaxprune.tokens.conversations import read_conversations
+from jaxprune.tokens.conversations import read_conversations, spoken
 from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import chat as given
 
@@ -47,6 +47,18 @@ def test_marks_are_read_as_transformers_reads_them(tmp_path):
     expected = own(tokenizer, HI, template)
     assert ids.tolist() == expected["input_ids"] and mask.tolist() == expected["assistant_masks"]
     assert learnt_text(tokenizer, (ids, mask)) == "it was the filmé is film."
+
+
+def test_a_mask_that_transformers_breaks_off_is_no_mask(tmp_path, monkeypatch):
+    tokenizer = Tokenizer.of(given.write_chat_tokenizer(tmp_path / "tokenizer", given.MARKED))
+    template = ChatTemplate.of(tokenizer)
+    [example] = chat(given.write_rows(tmp_path / "a.jsonl", [{"messages": HI}])).validation
+    ids, mask = template.marked(example.chat)
+    first_alone = np.where(np.arange(len(mask)) < np.flatnonzero(np.diff(mask.astype(int)) < 0)[0] + 1, mask, 0)
+    for broken in (first_alone, np.maximum.accumulate(mask)):
+        monkeypatch.setattr(ChatTemplate, "marked", lambda *_, broken=broken: (ids, broken))
+        with pytest.raises(DataError, match="line 1: the assistant has 2 turns, and transformers finds 1 of them"):
+            spoken(template, [example.chat])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import DataError
 from jaxprune.tokens import documents, pieces
-from jaxprune.tokens.documents import parts_of
+from jaxprune.tokens.documents import documents_doubts, parts_of
 from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers.chat import write_chat_tokenizer
 
@@ -54,7 +54,9 @@ def test_progress_and_nothing_to_predict(tmp_path, tokenizer, monkeypatch):
     task, events = jp.tasks.text(tmp_path / "a.jsonl", length=8, documents=True), []
     assert len(list(parts_of(tokenizer, task.validation, 8, "here", events.append))) == 50
     assert len(events) > 3 and events[-1]["done"] <= events[-1]["of"]
+    assert documents_doubts(tokenizer) == ()
     tokenizer.read.own.eos_token = None
+    assert "names no end token" in documents_doubts(tokenizer)[0]
     (tmp_path / "b.txt").write_text("x")
     with pytest.raises(DataError, match="here has no document of 2 tokens"):
         list(parts_of(tokenizer, jp.tasks.text(tmp_path / "b.txt", documents=True).validation, 8, "here"))
