@@ -6,6 +6,7 @@ the completion, both are read apart, as generation would have it. The end token 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,6 +29,8 @@ class Reading:
     """What was met while conversations were read: counts, for warnings."""
 
     longest: int  # tokens of a conversation
+    end_ids: tuple[int, ...] = ()  # tokens at which the model stops, where that is known
+    endings: Counter[int] = field(default_factory=Counter)  # last learnt tokens of conversations that were not cut
     read: int = 0
     cut: int = 0
     dropped: int = 0  # cut so short that nothing was left to learn
@@ -43,7 +46,7 @@ class Reading:
             raise DataError(
                 f"nothing that is learnt is left of {self.read} {what} in {self.longest} tokens; allow more."
             )
-        said = () if self.template is None else self.template.doubts()
+        said = () if self.template is None else self.template.doubts() + self._unheard_end(self.template)
         if self.cut:
             said += (f"{self.cut} of {self.read} {what} were cut to {self.longest} tokens; allow more.",)
         if self.dropped:
@@ -73,16 +76,31 @@ class Reading:
             )
         return said
 
+    def _unheard_end(self, template: ChatTemplate) -> tuple[str, ...]:
+        """A doubt where what the assistant says ends with a token at which the model does not stop."""
+        if not self.end_ids or not self.endings or self.endings.keys() & set(self.end_ids):
+            return ()
+        name = template.tokenizer.backend.id_to_token(self.endings.most_common(1)[0][0])
+        return (
+            f"what the assistant says ends with {name}, at which the model does not stop by its "
+            "generation_config.json: pass end_ids when text is generated.",
+        )
+
 
 def read_conversations(
-    tokenizer: Tokenizer, examples: Iterable[Example], max_length: int, strict: bool = False
+    tokenizer: Tokenizer,
+    examples: Iterable[Example],
+    max_length: int,
+    strict: bool = False,
+    end_ids: tuple[int, ...] = (),
 ) -> tuple[Iterator[Learnt], Reading]:
     """Token ids of every conversation and what of them is learnt, a few at a time; and what was met, once all are read.
 
     `max_length` tokens are left of each, those of its beginning, or its end where the tokenizer's truncation side is
-    left; it is lowered to what the model reads, with `strict` that is an error. Raises `DataError`, naming the line.
+    left; it is lowered to what the model reads, with `strict` that is an error. `end_ids` are those of the model's
+    architecture. Raises `DataError`, naming the line.
     """
-    reading = Reading(tokenizer.room(max_length, False, strict))
+    reading = Reading(tokenizer.room(max_length, False, strict), end_ids)
     return _read(tokenizer, iter(examples), reading), reading
 
 
@@ -108,7 +126,10 @@ def _read(tokenizer: Tokenizer, examples: Iterator[Example], reading: Reading) -
             assert row is not None  # every conversation is of one of the two kinds
             reading.read += 1
             kept = cut_row(row, reading.longest, tokenizer.read.cut_left)
-            reading.cut += len(kept[0]) < len(row[0])
+            if len(kept[0]) < len(row[0]):
+                reading.cut += 1
+            else:
+                reading.endings[int(row[0][np.flatnonzero(row[1])[-1]])] += 1
             if kept[1][1:].any():  # a first token is not predicted
                 yield kept
             else:

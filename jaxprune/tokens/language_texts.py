@@ -26,16 +26,22 @@ class LanguageTexts(NamedTuple):
 
 
 def language_texts(
-    tokenizer: Tokenizer, task: Task, split: str = "train", on_step: OnStep | None = None
+    tokenizer: Tokenizer,
+    task: Task,
+    split: str = "train",
+    on_step: OnStep | None = None,
+    *,
+    end_ids: tuple[int, ...] = (),
 ) -> LanguageTexts:
     """The texts of a split of a language task, or of conversations, in their order.
 
-    `on_step` is that of `pieces.token_ids`. Raises `DataError`.
+    `on_step` is that of `pieces.token_ids`; `end_ids` those of the model's architecture: conversations that end with
+    another token are a doubt. Raises `DataError`.
     """
     examples = task.split(split)
     what = f"{task.name} from {task.source} ({split})"
     if not task.running:
-        rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length)
+        rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, end_ids)
         encoded, learnt = mapped(rows, reading.longest, what)
         return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
     windows = running_rows(tokenizer, examples, task.max_length, what, on_step)

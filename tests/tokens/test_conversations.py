@@ -53,6 +53,7 @@ def test_a_mask_that_transformers_breaks_off_is_no_mask(tmp_path, monkeypatch):
     tokenizer = Tokenizer.of(given.write_chat_tokenizer(tmp_path / "tokenizer", given.MARKED))
     template = ChatTemplate.of(tokenizer)
     [example] = chat(given.write_rows(tmp_path / "a.jsonl", [{"messages": HI}])).validation
+    assert example.chat is not None
     ids, mask = template.marked(example.chat)
     first_alone = np.where(np.arange(len(mask)) < np.flatnonzero(np.diff(mask.astype(int)) < 0)[0] + 1, mask, 0)
     for broken in (first_alone, np.maximum.accumulate(mask)):
@@ -212,6 +213,17 @@ def test_doubts_of_a_template(tmp_path):
     assert "does not begin with <s>" in told[0] and "the date of today" in told[1]
     tokenizer.read.own.chat_template = given.BEGUN
     assert ChatTemplate.of(tokenizer).doubts() == ()
+
+
+def test_an_end_at_which_the_model_does_not_stop(tmp_path):
+    tokenizer = Tokenizer.of(given.write_chat_tokenizer(tmp_path / "tokenizer", given.PLAIN))
+    task = chat(given.write_rows(tmp_path / "a.jsonl", [{"messages": HI}]))
+    stops = tokenizer.backend.token_to_id("<|im_end|>")
+    for end_ids, said in (((0,), True), ((0, stops), False), ((), False)):
+        rows, reading = read_conversations(tokenizer, task.validation, 400, end_ids=end_ids)
+        list(rows)
+        told = reading.warnings("conversations")
+        assert said == any("ends with <|im_end|>, at which the model does not stop" in entry for entry in told)
 
 
 def test_types_and_shapes(tmp_path):
