@@ -133,10 +133,15 @@ class ChatTemplate:
                 )
             asked = self._rendered(conversation, messages[:number], add_generation_prompt=True)
             told = whole if number + 1 == len(messages) else self._rendered(conversation, messages[: number + 1])
-            if not (whole.startswith(told) and told.startswith(asked)):
+            if not whole.startswith(told):
                 raise DataError(
                     f"{conversation.where}: the chat template writes the messages up to number {number + 1} otherwise "
                     f"than in the whole conversation, so that what the assistant says in it cannot be told; {MARKS}."
+                )
+            if not told.startswith(asked):
+                raise DataError(
+                    f"{conversation.where}: the chat template asks for an answer otherwise than it writes message "
+                    f"{number + 1}, so that what the assistant says in it cannot be told; {MARKS}."
                 )
             spans.append((len(asked), self._without_blanks(whole, len(asked), len(told))))
         return spans

@@ -165,15 +165,10 @@ class Tokenizer:
         return None if self.read.own is None else self.read.own.eos_token_id
 
     def located(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of every whole text the token ids, without special tokens but those in it, and where they are.
-
-        [tokens, 2]: the first character of each, and the one past its last.
-        """
+        """The token ids of whole texts, as `plain_batch`, and the first and past the last character of each token."""
         self.backend.no_truncation()
         encodings = self._encode(list(texts), numbered=False, add_special_tokens=False)
-        return [
-            (np.array(entry.ids, np.int32), np.array(entry.offsets, np.int64).reshape(-1, 2)) for entry in encodings
-        ]
+        return [(np.array(entry.ids, np.int32), np.array(entry.offsets).reshape(-1, 2)) for entry in encodings]
 
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""

@@ -185,6 +185,7 @@ def test_long_conversations_are_cut_and_counted(tmp_path):
         (None, HI, "the tokenizer has no chat template"),
         (given.INSTRUCT, HI, "line 1: the chat template refuses the conversation: no system role"),
         (given.THINKING, HI, r"line 1: the chat template writes the messages up to number 3 otherwise"),
+        (given.PLAIN.replace("assistant\n{%", "assistant\n<think>\n{%"), HI[1:3], "asks for an answer otherwise than"),
         (given.PLAIN, [HI[2], HI[1], HI[2]], "line 1: the assistant speaks first"),
         (given.PLAIN, [*HI, {"role": "environment", "content": "x"}], 'message 6 has the role "environment", which'),
         ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}", HI, "leaves out message 1"),
