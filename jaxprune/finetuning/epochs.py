@@ -121,11 +121,13 @@ def packed(
     check_encoded(encoded, lengths, length, architecture)
     random = np.random.RandomState(seed)
     order = random.permutation(len(lengths))
-    # Some thousands at a time: as full as all together, and in little memory.
-    groups = (order[at : at + TOGETHER] for at in range(0, len(order), TOGETHER))
-    rows = [row for group in groups for row in fill_rows(group, lengths, length, CROWD)]
-    counts = np.array([len(row) for row in rows])
-    filled = Ragged(np.concatenate([np.array(row, np.int64) for row in rows]), np.cumsum(counts))
+    flats, sizes = [], []
+    for at in range(0, len(order), TOGETHER):  # some thousands at a time: as full as all together, in little memory
+        rows = fill_rows(order[at : at + TOGETHER], lengths, length, CROWD)
+        flats.append(np.concatenate([np.array(row, np.int64) for row in rows]))
+        sizes.append(np.array([len(row) for row in rows]))
+    counts = np.concatenate(sizes)
+    filled = Ragged(np.concatenate(flats), np.cumsum(counts))  # [row] -> texts
     size = min(size, len(filled))
     shape = -(-size // multiple) * multiple, length, int(counts.max())
     mine, own_shape = _own_rows(shape, share)

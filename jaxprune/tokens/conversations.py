@@ -41,11 +41,7 @@ class Reading:
     special: dict[str, str] = field(default_factory=dict)  # special tokens in what is said -> where first
 
     def warnings(self, what: str) -> tuple[str, ...]:
-        """In words; `what` the conversations are called. Raises `DataError` where all were dropped."""
-        if self.read and self.dropped == self.read:
-            raise DataError(
-                f"nothing that is learnt is left of {self.read} {what} in {self.longest} tokens; allow more."
-            )
+        """In words; `what` the conversations are called."""
         said = () if self.template is None else self.template.doubts() + self._unheard_end(self.template)
         if self.cut:
             said += (f"{self.cut} of {self.read} {what} were cut to {self.longest} tokens; allow more.",)
@@ -98,7 +94,7 @@ def read_conversations(
 
     `max_length` tokens are left of each, those of its beginning, or its end where the tokenizer's truncation side is
     left; it is lowered to what the model reads, with `strict` that is an error. `end_ids` are those of the model's
-    architecture. Raises `DataError`, naming the line.
+    architecture. Raises `DataError`, naming the line; also where nothing is left to learn in any of them.
     """
     reading = Reading(tokenizer.room(max_length, False, strict), end_ids)
     return _read(tokenizer, iter(examples), reading), reading
@@ -134,6 +130,10 @@ def _read(tokenizer: Tokenizer, examples: Iterator[Example], reading: Reading) -
                 yield kept
             else:
                 reading.dropped += 1
+    if reading.read and reading.dropped == reading.read:
+        raise DataError(
+            f"nothing that is learnt is left of {reading.read} conversations in {reading.longest} tokens; allow more."
+        )
 
 
 def cut_row(row: Learnt, longest: int, left: bool) -> Learnt:

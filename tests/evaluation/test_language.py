@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.errors import DataError
 from jaxprune.evaluation import perplexity
 from jaxprune.tokens.conversations import read_conversations
 from jaxprune.tokens.documents import parts_of
@@ -50,6 +51,12 @@ def test_cuts_are_warnings(model, tmp_path):
     scored = jp.evaluate(model, jp.tasks.chat(write_rows(tmp_path / "a.jsonl", rows), max_length=60))
     assert any("2 of 3 evaluation conversations were cut to 60 tokens" in told for told in scored.warnings)
     assert any("1 of 3 evaluation conversations were dropped" in told for told in scored.warnings)
+
+
+def test_nothing_left_to_score_is_an_error(model, tmp_path):
+    file = write_rows(tmp_path / "a.jsonl", [{"messages": turns("long " * 40, "b")}])
+    with pytest.raises(DataError, match="nothing that is learnt is left of 1 conversations in 60 tokens; allow more"):
+        jp.evaluate(model, jp.tasks.chat(file, max_length=60))
 
 
 def test_documents_do_not_see_each_other(model, tmp_path):
