@@ -37,6 +37,7 @@ def text(
     if windows is not None and windows < 1:
         raise DataError(f"windows is {windows}, expected at least 1.")
     others: dict[str, Sequence[Example]] = {}
+    scored_names = set() if data is None else {str(source) for source in listed_sources(data)}
     if data is None:
         name, configuration, scored_split, train_split = WIKITEXT
         splits = from_hub(name, configuration)
@@ -46,9 +47,9 @@ def text(
     else:
         scored, source, trained = text_of(*listed_sources(data), by_document=documents), _named(data), ()
     if train is not None:
-        both = {_named(train)} & {None if data is None else _named(data)}
+        both = {str(source) for source in listed_sources(train)} & scored_names
         if both:
-            raise DataError(f"{both.pop()} is named to train on and to score; name another text for one of the two.")
+            raise DataError(f"{min(both)} is named to train on and to score; name another text for one of the two.")
         trained, source = text_of(*listed_sources(train), by_document=documents), f"{source}; train: {_named(train)}"
     if calibration is not None:
         drawn = text_of(*listed_sources(calibration), by_document=documents)
