@@ -231,7 +231,7 @@ class Tokenizer:
         try:
             encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
-            _check_texts(texts)
+            check_each_text(texts)
             raise
         for number, encoding in enumerate(encodings):
             if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
@@ -261,7 +261,7 @@ class Tokenizer:
         return room
 
 
-def _check_texts(texts: Sequence[Any]) -> None:
+def check_each_text(texts: Sequence[Any]) -> None:
     """Raise DataError for the first text that is no string, or that holds half a character."""
     for number, entry in enumerate(texts):
         for text in entry if isinstance(entry, tuple) else (entry,):
