@@ -74,7 +74,8 @@ def completions(
 ) -> tuple[dict[str, float], tuple[str, ...], int, Predicted]:
     """Perplexity of what is learnt in conversations: what the assistant says, completions."""
     check_none_own(task)
-    rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length)
+    ends = model.architecture.end_ids
+    rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, ends)
     run = scored_rows(model, rows, GROUP // reading.longest + 1, programs)
     said = reading.warnings("evaluation conversations")
     metrics, doubts = _perplexity(model, run)

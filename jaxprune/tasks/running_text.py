@@ -116,14 +116,17 @@ def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:
 
 
 def text_digest(examples: Sequence[Example]) -> str:
-    """SHA-256 of every text, or of its token ids, read part by part."""
+    """SHA-256 of every text, of its token ids, or of a conversation, read part by part."""
     digest = hashlib.sha256()
-    for chunks in chunks_of(examples):
+    if not isinstance(examples, RunningText):
+        for example in examples:
+            digest.update(example.text.encode("utf-8", "surrogatepass") + b"\xff")  # no byte of UTF-8
+            digest.update(repr((example.tokens, example.chat and example.chat[1:])).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+    for chunks in examples.documents() if examples.by_document else [examples.chunks()]:
         for chunk in chunks:
             digest.update(chunk.encode("utf-8", "surrogatepass"))
-        digest.update(b"\xff")  # ends a text: no byte of UTF-8
-    for tokens in () if isinstance(examples, RunningText) else (example.tokens for example in examples):
-        digest.update(repr(tokens).encode())
+        digest.update(b"\xff")
     return digest.hexdigest()
 
 

@@ -58,14 +58,14 @@ def mapped(rows: Iterable[tuple[np.ndarray, np.ndarray | None]], longest: int, w
             for row, mask in rows:
                 ids.write(np.ascontiguousarray(row, np.int32).data)
                 if mask is not None:
-                    learnt.write(np.pad(mask.astype(np.uint8), (0, longest - len(row))).data)
+                    learnt.write(np.pad(mask.astype(np.int8), (0, longest - len(row))).data)
                 done, most = done + len(row), max(most, len(row))
                 ends.append(done)
             if not ends:
                 raise DataError(f"{what} has no texts to train on; give at least one.")
             flat = _mapped(ids, np.int32)
             bounds = np.array(ends, np.int64)
-            held = _mapped(learnt, np.uint8) if learnt.tell() else np.zeros(0, np.uint8)
+            held = _mapped(learnt, np.int8) if learnt.tell() else np.zeros(0, np.int8)
     except OSError as error:
         raise OutputError(
             f"the temporary file of {what} in {tempfile.gettempdir()} cannot be written ({error.strerror or error}); "
