@@ -5,7 +5,7 @@ input projections behind, for one batch at a time; the backward sweep starts fro
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from ..runtime.devices import Devices
 from ..runtime.programs import Programs
 from .gram import add_gram
 from .kept import KeptPasses
+from .measured import Parts
 
 WAITING_BYTES = 2**31  # bytes of residual streams that wait in host memory while weights are streamed
 
@@ -191,20 +192,25 @@ def measure(
     fisher_blocks: bool = False,
     on_part: Callable[[int, int], None] = lambda done, of: None,
     kept: KeptPasses | None = None,
+    parts: Parts | None = None,
 ) -> Measurement:
     """Statistics of every sublayer of the dense model: about four forward passes, one batch in memory at a time.
 
     `grams`, `gates` and `fisher_blocks` say which are asked for; sensitivities always are. Dense outputs go to `kept`,
     as far as it has room for them. With streamed weights many batches pass a sublayer before the next one comes, their
     residual streams wait in host memory, and the way back computes input projections once more: a fifth pass, and the
-    same numbers to the bit.
+    same numbers to the bit. `parts` keeps the sums now and then, after a batch or a group of them; batches that were in
+    them are not computed again.
     """
     devices, addresses = programs.devices, architecture.sublayers()
     sublayers = len(addresses)
     asked = {"grams": grams, "gates": gates, "blocks": fisher_blocks}
-    sums = [devices.keep(devices.everywhere(entry)) for entry in _empty_sums(architecture, **asked)]
-    energies: list[list[Any]] = [[None] * sublayers for _ in batches]
-    groups = _groups(batches, architecture, devices.stream)
+    passed_before, before = (0, {}) if parts is None else parts.take()
+    sums, energies = _unpacked_sums(before, list(_empty_sums(architecture, **asked)), len(batches))
+    sums = [devices.keep(devices.everywhere(entry)) for entry in sums]
+    energies = [[None if energy is None else devices.keep(devices.rows(energy)) for energy in row] for row in energies]
+    del before
+    groups = _groups(batches, architecture, devices.stream, passed_before)
     for count, group in enumerate(groups):
         here = lambda done=count * sublayers: on_part(done, len(groups) * sublayers)  # noqa: E731
         up = here if devices.stream else lambda: None  # a chance to stop: many batches are on their way
@@ -245,6 +251,8 @@ def measure(
             del total
         if not devices.stream:
             on_part(count + 1, len(groups))
+        if parts is not None:
+            parts.keep(group[-1] + 1, len(batches), _packed_sums(sums, energies[: group[-1] + 1]))
     tokens, texts = count_tokens(batches, devices), count_texts(batches, devices)
     for at, entry in zip(addresses, sums, strict=True):
         if not bool(jnp.all(jnp.isfinite(entry.sensitivity)) & jnp.all(jnp.isfinite(entry.gates))):
@@ -272,12 +280,30 @@ def count_texts(batches: Sequence[Batch], devices: Devices) -> int:
     return sum(int(np.sum(devices.read(batch.index) >= 0)) for batch in batches)
 
 
-def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool) -> list[range]:
-    """Numbers of the batches that pass a sublayer together: one, or with streamed weights as many as may wait."""
+def _groups(batches: Sequence[Batch], architecture: Architecture, stream: bool, first: int) -> list[range]:
+    """Numbers of the batches from `first` on that pass a sublayer together: one, or streamed as many as may wait."""
     slots = max(batch.ids.size for batch in batches)
     each = 4 * slots * architecture.hidden * len(architecture.sublayers())
     size = max(1, WAITING_BYTES // each) if stream else 1
-    return [range(first, min(first + size, len(batches))) for first in range(0, len(batches), size)]
+    return [range(at, min(at + size, len(batches))) for at in range(first, len(batches), size)]
+
+
+def _packed_sums(sums: Sequence[Statistics], energies: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """All that the pass needs to go on: sums of every sublayer, energies [batch][sublayer] of the batches in them."""
+    arrays = {f"{name}.{index}": value for index, entry in enumerate(sums) for name, value in entry._asdict().items()}
+    of_batches = enumerate(energies)
+    return arrays | {f"energy.{number}.{at}": value for number, row in of_batches for at, value in enumerate(row)}
+
+
+def _unpacked_sums(
+    arrays: Mapping[str, Any], empty: Sequence[Statistics], batches: int
+) -> tuple[list[Statistics], list[list[Any]]]:
+    """The inverse of `_packed_sums`, `empty` where there are none; energies of batches that are to come are None."""
+    sums = [
+        Statistics(*(arrays.get(f"{name}.{index}", value) for name, value in entry._asdict().items()))
+        for index, entry in enumerate(empty)
+    ]
+    return sums, [[arrays.get(f"energy.{number}.{at}") for at in range(len(empty))] for number in range(batches)]
 
 
 def _empty_sums(architecture: Architecture, **asked: bool) -> Iterator[Statistics]:

@@ -20,7 +20,7 @@ from ..tokens.windows import encoded_for
 from .budget import Budget
 from .by_name import method_of
 from .kept import KEEP_BYTES, check_keep_bytes
-from .measured import Measured
+from .measured import SAVE_MINUTES, Measured
 from .method import Method
 from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
@@ -40,6 +40,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
 ) -> Model: ...
 @overload
 def prune(
@@ -55,6 +56,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
 ) -> list[Model]: ...
 def prune(
     model: Model,
@@ -69,6 +71,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
 ) -> Model | list[Model]:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
@@ -81,8 +84,9 @@ def prune(
     `jaxprune.runtime.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or
     a loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
     be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
-    changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
-    same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved.
+    changes no bit of the result. `out` is a folder for what was measured, every `save_minutes` (10) for a part of it:
+    should the run be stopped, the same call with `resume` goes on from there, with these or other budgets and settings
+    of what comes after measuring; delete it when the result is saved.
     `on_step` hears {"phase", "done", "of"}.
 
     The result's `report` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
@@ -97,7 +101,12 @@ def prune(
         raise SettingsError("resume needs out, the folder that the measurement was kept in.")
     if out is not None and not chosen.measures_once:
         raise SettingsError(f"{chosen.name}, as it is set, keeps no measurement to go on from; leave out= out.")
-    measured = None if out is None else Measured(out, resume)
+    if save_minutes is not None and out is None:
+        raise SettingsError("save_minutes has no effect without out, the folder that is saved to; leave it out.")
+    minutes = SAVE_MINUTES if save_minutes is None else save_minutes
+    if isinstance(minutes, bool) or not 0 < minutes < float("inf"):
+        raise SettingsError(f"save_minutes must be a positive number, got {minutes!r}.")
+    measured = None if out is None else Measured(out, resume, model, minutes)
     devices = Devices(mesh, stream)
     model = chosen.prepared(model.with_tokenizer(tokenizer))
     encoded, surprises = encoded_for(model, calibration, on_step)
@@ -195,6 +204,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        save_minutes: float | None = None,
     ) -> Model: ...
     @overload
     def __call__(
@@ -211,6 +221,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        save_minutes: float | None = None,
     ) -> list[Model]: ...
 
 

@@ -30,7 +30,7 @@ from .budget import Budget
 from .cost import part_costs, removed, sublayer_costs
 from .cut import Mask, compose_kept, cut, kept_units, silenced
 from .kept import KEEP_BYTES, KeptPasses
-from .measured import Arrays, Measured, fingerprint
+from .measured import Arrays, Measured, Parts, fingerprint
 
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
 
@@ -65,7 +65,8 @@ class Run:
     programs: Programs = field(default_factory=Programs)
     kept: KeptPasses = field(default_factory=KeptPasses)
     measured: Measured | None = None  # where the measurement is kept until the result is saved
-    resumed: bool = False  # the measurement came from there
+    parts: Parts | None = None  # of the pass over the texts that is at work, where it keeps any
+    resumed: tuple[str, ...] = ()  # what came from there
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -119,23 +120,44 @@ class Run:
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
 
-    def once(self, method: Any, measure: Callable[[], Arrays]) -> Arrays:
+    def once(
+        self,
+        method: Any,
+        measure: Callable[[], Arrays],
+        reads: Sequence[str] | None = None,
+        later: Sequence[str] = (),
+    ) -> Arrays:
         """The arrays that `measure` gives; from the run's folder where a run that was stopped left them there.
 
-        `method` is the `Method` whose measurement it is. A folder that cannot be written costs a warning, not the run.
+        `method` is the `Method` whose measurement it is, `reads` are those of its settings that decide what comes out
+        (None: all); a run with others may go on with it. `later` are those that are read when the last pass over the
+        texts is done: where the pass is kept (`parts`), they may be others too. A folder that cannot be written costs
+        a warning, not the run.
         """
         if self.measured is None:
             return measure()
-        given = fingerprint(self.model, self.devices.read(self.batches), method.name, dataclasses.asdict(method))
-        arrays = self.measured.read(given)
-        self.resumed = arrays is not None
-        if arrays is None:
-            arrays = measure()
-            try:
-                if jax.process_index() == 0:
-                    self.measured.write(given, arrays)
-            except OutputError as error:
-                self.warnings.append(f"the measurement is not kept to go on from: {error}")
+        settings = dataclasses.asdict(method)
+        names = settings if reads is None else [*reads, *later]
+        batches, model = self.devices.read(self.batches), self.measured.model or self.model
+        given = fingerprint(model, batches, method.name, {name: settings[name] for name in names})
+        arrays = self.measured.read(given, later)
+        if arrays is not None:
+            self.resumed = ("measurement of a run that was stopped",)
+            return arrays
+        # Reading a sum is a joint act of all processes, and their clocks differ: there are parts for one process only.
+        if jax.process_count() == 1:
+            of_pass = {name: value for name, value in given.items() if name.removeprefix("setting ") not in later}
+            self.parts = Parts(self.measured, of_pass, self.devices.read, whole=bool(later))
+            self.resumed = ("part of the measurement of a run that was stopped",) if self.parts.resumed else ()
+        arrays = measure()
+        refused, self.parts = None if self.parts is None else self.parts.refused, None
+        try:
+            if jax.process_index() == 0:
+                self.measured.write(given, arrays)
+        except OutputError as error:
+            refused = error
+        if refused is not None:
+            self.warnings.append(f"the measurement, or a part of it, is not kept to go on from: {refused}")
         return arrays
 
     @property
@@ -241,7 +263,7 @@ class Run:
                 "hash": self.calibrated.hash,
             },
             "refit": list(refit),
-            "reused": list(reused) or (["measurement of a run that was stopped"] if self.resumed else []),
+            "reused": list(reused or self.resumed),
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }

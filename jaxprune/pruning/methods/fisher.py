@@ -42,7 +42,7 @@ class Fisher(Refitting):
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         allowed = [run.allowed(entry) for entry in budgets]
-        measured = run.once(self, lambda: _fisher_information(run, self))
+        measured = run.once(self, lambda: _fisher_information(run, self), reads=("rearrange", "seed"))
         sublayers = range(len(measured) // 2)
         scores, blocks = ([measured[f"{part}.{index}"] for index in sublayers] for part in ("gates", "block"))
         results = []
@@ -72,6 +72,7 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept if settings.refit != "none" else None,
+            parts=run.parts,
         )
     arrays: Arrays = {}
     for index, (gates, block) in enumerate(run.devices.read([(s.gates, s.block) for s in measured.statistics])):

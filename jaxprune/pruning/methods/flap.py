@@ -54,7 +54,7 @@ class Flap(Refitting):
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         allowed = [run.allowed(entry) for entry in budgets]
-        measured = run.once(self, lambda: _measured(run))
+        measured = run.once(self, lambda: _measured(run), reads=())
         sublayers = range(len(measured) // 3)
         moments = [FeatureSums(*(measured[f"{part}.{index}"] for part in FeatureSums._fields)) for index in sublayers]
         scores = [
@@ -93,21 +93,30 @@ def observe_moments(
 
 def _measured(run: Run) -> Arrays:
     with run.phase("measure"):
-        moments = measure_moments(run)
+        return _named(measure_moments(run))
+
+
+def _named(moments: Sequence[FeatureSums]) -> Arrays:
     return {f"{part}.{index}": value for index, sums in enumerate(moments) for part, value in sums._asdict().items()}
 
 
 def measure_moments(run: Run) -> list[FeatureSums]:
     """One forward pass over the calibration texts: the features' sums of every sublayer, bottom up.
 
-    All batches pass a sublayer before the next one comes.
+    All batches pass a sublayer before the next one comes. A part of the pass that the run keeps holds the sums of the
+    sublayers that are done, and the residual streams.
     """
-    architecture, params, devices, sums = run.model.architecture, run.params, run.devices, []
-    outer = devices.fetch(outer_params(params))
-    xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
-    del outer
-    addresses = architecture.sublayers()
-    for at, p in devices.sublayers(params["layers"], addresses):
+    architecture, params, devices = run.model.architecture, run.params, run.devices
+    addresses, fields = architecture.sublayers(), FeatureSums._fields
+    first, before = (0, {}) if run.parts is None else run.parts.take()
+    sums = [FeatureSums(*(before[f"{name}.{index}"] for name in fields)) for index in range(first)]
+    if before:
+        xs = [devices.rows(before[f"stream.{number}"]) for number in range(len(run.batches))]
+    else:
+        outer = devices.fetch(outer_params(params))
+        xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
+        del outer
+    for at, p in devices.sublayers(params["layers"], addresses[first:]):
         zeros = jnp.zeros(len(_kernel(run.model, at)))
         total = devices.everywhere(FeatureSums(zeros, zeros, jnp.zeros(())))
         for number, batch in enumerate(run.batches):
@@ -116,6 +125,9 @@ def measure_moments(run: Run) -> list[FeatureSums]:
             )
         sums.append(devices.read(total))
         run.step("measure", at.index + 1, len(addresses))
+        if run.parts is not None:
+            state = {f"stream.{number}": x for number, x in enumerate(xs)} | _named(sums)
+            run.parts.keep(at.index + 1, len(addresses), state)
     return sums
 
 

@@ -42,6 +42,10 @@ BY_KIND = {
 }
 
 
+# The settings that the pass over the texts reads, and those that damage is then computed by; the others come after.
+PASS = ("search", "token_floor", "temperature", "exact_up_to", "seed")
+DAMAGE = ("elimination_ridge", "sensitivity", "query_heads")
+
 BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores square
 
 
@@ -203,7 +207,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
     allowed = [run.allowed(budget) for budget in budgets]
     if settings.query_heads and any(budget.uniform for budget in budgets):
         raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
-    curves, weights = _unpacked(run.once(settings, lambda: _measured(run, settings)))
+    curves, weights = _unpacked(run.once(settings, lambda: _measured(run, settings), PASS, DAMAGE))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -249,6 +253,7 @@ def _measured(run: Run, settings: KPrune) -> Arrays:
             gates=settings.search == "gates",
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept,
+            parts=run.parts,
         )
     with run.phase("search"):
         of = len(measurement.statistics)
