@@ -131,7 +131,7 @@ def prune(
     for entry in budgets:
         run.allowed(entry)  # a budget that leaves nothing is known before anything is measured
     results = chosen.prune(run, budgets)
-    check_results(chosen.name, results, budgets)
+    check_results(chosen.name, results, budgets, run.finished)
     return results[0] if alone else results
 
 
@@ -151,15 +151,27 @@ def check_call(model: Any, calibration: Any, budget: Any) -> None:
             raise BudgetError(f"{entry!r} is no budget; pass Budget(remove=0.6).")
 
 
-def check_results(name: str, results: Any, budgets: Sequence[Budget]) -> None:
-    """Raise `SettingsError` where a method gave other than one model for every budget, each from `Run.finish`."""
+def check_results(
+    name: str, results: Any, budgets: Sequence[Budget], finished: Sequence[tuple[Budget, dict[str, Any]]] = ()
+) -> None:
+    """Raise `SettingsError` where a method gave other than one model for every budget, in their order, each `finished`.
+
+    `finished` are the budgets and records of what `Run.finish` gave. A model may have got further notes since.
+    """
     if not isinstance(results, Sequence) or len(results) != len(budgets):
         given = f"{len(results)} models" if isinstance(results, Sequence) else type(results).__name__
         raise SettingsError(f"{name}.prune gave {given} for {len(budgets)} budgets; return one model for each.")
     for result, budget in zip(results, budgets, strict=True):
         record = result.provenance.record if isinstance(result, Model) else {}
-        if record.get("method") != name or record.get("budget", {}).get("remove") != budget.remove:
+        # A tuple's == takes an object for equal to itself, NaN included.
+        of = [of for of, told in finished if all((record.get(key),) == (value,) for key, value in told.items())]
+        if not of:
             raise SettingsError(f"{name}.prune gave a model that did not come from run.finish; return what that gives.")
+        if budget not in of:
+            raise SettingsError(
+                f"{name}.prune gave the model of {of[0]} in the place of {budget}; return one for every budget, in "
+                "their order."
+            )
 
 
 def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:

@@ -67,6 +67,7 @@ class Run:
     measured: Measured | None = None  # where the measurement is kept until the result is saved
     parts: Parts | None = None  # of the pass over the texts that is at work, where it keeps any
     resumed: tuple[str, ...] = ()  # what came from there
+    finished: list[tuple[Budget, dict[str, Any]]] = field(default_factory=list)  # what `finish` gave: its record
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -268,6 +269,7 @@ class Run:
             **(notes or {}),
         }
         tell(record["warnings"])
+        self.finished.append((budget, record))
         self.phases.clear()  # a second budget books its own time
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
