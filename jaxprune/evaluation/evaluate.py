@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, NumericalError
 from ..model import Model
@@ -53,6 +54,7 @@ class Evaluation:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
+@checked
 def evaluate(
     model: Model,
     task: Task,

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..checkpoint.generation import read_generation, unapplied
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model.model import Model
@@ -34,6 +35,7 @@ class Generation:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
+@checked
 def generate(
     model: Model,
     prompts: str | Sequence[str],

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..evaluation.evaluate import evaluate
@@ -45,6 +46,7 @@ class Tuned(NamedTuple):
     trained: Trained
 
 
+@checked
 def finetune(
     model: Model,
     task: Task,

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
@@ -46,6 +47,7 @@ from .train import check_head, train
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
 
 
+@checked
 def prune_lora(
     model: Model,
     task: Task,

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
+from ..checks import checked
 from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
@@ -58,6 +59,7 @@ def prune(
     resume: bool = False,
     save_minutes: float | None = None,
 ) -> list[Model]: ...
+@checked
 def prune(
     model: Model,
     calibration: Calibration,
@@ -104,8 +106,8 @@ def prune(
     if save_minutes is not None and out is None:
         raise SettingsError("save_minutes has no effect without out, the folder that is saved to; leave it out.")
     minutes = SAVE_MINUTES if save_minutes is None else save_minutes
-    if isinstance(minutes, bool) or not 0 < minutes < float("inf"):
-        raise SettingsError(f"save_minutes must be a positive number, got {minutes!r}.")
+    if not 0 < minutes < float("inf"):
+        raise SettingsError(f"save_minutes must be a positive number, got {minutes}.")
     measured = None if out is None else Measured(out, resume, model, minutes)
     devices = Devices(mesh, stream)
     model = chosen.prepared(model.with_tokenizer(tokenizer))
@@ -254,7 +256,7 @@ def _prune_by(name: str, default: Any) -> Any:
     by.__signature__ = signature.replace(  # type: ignore[attr-defined]  # read by inspect
         parameters=[p.replace(**settings) if p.name == "method" else p for p in signature.parameters.values()]
     )
-    return by
+    return checked(by)
 
 
 kprune: PruneBy[KPrune] = _prune_by("kprune", KPrune())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..checks import check_types
 from ..errors import SettingsError
 from ..model.architecture import ATTENTION, Architecture, Sublayer
 from ..model.model import Batch, Model, Params
@@ -42,6 +43,9 @@ class Fit:
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream first"})
     input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
+
+    def __post_init__(self):
+        check_types(self)
 
 
 PUBLISHED_FIT = Fit(ridge=1e-2, pull=0.0, intercept=False, inputs=False)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..checks import check_seed
+from ..checks import check_types, checked
 from ..errors import DataError, NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
 from ..model.ends import embed, head_input
@@ -46,6 +46,7 @@ class Sampling:
     seed: int | None = None  # of the draws; None: 0
 
     def __post_init__(self):
+        check_types(self)
         if self.max_new_tokens < 1:
             raise SettingsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         if not 0 <= self.temperature < float("inf"):
@@ -54,8 +55,6 @@ class Sampling:
             raise SettingsError(f"top_k must be at least 1, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p must lie in (0, 1], got {self.top_p}.")
-        if self.seed is not None:
-            check_seed(self.seed)
         drawing = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) is not None]
         if self.temperature == 0 and drawing:
             raise SettingsError(
@@ -72,6 +71,7 @@ class Generated(NamedTuple):
     ended: np.ndarray  # [rows]: true where an end token came, false where max_new_tokens stopped the row
 
 
+@checked
 def generate_ids(
     model: Model,
     prompts: Any,

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checks import checked
 from ..errors import DataError
 from .calibration import Calibration as Calibration
 from .example import Answers as Answers, Example as Example
@@ -26,6 +27,7 @@ _OWN: Mapping[str, Callable[..., Task]] = {"text-classification": folder, "token
 NAMES = (*_LOADERS, *_OWN, "text")
 
 
+@checked
 def load(name: str, data: str | Path | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..checks import checked
 from ..errors import DataError
 from .example import Example
 from .glue import from_hub
@@ -11,6 +12,7 @@ from .task import Task
 WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "train")  # name, configuration, scored, calibration
 
 
+@checked
 def text(
     data: str | Path | None = None,
     *,

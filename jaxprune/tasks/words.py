@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ..checks import checked
 from .example import Example, Tags
 from .folder import label_names, own_task, split_files
 from .jsonl import Row, read_rows, shown
@@ -13,6 +14,7 @@ from .task import Task
 _IOB2 = re.compile(r"O|[BI]-.+")  # tags whose entities can be told
 
 
+@checked
 def token_classification(path: str | Path, *, max_length: int | None = None) -> Task:
     """A task from JSON lines with `tokens`, a list of words, and `ner_tags` or `tags`, a list with one tag a word.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
-from ...checks import check_effect
+from ...checks import check_effect, checked
 from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...model import Batch, Model, Params
@@ -50,6 +50,7 @@ class Recapped(NamedTuple):
     rounds: tuple[dict[str, Any], ...]
 
 
+@checked
 def recap(
     model: Model,
     task: Task,

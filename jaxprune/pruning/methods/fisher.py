@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...checks import check_seed
+from ...checks import check_types
 from ...model.architecture import HALVES, Architecture
 from ...model.model import Model
 from ...settings import formerly
@@ -37,8 +37,8 @@ class Fisher(Refitting):
     measures_once: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_seed(self.seed)
         object.__setattr__(self, "refit", kind_of(self.refit))
+        check_types(self)
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         allowed = [run.allowed(entry) for entry in budgets]

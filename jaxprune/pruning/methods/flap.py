@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...errors import SettingsError
+from ...checks import check_types
 from ...model.architecture import Architecture, Sublayer
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, sublayer
@@ -45,8 +45,7 @@ class Flap(Refitting):
 
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit))
-        if self.criterion not in ("fluctuation", "wanda"):
-            raise SettingsError(f"criterion must be fluctuation or wanda, got {self.criterion!r}.")
+        check_types(self)
 
     def prepared(self, model: Model) -> Model:
         """The model with output biases where it has none: compensation writes them."""

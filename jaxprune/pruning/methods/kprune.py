@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ...checks import check_effect, check_seed
+from ...checks import check_effect, check_types
 from ...errors import BudgetError, SettingsError
 from ...model.architecture import ATTENTION, Architecture
 from ...model.heads import head_of
@@ -95,7 +95,7 @@ class KPrune(Method):
 
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit))
-        check_seed(self.seed)
+        check_types(self)
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name in given.keys() & {"elimination_ridge", "ridge", "input_ridge", "pull", "balance"}:
             if not 0 <= getattr(self, name) < float("inf"):
@@ -105,8 +105,6 @@ class KPrune(Method):
                 raise SettingsError(f"{name} must be a positive number, got {getattr(self, name)}.")
         if not 0 < self.token_floor <= 1:
             raise SettingsError(f"token_floor must lie in (0, 1], got {self.token_floor}; 1 weighs all tokens alike.")
-        if self.search not in ("surgeon", "gates", "published"):
-            raise SettingsError(f"search must be surgeon, gates or published, got {self.search!r}.")
         if self.query_heads and self.search != "surgeon":
             raise SettingsError(f"query_heads needs search surgeon, got {self.search}, which scores whole groups.")
         self._check_effects()
