@@ -12,8 +12,9 @@ from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model.model import Model
-from ..runtime.decode import Sampling, generate_ids
+from ..runtime.decode import generate_ids
 from ..runtime.programs import Programs
+from ..runtime.sampling import Sampling
 from ..tokens.tokenizer import Tokenizer
 
 

@@ -26,8 +26,8 @@ from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
 from ..pruning.cost import removed, whole_parameters
 from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
+from ..pruning.cut_check import check_model, masked_versus_cut
 from ..pruning.methods.magnitude import weight_norms
-from ..pruning.run import check_model, masked_versus_cut
 from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ...checks import check_counts, check_effect, check_types
 from ...errors import SettingsError
-from ...pruning.refit import kind_of
+from ...pruning.refit_settings import kind_of
 from ...settings import Presets, formerly
 
 CAP = 0.85  # the largest share of a sublayer that a round may remove

@@ -16,7 +16,7 @@ from ..by_scores import Refitting, masks_for, refitted_and_cut, split_like
 from ..cut import Mask
 from ..measure import measure
 from ..measured import Arrays
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 

@@ -21,12 +21,12 @@ from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, sublayer
 from ...runtime.by_sublayer import outer_params, start
 from ...settings import formerly
+from ..backward import output_kernel, unit_width
 from ..budget import Budget
 from ..by_scores import Refitting, keep_by_rank, masks_for, refitted_and_cut
 from ..cut import Mask, with_output_biases
-from ..measure import output_kernel, unit_width
 from ..measured import Arrays
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 

@@ -19,18 +19,18 @@ import numpy as np
 
 from ...checks import check_effect, check_types
 from ...errors import BudgetError, SettingsError
-from ...model.architecture import ATTENTION, Architecture
+from ...model.architecture import Architecture
 from ...model.heads import head_of
 from ...model.model import Model
-from ..allocation import Curve, allocate
+from ..allocation import Curve, allocate, round_masks
 from ..budget import Budget
-from ..cut import Mask
+from ..cut import by_query_heads
 from ..damage import Scoring, damage_curves, tilted
 from ..measure import measure
 from ..measured import Arrays
 from ..method import Method
-from ..refit import PUBLISHED_FIT, REFIT, SCALES, Fit, Kind, follow, kind_of
-from ..run import Run, round_masks
+from ..refit_settings import PUBLISHED_FIT, REFIT, SCALES, Fit, Kind, kind_of
+from ..run import Run
 from .kprune_published import published_masks
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
@@ -218,18 +218,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
         predicted = sum(float(c.damage[c.steps(mask)]) for c, mask in zip(curves, masks, strict=True))
         if settings.query_heads:
             masks = by_query_heads(masks, run.model.architecture)
-        with run.phase("refit"):
-            fitted, reports = follow(
-                run.model,
-                run.params,
-                masks,
-                run.batches,
-                weights,
-                settings.fit,
-                run.programs,
-                lambda done: run.step("refit", done, len(curves)),
-                run.kept,
-            )
+        fitted, reports = run.refit(masks, weights, settings.fit)
         reused = ("measurement", "damage curves") if number else ()
         results.append(run.finish(settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted}))
     return results
@@ -296,16 +285,3 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             kept=run.kept,
         )
     return run.finish(settings, budget, fitted, masks, reports)
-
-
-# --- scores
-
-
-def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
-    """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
-    shaped = []
-    for at, mask in zip(architecture.sublayers(), masks, strict=True):
-        size = architecture.layers[at.layer]
-        several = at.half == ATTENTION and size.queries > 1
-        shaped.append(mask.reshape(size.groups, size.queries) if several else mask)
-    return shaped
