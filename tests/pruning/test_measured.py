@@ -181,7 +181,7 @@ def test_parts_are_kept_when_it_is_time(tmp_path, monkeypatch):
 def test_settings_of_parts_are_checked(model, tmp_path):
     with pytest.raises(SettingsError, match="save_minutes has no effect without out"):
         jp.kprune(model, CALIBRATION, BUDGET, save_minutes=1.0)
-    for wrong in (0.0, -1.0, float("nan")):
+    for wrong in (0.0, -1.0, float("inf")):
         with pytest.raises(SettingsError, match="save_minutes must be a positive number"):
             jp.kprune(model, CALIBRATION, BUDGET, save_minutes=wrong, out=tmp_path / "run")
 
