@@ -40,6 +40,7 @@ LATE = {
     "flax": "only its msgpack checkpoints and its modules need it",
     "matplotlib": "only plots need it",
     "rich": "only what a person looks at needs it",
+    "lm_eval": "an extra: only its benchmarks need it",
     "resource": "there is none on Windows",
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from ..settings import former_names
+from .task_flags import flag
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
 OWN = frozenset({"seed"})
@@ -46,10 +47,6 @@ def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str
     names = dict.fromkeys(field.name for cls in known for field in dataclasses.fields(cls))
     names |= dict.fromkeys(old for cls in known for old in former_names(cls))
     return given_by(arguments, [name for name in names if name not in OWN])
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def given_by(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

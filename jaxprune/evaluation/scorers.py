@@ -17,6 +17,7 @@ from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
+from .perplexity import completions
 from .predict import Predicted, predicted_by
 from .spans import OVERLAP, best_answers
 from .tags import tag
@@ -84,5 +85,6 @@ SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
         "regression": classify,
         "question_answering": answer,
         "token_classification": tag,
+        "chat": completions,
     }
 )

@@ -17,7 +17,14 @@ from jaxtyping import Array, Bool, Float
 from . import predictions, targets
 from .architecture import Architecture, HeadKind, Problem
 from .dropout import Dropout, drop
-from .language import next_token_losses, sampled_cotangents, vocabulary_logits
+from .language import (
+    Guide,
+    Lesson,
+    next_token_losses,
+    sampled_cotangents,
+    summed_next_tokens,
+    vocabulary_logits,
+)
 from .model import Batch, Params
 from .sublayer import dense
 
@@ -33,8 +40,9 @@ def text_logits(
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
     if architecture.pooler != "none":
         activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
-        pooled = activation(dense(params["pooler"], pooled))
-    return dense(params["head"], drop(pooled, dropout, 1))
+        # transformers' classes without a pooler, those on decoders, drop nothing here.
+        pooled = drop(activation(dense(params["pooler"], pooled)), dropout, 1)
+    return dense(params["head"], pooled)
 
 
 def token_logits(
@@ -66,6 +74,8 @@ class Language:
     """What a head over the vocabulary computes for one slice of tokens at a time: whole logits would not fit."""
 
     losses: Callable[[Params, Array, Batch, Architecture], Array]  # of the next tokens, from the last stream
+    # Summed over the learnt tokens: (params, stream, batch, targets, architecture, guide, lesson).
+    summed: Callable[[Params, Array, Batch, Array, Architecture, Guide | None, Lesson | None], Array]
     # Fisher factors at the last stream: (params, stream, batch, architecture, temperature, key).
     cotangents: Callable[[Params, Array, Batch, Architecture, float, Array], Array]
 
@@ -74,7 +84,8 @@ class Language:
 class Head:
     """One kind of head. Functions are pure; `predictions` and `targets` say what they take and give.
 
-    Without a loss nothing can be trained, without a divergence nothing can be learnt from a teacher.
+    Without a loss, its own or that of `language`, nothing can be trained; without a divergence, or that of `language`,
+    nothing can be learnt from a teacher.
     """
 
     name: str
@@ -82,7 +93,8 @@ class Head:
     logits: _Logits
     fisher: Callable[[Array, Batch, float, Array, int], Array] | None = None  # None: `language` has its own
     loss: Callable[[Array, Array, Batch, float], Array] | None = None
-    check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); there is one where `loss` is
+    check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); None: it cannot be trained
+    blank: Callable[[int], np.ndarray] = lambda labels: np.zeros((), np.int32)  # a text's target where none is read
     divergence: Callable[[Array, Array, Batch, float], Array] | None = None
     nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
     language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
@@ -117,6 +129,7 @@ _ROWS: Mapping[tuple[HeadKind, Problem], Head] = {
         fisher=predictions.several_factors,
         loss=predictions.several_loss,
         check_targets=targets.several_targets,
+        blank=lambda labels: np.zeros(labels, np.float32),
         divergence=predictions.several_divergence,
         nats=float,  # the loss is a mean over the labels
         classes=True,
@@ -128,6 +141,7 @@ _ROWS: Mapping[tuple[HeadKind, Problem], Head] = {
         fisher=predictions.number_factors,
         loss=predictions.number_loss,
         check_targets=targets.number_targets,
+        blank=lambda labels: np.zeros((), np.float32),
         divergence=predictions.number_divergence,
         nats=lambda labels: 0.5,  # the squared error is twice the Gaussian's negative log likelihood
         softmax=False,
@@ -140,6 +154,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         fisher=predictions.span_factors,
         loss=predictions.span_loss,
         check_targets=targets.span_targets,
+        blank=lambda labels: np.zeros(2, np.int32),
         divergence=predictions.span_divergence,
         every_token=True,
     ),
@@ -149,13 +164,20 @@ _ALONE: Mapping[HeadKind, Head] = {
         fisher=predictions.class_factors,
         loss=predictions.tag_loss,
         check_targets=targets.tag_targets,
+        blank=lambda labels: np.zeros(1, np.int32),
         divergence=predictions.tag_divergence,
         classes=True,
         smooths=True,
         exact=True,
         every_token=True,
     ),
-    "causal_lm": Head(name="causal_lm", logits=word_logits, language=Language(next_token_losses, sampled_cotangents)),
+    "causal_lm": Head(
+        name="causal_lm",
+        logits=word_logits,
+        check_targets=targets.learnt_targets,
+        blank=lambda labels: np.zeros(0, np.int32),
+        language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+    ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
 }
 # A head that is no classification is one row, whatever `problem` says beside it.

@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -27,6 +27,15 @@ from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
 
 
+@runtime_checkable
+class Recovery(Protocol):
+    """What is done to a model after the cut, with the one that it was made from at hand (`jaxprune.Recover`)."""
+
+    def __call__(
+        self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
+    ) -> Model: ...
+
+
 @overload
 def prune(
     model: Model,
@@ -42,6 +51,7 @@ def prune(
     out: str | Path | None = None,
     resume: bool = False,
     save_minutes: float | None = None,
+    recover: Recovery | None = None,
 ) -> Model: ...
 @overload
 def prune(
@@ -58,6 +68,7 @@ def prune(
     out: str | Path | None = None,
     resume: bool = False,
     save_minutes: float | None = None,
+    recover: Recovery | None = None,
 ) -> list[Model]: ...
 @checked
 def prune(
@@ -74,6 +85,7 @@ def prune(
     out: str | Path | None = None,
     resume: bool = False,
     save_minutes: float | None = None,
+    recover: Recovery | None = None,
 ) -> Model | list[Model]:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
@@ -89,7 +101,8 @@ def prune(
     changes no bit of the result. `out` is a folder for what was measured, every `save_minutes` (10) for a part of it:
     should the run be stopped, the same call with `resume` goes on from there, with these or other budgets and settings
     of what comes after measuring; delete it when the result is saved.
-    `on_step` hears {"phase", "done", "of"}.
+    `on_step` hears {"phase", "done", "of"}. `recover=jaxprune.Recover(texts)` trains every result a little, without
+    labels, to say what `model` says.
 
     The result's `report` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
     `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
@@ -101,6 +114,7 @@ def prune(
     check_keep_bytes(keep_bytes)
     if resume and out is None:
         raise SettingsError("resume needs out, the folder that the measurement was kept in.")
+    check_recovery(recover)
     if out is not None and not chosen.measures_once:
         raise SettingsError(f"{chosen.name}, as it is set, keeps no measurement to go on from; leave out= out.")
     if save_minutes is not None and out is None:
@@ -110,7 +124,8 @@ def prune(
         raise SettingsError(f"save_minutes must be a positive number, got {minutes}.")
     measured = None if out is None else Measured(out, resume, model, minutes)
     devices = Devices(mesh, stream)
-    model = chosen.prepared(model.with_tokenizer(tokenizer))
+    dense = model = model.with_tokenizer(tokenizer)
+    model = chosen.prepared(model)
     encoded, surprises = encoded_for(model, calibration, on_step)
     run = Run.start(
         model,
@@ -134,6 +149,8 @@ def prune(
         run.allowed(entry)  # a budget that leaves nothing is known before anything is measured
     results = chosen.prune(run, budgets)
     check_results(chosen.name, results, budgets, run.finished)
+    if recover is not None:
+        results = [recover(result, dense, calibration, on_step) for result in results]
     return results[0] if alone else results
 
 
@@ -151,6 +168,12 @@ def check_call(model: Any, calibration: Any, budget: Any) -> None:
     for entry in [budget] if isinstance(budget, Budget) else budget:
         if not isinstance(entry, Budget):
             raise BudgetError(f"{entry!r} is no budget; pass Budget(remove=0.6).")
+
+
+def check_recovery(recover: Any) -> None:
+    """Raise `SettingsError` for what cannot be called with a pruned model."""
+    if recover is not None and not callable(recover):
+        raise SettingsError(f"recover is {recover!r}; pass jaxprune.Recover(texts, steps=500).")
 
 
 def check_results(
@@ -219,6 +242,7 @@ class PruneBy(Protocol, Generic[Settings]):
         out: str | Path | None = None,
         resume: bool = False,
         save_minutes: float | None = None,
+        recover: Recovery | None = None,
     ) -> Model: ...
     @overload
     def __call__(
@@ -236,6 +260,7 @@ class PruneBy(Protocol, Generic[Settings]):
         out: str | Path | None = None,
         resume: bool = False,
         save_minutes: float | None = None,
+        recover: Recovery | None = None,
     ) -> list[Model]: ...
 
 

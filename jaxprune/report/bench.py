@@ -13,6 +13,7 @@ from ..errors import DataError, SettingsError
 from ..model import Batch, Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
+from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
@@ -192,12 +193,13 @@ def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0
     if bounded and length > architecture.max_positions:
         raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
+    whole = np.ones((rows, length), np.int32)
     return Batch(
         ids=jnp.asarray(ids, jnp.int32),
-        segments=jnp.ones((rows, length), jnp.int32),
+        segments=jnp.asarray(whole),
         positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length)),
         types=jnp.zeros((rows, length), jnp.int32),
-        pool=jnp.zeros((rows, 1), jnp.int32),
+        pool=jnp.asarray(pool_slots(architecture, ids, whole, 1)),
         index=jnp.arange(rows, dtype=jnp.int32)[:, None],
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,24 @@ PADDED_ROWS, PADDED_SHARE = 128, 0.03
 class Encoded:
     """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
 
-    ids: list[np.ndarray]
-    types: list[np.ndarray]
+    ids: Sequence[np.ndarray]  # a list, or in a file (`token_file.Ragged`)
+    types: Sequence[np.ndarray]
     cut: int = 0  # how many texts lost their end, or beginning
     longest: int | None = None  # tokens that they were cut to
+    row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every text, int64."""
+        known = getattr(self.ids, "lengths", None)
+        return np.array([len(ids) for ids in self.ids], np.int64) if known is None else known
+
+    @property
     def tokens(self) -> int:
-        return sum(len(ids) for ids in self.ids)
+        return int(self.lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Tokenizer:
     read: TokenizerRead
     longest: int | None = None  # tokens of a text
     rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
+    types: int | None = None  # that its embedding tells apart
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
@@ -64,8 +73,8 @@ class Tokenizer:
         """
         if not isinstance(source, Model):
             return Tokenizer(_ready(read_tokenizer(source)))
-        a = source.architecture
-        return Tokenizer(_ready(tokenizer_of(source)), a.max_positions if a.positions != "none" else None, a.vocab)
+        a, read = source.architecture, _ready(tokenizer_of(source))
+        return Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
 
     @property
     def backend(self) -> Any:
@@ -86,13 +95,25 @@ class Tokenizer:
                 f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
                 "it in tokenizer_config.json alone, and so texts are read here.",
             )
-        if not self.read.types and any(example.pair is not None for example in examples):
-            if any(self.backend.encode("a", "a").type_ids):
-                said += (
-                    "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
-                    f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
-                    "them in model_input_names of tokenizer_config.json if the model was trained with them.",
-                )
+        if any(example.pair is not None for example in examples):
+            said += self._joined_pairs()
+        return said
+
+    def _joined_pairs(self) -> tuple[str, ...]:
+        """Doubts where a model cannot tell the second text of a pair from the first, or hardly."""
+        both, said = self.backend.encode("a", "a"), ()
+        typed = any(both.type_ids) and (self.types is None or self.types > 1)
+        if typed and not self.read.types:
+            said = (
+                "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
+                f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
+                "them in model_input_names of tokenizer_config.json if the model was trained with them.",
+            )
+        if not (typed and self.read.types) and (0, 1) in pairwise(both.sequence_ids):
+            said += (
+                "the tokenizer puts nothing between the two texts of a pair, as in transformers, so that the model "
+                "reads them as one; end the first texts with a separator if it was trained with one.",
+            )
         return said
 
     def _unlike_embedding(self) -> tuple[str, ...]:
@@ -144,6 +165,25 @@ class Tokenizer:
         encodings = self._encode(texts, numbered=False, add_special_tokens=False)
         return [np.array(entry.ids, np.int32) for entry in encodings]
 
+    def around(self) -> tuple[np.ndarray, np.ndarray]:
+        """The special tokens that are put before a text, and after it."""
+        self.backend.no_truncation()
+        encoding = self._encode(["a"], numbered=False)[0]
+        own = np.flatnonzero(~np.array(encoding.special_tokens_mask, bool))
+        ids = np.array(encoding.ids, np.int32)
+        return ids[: own[0]], ids[own[-1] + 1 :]
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text; None where none is named."""
+        return None if self.read.own is None else self.read.own.eos_token_id
+
+    def located(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The token ids of whole texts, as `plain_batch`, and the first and past the last character of each token."""
+        self.backend.no_truncation()
+        encodings = self._encode(list(texts), numbered=False, add_special_tokens=False)
+        return [(np.array(entry.ids, np.int32), np.array(entry.offsets).reshape(-1, 2)) for entry in encodings]
+
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
         self.backend.no_truncation()
@@ -170,7 +210,7 @@ class Tokenizer:
 
         A question is cut at 64 tokens, or at half of `max_length` if that is less. `strict` is that of `encode`.
         """
-        max_length = self._room(max_length, True, strict)
+        max_length = self.room(max_length, True, strict)
         self.backend.no_truncation()
         most = min(64, max_length // 2)
         asked = self._encode(list(questions), add_special_tokens=False)
@@ -202,7 +242,7 @@ class Tokenizer:
                 f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
             )
         paired = any(example.pair is not None for example in examples)
-        room = self._room(max_length, paired, strict)
+        room = self.room(max_length, paired, strict)
         self._cut(room, strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         encodings = self._encode(inputs)
@@ -217,7 +257,7 @@ class Tokenizer:
         try:
             encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
-            _check_texts(texts)
+            check_each_text(texts)
             raise
         for number, encoding in enumerate(encodings):
             if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
@@ -235,7 +275,11 @@ class Tokenizer:
             [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
         )
 
-    def _room(self, max_length: int, pair: bool, strict: bool) -> int:
+    def room(self, max_length: int, pair: bool, strict: bool) -> int:
+        """The most tokens of a text or pair: `max_length`, or what the model reads if that is less.
+
+        Raises `DataError` where it is less and `strict`, and where special tokens alone would fill it.
+        """
         if strict and self.longest is not None and max_length > self.longest:
             raise DataError(
                 f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."
@@ -247,7 +291,7 @@ class Tokenizer:
         return room
 
 
-def _check_texts(texts: Sequence[Any]) -> None:
+def check_each_text(texts: Sequence[Any]) -> None:
     """Raise DataError for the first text that is no string, or that holds half a character."""
     for number, entry in enumerate(texts):
         for text in entry if isinstance(entry, tuple) else (entry,):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...doubts import tell
+from ...evaluation.metrics import goodness
 from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
@@ -38,7 +39,7 @@ def finished(
     warnings = [entry for entry in before.warnings if NEW_WEIGHTS not in entry]
     kept_round = len(records) - 1
     if training.keep == "best":
-        kept_round = max(range(len(records)), key=lambda number: (records[number]["score"], number))
+        kept_round = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
     full = run.model.replace(params=state.params)
     small_architecture = cut_architecture(run.model.architecture, state.best)
     with jax.default_device(run.placement.host):
