@@ -147,13 +147,17 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _is_checked(hint: Any, texts: bool) -> bool:
-    """Whether an annotation is about numbers, truth values, choices or lists of them, or also of `texts`."""
-    if hint in (int, float, bool) or get_origin(hint) is Literal:
+    """Whether an annotation is about numbers, truth values, choices or lists of them, or also of `texts`.
+
+    Where a text or a path may stand in a number's place, what has that argument tells them apart in words of its own.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if hint in (int, float, bool) or kind is Literal:
         return True
-    if get_origin(hint) in (Callable, Mapping, dict):
+    if kind in (Callable, Mapping, dict) or (kind in (Union, types.UnionType) and str in parts):
         return False
-    lists = texts and get_origin(hint) in (tuple, Sequence) and str in get_args(hint)
-    return lists or any(_is_checked(part, texts) for part in get_args(hint))
+    lists = texts and kind in (tuple, Sequence) and str in parts
+    return lists or any(_is_checked(part, texts) for part in parts)
 
 
 def check_seed(seed: Any) -> None:
