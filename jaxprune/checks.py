@@ -1,16 +1,163 @@
-"""What settings of every kind have to be, checked where they come in."""
+"""What settings of every kind have to be, checked where they come in.
 
-from collections.abc import Mapping, Sequence
+Annotations say it once: `check_types` reads those of a settings class, `checked` those of a function's arguments.
+"""
+
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache, wraps
+from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from .errors import SettingsError
+import numpy as np
+
+from .errors import JaxpruneError, SettingsError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_whole(value: Any) -> bool:
     """Whether `value` is an integer of Python's or NumPy's; True and False are none."""
-    return not isinstance(value, bool) and hasattr(value, "__index__")
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number of Python's or NumPy's, and not NaN; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(value == value)
+
+
+def expected(hint: Any, value: Any) -> str | None:
+    """What `value` had to be by its annotation, where that is about numbers, truth values or choices; None: it is.
+
+    Of other annotations nothing is known: what has such a type is right.
+
+    >>> expected(int | None, 1.5), expected(Literal["a", "b"], "c"), expected(int | None, None)
+    ('a whole number', 'a or b', None)
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        told = [expected(part, value) for part in parts]
+        return None if None in told else _either([entry for entry in told if entry])
+    if hint is types.NoneType:
+        return None if value is None else ""  # left out where something else would do, too
+    if hint is bool:
+        return None if isinstance(value, (bool, np.bool_)) else "True or False"
+    if hint is int:
+        return None if is_whole(value) else "a whole number"
+    if hint is float:
+        return None if is_number(value) else "a number"
+    if kind is Literal:
+        same = lambda part: isinstance(value, type(part)) and isinstance(value, bool) == isinstance(part, bool)  # noqa: E731
+        known = any(same(part) and value == part for part in parts)
+        return None if known else _either(list(map(str, parts)))
+    if kind in (tuple, Sequence) and parts[:1] != ((),):
+        of = "texts" if parts[0] is str else "values"
+        if isinstance(value, str):
+            return f"a sequence of {of}, got one text; write ({value!r},)."
+        if not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
+            return f"a sequence of {of}"
+        if parts[0] is str:
+            return None if all(isinstance(entry, str) for entry in value) else "a sequence of texts"
+        if kind is Sequence or parts[-1] is Ellipsis:
+            return next((f"a sequence, each {told}" for entry in value if (told := expected(parts[0], entry))), None)
+        return None
+    if kind is Callable:
+        return None if callable(value) else "a function"
+    if (
+        hint is not Any
+        and isinstance(hint, type)
+        and not typing.is_typeddict(hint)
+        and not getattr(hint, "_is_protocol", False)
+    ):
+        return None if isinstance(value, hint) else f"a {hint.__name__}"
+    return None
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _check(name: str, hint: Any, value: Any, error: type[JaxpruneError]) -> None:
+    if name == "seed" and value is not None:
+        check_seed(value)
+        return
+    told = expected(hint, value)
+    if told is not None:
+        raise error(f"{name} must be {told}" + ("" if told.endswith(".") else f", got {_shown(value)}."))
+
+
+def _shown(value: Any) -> str:
+    """A value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@cache
+def _hints(settings: type) -> Mapping[str, Any]:
+    try:
+        return typing.get_type_hints(settings)
+    except Exception:  # of a class of another package, whose annotations are texts that say nothing here
+        return {}
+
+
+def check_types(settings: Any, error: type[JaxpruneError] = SettingsError) -> None:
+    """Raise `error` for a field of a settings dataclass that is not of the type it is annotated with, naming it.
+
+    Strings, fractions, truth values and NaN where a count or a number is meant would else be noticed late, by what has
+    another name, or not at all: "false" is true.
+    """
+    hints = _hints(type(settings))
+    for field in fields(settings):
+        if _is_checked(hints.get(field.name), texts=True):
+            _check(field.name, hints[field.name], getattr(settings, field.name), error)
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator of a public function: `SettingsError` for an argument of another type than its annotation's.
+
+    Of annotations that are about numbers and truth values, as `check_types`; what else they say is for the function.
+    """
+    signature = inspect.signature(function)
+    hints = {name: entry.annotation for name, entry in signature.parameters.items()}
+    hints = {name: hint for name, hint in hints.items() if _is_checked(hint, texts=False)}
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind_partial(*args, **kwargs).arguments
+        except TypeError:  # which the call says better
+            given = {}
+        for name in hints.keys() & given.keys():
+            _check(name, hints[name], given[name], SettingsError)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _is_checked(hint: Any, texts: bool) -> bool:
+    """Whether an annotation is about numbers, truth values, choices or lists of them, or also of `texts`.
+
+    Where a text or a path may stand in a number's place, what has that argument tells them apart in words of its own.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if hint in (int, float, bool) or kind is Literal:
+        return True
+    if kind in (Callable, Mapping, dict) or (kind in (Union, types.UnionType) and str in parts):
+        return False
+    lists = texts and kind in (tuple, Sequence) and str in parts
+    return lists or any(_is_checked(part, texts) for part in parts)
 
 
 def check_seed(seed: Any) -> None:
@@ -23,18 +170,9 @@ def check_counts(settings: Any, least: int, *names: str) -> None:
     """Raise `SettingsError` unless these fields are whole numbers of at least `least`; None, left open, passes."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not is_whole(value):
-            raise SettingsError(f"{name} must be a whole number, got {value!r}.")
+        _check(name, int | None, value, SettingsError)
         if value is not None and value < least:
             raise SettingsError(f"{name} must be at least {least}, got {value}.")
-
-
-def check_texts(settings: Any, *names: str) -> None:
-    """Raise `SettingsError` where one of these fields, sequences of texts, is a single text."""
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, str):
-            raise SettingsError(f"{name} must be a sequence of texts, got one text; write ({value!r},).")
 
 
 def check_effect(

@@ -1,15 +1,174 @@
-"""Seeds, counts and lists of texts are checked where they come in, in the same words."""
+"""Seeds, counts, numbers, truth values and choices are checked where they come in, in the same words."""
 
+import copy
+import dataclasses
+import importlib
+import inspect
+import pkgutil
 import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
-from jaxprune.checks import check_counts, check_texts
-from jaxprune.errors import SettingsError
+from jaxprune.checks import _is_checked, check_counts, expected, is_number, is_whole
+from jaxprune.errors import DataError, JaxpruneError, SettingsError
+from jaxprune.pruning.by_name import METHODS
+from jaxprune.pruning.refit_settings import Fit
+from jaxprune.runtime.sampling import Sampling
+
+NAN = float("nan")
+# Every settings class, with what it cannot do without.
+SETTINGS: dict[Any, dict[str, Any]] = {cls: {} for cls in METHODS.values()}
+SETTINGS |= {
+    jp.Train: {},
+    jp.Recap: {},
+    jp.PruneLora: {},
+    jp.Lora: {},
+    Sampling: {},
+    Fit: {},
+    jp.Recover: {},
+    jp.tasks.Hub: {"name": "org/name", "count": 1},
+    jp.Budget: {"remove": 0.5},
+}
+
+
+def made(cls: Any, **given: Any) -> None:
+    """Settings as they are made where no type checker is at work, as one is in tests."""
+    settings = copy.copy(cls(**SETTINGS[cls]))
+    for name, value in given.items():
+        object.__setattr__(settings, name, value)
+    settings.__post_init__()
+
+
+def wrong(hint: Any) -> list[Any]:
+    """What is of none of the types of an annotation, though it looks like it, or is used as if it were."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, type(int | None)) else (hint,)
+    values: list[Any] = []
+    for part in parts:
+        values += {int: ["16", 1.5, True, NAN], float: ["0.5", True, NAN], bool: ["false", 2]}.get(part, [])
+        values += ["nothing"] if typing.get_origin(part) is Literal else []
+        values += ["q", 3] if typing.get_origin(part) is tuple else []
+    return [value for value in values if expected(hint, value) is not None]
+
+
+FIELDS = [
+    pytest.param(cls, name, value, id=f"{cls.__name__}-{name}-{value!r}")
+    for cls in SETTINGS
+    for name, hint in typing.get_type_hints(cls).items()
+    if name in {field.name for field in dataclasses.fields(cls)}
+    for value in wrong(hint)
+]
+
+
+@pytest.mark.parametrize("cls, name, value", FIELDS)
+def test_a_field_of_another_type_is_named(cls, name, value):
+    with pytest.raises(JaxpruneError, match=rf"^{name} (must|is) ") as error:
+        made(cls, **{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_every_field_of_every_settings_class_is_in_the_table():
+    """A settings class is a dataclass whose fields have a help."""
+    modules = [
+        importlib.import_module(name)
+        for _, name, _ in pkgutil.walk_packages(jp.__path__, "jaxprune.")
+        if "__main__" not in name
+    ]
+    classes = {
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and dataclasses.is_dataclass(cls)
+        and any("help" in f.metadata for f in dataclasses.fields(cls))
+    }
+    assert classes <= {*SETTINGS}, classes - {*SETTINGS}
+    for cls in SETTINGS:
+        hints = typing.get_type_hints(cls)
+        named = {entry.values[1] for entry in FIELDS if entry.values[0] is cls}
+        fields = {field.name for field in dataclasses.fields(cls) if _is_checked(hints[field.name], texts=True)}
+        assert named | {"refit"} >= fields, fields - named  # refit: test_prune
+
+
+def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for owner in (jp, jp.tasks):
+        for name in dir(owner):
+            if not name.startswith("_") and inspect.isroutine(getattr(owner, name)):
+                yield name, getattr(owner, name)
+    for cls in (jp.Calibration, jp.Task):
+        for name, method in inspect.getmembers(cls, inspect.isroutine):
+            if not name.startswith("_"):
+                yield f"{cls.__name__}.{name}", method
+
+
+ARGUMENTS = [
+    pytest.param(function, name, value, id=f"{where}-{name}-{value!r}")
+    for where, function in public_functions()
+    for name, entry in inspect.signature(function).parameters.items()
+    if _is_checked(entry.annotation, texts=False)
+    for value in wrong(entry.annotation) or [3]
+]
+
+
+@pytest.mark.parametrize("function, name, value", ARGUMENTS)
+def test_an_argument_of_another_type_is_named_before_anything_else(function, name, value):
+    """Also where others are missing; so every public function is checked, without being called."""
+    given = () if name != "settings" else (None,)
+    with pytest.raises(SettingsError, match=rf"^{name} (must|is) ") as error:
+        function(*given, **{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_public_functions_are_in_the_table():
+    named = {str(entry.id).split("-")[0] for entry in ARGUMENTS}
+    assert named >= {"evaluate", "prune", "kprune", "load", "save", "export", "generate", "compare", "plan", "bench"}
+    assert named >= {"finetune", "recap", "prune_lora", "demo", "text", "glue", "folder", "squad", "Task.calibration"}
+
+
+def test_what_came_and_what_was_expected_is_said():
+    for call, says in (
+        (lambda: jp.tasks.folder(demo_data_path()).calibration("16"), "count must be a whole number, got '16'."),  # type: ignore
+        (lambda: jp.evaluate(None, None, limit=1.5), "limit must be a whole number, got 1.5."),  # type: ignore
+        (lambda: jp.compare(None, None, None, seeds=(0, "1")),  # type: ignore
+         "seeds must be a sequence, each a whole number, got (0, '1')."),
+        (lambda: jp.plan(None, "16", None), "calibration must be a whole number or a Calibration, got '16'."),  # type: ignore
+        (lambda: made(jp.Train, keep="first"), "keep must be best or last, got 'first'."),  # type: ignore
+        (lambda: made(jp.Recap, moments="none"), "moments must be carried, dropped or bfloat16, got 'none'."),  # type: ignore
+        (lambda: made(jp.Lora, train="head/*"), "train must be a sequence of texts, got one text; write ('head/*',)."),  # type: ignore
+        (lambda: jp.finetune(None, None, resume="false"), "resume must be True or False, got 'false'."),  # type: ignore
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=f"^{re.escape(says)}$"):
+            call()
+    with pytest.raises(DataError, match="max_length must be a whole number, got '64'"):
+        task = copy.copy(jp.tasks.folder(demo_data_path()))
+        object.__setattr__(task, "max_length", "64")
+        task.__post_init__()
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert is_whole(np.int64(3)) and not any(map(is_whole, (np.array([1, 2]), np.True_, 3.0, "3")))
+    assert is_number(np.float32(0.5)) and is_number(1) and not any(map(is_number, (np.nan, "1", None, True)))
+    made(jp.Train, epochs=np.int64(2), learning_rate=np.float32(1e-3), remat=np.True_)
+    assert expected(Sequence[int] | None, np.array([1, 2])) is None
+
+
+def test_a_method_of_another_package_is_checked_as_ours_are():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Theirs(jp.Method):
+        name = "theirs"
+        keep: int = dataclasses.field(default=1, metadata={"help": "units that stay"})
+
+        def prune(self, run: Any, budgets: Any) -> Any: ...
+
+    texts = jp.Calibration.of_texts(["a b"] * 64)
+    with pytest.raises(SettingsError, match="keep must be a whole number, got '2'"):
+        jp.prune(jp.load(demo_model_path()), texts, jp.Budget(0.5), Theirs(keep="2"))  # type: ignore
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, True])
@@ -44,10 +203,3 @@ def test_settings_check_their_counts():
     for make in (lambda: jp.Lora(rank=0), lambda: jp.Train(holdout=-1), lambda: jp.PruneLora(samples=0)):
         with pytest.raises(SettingsError, match="must be at least"):
             make()
-
-
-def test_one_text_is_no_list_of_texts():
-    with pytest.raises(
-        SettingsError, match=re.escape("train must be a sequence of texts, got one text; write ('head/*',).")
-    ):
-        check_texts(SimpleNamespace(train="head/*"), "train")

@@ -15,7 +15,7 @@ from jaxprune.checkpoint.load import NEW_WEIGHTS
 from jaxprune.errors import BudgetError, SettingsError
 from jaxprune.finetuning.lora import plan_of
 from jaxprune.pruning.by_name import METHODS
-from jaxprune.runtime.decode import Sampling
+from jaxprune.runtime.sampling import Sampling
 from tests.finetuning.conftest import folder, model, task  # noqa: F401  (fixtures)
 
 PUBLISHED = jp.KPrune.presets()["published"]

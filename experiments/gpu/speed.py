@@ -11,10 +11,9 @@ import numpy as np
 import jaxprune as jp
 from jaxprune.model import Architecture
 from jaxprune.model.transformer import whole_forward
-from jaxprune.pruning.allocation import keep_mask
+from jaxprune.pruning.allocation import keep_mask, round_masks
 from jaxprune.pruning.cost import flops, sublayer_costs
 from jaxprune.pruning.cut import cut_architecture, unit_counts
-from jaxprune.pruning.run import round_masks
 from jaxprune.report.bench import full_batch
 
 from . import models

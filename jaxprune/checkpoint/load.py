@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import check_seed
+from ..checks import check_seed, checked
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
@@ -41,6 +41,7 @@ from .tokenizer_files import TOKENIZER_FILES, config_for
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
 
+@checked
 def load(
     source: str | Path,
     *,

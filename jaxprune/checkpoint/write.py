@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from ..checks import checked
 from ..doubts import tell
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
@@ -43,6 +44,7 @@ SHARD_BYTES = 5 * 2**30
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
 
+@checked
 def save(
     model: Model,
     folder: str | Path,

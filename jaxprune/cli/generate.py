@@ -7,7 +7,7 @@ from ..checkpoint.hub import locate
 from ..errors import DataError
 from ..evaluation.generate import generate, token_id
 from ..report.tables import facts_table
-from ..runtime.decode import Sampling
+from ..runtime.sampling import Sampling
 from ..tasks.jsonl import read_texts
 from ..tokens.tokenizer import Tokenizer
 from . import flags

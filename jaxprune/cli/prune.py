@@ -17,7 +17,7 @@ from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import METHODS
-from ..pruning.measured import Measured, has_measured
+from ..pruning.measured import SAVE_MINUTES, Measured, has_measured
 from ..pruning.method import Method, seeded
 from ..pruning.prune import prune
 from ..report.progress import progress
@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
         "--resume", action="store_true", help="go on with what an interrupted run measured (its FOLDER.run)"
+    )
+    parser.add_argument(
+        "--save-minutes",
+        type=float,
+        metavar="MINUTES",
+        help=f"between parts of a measurement that are kept for --resume ({SAVE_MINUTES:g})",
     )
     parser.add_argument(
         "--evaluate",
@@ -90,7 +96,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
         return evaluate(either, task, **how) if scored else None  # type: ignore[arg-type]
 
     if chosen.measures_once:
-        where |= {"out": work, "resume": arguments.resume}
+        where |= {"out": work, "resume": arguments.resume, "save_minutes": arguments.save_minutes}
+    elif arguments.save_minutes is not None:
+        raise SettingsError(f"{chosen.name} keeps no measurement, as it is set; leave out --save-minutes.")
     with progress(chosen.name, arguments.quiet) as on_step, hint(work, has_measured):
         dense = score(model, on_step)
         results = prune(model, calibration, budgets, chosen, on_step=on_step, **where)

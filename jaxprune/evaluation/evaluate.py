@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError
 from ..model import Model
@@ -44,6 +45,7 @@ class Evaluation:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
+@checked
 def evaluate(
     model: Model,
     task: Task,

@@ -8,11 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..checkpoint.generation import read_generation, unapplied
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model.model import Model
-from ..runtime.decode import Sampling, generate_ids
+from ..runtime.decode import generate_ids
 from ..runtime.programs import Programs
+from ..runtime.sampling import Sampling
 from ..tokens.tokenizer import Tokenizer
 
 
@@ -34,6 +36,7 @@ class Generation:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
+@checked
 def generate(
     model: Model,
     prompts: str | Sequence[str],

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Model
 from ..runtime.events import OnStep
@@ -14,6 +15,7 @@ from ..runtime.programs import Programs
 from .harness import HarnessModel, HarnessSettings
 
 
+@checked
 def lm_eval(
     model: Model,
     *,

@@ -27,6 +27,7 @@ from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, mani
 from ..checkpoint.notes import to_save, write_tokenizer
 from ..checkpoint.read import Stored
 from ..checkpoint.write import SHARD_BYTES, check_output, write_folder, write_tensors
+from ..checks import checked
 from ..doubts import tell
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
@@ -51,6 +52,7 @@ class Exported(NamedTuple):
     dtype: str  # that config.json names
 
 
+@checked
 def export(
     model: Model,
     folder: str | Path,

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
-from ..checks import check_effect
+from ..checks import check_effect, checked
 from ..doubts import tell
 from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
@@ -50,6 +50,7 @@ class Tuned(NamedTuple):
     trained: Trained
 
 
+@checked
 def finetune(
     model: Model,
     task: Task,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.known_families import family_named
-from ..checks import check_counts, check_effect, check_texts
+from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
 from ..model.architecture import ATTENTION, FEED_FORWARD
@@ -47,7 +47,7 @@ class Lora:
     )
 
     def __post_init__(self):
-        check_texts(self, "projections", "rank_pattern", "alpha_pattern", "train")
+        check_types(self)
         unknown = [name for name in self.projections if name not in HALF_OF]
         if unknown or not self.projections:
             raise SettingsError(

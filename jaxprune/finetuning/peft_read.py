@@ -20,6 +20,7 @@ from ..checkpoint.load import file_shape
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.pickle_free import read_bin
 from ..checkpoint.read import Stored
+from ..checks import checked
 from ..doubts import tell
 from ..errors import CheckpointError
 from ..model import Model
@@ -44,6 +45,7 @@ class _Folder:
     whole: dict[str, np.ndarray]  # parameters under their names
 
 
+@checked
 def load_adapter(base: Model, folder: str | Path) -> Model:
     """`base` with the adapter of a PEFT folder merged into it, and the modules that the folder saved whole.
 

@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
 from ..model.heads import head_of
 from ..pruning.cost import removed, whole_parameters
 from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
+from ..pruning.cut_check import check_model, masked_versus_cut
 from ..pruning.methods.magnitude import weight_norms
-from ..pruning.run import check_model, masked_versus_cut
 from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack
@@ -47,6 +48,7 @@ from .train import check_head, train
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
 
 
+@checked
 def prune_lora(
     model: Model,
     task: Task,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..checks import check_counts, check_effect
+from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture
 from ..model.heads import head_of
@@ -56,13 +56,12 @@ class PruneLora(Presets):
     )
 
     def __post_init__(self):
+        check_types(self)
         for name in ("remove_heads", "remove_neurons"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must lie in [0, 1], got {getattr(self, name)}. To remove 30 % pass 0.3.")
         check_counts(self, 0, "head_steps", "high_blocks")
         check_counts(self, 1, "samples", "high_rank", "low_rank", "rank_budget")
-        if self.score not in (None, *MEASURED, "magnitude", "random"):
-            raise SettingsError(f"score must be gates, fisher, magnitude or random, got {self.score!r}.")
         self.lora  # noqa: B018 - checks projections and alpha
         if self.score not in (None, *MEASURED):
             check_effect(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import check_counts, check_seed
+from ..checks import check_counts, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Batch, Model, Params
@@ -73,10 +73,10 @@ class Recover:
     seed: int = field(default=0, metadata={"help": "orders the texts, and says which are held back"})
 
     def __post_init__(self):
-        check_seed(self.seed)
+        check_types(self)
         check_counts(self, 1, "steps", "batch_size", "accumulate")
         check_calibration(self.texts)
-        if not isinstance(self.hidden, int | float) or not 0 <= self.hidden < float("inf"):
+        if not 0 <= self.hidden < float("inf"):
             raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
         self.training()  # checks the rest
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..checkpoint.manifest import check_saved_type
-from ..checks import check_counts, check_effect, check_seed
+from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture
 from ..model.heads import head_of
@@ -67,7 +66,7 @@ class Train:
     seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
 
     def __post_init__(self):
-        check_seed(self.seed)
+        check_types(self)
         check_counts(self, 1, "epochs", "batch_size", "accumulate")
         check_counts(self, 0, "holdout")
         for name in ("learning_rate", "clip", "temperature", "save_minutes"):
@@ -81,12 +80,6 @@ class Train:
         for name in ("weight_decay", "distill_hidden"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name, choices in (("dtype", ("float32", "bfloat16")), ("keep", ("best", "last"))):
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
-        if self.result_dtype is not None:
-            check_saved_type(self.result_dtype)
-
         if not self.distill:
             check_effect(self, ("temperature",), "without distill: it is of the teacher's predictions")
         if self.distill == 1:

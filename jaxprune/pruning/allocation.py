@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ..errors import BudgetError, NumericalError
 from ..model.architecture import ATTENTION, FEED_FORWARD, HALVES, Architecture
+from .cut import Mask
 
 
 class Curve(NamedTuple):
@@ -146,3 +147,16 @@ def allocate(curves: Sequence[Curve], costs: Sequence[np.ndarray], allowed: int)
     # Steps of one hull segment tie, so count how many go rather than read off which: the first of the order do.
     ends = np.cumsum([len(saved) for saved in costs])[:-1]
     return [c.mask(int(np.sum(~kept))) for c, kept in zip(curves, np.split(keep, ends), strict=True)]
+
+
+def round_masks(
+    architecture: Architecture, masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int
+) -> list[Mask]:
+    """Masks whose neurons come in multiples of `round_to`: the cheapest kept ones (first in `order`) go too."""
+    out = []
+    for at, mask, units in zip(architecture.sublayers(), masks, order, strict=True):
+        mask = mask.copy()
+        extra = int(mask.sum()) % round_to if at.half == FEED_FORWARD else 0
+        mask[[unit for unit in units if mask[unit]][:extra]] = False
+        out.append(mask)
+    return out

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from numbers import Integral, Real
 
+from ..checks import check_types, is_number, is_whole
 from ..errors import BudgetError
 from ..model.architecture import Architecture
 from .cost import COSTS, Cost, total_cost, unit_costs
@@ -29,14 +29,15 @@ class Budget:
     keep_heads: bool = field(default=False, metadata={"help": "with uniform: remove neurons only"})
 
     def __post_init__(self):
-        if not _number(self.remove) or not 0 < self.remove < 1:
+        if not is_number(self.remove) or not 0 < self.remove < 1:
             raise BudgetError(f"remove must lie in (0, 1), got {self.remove!r}. To remove 40 % pass 0.4.")
         if self.cost not in COSTS:
             raise BudgetError(f"cost must be one of {', '.join(COSTS)}, got {self.cost!r}.")
-        if self.length is not None and (not _whole(self.length) or self.length < 1):
-            raise BudgetError(f"length must be a number of tokens, at least 1, got {self.length}.")
-        if not _whole(self.round_to) or self.round_to < 1:
-            raise BudgetError(f"round_to must be a whole number, at least 1, got {self.round_to}.")
+        if self.length is not None and (not is_whole(self.length) or self.length < 1):
+            raise BudgetError(f"length must be a number of tokens, at least 1, got {self.length!r}.")
+        if not is_whole(self.round_to) or self.round_to < 1:
+            raise BudgetError(f"round_to must be a whole number, at least 1, got {self.round_to!r}.")
+        check_types(self, BudgetError)
         if self.keep_heads and not self.uniform:
             raise BudgetError("keep_heads goes with uniform=True; without it heads and neurons compete for the budget.")
 
@@ -64,11 +65,3 @@ class Budget:
                 f"remove less than {1 - min(present) / total:.6g}."
             )
         return allowed
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..model.model import Model
-from .allocation import keep_mask, score_curve
+from .allocation import keep_mask, round_masks, score_curve
 from .budget import Budget
 from .cut import Mask
 from .method import Method
-from .refit import SCALES, Fit, Kind, follow, kind_of
-from .run import Run, round_masks
+from .refit_settings import SCALES, Fit, Kind, kind_of
+from .run import Run
 
 
 @runtime_checkable
@@ -66,18 +66,7 @@ def refitted_and_cut(
     if kind != "none":
         fit = SCALES if kind == "scales" else Fit()
         weights = [[batch.real.astype(np.float32)] * len(masks) for batch in run.batches]
-        with run.phase("refit"):
-            fitted, reports = follow(
-                run.model,
-                run.params,
-                masks,
-                run.batches,
-                weights,
-                fit,
-                run.programs,
-                lambda done: run.step("refit", done, len(masks)),
-                run.kept,
-            )
+        fitted, reports = run.refit(masks, weights, fit)
     return run.finish(method, budget, fitted, masks, reports, reused)
 
 

@@ -54,6 +54,16 @@ def put_units(half: str, full: Params, units: np.ndarray, small: Params) -> Para
     return jax.tree.map(as_before, map_units(half, put, small, full), full)
 
 
+def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
+    """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
+    shaped = []
+    for at, mask in zip(architecture.sublayers(), masks, strict=True):
+        size = architecture.layers[at.layer]
+        several = at.half == ATTENTION and size.queries > 1
+        shaped.append(mask.reshape(size.groups, size.queries) if several else mask)
+    return shaped
+
+
 def kept_groups(mask: Mask) -> Bool[np.ndarray, " units"]:
     """The units that stay at least in part."""
     return mask if mask.ndim == 1 else np.asarray(mask.any(axis=1))

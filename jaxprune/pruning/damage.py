@@ -10,10 +10,11 @@ from ..model.architecture import ATTENTION
 from ..model.model import Model
 from ..runtime.programs import Programs
 from .allocation import Curve, psd_root, score_curve
+from .backward import Statistics, output_kernel
 from .cost import part_costs
 from .elimination import curve, eliminate_heads, eliminate_neurons
 from .gram import whole
-from .measure import Measurement, Statistics, output_kernel
+from .measure import Measurement
 
 
 class Scoring(NamedTuple):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+from ..checks import check_types
 from ..errors import SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
@@ -68,7 +69,7 @@ PARTS = ("name", "measures_once", "needs_texts", "group", "presets", "preset", "
 
 
 def check_method(given: Any) -> None:
-    """Raise `SettingsError` for what is no method, naming what it lacks."""
+    """Raise `SettingsError` for what is no method, naming what it lacks, or a setting that is not of its type."""
     if isinstance(given, type) and all(hasattr(given, part) for part in PARTS):
         raise SettingsError(f"method is the class {given.__name__}; pass settings, such as {given.__name__}().")
     lacking = [part for part in PARTS if not hasattr(given, part)]
@@ -81,6 +82,7 @@ def check_method(given: Any) -> None:
             f"{type(given).__name__} is no pruning method: it lacks {', '.join(lacking)}; inherit from "
             "jaxprune.pruning.method.Method, and write name and prune."
         )
+    check_types(given)
 
 
 def seeded(method: AnyMethod, seed: int) -> AnyMethod:

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
+from ..checks import checked
 from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
@@ -20,7 +21,7 @@ from ..tokens.windows import encoded_for
 from .budget import Budget
 from .by_name import method_of
 from .kept import KEEP_BYTES, check_keep_bytes
-from .measured import Measured
+from .measured import SAVE_MINUTES, Measured
 from .method import Method
 from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
@@ -49,6 +50,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
     recover: Recovery | None = None,
 ) -> Model: ...
 @overload
@@ -65,8 +67,10 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
     recover: Recovery | None = None,
 ) -> list[Model]: ...
+@checked
 def prune(
     model: Model,
     calibration: Calibration,
@@ -80,6 +84,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    save_minutes: float | None = None,
     recover: Recovery | None = None,
 ) -> Model | list[Model]:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
@@ -93,8 +98,9 @@ def prune(
     `jaxprune.runtime.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or
     a loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
     be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
-    changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
-    same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved.
+    changes no bit of the result. `out` is a folder for what was measured, every `save_minutes` (10) for a part of it:
+    should the run be stopped, the same call with `resume` goes on from there, with these or other budgets and settings
+    of what comes after measuring; delete it when the result is saved.
     `on_step` hears {"phase", "done", "of"}. `recover=jaxprune.Recover(texts)` trains every result a little, without
     labels, to say what `model` says.
 
@@ -111,7 +117,12 @@ def prune(
     check_recovery(recover)
     if out is not None and not chosen.measures_once:
         raise SettingsError(f"{chosen.name}, as it is set, keeps no measurement to go on from; leave out= out.")
-    measured = None if out is None else Measured(out, resume)
+    if save_minutes is not None and out is None:
+        raise SettingsError("save_minutes has no effect without out, the folder that is saved to; leave it out.")
+    minutes = SAVE_MINUTES if save_minutes is None else save_minutes
+    if not 0 < minutes < float("inf"):
+        raise SettingsError(f"save_minutes must be a positive number, got {minutes}.")
+    measured = None if out is None else Measured(out, resume, model, minutes)
     devices = Devices(mesh, stream)
     dense = model = model.with_tokenizer(tokenizer)
     model = chosen.prepared(model)
@@ -137,7 +148,7 @@ def prune(
     for entry in budgets:
         run.allowed(entry)  # a budget that leaves nothing is known before anything is measured
     results = chosen.prune(run, budgets)
-    check_results(chosen.name, results, budgets)
+    check_results(chosen.name, results, budgets, run.finished)
     if recover is not None:
         results = [recover(result, dense, calibration, on_step) for result in results]
     return results[0] if alone else results
@@ -165,15 +176,27 @@ def check_recovery(recover: Any) -> None:
         raise SettingsError(f"recover is {recover!r}; pass jaxprune.Recover(texts, steps=500).")
 
 
-def check_results(name: str, results: Any, budgets: Sequence[Budget]) -> None:
-    """Raise `SettingsError` where a method gave other than one model for every budget, each from `Run.finish`."""
+def check_results(
+    name: str, results: Any, budgets: Sequence[Budget], finished: Sequence[tuple[Budget, dict[str, Any]]] = ()
+) -> None:
+    """Raise `SettingsError` where a method gave other than one model for every budget, in their order, each `finished`.
+
+    `finished` are the budgets and records of what `Run.finish` gave. A model may have got further notes since.
+    """
     if not isinstance(results, Sequence) or len(results) != len(budgets):
         given = f"{len(results)} models" if isinstance(results, Sequence) else type(results).__name__
         raise SettingsError(f"{name}.prune gave {given} for {len(budgets)} budgets; return one model for each.")
     for result, budget in zip(results, budgets, strict=True):
         record = result.provenance.record if isinstance(result, Model) else {}
-        if record.get("method") != name or record.get("budget", {}).get("remove") != budget.remove:
+        # A tuple's == takes an object for equal to itself, NaN included.
+        of = [of for of, told in finished if all((record.get(key),) == (value,) for key, value in told.items())]
+        if not of:
             raise SettingsError(f"{name}.prune gave a model that did not come from run.finish; return what that gives.")
+        if budget not in of:
+            raise SettingsError(
+                f"{name}.prune gave the model of {of[0]} in the place of {budget}; return one for every budget, in "
+                "their order."
+            )
 
 
 def as_budgets(budget: Budget | Sequence[Budget]) -> tuple[list[Budget], bool]:
@@ -218,6 +241,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        save_minutes: float | None = None,
         recover: Recovery | None = None,
     ) -> Model: ...
     @overload
@@ -235,6 +259,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        save_minutes: float | None = None,
         recover: Recovery | None = None,
     ) -> list[Model]: ...
 
@@ -256,7 +281,7 @@ def _prune_by(name: str, default: Any) -> Any:
     by.__signature__ = signature.replace(  # type: ignore[attr-defined]  # read by inspect
         parameters=[p.replace(**settings) if p.name == "method" else p for p in signature.parameters.values()]
     )
-    return by
+    return checked(by)
 
 
 kprune: PruneBy[KPrune] = _prune_by("kprune", KPrune())

@@ -6,54 +6,24 @@ also repairs what the ones below it lost (K-prune, section 3.3).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import SettingsError
 from ..model.architecture import ATTENTION, Architecture, Sublayer
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
 from ..runtime.by_sublayer import advance, outer_params, output_of, start
 from ..runtime.programs import Programs
+from .backward import unit_width
 from .cut import Mask, kept_groups, put_queries, put_units, take_queries, take_units
 from .kept import KeptPasses
 from .least_squares import Normal, Refit, accumulate, empty_normal, solve, solve_scales
-from .measure import unit_width
-
-Kind = Literal["none", "scales", "weights"]
-KINDS = get_args(Kind)
-# Of every method's field `refit`.
-REFIT = {"help": "after the cut, fit nothing, one scale per unit, or all output weights as K-prune does"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How kept weights are fitted."""
-
-    kind: Kind = field(default="weights", metadata={"help": "plain cutting, one scale per unit, or all output weights"})
-    ridge: float = field(default=2000.0, metadata={"help": "ridge of the output fit, in tokens"})
-    pull: float = field(default=1.0, metadata={"help": "shrink towards this multiple of the old weights"})
-    intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
-    inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream first"})
-    input_ridge: float = field(default=700.0, metadata={"help": "ridge of the input fit, in tokens"})
-
-
-PUBLISHED_FIT = Fit(ridge=1e-2, pull=0.0, intercept=False, inputs=False)
-SCALES = Fit(kind="scales", ridge=10.0, inputs=False)
-
-
-def kind_of(refit: Any, kinds: Sequence[str] = KINDS) -> Kind:
-    """What a setting `refit` says: true is short for "weights", false for "none". Raises `SettingsError` for others."""
-    kind: Any = {True: "weights", False: "none"}[refit] if isinstance(refit, bool) else refit
-    if kind not in kinds:
-        raise SettingsError(f"refit must be one of {', '.join(kinds)}, got {refit!r}.")
-    return kind
+from .refit_settings import Fit
 
 
 class Streams(NamedTuple):
@@ -299,3 +269,15 @@ def follow(
         reports.append(report)
         on_sublayer(at.index + 1)
     return model.replace(params={**model.params, "layers": architecture.by_layer(halves)}), reports
+
+
+def refit_warnings(refit: Sequence[dict[str, Any]]) -> list[str]:
+    """One warning for all sublayers whose kept features the calibration texts do not determine."""
+    short = [entry for entry in refit if entry.get("rank", 0) < entry.get("features", 0)]
+    if not short:
+        return []
+    first = short[0]
+    return [
+        f"refit: the calibration texts leave directions undetermined in {len(short)} sublayers (sublayer "
+        f"{first['sublayer']}: rank {first['rank']} of {first['features']}); calibrate on more texts."
+    ]

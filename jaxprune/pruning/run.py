@@ -14,25 +14,24 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ..doubts import tell
-from ..errors import NumericalError, OutputError
-from ..model.architecture import FEED_FORWARD, Architecture
-from ..model.heads import head_of
+from ..errors import OutputError
 from ..model.model import Batch, Model, Params
-from ..model.transformer import scannable, whole_forward, whole_pass
-from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
+from ..model.transformer import scannable, whole_pass
+from ..runtime.by_sublayer import last_stream
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
 from ..runtime.programs import Programs
-from ..tokens.packing import logits_difference, with_empty_rows
+from ..tokens.packing import with_empty_rows
 from .allocation import Curve, uniform_masks
 from .budget import Budget
 from .cost import part_costs, removed, sublayer_costs
-from .cut import Mask, compose_kept, cut, kept_units, silenced
+from .cut import Mask, compose_kept, cut, kept_units
+from .cut_check import TOLERANCE, check_model, masked_versus_cut_in_run
 from .kept import KEEP_BYTES, KeptPasses
-from .measured import Arrays, Measured, fingerprint
-
-FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
+from .measured import Arrays, Measured, Parts, fingerprint
+from .refit import follow, refit_warnings
+from .refit_settings import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,9 @@ class Run:
     programs: Programs = field(default_factory=Programs)
     kept: KeptPasses = field(default_factory=KeptPasses)
     measured: Measured | None = None  # where the measurement is kept until the result is saved
-    resumed: bool = False  # the measurement came from there
+    parts: Parts | None = None  # of the pass over the texts that is at work, where it keeps any
+    resumed: tuple[str, ...] = ()  # what came from there
+    finished: list[tuple[Budget, dict[str, Any]]] = field(default_factory=list)  # what `finish` gave: its record
     phases: dict[str, float] = field(default_factory=dict)  # seconds by name, compilation included
     warnings: list[str] = field(default_factory=list)
     dense_forward_seconds: float = 0.0
@@ -119,24 +120,58 @@ class Run:
         self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
         self.programs.meter.sample(name)
 
-    def once(self, method: Any, measure: Callable[[], Arrays]) -> Arrays:
+    def once(
+        self,
+        method: Any,
+        measure: Callable[[], Arrays],
+        reads: Sequence[str] | None = None,
+        later: Sequence[str] = (),
+    ) -> Arrays:
         """The arrays that `measure` gives; from the run's folder where a run that was stopped left them there.
 
-        `method` is the `Method` whose measurement it is. A folder that cannot be written costs a warning, not the run.
+        `method` is the `Method` whose measurement it is, `reads` are those of its settings that decide what comes out
+        (None: all); a run with others may go on with it. `later` are those that are read when the last pass over the
+        texts is done: where the pass is kept (`parts`), they may be others too. A folder that cannot be written costs
+        a warning, not the run.
         """
         if self.measured is None:
             return measure()
-        given = fingerprint(self.model, self.devices.read(self.batches), method.name, dataclasses.asdict(method))
-        arrays = self.measured.read(given)
-        self.resumed = arrays is not None
-        if arrays is None:
-            arrays = measure()
-            try:
-                if jax.process_index() == 0:
-                    self.measured.write(given, arrays)
-            except OutputError as error:
-                self.warnings.append(f"the measurement is not kept to go on from: {error}")
+        settings = dataclasses.asdict(method)
+        names = settings if reads is None else [*reads, *later]
+        batches, model = self.devices.read(self.batches), self.measured.model or self.model
+        given = fingerprint(model, batches, method.name, {name: settings[name] for name in names})
+        arrays = self.measured.read(given, later)
+        if arrays is not None:
+            self.resumed = ("measurement of a run that was stopped",)
+            return arrays
+        # Reading a sum is a joint act of all processes, and their clocks differ: there are parts for one process only.
+        if jax.process_count() == 1:
+            of_pass = {name: value for name, value in given.items() if name.removeprefix("setting ") not in later}
+            self.parts = Parts(self.measured, of_pass, self.devices.read, whole=bool(later))
+            self.resumed = ("part of the measurement of a run that was stopped",) if self.parts.resumed else ()
+        arrays = measure()
+        refused, self.parts = None if self.parts is None else self.parts.refused, None
+        try:
+            if jax.process_index() == 0:
+                self.measured.write(given, arrays)
+        except OutputError as error:
+            refused = error
+        if refused is not None:
+            self.warnings.append(f"the measurement, or a part of it, is not kept to go on from: {refused}")
         return arrays
+
+    def refit(
+        self, masks: Sequence[Mask], weights: Sequence[Sequence[Any]], fit: Fit
+    ) -> tuple[Model, list[dict[str, Any]]]:
+        """The model with the units in `masks` fitted by `follow`, in full size, and what is known of every fit.
+
+        `weights` are token weights, [batch][sublayer].
+        """
+        on_sublayer = lambda done: self.step("refit", done, len(masks))  # noqa: E731
+        with self.phase("refit"):
+            return follow(
+                self.model, self.params, masks, self.batches, weights, fit, self.programs, on_sublayer, self.kept
+            )
 
     @property
     def devices(self) -> Devices:
@@ -211,12 +246,16 @@ class Run:
             if not self.devices.stream and self.devices.mesh is None:
                 small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
             check_model(small)
-            error = self._masked_versus_cut(fitted, small, masks)
+            error = masked_versus_cut_in_run(fitted, small, masks, self.batches[0], self.programs)
+            if error > TOLERANCE:
+                self.warnings.append(
+                    f"masked and cut model differ by {error:.1e} relative; expected at most {TOLERANCE}."
+                )
         self.step("cut", 1, 1)
         if not self.dense_forward_seconds:
             self.dense_forward_seconds = self.time_dense_forward()
         seconds = sum(self.phases.values())
-        warnings = [*self.warnings, *_refit_warnings(refit)]
+        warnings = [*self.warnings, *refit_warnings(refit)]
         dense, length = self.model.architecture, self.length(budget)
         record = {
             "method": method.name,
@@ -241,90 +280,13 @@ class Run:
                 "hash": self.calibrated.hash,
             },
             "refit": list(refit),
-            "reused": list(reused) or (["measurement of a run that was stopped"] if self.resumed else []),
+            "reused": list(reused or self.resumed),
             "warnings": list(dict.fromkeys(warnings)),
             **(notes or {}),
         }
         tell(record["warnings"])
+        self.finished.append((budget, record))
         self.phases.clear()  # a second budget books its own time
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
         return small.replace(provenance=provenance).with_record(**record)
-
-    def _masked_versus_cut(self, fitted: Model, small: Model, masks: Sequence[Mask]) -> float:
-        """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-        devices, batch = self.devices, self.batches[0]
-        params = devices.params(silenced(fitted, masks).params)
-        last = last_stream(params, batch, fitted.architecture, self.programs)  # by programs compiled before
-        # From here on few rows, on one device.
-        last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
-        if head_of(fitted.architecture).language is not None:
-            last, batch = last[:2, :FIRST], first_tokens(batch)
-        masked = self.programs(finish, outer, last, batch, architecture=fitted.architecture)
-        batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
-        if devices.stream:
-            without = last_outputs(small.params, [batch], small.architecture, self.programs, logits=True)
-            without = next(without)
-        else:
-            on_device = jax.tree.map(jnp.asarray, small.params)
-            without = self.programs.once(whole_forward, on_device, batch, architecture=small.architecture)
-        error = logits_difference(masked, without, batch)
-        if not math.isfinite(error):
-            raise NumericalError(
-                "the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts."
-            )
-        if error > 1e-5:
-            self.warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
-        return error
-
-
-def first_tokens(batch: Batch) -> Batch:
-    """The first tokens of the first two rows: what a causal model says of them does not depend on the rest."""
-    short = {name: getattr(batch, name)[:2, :FIRST] for name in ("ids", "segments", "positions", "types")}
-    return batch._replace(**short, pool=batch.pool[:2], index=batch.index[:2])
-
-
-def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
-    """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
-    batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
-    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
-    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
-    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
-    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
-    error = logits_difference(masked, without, batch)
-    if not np.isfinite(error):
-        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
-    return error
-
-
-def check_model(model: Model) -> None:
-    """Raise `NumericalError` naming the first parameter that holds NaN or Inf."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(model.params)[0]:
-        if not np.isfinite(np.asarray(leaf)).all():
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise NumericalError(f"parameter {name} holds NaN or Inf; the checkpoint is damaged, use another copy.")
-
-
-def round_masks(
-    architecture: Architecture, masks: Sequence[Mask], order: Sequence[np.ndarray], round_to: int
-) -> list[Mask]:
-    """Masks whose neurons come in multiples of `round_to`: the cheapest kept ones (first in `order`) go too."""
-    out = []
-    for at, mask, units in zip(architecture.sublayers(), masks, order, strict=True):
-        mask = mask.copy()
-        extra = int(mask.sum()) % round_to if at.half == FEED_FORWARD else 0
-        mask[[unit for unit in units if mask[unit]][:extra]] = False
-        out.append(mask)
-    return out
-
-
-def _refit_warnings(refit: Sequence[dict[str, Any]]) -> list[str]:
-    """One warning for all sublayers whose kept features the calibration texts do not determine."""
-    short = [entry for entry in refit if entry.get("rank", 0) < entry.get("features", 0)]
-    if not short:
-        return []
-    first = short[0]
-    return [
-        f"refit: the calibration texts leave directions undetermined in {len(short)} sublayers (sublayer "
-        f"{first['sublayer']}: rank {first['rank']} of {first['features']}); calibrate on more texts."
-    ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import checked
 from ..errors import DataError, SettingsError
 from ..model import Batch, Model
 from ..model.architecture import Architecture
@@ -22,6 +23,7 @@ from .figures import Bench, GenerationBench, GenerationSpeed
 SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
 
 
+@checked
 def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, repeats: int = 20, seed: int = 0) -> Bench:
     """Median seconds of a jitted forward pass of `rows` texts of `length` tokens each, of both models in turns.
 
@@ -80,6 +82,7 @@ def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tupl
     return seconds, program, lambda: jax.block_until_ready(program(params, batch))
 
 
+@checked
 def generation_speed(
     model: Model,
     *,
@@ -146,6 +149,7 @@ def ready_to_generate(
     return seconds
 
 
+@checked
 def generation_bench(
     dense: Model,
     pruned: Model,

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from ..checks import checked
 from ..errors import SettingsError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model import Model
@@ -64,6 +65,7 @@ class Comparison:
 COMPARED = ("kprune", "fisher", "magnitude", "random")  # by default: those that serve every kind of model
 
 
+@checked
 def compare(
     model: Model,
     task: Task,

@@ -7,6 +7,7 @@ from typing import Any
 from .. import tasks
 from ..assets import demo_data_path, demo_model_path
 from ..checkpoint import load
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Model
 from ..pruning.budget import Budget
@@ -34,6 +35,7 @@ class Demo:
         return {**self.comparison.as_json(), "bench": [row.as_json() for row in self.timings]}
 
 
+@checked
 def demo(
     *,
     remove: Sequence[float] = REMOVE,

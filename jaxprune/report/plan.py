@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
@@ -18,6 +19,7 @@ from ..pruning.method import Method
 from ..pruning.methods import KPrune
 from ..pruning.prune import as_budgets
 from ..runtime.memory import host_peak_bytes
+from ..tasks.calibration import Calibration
 from ..tasks.example import MAX_LENGTH
 from ..tokens.packing import batch_tokens
 from ..tokens.tokenizer import Tokenizer
@@ -28,9 +30,10 @@ from .forecast import forecast
 FLOAT_BYTES = 4  # of a float32
 
 
+@checked
 def plan(
     model: Model,
-    calibration: Any,
+    calibration: int | Calibration,
     budget: Budget | Sequence[Budget],
     method: Method | str = KPrune(),
     *,
@@ -150,7 +153,9 @@ def _projected(architecture: Architecture, size: LayerSizes) -> int:
     return attention + size.neurons * (2 if architecture.gated else 1)
 
 
-def _lengths(model: Model, calibration: Any, length: int | None) -> tuple[list[int], list[str], list[str]]:
+def _lengths(
+    model: Model, calibration: int | Calibration, length: int | None
+) -> tuple[list[int], list[str], list[str]]:
     """The tokens of every text, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
         a, texts = model.architecture, max(calibration, 1)

@@ -4,7 +4,6 @@ One compiled program reads the prompts and writes all new tokens; layers may be 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..checks import check_seed
-from ..errors import DataError, NumericalError, SettingsError
+from ..checks import checked
+from ..errors import NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
 from ..model.ends import embed, head_input
-from ..model.heads import head_of
 from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import (
@@ -33,35 +31,8 @@ from ..model.sublayer import (
     turned,
 )
 from .programs import Programs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is drawn, and how many are."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0  # 0: the most likely one
-    top_k: int | None = None  # among the k most likely
-    top_p: float | None = None  # among the fewest that hold this probability
-    seed: int | None = None  # of the draws; None: 0
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise SettingsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        if not 0 <= self.temperature < float("inf"):
-            raise SettingsError(f"temperature must be a number of at least 0, got {self.temperature}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise SettingsError(f"top_k must be at least 1, got {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SettingsError(f"top_p must lie in (0, 1], got {self.top_p}.")
-        if self.seed is not None:
-            check_seed(self.seed)
-        drawing = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) is not None]
-        if self.temperature == 0 and drawing:
-            raise SettingsError(
-                f"{drawing[0]} has no effect at temperature 0, which draws nothing; leave it out, or pass "
-                "temperature=1.0."
-            )
+from .prompts import check_prompts, left_padded, prompt_rows, rounded_up
+from .sampling import Odds, Sampling, draw
 
 
 class Generated(NamedTuple):
@@ -72,6 +43,7 @@ class Generated(NamedTuple):
     ended: np.ndarray  # [rows]: true where an end token came, false where max_new_tokens stopped the row
 
 
+@checked
 def generate_ids(
     model: Model,
     prompts: Any,
@@ -102,8 +74,8 @@ def generate_ids(
     prompt, foreign ids, or more tokens than the model has positions; `NumericalError` for NaN or Inf in the logits.
     """
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    a, asked = model.architecture, _rows(prompts, attention_mask)
-    _check(a, asked, max_new_tokens)
+    a, asked = model.architecture, prompt_rows(prompts, attention_mask)
+    check_prompts(a, asked, max_new_tokens)
     if batch is not None and batch < 1:
         raise SettingsError(f"batch must be at least 1, got {batch}.")
     foreign = [number for number in end_ids or () if not 0 <= number < a.vocab]
@@ -113,10 +85,10 @@ def generate_ids(
     odds = None if temperature == 0 else Odds(*map(np.float32, (temperature, 1.0 if top_p is None else top_p)))
     params, key = jax.device_put(model.params), jax.random.key(seed or 0)
     programs, size = Programs() if programs is None else programs, min(batch or len(asked), len(asked))
-    width, room = _rounded(max(map(len, asked))), _rounded(max_new_tokens)
+    width, room = rounded_up(max(map(len, asked))), rounded_up(max_new_tokens)
     outputs = []
     for first in range(0, len(asked), size):
-        ids, lengths = _left_padded(asked[first : first + size], size, width, a.pad_id)
+        ids, lengths = left_padded(asked[first : first + size], size, width, a.pad_id)
         out = programs(
             continue_rows,
             params,
@@ -137,61 +109,7 @@ def generate_ids(
     return Generated(join("said")[:, :max_new_tokens], join("count"), join("ended"))
 
 
-def _rows(prompts: Any, attention_mask: Any) -> list[np.ndarray]:
-    """The tokens of each prompt, padding dropped wherever it was."""
-    asked = [np.asarray(prompt) for prompt in prompts]
-    if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in asked):
-        raise DataError("prompts must be lists of token ids, or an array of integers, [rows, length].")
-    if attention_mask is None:
-        return asked
-    masks = [np.asarray(mask) for mask in attention_mask]
-    if [mask.shape for mask in masks] != [row.shape for row in asked]:
-        raise DataError(
-            f"attention_mask has shape {np.shape(attention_mask)}, the prompts {np.shape(prompts)}; they must agree."
-        )
-    return [row[mask > 0] for row, mask in zip(asked, masks, strict=True)]
-
-
-def _check(a: Architecture, asked: list[np.ndarray], new: int) -> None:
-    if head_of(a).language is None:
-        raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
-    if not asked:
-        raise DataError("there are no prompts; give at least one.")
-    for number, prompt in enumerate(asked):
-        if not len(prompt):
-            raise DataError(f"prompt {number} has no tokens; give at least one token.")
-        if prompt.min() < 0 or prompt.max() >= a.vocab:
-            foreign = prompt[(prompt < 0) | (prompt >= a.vocab)][0]
-            raise DataError(f"prompt {number} has token id {foreign}, the model's embedding has {a.vocab} rows.")
-        if a.positions != "none" and len(prompt) + new > a.max_positions:
-            raise DataError(
-                f"prompt {number}: {len(prompt)} prompt tokens and {new} new ones exceed the model's {a.limit}; "
-                "shorten the prompt or ask for fewer."
-            )
-
-
-def _rounded(count: int) -> int:
-    """Up to a multiple of 16, of long ones to three significant bits: few shapes, and little padding."""
-    step = max(16, (1 << count.bit_length()) >> 3)
-    return -(-count // step) * step
-
-
-def _left_padded(prompts: Sequence[np.ndarray], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """[rows, width] token ids and each row's count; rows beyond the prompts have none, and say nothing."""
-    ids, lengths = np.full((rows, width), pad_id, np.int32), np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :], lengths[row] = prompt, len(prompt)
-    return ids, lengths
-
-
 # --- the compiled program
-
-
-class Odds(NamedTuple):
-    """What of the sampling may change without a new program."""
-
-    temperature: Any
-    top_p: Any
 
 
 class Cache(NamedTuple):
@@ -347,31 +265,3 @@ def attention_step(
 def _batch(ids: Array, positions: Array, segments: Array) -> Batch:
     nothing = jnp.zeros((len(ids), 1), jnp.int32)
     return Batch(ids, segments, positions, jnp.zeros_like(ids), nothing, nothing)
-
-
-def draw(
-    logits: Float[Array, "rows vocab"], keys: Array, temperature: Any, top_k: int | None, top_p: Any
-) -> Int[Array, " rows"]:
-    """The next token of every row, with a key for each. Without `top_k` and `top_p` (None), of all tokens."""
-    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
-    if top_k is None and top_p is None:
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-    tokens, best = candidates(logits, top_k, top_p)
-    chosen = jax.vmap(jax.random.categorical)(keys, best)
-    return jnp.take_along_axis(tokens, chosen[:, None], axis=1)[:, 0]
-
-
-def candidates(
-    logits: Float[Array, "rows vocab"], top_k: int | None, top_p: Any
-) -> tuple[Int[Array, "rows best"], Float[Array, "rows best"]]:
-    """The tokens that may follow, best first, and their logits; -inf where top-p rules one out.
-
-    Of equal logits the lower token is better. Top-p counts what top-k has left; the best token always stays.
-    """
-    vocab = logits.shape[-1]
-    best, tokens = jax.lax.top_k(logits, vocab if top_k is None else min(top_k, vocab))
-    if top_p is not None:
-        p = jax.nn.softmax(best, axis=-1)
-        before = jnp.cumsum(p, axis=-1) - p  # what better tokens hold
-        best = jnp.where(before < top_p, best, -jnp.inf)
-    return tokens, best

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checks import checked
 from ..errors import DataError
 from .calibration import Calibration as Calibration
 from .chat import chat as chat
@@ -37,6 +38,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@checked
 def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 

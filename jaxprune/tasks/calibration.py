@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_seed
+from ..checks import check_seed, check_types, checked
 from ..errors import DataError
 from .example import MAX_LENGTH, Example, Kind, length_fields
 from .jsonl import iter_texts
@@ -39,6 +39,7 @@ class Calibration:
     types: tuple[tuple[int, ...], ...] = ()  # token types of every text, where ids are given
 
     def __post_init__(self):
+        check_types(self, DataError)
         if not self.examples and not self.ids:
             raise DataError("there are no calibration texts; give at least one, better 512.")
 
@@ -63,6 +64,7 @@ class Calibration:
         return digest.hexdigest()
 
     @staticmethod
+    @checked
     def of_texts(
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
@@ -87,6 +89,7 @@ class Calibration:
         return Calibration(examples, source, warnings=few_texts(len(examples)), **length_fields(max_length))
 
     @staticmethod
+    @checked
     def of_file(
         path: str | Path, count: int | None = None, seed: int = 0, *, max_length: int | None = None
     ) -> "Calibration":
@@ -105,6 +108,7 @@ class Calibration:
         return replace(calibration, seed=seed) if drawn else calibration
 
     @staticmethod
+    @checked
     def of_running_text(path: str | Path, count: int = 16, seed: int = 0, *, length: int = 512) -> "Calibration":
         """Calibrate a language model on `count` windows of `length` tokens of a file, drawn with `seed`.
 
@@ -113,6 +117,7 @@ class Calibration:
         return drawn_windows(text_of(path), (), str(path), count, seed, length)
 
     @staticmethod
+    @checked
     def of_ids(ids: Any, mask: Any, *, types: Any = None, source: str = "given token ids") -> "Calibration":
         """Calibrate on texts that are token ids already: no tokenizer is asked, and nothing is added or cut.
 

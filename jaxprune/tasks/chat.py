@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import check_seed
+from ..checks import check_seed, checked
 from ..errors import DataError
 from .conversation import example_of
 from .example import Example, length_fields, picked
@@ -18,6 +18,7 @@ from .task import CALIBRATION, Task
 CHAT_LENGTH = 1024  # tokens of a conversation, where nobody asks for another number
 
 
+@checked
 def chat(
     data: Sources,
     *,

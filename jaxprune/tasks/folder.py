@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from ..checks import checked
 from ..errors import DataError
 from .example import Example, length_fields
 from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
@@ -15,6 +16,7 @@ from .task import Task
 _MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
 
 
+@checked
 def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     """A classification or regression task from JSON lines with `text`, optional `text_pair`, and `label`.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ..checks import checked
 from ..errors import DataError
 from .example import Example, length_fields
 from .jsonl import Row, read_rows, shown, split_file
@@ -49,6 +50,7 @@ GLUE = MappingProxyType(
 )
 
 
+@checked
 def glue(name: str, path: str | Path | None = None, *, max_length: int | None = None) -> Task:
     """A GLUE task from PATH/NAME/*.jsonl (or PATH/*.jsonl; .json and .gz will do), or from the hub where that is None.
 

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..checks import check_types
 from ..errors import DataError, OutputError
 from .jsonl import Row
 
@@ -28,6 +29,7 @@ class Hub:
     revision: str | None = field(default=None, metadata={"help": "branch, tag or commit"})
 
     def __post_init__(self):
+        check_types(self, DataError)
         if self.count < 1:
             raise DataError(f"{self.count} rows of {self.name} were asked for; ask for at least 1.")
 

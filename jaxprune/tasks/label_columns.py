@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .example import ClassesFrom, Kind, Label
@@ -82,7 +82,7 @@ def _single(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
     if names is None:
         names, source = _collected(rows, lambda row: [row.values["label"]])
     index = {name: number for number, name in enumerate(names)}
-    return Labels("single_label", names, source, lambda row: _class(row, row.values["label"], names, index))
+    return Labels("single_label", names, source, lambda row: class_number(row, row.values["label"], names, index))
 
 
 def _several(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
@@ -98,7 +98,7 @@ def _several(rows: Sequence[Row], names: tuple[str, ...] | None) -> Labels:
     index = {name: number for number, name in enumerate(names)}
 
     def number(row: Row) -> Label:
-        several = tuple(_class(row, each, names, index) for each in row.values["label"])
+        several = tuple(class_number(row, each, names, index) for each in row.values["label"])
         if len(set(several)) < len(several):
             raise row.fail(
                 f"label {shown(row.values['label'])} names a class twice; list the classes that hold, each once, or in "
@@ -141,7 +141,7 @@ def _zeros_and_ones(row: Row) -> bool:
     return all(isinstance(entry, bool | int | float) and entry in (0, 1) for entry in row.values["label"])
 
 
-def _class(row: Row, value: Any, names: tuple[str, ...], index: dict[str, int]) -> int:
+def class_number(row: Row, value: Any, names: tuple[str, ...], index: Mapping[str, int], what: str = "label") -> int:
     """The number of a class, from its number, its name, or true and false where it is called that."""
     numbered: Any = value
     if isinstance(value, bool):
@@ -150,7 +150,7 @@ def _class(row: Row, value: Any, names: tuple[str, ...], index: dict[str, int]) 
     elif isinstance(value, str):
         numbered = index.get(value)
     if not isinstance(numbered, int) or not 0 <= numbered < len(names):
-        raise row.fail(f"label {shown(value)} is none of the {len(names)} classes ({shown(names)}); correct it.")
+        raise row.fail(f"{what} {shown(value)} is none of the {len(names)} classes ({shown(names)}); correct it.")
     return numbered
 
 

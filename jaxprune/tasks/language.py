@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..checks import checked
 from ..errors import DataError
 from .example import Example
 from .glue import from_hub
@@ -12,6 +13,7 @@ from .task import CALIBRATION, Task
 WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "train")  # name, configuration, scored, calibration
 
 
+@checked
 def text(
     data: Sources | None = None,
     *,

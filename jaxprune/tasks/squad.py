@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..checks import checked
 from ..errors import DataError
 from .example import Answers, Example, length_fields
 from .glue import from_hub
@@ -19,6 +20,7 @@ NAMES_OF_FILES = {
 WINDOW = 384  # tokens of a window
 
 
+@checked
 def squad(path: str | Path | None = None, version: int = 1, *, max_length: int | None = None) -> Task:
     """Extractive question answering; version 2 has questions without an answer.
 

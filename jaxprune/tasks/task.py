@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checks import check_seed
+from ..checks import check_seed, check_types, checked
 from ..errors import DataError
 from .calibration import Calibration, check_count, draw_rows, drawn_windows, few_texts, overlap
 from .example import MAX_LENGTH, ClassesFrom, Example, Kind, picked
@@ -40,6 +40,9 @@ class Task:
     classes_from: ClassesFrom = "names"
     strict_length: bool = False  # true: `max_length` was asked for, so that a model which reads less is an error
     own_metrics: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)  # by name: see above
+
+    def __post_init__(self):
+        check_types(self, DataError)
 
     @property
     def running(self) -> bool:
@@ -84,6 +87,7 @@ class Task:
     def _splits(self) -> dict[str, Sequence[Example]]:
         return {"train": self.train, "validation": self.validation, **self.others}
 
+    @checked
     def calibration(self, count: int = 512, seed: int = 0) -> Calibration:
         """`count` different training rows, in the order `RandomState(seed).choice(n, count, replace=False)` draws them.
 

@@ -3,16 +3,18 @@
 import re
 from pathlib import Path
 
+from ..checks import checked
 from .example import Example, Tags
 from .folder import label_names, own_task, split_files
 from .jsonl import Row, read_rows, shown
 from .kinds import KINDS
-from .label_columns import Labels
+from .label_columns import Labels, class_number
 from .task import Task
 
 _IOB2 = re.compile(r"O|[BI]-.+")  # tags whose entities can be told
 
 
+@checked
 def token_classification(path: str | Path, *, max_length: int | None = None) -> Task:
     """A task from JSON lines with `tokens`, a list of words, and `ner_tags` or `tags`, a list with one tag a word.
 
@@ -56,12 +58,9 @@ def _example(row: Row, names: tuple[str, ...]) -> Example:
         return Example(" ".join(words), None, None)
     if len(tags) != len(words):
         raise row.fail(f"{len(words)} words have {len(tags)} tags; give every word one.")
-    known = {**{name: number for number, name in enumerate(names)}, **{number: number for number in range(len(names))}}
-    strange = [tag for tag in tags if tag not in known]
-    if strange and not names:
+    if not names:
         raise row.fail("tags are numbers; write labels.json, a JSON list of their names in order.")
-    if strange:
-        raise row.fail(
-            f"tag {shown(strange[0])} is none of {shown(list(names))}; correct it, or add it to labels.json."
-        )
-    return Example(" ".join(words), None, Tags(tuple(words), tuple(known[tag] for tag in tags)))
+    index = {name: number for number, name in enumerate(names)}
+    return Example(
+        " ".join(words), None, Tags(tuple(words), tuple(class_number(row, tag, names, index, "tag") for tag in tags))
+    )

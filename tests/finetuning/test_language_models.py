@@ -168,7 +168,7 @@ def test_prune_lora_cuts_groups_of_heads_and_neurons_by_next_token_loss(llama, g
 
 @pytest.mark.parametrize("name, outer", [("llama", "frozen"), ("gpt2", "touched"), ("gpt2", "frozen")])
 def test_recap_goes_its_rounds_on_a_language_model(name, outer, task, request):
-    """The vocabulary, tied or not, counts with the embeddings: frozen it keeps its bits, touched most of its rows do."""
+    """The vocabulary, tied or not, counts with the embeddings: frozen it keeps its bits, touched most rows do."""
     model = request.getfixturevalue(name)
     some = jp.tasks.of_ids(4 + np.arange(160).reshape(10, 16) % 9, None)
     data = replace(some, train=some.validation) if outer == "touched" else task

@@ -162,6 +162,41 @@ def test_what_a_method_gives_is_one_model_a_budget_from_the_run(ids):
             check_results("idle", gives, two)
 
 
+def test_a_model_of_another_run_or_another_budget_is_none_of_this_one(ids):
+    """What a method kept from before has the same `remove`, and another length, cost, seed or calibration."""
+    model, calibration = ids
+
+    @dataclass(frozen=True, kw_only=True)
+    class Lazy(First):
+        name = "lazy"
+        earlier: Any = None
+        swapped: bool = False
+
+        def prune(self, run: Any, budgets: Any) -> Any:
+            if self.earlier is not None:
+                return [self.earlier for _ in budgets]
+            given = [entry.with_record(note=1) for entry in super().prune(run, budgets)]
+            return given[::-1] if self.swapped else given
+
+    budget = jp.Budget(0.5, length=8)
+    (earlier,) = jp.prune(model, calibration, [budget], Lazy())
+    other = jp.Calibration.of_ids(np.zeros((64, 8), np.int64) + 5, None)
+    for texts, asked, settings in (
+        (calibration, jp.Budget(0.5, length=7), Lazy(earlier=earlier)),
+        (calibration, jp.Budget(0.5, length=8, cost="params"), Lazy(earlier=earlier)),
+        (calibration, budget, Lazy(earlier=earlier, seed=1)),
+        (other, budget, Lazy(earlier=earlier)),
+        (calibration, budget, Lazy(earlier=earlier)),
+    ):
+        with pytest.raises(SettingsError, match="lazy.prune gave a model that did not come from run.finish"):
+            jp.prune(model, texts, asked, settings)
+    with pytest.raises(
+        SettingsError, match=r"gave the model of Budget\(remove=0.3.* in the place of Budget\(remove=0.6"
+    ):
+        jp.prune(model, calibration, BUDGETS[::-1], Lazy(swapped=True))
+    assert earlier.provenance.record["note"] == 1  # which may be added
+
+
 def test_what_is_no_model_no_texts_or_no_budget_is_named(ids):
     model, calibration = ids
     for call, said in (
@@ -279,7 +314,7 @@ def test_refit_is_spelled_alike_and_true_and_false_are_short_for_two_of_it(tiny)
 
 
 def test_a_run_of_an_earlier_release_goes_on(ids, tmp_path, monkeypatch):
-    """Its fingerprint has the settings by their former names and values."""
+    """Its fingerprint has all settings, by their former names and values: those that measuring reads are compared."""
     import json
 
     from safetensors import safe_open
@@ -299,8 +334,8 @@ def test_a_run_of_an_earlier_release_goes_on(ids, tmp_path, monkeypatch):
     path = tmp_path / "run" / FILE
     with safe_open(path, framework="numpy") as file:
         notes, arrays = json.loads(file.metadata()["run"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert notes["fingerprint"]["setting refit"] == "weights"
-    notes["fingerprint"]["setting refit"] = True
+    assert "setting refit" not in notes["fingerprint"]
+    notes["fingerprint"] |= {"setting refit": True, "setting ridge": 9.0}
     save_file(arrays, path, {"run": json.dumps(notes)})
     small = jp.prune(model, texts, BUDGETS[1], out=tmp_path / "run", resume=True)
     assert small.provenance.record["reused"] == ["measurement of a run that was stopped"]

@@ -10,7 +10,8 @@ from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.model.model import Batch
 from jaxprune.model.transformer import whole_forward
 from jaxprune.pruning.cut import cut
-from jaxprune.runtime.decode import candidates, draw, generate_ids
+from jaxprune.runtime.decode import generate_ids
+from jaxprune.runtime.sampling import candidates, draw
 from tests.helpers import tiny
 
 FAMILIES = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")

@@ -9,49 +9,36 @@ moments, so that the memory is really saved; a killed run goes on; every phase's
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
-from ...checks import check_effect
-from ...doubts import tell
+from ...checks import check_effect, checked
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
-from ...model import Batch, Model, Params
+from ...model import Batch, Model
 from ...model.heads import head_of
-from ...pruning.cost import removed, whole_parameters
-from ...pruning.cut import compose_kept, cut_architecture, kept_units
-from ...pruning.run import check_model, masked_versus_cut
+from ...pruning.cut_check import check_model
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
-from ..epochs import batch_doubts, batch_shape, batches_for, remembered
+from ..epochs import batches_for, remembered
 from ..finetune import scored_texts, set_aside
-from ..masters import in_types, result_types
+from ..masters import result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
 from ..texts import Texts, prepare
 from ..train import check_targets, training_fingerprint
 from .phase_bytes import phase_bytes, uniform
+from .recapped import Recapped, finished
 from .rounds import one_round
 from .run import HostState, RecapRun, first_state
-from .scatter import kept_of, write_back
 from .settings import Recap
 
 
-class Recapped(NamedTuple):
-    """What the rounds come to."""
-
-    model: Model  # the best round's small model, with the record
-    full: Model  # the full model after the last round
-    rounds: tuple[dict[str, Any], ...]
-
-
+@checked
 def recap(
     model: Model,
     task: Task,
@@ -157,7 +144,7 @@ def run_recap(
                     f"interrupted after round {len(records)} of {settings.rounds}{_remains(store, records)}"
                 )
     assert best is not None  # there is at least one round
-    return _finished(run, texts, first, state, best, records)
+    return finished(run, texts, first, state, best, records)
 
 
 def _check_limit(run: RecapRun, first: Sequence[Batch], limit: int | None) -> None:
@@ -230,74 +217,3 @@ def _remains(store: Store | None, records: list[Any]) -> str:
     if not records:
         return "; no round was complete, so nothing is kept."
     return f"; the state after round {len(records)} is in {store.folder}."
-
-
-def _finished(
-    run: RecapRun, texts: Texts, first: Sequence[Batch], state: HostState, best: Params, records: list[dict[str, Any]]
-) -> Recapped:
-    """The best round's model with the record of all rounds."""
-    settings, training, before = run.settings, run.training, run.model.provenance
-    warnings = [entry for entry in before.warnings if NEW_WEIGHTS not in entry]
-    kept_round = len(records) - 1
-    if training.keep == "best":
-        kept_round = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
-    full = run.model.replace(params=state.params)
-    small_architecture = cut_architecture(run.model.architecture, state.best)
-    with jax.default_device(run.placement.host):
-        whole = full.replace(params=write_back(state.params, kept_of(full.architecture, state.best), best))
-        small = run.model.replace(architecture=small_architecture, params=jax.tree.map(jnp.asarray, best))
-        error = masked_versus_cut(whole, small, state.best, first[0])
-    if error > 1e-5:
-        warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most 1e-5.")
-    length = ceil(texts.encoded.tokens / len(texts.encoded))
-    dense = run.model.architecture
-    rows, slots = first[0].ids.shape
-    predicted = phase_bytes(
-        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types
-    )
-    measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
-    seconds = [entry["seconds"] for entry in records]
-    record = before.record
-    notes = {
-        "method": "recap",
-        "settings": asdict(training),
-        "task": run.task.name,
-        "source": run.task.source,
-        "texts": len(texts.encoded),
-        "tokens": texts.encoded.tokens,
-        "batch": batch_shape(first),
-        "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
-        "kept_epoch": kept_round,
-        "new_head": run.new_head,
-        "scored_on": run.split_name,
-        "parameters": records[kept_round]["parameters"],
-        "trainable_parameters": records[kept_round]["trainable_parameters"],
-        "seconds": sum(seconds),
-        "seconds_per_epoch": sum(seconds) / settings.epochs,
-        "compile_seconds": sum(p["compile_seconds"] for r in records for p in r["phases"].values()),
-        "device": str(run.placement.device),
-        "host": str(run.placement.host),
-        "device_bytes": {"predicted": predicted, "measured": measured},
-        "peak_bytes": max(measured.values()),
-    }
-    warnings = list(
-        dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
-    )
-    tell(warnings)
-    rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
-    result = run.model.replace(
-        architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),
-        provenance=replace(before, warnings=tuple(warnings)),
-    ).with_record(
-        method="recap",
-        settings=asdict(settings),
-        started_from={name: record[name] for name in ("method", "settings", "budget", "removed") if name in record},
-        removed=removed(dense, small_architecture, length) | {"length": length},
-        parameters={"before": whole_parameters(dense), "after": whole_parameters(small_architecture)},
-        kept=compose_kept(record.get("kept"), kept_units(dense, state.best), dense),
-        units={"heads": [size.groups for size in dense.layers], "neurons": [size.neurons for size in dense.layers]},
-        masked_vs_cut=error,
-        warnings=warnings,
-        training=notes,
-    )  # fmt: skip
-    return Recapped(result, full.replace(provenance=replace(before, warnings=tuple(warnings))), tuple(records))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...checks import check_counts, check_effect
+from ...checks import check_counts, check_effect, check_types
 from ...errors import SettingsError
-from ...pruning.refit import kind_of
+from ...pruning.refit_settings import kind_of
 from ...settings import Presets, formerly
 
 CAP = 0.85  # the largest share of a sublayer that a round may remove
@@ -66,6 +66,7 @@ class Recap(Presets):
 
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit, ("none", "weights")))
+        check_types(self)
         check_counts(self, 1, "rounds", "epochs_per_round", "pruning_steps", "samples")
         for name in ("remove", "freeze"):
             if not 0 <= getattr(self, name) < 1:
@@ -81,9 +82,6 @@ class Recap(Presets):
             )
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise SettingsError(f"learning_rate must be positive, got {self.learning_rate}.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}.")
         if self.measure_on == "device" and (self.importance == "kprune" or self.refit != "none" or self.prefetch):
             raise SettingsError("importance kprune, refit and prefetch are done on the host; set measure_on to host.")
         if self.importance == "kprune" and self.pruning_steps > 1:
@@ -124,16 +122,6 @@ class Recap(Presets):
         if self.freeze_schedule == "constant" or self.rounds == 1:
             return self.freeze
         return self.freeze + (self.remove - self.freeze) * number / (self.rounds - 1)
-
-
-_CHOICES = {
-    "freeze_schedule": ("constant", "interpolated"),
-    "cost": ("units", "params"),
-    "importance": ("weights", "gates", "kprune"),
-    "moments": ("carried", "dropped", "bfloat16"),
-    "outer": ("train", "frozen", "touched"),
-    "measure_on": ("host", "device"),
-}
 
 
 def step_shares(remove: float, steps: int) -> list[float]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...checks import check_seed
+from ...checks import check_types
 from ...model.architecture import HALVES, Architecture
 from ...model.model import Model
 from ...settings import formerly
@@ -16,7 +16,7 @@ from ..by_scores import Refitting, masks_for, refitted_and_cut, split_like
 from ..cut import Mask
 from ..measure import measure
 from ..measured import Arrays
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 
@@ -37,12 +37,12 @@ class Fisher(Refitting):
     measures_once: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_seed(self.seed)
         object.__setattr__(self, "refit", kind_of(self.refit))
+        check_types(self)
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         allowed = [run.allowed(entry) for entry in budgets]
-        measured = run.once(self, lambda: _fisher_information(run, self))
+        measured = run.once(self, lambda: _fisher_information(run, self), reads=("rearrange", "seed"))
         sublayers = range(len(measured) // 2)
         scores, blocks = ([measured[f"{part}.{index}"] for index in sublayers] for part in ("gates", "block"))
         results = []
@@ -72,6 +72,7 @@ def _fisher_information(run: Run, settings: Fisher) -> Arrays:
             fisher_blocks=settings.rearrange,
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept if settings.refit != "none" else None,
+            parts=run.parts,
         )
     arrays: Arrays = {}
     for index, (gates, block) in enumerate(run.devices.read([(s.gates, s.block) for s in measured.statistics])):

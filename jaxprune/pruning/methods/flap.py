@@ -15,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...errors import SettingsError
+from ...checks import check_types
 from ...model.architecture import Architecture, Sublayer
 from ...model.model import Batch, Model, Params
 from ...model.sublayer import OUTPUT, context_of, sublayer
 from ...runtime.by_sublayer import outer_params, start
 from ...settings import formerly
+from ..backward import output_kernel, unit_width
 from ..budget import Budget
 from ..by_scores import Refitting, keep_by_rank, masks_for, refitted_and_cut
 from ..cut import Mask, with_output_biases
-from ..measure import output_kernel, unit_width
 from ..measured import Arrays
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 
@@ -45,8 +45,7 @@ class Flap(Refitting):
 
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit))
-        if self.criterion not in ("fluctuation", "wanda"):
-            raise SettingsError(f"criterion must be fluctuation or wanda, got {self.criterion!r}.")
+        check_types(self)
 
     def prepared(self, model: Model) -> Model:
         """The model with output biases where it has none: compensation writes them."""
@@ -54,7 +53,7 @@ class Flap(Refitting):
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
         allowed = [run.allowed(entry) for entry in budgets]
-        measured = run.once(self, lambda: _measured(run))
+        measured = run.once(self, lambda: _measured(run), reads=())
         sublayers = range(len(measured) // 3)
         moments = [FeatureSums(*(measured[f"{part}.{index}"] for part in FeatureSums._fields)) for index in sublayers]
         scores = [
@@ -93,21 +92,30 @@ def observe_moments(
 
 def _measured(run: Run) -> Arrays:
     with run.phase("measure"):
-        moments = measure_moments(run)
+        return _named(measure_moments(run))
+
+
+def _named(moments: Sequence[FeatureSums]) -> Arrays:
     return {f"{part}.{index}": value for index, sums in enumerate(moments) for part, value in sums._asdict().items()}
 
 
 def measure_moments(run: Run) -> list[FeatureSums]:
     """One forward pass over the calibration texts: the features' sums of every sublayer, bottom up.
 
-    All batches pass a sublayer before the next one comes.
+    All batches pass a sublayer before the next one comes. A part of the pass that the run keeps holds the sums of the
+    sublayers that are done, and the residual streams.
     """
-    architecture, params, devices, sums = run.model.architecture, run.params, run.devices, []
-    outer = devices.fetch(outer_params(params))
-    xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
-    del outer
-    addresses = architecture.sublayers()
-    for at, p in devices.sublayers(params["layers"], addresses):
+    architecture, params, devices = run.model.architecture, run.params, run.devices
+    addresses, fields = architecture.sublayers(), FeatureSums._fields
+    first, before = (0, {}) if run.parts is None else run.parts.take()
+    sums = [FeatureSums(*(before[f"{name}.{index}"] for name in fields)) for index in range(first)]
+    if before:
+        xs = [devices.rows(before[f"stream.{number}"]) for number in range(len(run.batches))]
+    else:
+        outer = devices.fetch(outer_params(params))
+        xs = [run.programs(start, outer, batch, architecture=architecture) for batch in run.batches]
+        del outer
+    for at, p in devices.sublayers(params["layers"], addresses[first:]):
         zeros = jnp.zeros(len(_kernel(run.model, at)))
         total = devices.everywhere(FeatureSums(zeros, zeros, jnp.zeros(())))
         for number, batch in enumerate(run.batches):
@@ -116,6 +124,9 @@ def measure_moments(run: Run) -> list[FeatureSums]:
             )
         sums.append(devices.read(total))
         run.step("measure", at.index + 1, len(addresses))
+        if run.parts is not None:
+            state = {f"stream.{number}": x for number, x in enumerate(xs)} | _named(sums)
+            run.parts.keep(at.index + 1, len(addresses), state)
     return sums
 
 

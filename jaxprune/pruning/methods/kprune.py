@@ -17,20 +17,20 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ...checks import check_effect, check_seed
+from ...checks import check_effect, check_types
 from ...errors import BudgetError, SettingsError
-from ...model.architecture import ATTENTION, Architecture
+from ...model.architecture import Architecture
 from ...model.heads import head_of
 from ...model.model import Model
-from ..allocation import Curve, allocate
+from ..allocation import Curve, allocate, round_masks
 from ..budget import Budget
-from ..cut import Mask
+from ..cut import by_query_heads
 from ..damage import Scoring, damage_curves, tilted
 from ..measure import measure
 from ..measured import Arrays
 from ..method import Method
-from ..refit import PUBLISHED_FIT, REFIT, SCALES, Fit, Kind, follow, kind_of
-from ..run import Run, round_masks
+from ..refit_settings import PUBLISHED_FIT, REFIT, SCALES, Fit, Kind, kind_of
+from ..run import Run
 from .kprune_published import published_masks
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
@@ -41,6 +41,10 @@ BY_KIND = {
     "causal_lm": {"elimination_ridge": 8000.0, "depth_ratio": 1.0, "ridge": 8000.0, "input_ridge": 3000.0},
 }
 
+
+# The settings that the pass over the texts reads, and those that damage is then computed by; the others come after.
+PASS = ("search", "token_floor", "temperature", "exact_up_to", "seed")
+DAMAGE = ("elimination_ridge", "sensitivity", "query_heads")
 
 BATCH_TEXTS = 32  # texts in a batch whose mean gradient the published scores square
 
@@ -91,7 +95,7 @@ class KPrune(Method):
 
     def __post_init__(self):
         object.__setattr__(self, "refit", kind_of(self.refit))
-        check_seed(self.seed)
+        check_types(self)
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name in given.keys() & {"elimination_ridge", "ridge", "input_ridge", "pull", "balance"}:
             if not 0 <= getattr(self, name) < float("inf"):
@@ -101,8 +105,6 @@ class KPrune(Method):
                 raise SettingsError(f"{name} must be a positive number, got {getattr(self, name)}.")
         if not 0 < self.token_floor <= 1:
             raise SettingsError(f"token_floor must lie in (0, 1], got {self.token_floor}; 1 weighs all tokens alike.")
-        if self.search not in ("surgeon", "gates", "published"):
-            raise SettingsError(f"search must be surgeon, gates or published, got {self.search!r}.")
         if self.query_heads and self.search != "surgeon":
             raise SettingsError(f"query_heads needs search surgeon, got {self.search}, which scores whole groups.")
         self._check_effects()
@@ -203,7 +205,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
     allowed = [run.allowed(budget) for budget in budgets]
     if settings.query_heads and any(budget.uniform for budget in budgets):
         raise BudgetError("uniform keeps key-value groups whole; leave out query_heads, or uniform.")
-    curves, weights = _unpacked(run.once(settings, lambda: _measured(run, settings)))
+    curves, weights = _unpacked(run.once(settings, lambda: _measured(run, settings), PASS, DAMAGE))
     results = []
     for number, (entry, limit) in enumerate(zip(budgets, allowed, strict=True)):
         with run.phase("search"):
@@ -216,18 +218,7 @@ def _default(run: Run, budgets: Sequence[Budget], settings: KPrune) -> list[Mode
         predicted = sum(float(c.damage[c.steps(mask)]) for c, mask in zip(curves, masks, strict=True))
         if settings.query_heads:
             masks = by_query_heads(masks, run.model.architecture)
-        with run.phase("refit"):
-            fitted, reports = follow(
-                run.model,
-                run.params,
-                masks,
-                run.batches,
-                weights,
-                settings.fit,
-                run.programs,
-                lambda done: run.step("refit", done, len(curves)),
-                run.kept,
-            )
+        fitted, reports = run.refit(masks, weights, settings.fit)
         reused = ("measurement", "damage curves") if number else ()
         results.append(run.finish(settings, entry, fitted, masks, reports, reused, {"predicted_kl": predicted}))
     return results
@@ -249,6 +240,7 @@ def _measured(run: Run, settings: KPrune) -> Arrays:
             gates=settings.search == "gates",
             on_part=lambda done, of: run.step("measure", done, of),
             kept=run.kept,
+            parts=run.parts,
         )
     with run.phase("search"):
         of = len(measurement.statistics)
@@ -293,16 +285,3 @@ def _published(run: Run, budget: Budget, settings: KPrune) -> Model:
             kept=run.kept,
         )
     return run.finish(settings, budget, fitted, masks, reports)
-
-
-# --- scores
-
-
-def by_query_heads(masks: Sequence[Mask], architecture: Architecture) -> list[Mask]:
-    """Masks whose attention sublayers list query heads, as [groups, queries]; layers that have one a group stay."""
-    shaped = []
-    for at, mask in zip(architecture.sublayers(), masks, strict=True):
-        size = architecture.layers[at.layer]
-        several = at.half == ATTENTION and size.queries > 1
-        shaped.append(mask.reshape(size.groups, size.queries) if several else mask)
-    return shaped

@@ -24,10 +24,12 @@ from ...model.transformer import apply_head
 from ...runtime.by_sublayer import finish, last_stream, outer_params, streams
 from ...runtime.programs import Programs
 from ..allocation import threshold_mask
+from ..backward import output_kernel, unit_width
 from ..cut import Mask, unit_counts
 from ..kept import KeptPasses
-from ..measure import count_texts, count_tokens, output_kernel, unit_width
-from ..refit import PUBLISHED_FIT, Fit, begin, follow_sublayer
+from ..measure import count_texts, count_tokens
+from ..refit import begin, follow_sublayer
+from ..refit_settings import PUBLISHED_FIT, Fit
 
 
 class Knowledge(NamedTuple):

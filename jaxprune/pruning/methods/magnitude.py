@@ -11,7 +11,7 @@ from ...settings import formerly
 from ..budget import Budget
 from ..by_scores import Refitting, by_scores
 from ..cut import map_units, unit_counts, unit_sums
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 

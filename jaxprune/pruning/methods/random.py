@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...checks import check_seed
+from ...checks import check_types
 from ...model.model import Model
 from ...settings import formerly
 from ..budget import Budget
 from ..by_scores import Refitting, by_scores
 from ..cut import unit_counts
-from ..refit import REFIT, Kind, kind_of
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 
@@ -26,8 +26,8 @@ class Random(Refitting):
     name: ClassVar[str] = "random"
 
     def __post_init__(self):
-        check_seed(self.seed)
         object.__setattr__(self, "refit", kind_of(self.refit))
+        check_types(self)
 
     @property
     def needs_texts(self) -> bool:

@@ -26,8 +26,8 @@ from ...settings import formerly
 from ..budget import Budget
 from ..by_scores import Refitting, by_scores
 from ..cut import map_units, unit_counts, unit_sums
-from ..measured import Arrays
-from ..refit import REFIT, Kind, kind_of
+from ..measured import Arrays, Parts
+from ..refit_settings import REFIT, Kind, kind_of
 from ..run import Run
 
 
@@ -50,7 +50,7 @@ class Taylor(Refitting):
         return self
 
     def prune(self, run: Run, budgets: Sequence[Budget]) -> list[Model]:
-        measured = run.once(self, lambda: _measured(run))
+        measured = run.once(self, lambda: _measured(run), reads=())
         scores = [measured[f"scores.{index}"] for index in range(len(measured))]
         return by_scores(run, self, budgets, scores)
 
@@ -81,6 +81,7 @@ def _measured(run: Run) -> Arrays:
             run.batches,
             run.programs,
             lambda done: run.step("measure", done, len(run.batches)),
+            run.parts,
         )
         return {f"scores.{index}": entry for index, entry in enumerate(taylor_scores(run.model, gradient))}
 
@@ -91,13 +92,22 @@ def summed_gradient(
     batches: Sequence[Batch],
     programs: Programs,
     on_batch: Callable[[int], None] = lambda done: None,
+    parts: Parts | None = None,
 ) -> list[Params]:
-    """The gradient of the next-token loss summed over all tokens, one tree a sublayer, NumPy arrays."""
+    """The gradient of the next-token loss summed over all tokens, one tree a sublayer, NumPy arrays.
+
+    `parts` keeps the sum now and then; batches that were in it are not computed again.
+    """
     devices = programs.devices
     sublayers = architecture.sublayers()
     zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.float32)  # noqa: E731
     total = [devices.keep(devices.fetch(jax.tree.map(zeros, at.of(params["layers"])))) for at in sublayers]
-    for number, batch in enumerate(batches):
+    first, before = (0, {}) if parts is None else parts.take()
+    if before:
+        leaves, structure = jax.tree.flatten(total)
+        total = structure.unflatten([before[f"gradient.{number}"] for number in range(len(leaves))])
+        total = [devices.keep(devices.fetch(jax.tree.map(jnp.array, entry))) for entry in total]
+    for number, batch in enumerate(batches[first:], first):
         below = [devices.keep(x) for x in streams(params, batch, architecture, programs)]
         outer = devices.fetch(outer_params(params))
         cotangent = programs(loss_cotangent, outer, devices.rows(below.pop()), batch, architecture=architecture)
@@ -116,6 +126,9 @@ def summed_gradient(
             )
             total[at.index] = devices.keep(here)
         on_batch(number + 1)
+        if parts is not None:
+            state = {f"gradient.{index}": leaf for index, leaf in enumerate(jax.tree.leaves(total))}
+            parts.keep(number + 1, len(batches), state)
     return devices.read(total)
 
 

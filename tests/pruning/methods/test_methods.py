@@ -14,7 +14,7 @@ from jaxprune.model import Architecture, LayerSizes, Provenance
 from jaxprune.pruning.cost import flops, removed
 from jaxprune.pruning.methods.fisher import fisher_masks, rearrange
 from jaxprune.pruning.methods.magnitude import weight_norms
-from jaxprune.pruning.refit import kind_of
+from jaxprune.pruning.refit_settings import kind_of
 from jaxprune.tokens.tokenizer import Tokenizer
 from jaxprune.tokens.windows import encode_calibration
 

@@ -1,0 +1,102 @@
+"""What RECAP's rounds come to: the best small model, and the record of all of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from math import ceil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ...checkpoint.load import NEW_WEIGHTS
+from ...doubts import tell
+from ...evaluation.metrics import goodness
+from ...model import Batch, Model, Params
+from ...pruning.cost import removed, whole_parameters
+from ...pruning.cut import compose_kept, cut_architecture, kept_units
+from ...pruning.cut_check import TOLERANCE, masked_versus_cut
+from ..epochs import batch_doubts, batch_shape
+from ..masters import in_types
+from ..texts import Texts
+from .phase_bytes import phase_bytes
+from .run import HostState, RecapRun
+from .scatter import kept_of, write_back
+
+
+class Recapped(NamedTuple):
+    """What the rounds come to."""
+
+    model: Model  # the best round's small model, with the record
+    full: Model  # the full model after the last round
+    rounds: tuple[dict[str, Any], ...]
+
+
+def finished(
+    run: RecapRun, texts: Texts, first: Sequence[Batch], state: HostState, best: Params, records: list[dict[str, Any]]
+) -> Recapped:
+    """The best round's model with the record of all rounds."""
+    settings, training, before = run.settings, run.training, run.model.provenance
+    warnings = [entry for entry in before.warnings if NEW_WEIGHTS not in entry]
+    kept_round = len(records) - 1
+    if training.keep == "best":
+        kept_round = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
+    full = run.model.replace(params=state.params)
+    small_architecture = cut_architecture(run.model.architecture, state.best)
+    with jax.default_device(run.placement.host):
+        whole = full.replace(params=write_back(state.params, kept_of(full.architecture, state.best), best))
+        small = run.model.replace(architecture=small_architecture, params=jax.tree.map(jnp.asarray, best))
+        error = masked_versus_cut(whole, small, state.best, first[0])
+    if error > TOLERANCE:
+        warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most {TOLERANCE}.")
+    length = ceil(texts.encoded.tokens / len(texts.encoded))
+    dense = run.model.architecture
+    rows, slots = first[0].ids.shape
+    predicted = phase_bytes(
+        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types
+    )
+    measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
+    seconds = [entry["seconds"] for entry in records]
+    record = before.record
+    notes = {
+        "method": "recap",
+        "settings": asdict(training),
+        "task": run.task.name,
+        "source": run.task.source,
+        "texts": len(texts.encoded),
+        "tokens": texts.encoded.tokens,
+        "batch": batch_shape(first),
+        "epochs": [{**entry, "epoch": entry["round"]} for entry in records],
+        "kept_epoch": kept_round,
+        "new_head": run.new_head,
+        "scored_on": run.split_name,
+        "parameters": records[kept_round]["parameters"],
+        "trainable_parameters": records[kept_round]["trainable_parameters"],
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / settings.epochs,
+        "compile_seconds": sum(p["compile_seconds"] for r in records for p in r["phases"].values()),
+        "device": str(run.placement.device),
+        "host": str(run.placement.host),
+        "device_bytes": {"predicted": predicted, "measured": measured},
+        "peak_bytes": max(measured.values()),
+    }
+    warnings = list(
+        dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
+    )
+    tell(warnings)
+    rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
+    result = run.model.replace(
+        architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),
+        provenance=replace(before, warnings=tuple(warnings)),
+    ).with_record(
+        method="recap",
+        settings=asdict(settings),
+        started_from={name: record[name] for name in ("method", "settings", "budget", "removed") if name in record},
+        removed=removed(dense, small_architecture, length) | {"length": length},
+        parameters={"before": whole_parameters(dense), "after": whole_parameters(small_architecture)},
+        kept=compose_kept(record.get("kept"), kept_units(dense, state.best), dense),
+        units={"heads": [size.groups for size in dense.layers], "neurons": [size.neurons for size in dense.layers]},
+        masked_vs_cut=error,
+        warnings=warnings,
+        training=notes,
+    )  # fmt: skip
+    return Recapped(result, full.replace(provenance=replace(before, warnings=tuple(warnings))), tuple(records))

@@ -1,0 +1,70 @@
+"""Is the cut model the one that was chosen? Logits with units silenced against logits with them cut away."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import NumericalError
+from ..model.heads import head_of
+from ..model.model import Batch, Model
+from ..model.transformer import whole_forward
+from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
+from ..runtime.programs import Programs
+from ..tokens.packing import logits_difference
+from .cut import Mask, silenced
+
+FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
+TOLERANCE = 1e-5  # relative, in float32
+
+
+def first_tokens(batch: Batch) -> Batch:
+    """The first tokens of the first two rows: what a causal model says of them does not depend on the rest."""
+    short = {name: getattr(batch, name)[:2, :FIRST] for name in ("ids", "segments", "positions", "types")}
+    return batch._replace(**short, pool=batch.pool[:2], index=batch.index[:2])
+
+
+def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
+    """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
+    batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
+    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
+    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
+    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
+    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    error = logits_difference(masked, without, batch)
+    if not np.isfinite(error):
+        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
+    return error
+
+
+def masked_versus_cut_in_run(
+    fitted: Model, small: Model, masks: Sequence[Mask], batch: Batch, programs: Programs
+) -> float:
+    """`masked_versus_cut` where a run's weights are: by programs it has compiled before, and streamed where it does."""
+    devices = programs.devices
+    params = devices.params(silenced(fitted, masks).params)
+    last = last_stream(params, batch, fitted.architecture, programs)
+    # From here on few rows, on one device.
+    last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
+    if head_of(fitted.architecture).language is not None:
+        last, batch = last[:2, :FIRST], first_tokens(batch)
+    masked = programs(finish, outer, last, batch, architecture=fitted.architecture)
+    batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
+    if devices.stream:
+        without = next(last_outputs(small.params, [batch], small.architecture, programs, logits=True))
+    else:
+        on_device = jax.tree.map(jnp.asarray, small.params)
+        without = programs.once(whole_forward, on_device, batch, architecture=small.architecture)
+    error = logits_difference(masked, without, batch)
+    if not np.isfinite(error):
+        raise NumericalError("the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts.")
+    return error
+
+
+def check_model(model: Model) -> None:
+    """Raise `NumericalError` naming the first parameter that holds NaN or Inf."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(model.params)[0]:
+        if not np.isfinite(np.asarray(leaf)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise NumericalError(f"parameter {name} holds NaN or Inf; the checkpoint is damaged, use another copy.")
