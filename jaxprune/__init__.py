@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
-    from .exports.huggingface import export as export
+    from .evaluation.onnx_model import load_onnx as load_onnx
+    from .evaluation.predict import predict as predict
+    from .exports.export import export as export
     from .finetuning.finetune import finetune as finetune
     from .finetuning.importance import Importance as Importance
     from .finetuning.lora import Lora as Lora
@@ -68,9 +70,11 @@ _HOMES = {
     "HeadModules": "checkpoint.families",
     "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
-    "export": "exports.huggingface",
+    "export": "exports.export",
     "evaluate": "evaluation.evaluate",
     "generate": "evaluation.generate",
+    "load_onnx": "evaluation.onnx_model",
+    "predict": "evaluation.predict",
     "Calibration": "tasks.calibration",
     "Example": "tasks.example",
     "Task": "tasks.task",

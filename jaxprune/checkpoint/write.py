@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..doubts import tell
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
 from .dtypes import rounded, saved_types
+from .files import read_json
 from .generation import GENERATION, write_generation
 from .manifest import (
     EXPORTED,
@@ -98,9 +99,12 @@ def save(
     return folder
 
 
-def write_folder(folder: Path, mark: str, text: str, fill: Callable[[Path], None], overwrite: bool) -> None:
+def write_folder(
+    folder: Path, mark: str, text: str | Callable[[], str], fill: Callable[[Path], None], overwrite: bool
+) -> None:
     """Put a folder in place that holds the file `mark` with `text`, and what `fill` writes into the path it gets.
 
+    A `text` that says what came of filling is a function, called afterwards.
     It is made beside `folder` and renamed there once the disk holds all of it, so that a kill leaves what was there.
     Raises `OutputError` where `check_output` does or the disk refuses.
     """
@@ -110,11 +114,11 @@ def write_folder(folder: Path, mark: str, text: str, fill: Callable[[Path], None
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         fill(part)
-        (part / mark).write_text(text, encoding="utf-8")
-        for file in part.iterdir():
-            shutil.copymode(part / mark, file)  # which has what the umask allows; safetensors shuts others out
+        (part / mark).write_text(text if isinstance(text, str) else text(), encoding="utf-8")
+        for file in (*part.rglob("*"), part):
+            if file.is_file():
+                shutil.copymode(part / mark, file)  # which has what the umask allows; safetensors shuts others out
             _sync(file)
-        _sync(part)
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
         _swap(part, target)
     except OSError as error:
@@ -137,7 +141,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} exists and is not a folder; choose another one.")
     try:
-        present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        present = sorted(_names_in(folder)) if folder.is_dir() else []
     except OSError as error:
         raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
     if present and not overwrite:
@@ -145,7 +149,8 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     if present and MANIFEST not in present and EXPORTED not in present:
         raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
     config = ("config.json",) if EXPORTED in present else ()
-    foreign = [name for name in present if not _ours(name) and name not in config]
+    made = _made_files(folder) if EXPORTED in present else ()
+    foreign = [name for name in present if not _ours(name) and name not in (*config, *made)]
     if foreign:
         raise OutputError(f"{folder} also holds {foreign[0]}, which jaxprune did not write; move it, then overwrite.")
     check_writable(folder.absolute().parent)
@@ -162,8 +167,25 @@ def check_writable(folder: str | Path) -> None:
         raise OutputError(f"{folder} cannot be written ({_reason(error)}); choose another folder.") from error
 
 
+def _names_in(folder: Path) -> Iterator[str]:
+    """The files of a folder and of the folders in it, and folders that are empty, or are links."""
+    for path in folder.iterdir():
+        inside = sorted(_names_in(path)) if path.is_dir() and not path.is_symlink() else []
+        yield from (f"{path.name}/{name}" for name in inside)
+        if not inside:
+            yield path.name
+
+
+def _made_files(folder: Path) -> tuple[str, ...]:
+    """What an export says that it wrote beside the files of every folder."""
+    with contextlib.suppress(CheckpointError):
+        files = read_json(folder / EXPORTED, "").get("export", {}).get("files", [])
+        return tuple(name for name in files if isinstance(name, str))
+    return ()
+
+
 def _ours(name: str) -> bool:
-    weights = name.startswith("model") and name.endswith(".safetensors")
+    weights = name.startswith("model") and name.endswith(".safetensors") and "/" not in name
     return weights or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
 
 

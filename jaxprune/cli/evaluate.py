@@ -2,7 +2,9 @@
 
 import argparse
 
+from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
+from ..evaluation.onnx_model import described
 from ..report.progress import progress
 from ..report.tables import facts_table, si
 from . import flags
@@ -17,18 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_limit(parser)
     flags.add_storage(parser)
+    flags.add_runtime(parser)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     task = flags.task(arguments)
     task.split(arguments.split)  # known to be there before the model is read
-    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
+    if arguments.runtime != "jax" and (arguments.stream or arguments.dtype != "float32"):
+        raise SettingsError(f"--stream and --dtype have no effect with --runtime {arguments.runtime}; leave them out.")
+    model = flags.load_to_run(arguments, dtype=arguments.dtype, host=arguments.stream)
     with progress("evaluate", arguments.quiet) as on_step:
         evaluation = evaluate(
             model, task, split=arguments.split, limit=arguments.limit, stream=arguments.stream, on_step=on_step
         )
-    warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
-    asked = {"model": arguments.model, "task": task.name, "split": arguments.split}
+    warnings = list(dict.fromkeys([*described(model).provenance.warnings, *evaluation.warnings]))
+    asked = {"model": arguments.model, "task": task.name, "split": arguments.split, "runtime": arguments.runtime}
     data = {**asked, **evaluation.as_json(), "warnings": warnings}
     facts = {
         evaluation.metric: f"{evaluation.score:.4f}",

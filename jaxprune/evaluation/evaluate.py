@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..doubts import tell
-from ..errors import DataError, NumericalError
+from ..errors import DataError, NumericalError, SettingsError
 from ..model import Model
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
@@ -22,7 +22,8 @@ from ..tokens.windows import windows_of
 from .label_map import match_labels
 from .label_rows import check_rows
 from .metrics import check_none_own
-from .predict import outputs_of
+from .onnx_model import OnnxModel, described, runner_of
+from .outputs import outputs_of
 from .scorers import SCORERS
 
 GROUP = 2**20  # tokens of running text that are packed at a time
@@ -54,7 +55,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model,
+    model: Model | OnnxModel,
     task: Task,
     *,
     split: str = "validation",
@@ -72,29 +73,35 @@ def evaluate(
     books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
     of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
-    the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none.
+    the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none. An ONNX file that `load_onnx`
+    opened takes the place of a model, but for perplexity.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
+    shipped, programs = model, Programs() if programs is None else programs
+    model = described(model)
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
     task = label_map.task
     reader = reader_of(model, task, tokenizer)
-    programs = Programs() if programs is None else programs
+    if stream and shipped is not model:
+        raise SettingsError("stream has no effect on an ONNX file, which onnxruntime runs; leave it out.")
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
+    if task.running and shipped is not model:
+        raise DataError("an ONNX file gives no perplexity here; score the model that it was exported from.")
     if task.running:
         return _language(model, task, split, limit, reader, programs, on_step)
     examples = task.split(split)[:limit]
     surprises = reader.doubts(examples)
-    score = SCORERS[task.kind]
-    metrics, doubts, tokens, run = score(model, task, examples, reader, label_map, programs)
+    score, runner = SCORERS[task.kind], runner_of(shipped, programs)
+    metrics, doubts, tokens, run = score(model.architecture, task, examples, reader, label_map, runner)
     for further in task.scored_beside if split == "validation" else ():
         if not task.is_labelled(further):
             continue
         name = further.removeprefix("validation_")
         texts = task.split(further)[:limit]
-        other, others, more, extra = score(model, task, texts, reader, label_map, programs)
+        other, others, more, extra = score(model.architecture, task, texts, reader, label_map, runner)
         metrics |= {f"{metric}_{name}": value for metric, value in other.items()}
         tokens += more
         doubts += tuple(f"{name} texts: {doubt}" for doubt in others)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..model import Model
-from ..runtime.programs import Programs
+from ..model import Architecture
 from ..tasks.example import Example, Tags
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_texts
@@ -18,7 +17,7 @@ from ..tokens.tokenizer import Encoded, Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import tag_scores
-from .predict import predicted_by
+from .outputs import Runner
 
 
 def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[Encoded, list[np.ndarray]]:
@@ -39,12 +38,17 @@ def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> 
 
 
 def tag(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, label_map: LabelMap, programs: Programs
+    architecture: Architecture,
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    label_map: LabelMap,
+    runner: Runner,
 ) -> Any:
     """One tag a word; a scorer, for `scorers.SCORERS`."""
     encoded, pairs = read_tags(task, examples, tokenizer)
-    run = predicted_by(model, encoded, programs)
-    names = list(model.architecture.labels)  # a class that the task has not keeps its name: its entities are wrong
+    run = runner(encoded)
+    names = list(architecture.labels)  # a class that the task has not keeps its name: its entities are wrong
     for name, output in zip(task.labels, label_map.outputs, strict=True):
         names[output] = name
     true = [[task.labels[number] for number in pair[:, 1]] for pair in pairs]

@@ -40,7 +40,7 @@ def plain_batch(
         positions = jnp.cumsum(mask, axis=1) * mask - 1  # OPT: padding sits just before position 0
     else:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    if ids.shape[1] > architecture.max_positions and architecture.positions != "none":
+    if architecture.positions != "none" and ids.shape[1] > architecture.max_positions:
         raise DataError(f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.limit}; truncate.")
     rows = ids.shape[0]
     return Batch(
