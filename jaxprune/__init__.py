@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
     from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
+    from .checkpoint.push import push as push
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
@@ -70,6 +71,7 @@ _HOMES = {
     "HeadModules": "checkpoint.families",
     "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
+    "push": "checkpoint.push",
     "export": "exports.export",
     "evaluate": "evaluation.evaluate",
     "generate": "evaluation.generate",

@@ -102,7 +102,8 @@ def export_transformers(
         write_generation(model, part)
 
     settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
-    write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
+    record = manifest_of(model) | {"export": settings}
+    write_folder(folder, EXPORTED, record, fill, overwrite, config["architectures"][0])
     size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
     tell(warnings)
     return Exported(folder, config, size, tuple(warnings), types.most)

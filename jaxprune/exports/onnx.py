@@ -63,11 +63,11 @@ def export_onnx(
         write_generation(model, part)
         sizes.update({file.relative_to(part).as_posix(): file.stat().st_size for file in (part / "onnx").iterdir()})
 
-    def told() -> str:
+    def told() -> dict[str, Any]:
         if not has_onnxruntime():
             warnings.append("the ONNX file was not run: onnxruntime is not installed (pip install 'jaxprune[onnx]').")
         made = {"format": "onnx", "int8": int8, "files": [*sizes], "bytes": sizes, "errors": errors}
-        return manifest_text(manifest_of(model) | {"export": {**made, "warnings": warnings}})
+        return manifest_of(model) | {"export": {**made, "warnings": warnings}}
 
     write_folder(folder, EXPORTED, told, fill, overwrite)
     tell(warnings)

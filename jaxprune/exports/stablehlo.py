@@ -63,7 +63,7 @@ def export_stablehlo(
 
     made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}
     made |= {"errors": {PROGRAM: error}, "warnings": []}
-    write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": made}), fill, overwrite)
+    write_folder(folder, EXPORTED, manifest_of(model) | {"export": made}, fill, overwrite)
     total = sum((folder / name).stat().st_size for name in files)
     return Exported(folder, config, total, (), "float32", {PROGRAM: error})
 

@@ -147,7 +147,14 @@ def files(folder):
 def test_a_folder_is_laid_out_as_others_look_for_it(tmp_path, source, small):
     written = jp.export(small, tmp_path / "out", format="onnx", int8=True)
     tokenizer = ["tokenizer.json", "tokenizer_config.json"]
-    made = ["config.json", "jaxprune_export.json", "onnx/model.onnx", "onnx/model_quantized.onnx", *tokenizer]
+    made = [
+        "README.md",
+        "config.json",
+        "jaxprune_export.json",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        *tokenizer,
+    ]
     assert files(tmp_path / "out") == made and written.bytes > 0
     assert set(written.errors) == {"onnx/model.onnx", "onnx/model_quantized.onnx"}
     assert written.errors["onnx/model.onnx"] < 1e-5 < written.errors["onnx/model_quantized.onnx"]

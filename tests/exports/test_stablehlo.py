@@ -71,7 +71,7 @@ def test_jax_alone_computes_the_same(tmp_path, family, head, weights):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     made = ["model.stablehlo", *(["weights.npz"] if weights == "beside" else [])]
     tokenizer = ["tokenizer.json", "tokenizer_config.json"]
-    assert names == sorted(["config.json", "jaxprune_export.json", *made, *tokenizer])
+    assert names == sorted(["README.md", "config.json", "jaxprune_export.json", *made, *tokenizer])
     record = json.loads((tmp_path / "out" / "jaxprune_export.json").read_text())["export"]
     assert record["format"] == "stablehlo" and record["errors"] == dict(written.errors) == {"model.stablehlo": 0.0}
     with pytest.raises(OutputError, match="exists and is not empty"):
