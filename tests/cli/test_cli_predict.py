@@ -7,6 +7,7 @@ import os
 import pytest
 
 import jaxprune as jp
+from tests.helpers.words import build, tokenizer_folder as tokenizer_folder
 
 TEXTS = ["the film was good", "a book", "dull and long", "the cast was not bad"]
 
@@ -50,6 +51,33 @@ def test_second_texts_come_from_both_kinds_of_files(cli, inputs, tmp_path):
     assert [line["text_pair"] for line in data["predictions"]] == ["a book", "the cast"]
     alone = cli.json("predict", "--model", inputs.model, "--text", "a film", "--pair", "a book").data
     assert alone["predictions"][0]["label"] == data["predictions"][0]["label"]
+
+
+def saved(path, tokenizer_folder, **changes):
+    return str(jp.save(build(tokenizer_folder, **changes), path))
+
+
+def test_questions_and_words_have_their_own_fields(cli, tmp_path, tokenizer_folder):
+    answers = saved(tmp_path / "answers", tokenizer_folder, head="question_answering", pooler="none")
+    rows = [{"question": "who was good", "context": "the film was good and the plot was dull"}] * 2
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = cli.json("predict", "--model", answers, "--input", tmp_path / "questions.jsonl").data
+    for line in data["predictions"]:
+        assert (
+            line["question"] == rows[0]["question"] and line["context"][line["start"] : line["end"]] == line["answer"]
+        )
+    (tmp_path / "questions.jsonl").write_text('{"text": "who was good"}')
+    run = cli("predict", "--model", answers, "--input", tmp_path / "questions.jsonl")
+    assert run.code == 2 and 'line 1: field "question" is missing' in run.err
+    tags = saved(tmp_path / "tags", tokenizer_folder, head="token_classification", pooler="none", labels=("O", "B-X"))
+    (tmp_path / "words.jsonl").write_text('{"tokens": ["the", "good-bad"]}\n{"text": "the film."}')
+    one, other = cli.json("predict", "--model", tags, "--input", tmp_path / "words.jsonl").data["predictions"]
+    assert one["tokens"] == [word["word"] for word in one["tags"]] == ["the", "good-bad"]
+    assert [word["word"] for word in other["tags"]] == ["the", "film", "."]
+    assert cli("predict", "--model", tags, "--text", "the film").out.startswith("the/")
+    (tmp_path / "words.jsonl").write_text('{"tokens": ["the", " "]}')
+    run = cli("predict", "--model", tags, "--input", tmp_path / "words.jsonl")
+    assert run.code == 2 and "line 1: word 1 is blank" in run.err
 
 
 def test_cut_texts_are_told(cli, inputs, tmp_path):

@@ -93,5 +93,5 @@ def test_a_text_longer_than_the_positions_is_refused_and_so_are_places_that_are_
     jp.export(model, tmp_path / "out", format="stablehlo", weights="beside")
     program = export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
     ids = np.ones((1, 9), np.int32)
-    with pytest.raises(ValueError, match="length"):
+    with pytest.raises(ValueError, match="refining shapes|length"):  # which of them is up to JAX
         program.call(dict(np.load(tmp_path / "out" / "weights.npz")), ids, ids, ids)
