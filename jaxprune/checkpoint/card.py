@@ -15,8 +15,8 @@ _LOADING = {
     "jaxprune": "import jaxprune as jp\n\nmodel = jp.load(FOLDER)",
     "transformers": "from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained(FOLDER)",
     "onnx": "import jaxprune as jp\n\nmodel = jp.load_onnx(FOLDER)  # or onnx/model.onnx in any runtime of ONNX",
-    "stablehlo": "from jax import export\n\n"
-    'program = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
+    "stablehlo": "from pathlib import Path\n\nfrom jax import export\n\n"
+    'program = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))',
 }
 
 

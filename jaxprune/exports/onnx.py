@@ -53,7 +53,7 @@ def export_onnx(
                 continue
             file.parent.mkdir(exist_ok=True)
             if eight:
-                write_int8(part / ONNX_FILES[False], file)
+                write_int8(graph, file)
             else:
                 write_onnx(graph, file)
             if has_onnxruntime():

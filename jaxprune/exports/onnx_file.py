@@ -1,7 +1,11 @@
 """A graph as an ONNX file, and its weights in eight bits."""
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from .. import __version__
 from ..doubts import without_others
@@ -44,17 +48,35 @@ def write_onnx(graph: Graph, file: Path, largest: int = LARGEST) -> None:
     )
 
 
-def write_int8(file: Path, out: Path) -> None:
-    """Write the ONNX file anew with matrices and embeddings in eight bits, a scale for every column.
+def write_int8(graph: Graph, file: Path, largest: int = LARGEST) -> None:
+    """Write a graph with matrices and embeddings in eight bits, a scale for every column.
 
     Activations are quantised as they come (dynamically). Without a scale a column, and with embeddings left out, a
     small classifier lost 1.4 points and stayed three times as large.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    large = file.with_name(f"{file.name}{WEIGHTS_BESIDE}").exists()
-    with without_others():  # advice to preprocess, which this graph does not need
-        quantize_dynamic(
-            str(file), str(out), per_channel=True, weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"], use_external_data_format=large,
-        )  # fmt: skip
+    with TemporaryDirectory(dir=file.parent) as folder:
+        whole = Path(folder) / "whole.onnx"
+        write_onnx(_untied(graph), whole, largest)
+        large = whole.with_name(f"{whole.name}{WEIGHTS_BESIDE}").exists()
+        with without_others():  # advice to preprocess, which this graph does not need
+            quantize_dynamic(
+                str(whole), str(file), per_channel=True, weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"], use_external_data_format=large,
+            )  # fmt: skip
+
+
+def _untied(graph: Graph) -> Graph:
+    """The graph with a matrix of its own for a head that is the token table.
+
+    onnxruntime's quantiser turns the one of a Gemm around, and with it, as late as 1.22, what tokens are looked up in.
+    """
+    nodes, constants = [], dict(graph.constants)
+    for node in graph.nodes:
+        if node.operator == "Gemm":
+            x, table = node.inputs
+            constants["head.weight"] = np.array(constants[table].T, order="C")
+            node = node._replace(operator="MatMul", inputs=(x, "head.weight"), attributes={})
+        nodes.append(node)
+    return replace(graph, nodes=nodes, constants=constants)

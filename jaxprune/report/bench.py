@@ -109,12 +109,10 @@ def load_onnx_forward(
     check_graph(model.architecture)
     batch = full_batch(model.architecture, rows, length, seed)
     with TemporaryDirectory() as folder:
-        file, smaller = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        write_onnx(graph_of(model.architecture, model.params), file)
-        if int8:
-            write_int8(file, smaller)
+        file, graph = Path(folder) / "model.onnx", graph_of(model.architecture, model.params)
+        (write_int8 if int8 else write_onnx)(graph, file)
         start = time.perf_counter()
-        program = open_onnx(smaller if int8 else file)
+        program = open_onnx(file)
         seconds = time.perf_counter() - start
     inputs = tuple(np.asarray(leaf, np.int64) for leaf in (batch.ids, batch.real, batch.types))
     return seconds, program, lambda: program(*inputs)

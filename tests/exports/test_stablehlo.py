@@ -20,10 +20,11 @@ UNEVEN = ([0, 2], [1, 7, 8], [], [0, 3])
 # What docs/use.md shows, without jaxprune.
 LOADER = """
 import sys
+from pathlib import Path
 import numpy as np
 from jax import export
 
-program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+program = export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
 given = np.load(sys.argv[2])
 before = [dict(np.load(sys.argv[3]))] if len(sys.argv) > 3 else []
 for number in range(2):
