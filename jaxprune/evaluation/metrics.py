@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -17,6 +17,12 @@ from ..errors import DataError
 from ..tasks.task import Task
 
 Metrics = dict[str, float]
+LOWER_IS_BETTER = frozenset({"perplexity"})
+
+
+def goodness(record: Mapping[str, Any]) -> float:
+    """The "score" of a record, of two the higher of the better model: minus it where its "metric" is one of losses."""
+    return -record["score"] if record.get("metric") in LOWER_IS_BETTER else record["score"]
 
 
 def accuracy(predicted: np.ndarray, true: np.ndarray) -> float:

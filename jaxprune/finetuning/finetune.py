@@ -13,12 +13,15 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..checks import check_effect
 from ..doubts import tell
-from ..errors import DataError, SettingsError
+from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Batch, Model, Params, Sites, forward
-from ..model.transformer import whole_forward
+from ..model.heads import head_of
+from ..model.transformer import whole_pass
 from ..runtime.events import OnStep
+from ..tasks.running_text import text_digest
 from ..tasks.task import Task
 from ..tokens.cut_texts import CUT
 from ..tokens.packing import logits_difference
@@ -187,17 +190,23 @@ def tune(
 
 
 @partial(jax.jit, static_argnames="architecture")
-def _logits(params: Params, weights: Any, scaling: Any, batch: Batch, *, architecture: Architecture) -> jax.Array:
-    logits = forward(params, batch, architecture, Sites(adapters=sites_of(weights, scaling))).logits
-    assert logits is not None  # a whole forward pass ends with the head
-    return logits
+def _outputs(params: Params, weights: Any, scaling: Any, batch: Batch, *, architecture: Architecture) -> jax.Array:
+    """What `whole_pass` gives, with adapters apart."""
+    out = forward(params, batch, architecture, Sites(adapters=sites_of(weights, scaling)))
+    language = head_of(architecture).language
+    if language is not None:
+        return language.losses(params, out.hidden, batch, architecture)
+    assert out.logits is not None  # a whole forward pass ends with the head
+    return out.logits
 
 
 def merged_versus_unmerged(base: Model, adapters: Adapters, result: Model, batch: Batch) -> float:
-    """Largest difference of logits, adapters apart against merged, relative to the largest logit."""
+    """Largest difference of logits (of a language model, of next-token losses), adapters apart against merged,
+    relative to the largest.
+    """
     batch, static = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), {"architecture": base.architecture}
-    apart = _logits(base.params, adapters.weights, adapters.scaling, batch, **static)
-    return logits_difference(apart, whole_forward(result.params, batch, **static), batch)
+    apart = _outputs(base.params, adapters.weights, adapters.scaling, batch, **static)
+    return logits_difference(apart, whole_pass(base.architecture)(result.params, batch, **static), batch)
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:
@@ -232,6 +241,9 @@ def split_scored(settings: Train) -> str:
 def scored_texts(task: Task, split: str) -> dict[str, Any]:
     """What the scores of two runs must share for the better of them to mean anything, as `fingerprint` says it."""
     further = task.scored_beside if split == "validation" else ()
+    if task.running:
+        told = [task.max_length, task.windows, text_digest(task.split(split))]
+        return {f"{split} texts": digest_of(told), "metric": task.metric}
     examples = [*task.split(split), *(example for name in further for example in task.others.get(name, ()))]
     texts = [[example.text, example.pair] for example in examples]
     return {
@@ -244,10 +256,10 @@ def scored_texts(task: Task, split: str) -> dict[str, Any]:
 def set_aside(task: Task, settings: Train) -> Task:
     """The task with `settings.holdout` training texts as a split "holdout" of their own.
 
-    Raises `DataError` for running text, on which nothing here trains, and where there is nothing to score on.
+    Raises `SettingsError` for texts set aside of a running text, which has a text of its own to be scored on.
     """
     if task.running:
-        raise DataError(f"fine-tuning needs texts with labels; {task.name} is running text, for pruning and scoring.")
+        check_effect(settings, ("holdout",), "on running text, whose own validation text is scored")
     if not settings.holdout:
         task.split("validation")  # every epoch is scored on it: known to be there before the first
         return task

@@ -19,7 +19,7 @@ from ..model import Architecture, Batch, Model, Params, Sites
 from ..model.architecture import ATTENTION, FEED_FORWARD
 from ..pruning.cut import unit_counts
 from ..runtime.programs import Programs
-from .losses import summed_loss, text_losses
+from .losses import summed_losses, targets_of
 
 
 class Importance(NamedTuple):
@@ -57,7 +57,7 @@ def gate_sums(
 
     def total(gates: Any) -> Array:
         sites = Sites(gates=at_tokens(gates, batch))
-        return summed_loss(text_losses(params, batch, targets, architecture, sites=sites), batch)
+        return summed_losses(params, batch, targets, architecture, sites=sites)
 
     # A text's gates touch its own loss only, so that one gradient of the sum holds the gradient of every text.
     gradient = jax.grad(total)(text_gates(architecture, batch, neurons))
@@ -83,7 +83,7 @@ def gate_importance(
     params = jax.tree.map(jnp.asarray, model.params)
     total: Any = None
     for number, batch in enumerate(batches):
-        goal = targets[np.maximum(np.asarray(batch.index), 0)]
+        goal = targets_of(batch, targets)
         static = {"architecture": model.architecture, "neurons": neurons, "squared": squared}
         sums = programs(gate_sums, params, batch, goal, **static)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)

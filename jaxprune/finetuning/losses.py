@@ -1,16 +1,20 @@
 """The loss of a batch that holds several texts in a row; and of a student beside its teacher."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
+from ..model.ends import head_input
 from ..model.heads import head_of
+from ..model.language import Guide, Lesson, learnt, vocabulary
 from ..model.predictions import own_tokens
-from ..model.transformer import Outputs
+from ..model.transformer import Outputs, apply_head
 
 
 class Distillation(NamedTuple):
@@ -44,9 +48,23 @@ def stream_gap(
     return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
 
 
+def targets_of(batch: Batch, targets: np.ndarray) -> np.ndarray:
+    """The targets of every slot of a batch, [rows, texts, …]; of one without a text those of example 0."""
+    return targets[np.maximum(np.asarray(batch.index), 0)]
+
+
 def as_taught(batch: Batch, architecture: Architecture) -> Batch:
     """The batch as a model reads it: to one with a single token type, or none, all tokens are of type 0."""
     return batch if architecture.token_types > 1 else batch._replace(types=jnp.zeros_like(batch.types))
+
+
+def from_stream(params: Params, x: Array, batch: Batch, targets: Array, architecture: Architecture) -> Float[Array, ""]:
+    """The task's loss summed over what `unit_count` counts, from the last residual stream."""
+    language = head_of(architecture).language
+    if language is not None:
+        return language.summed(params, x, batch, targets, architecture, None, None)
+    logits = apply_head(params, x, batch, architecture).astype(jnp.float32)
+    return over_texts(logits_losses(logits, batch, targets, architecture), batch)
 
 
 def logits_losses(
@@ -58,7 +76,7 @@ def logits_losses(
     return head.loss(logits, targets, batch, smoothing)
 
 
-def text_losses(
+def summed_losses(
     params: Params,
     batch: Batch,
     targets: Array,
@@ -71,32 +89,45 @@ def text_losses(
     guide: Array | None = None,
     distillation: Distillation = Distillation(),
     remat: bool = False,
-) -> Float[Array, "rows texts"]:
-    """The loss of every text: (1 - w)·task + w·T²·KL(teacher ‖ student) + h·mean over layers of the streams' gap.
+) -> Float[Array, ""]:
+    """The loss summed over what `unit_count` counts, texts or learnt tokens.
 
-    Hidden states are compared at every layer boundary, so student and teacher need the same depth and hidden width;
-    heads and neurons may differ. Of a teacher that is elsewhere, `guide` has the logits; its hidden states then count
-    nothing. Without either: the task's loss. Slots without a text hold numbers of no meaning.
+    Of each: (1 - w)·task + w·T²·KL(teacher ‖ student) + h·mean over layers of the streams' gap. Hidden states are
+    compared at every layer boundary, so student and teacher need the same depth and hidden width; heads and neurons may
+    differ. `guide` is what is known of a teacher that is not run here: its logits; or of a language model what its head
+    reads, and `teacher` then holds the parameters of that head alone. Hidden states then count nothing. Without either:
+    the task's loss.
     """
-    taps = teacher is not None and distillation.hidden > 0
+    taps = teacher is not None and guide is None and distillation.hidden > 0
     out = forward(
         params, as_taught(batch, architecture), architecture, sites._replace(taps=taps), dtype=dtype, remat=remat
     )
-    assert out.logits is not None  # a whole forward pass ends with the head
-    each = logits_losses(out.logits, batch, targets, architecture, smoothing)
-    streams: Any = ()
-    if teacher is not None:
+    theirs: Outputs | None = None
+    if teacher is not None and guide is None:
         theirs = forward(teacher[1], as_taught(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
-        guide, streams = theirs.logits, layer_ends(theirs, teacher[0]) if taps else ()
-    if guide is None:
-        return each
-    gap = prediction_gap(out.logits, guide, batch, architecture, distillation.temperature)
-    each = (1 - distillation.weight) * each + distillation.weight * gap
-    if taps:
-        ends = zip(layer_ends(out, architecture), streams, strict=True)
-        gaps = [stream_gap(ours, other, batch) for ours, other in ends]
-        each = each + distillation.hidden * sum(gaps) / len(gaps)
-    return each
+    language = head_of(architecture).language
+    if language is None:
+        assert out.logits is not None  # a whole forward pass ends with the head
+        each = logits_losses(out.logits, batch, targets, architecture, smoothing)
+        logits = guide if theirs is None else theirs.logits
+        if logits is not None:
+            gap = prediction_gap(out.logits, logits, batch, architecture, distillation.temperature)
+            each = (1 - distillation.weight) * each + distillation.weight * gap
+        total = over_texts(each, batch)
+    else:
+        lesson = taught = None
+        if teacher is not None and distillation.weight > 0:
+            a, outer = teacher
+            read = guide if theirs is None else head_input(outer, theirs.hidden, a)
+            assert read is not None
+            taught = Guide(read, vocabulary(outer, a))
+            lesson = Lesson(a, distillation.weight, distillation.temperature)
+        total = language.summed(params, out.hidden, batch, targets, architecture, taught, lesson)
+    if theirs is not None and taps:
+        ends = zip(layer_ends(out, architecture), layer_ends(theirs, teacher[0]), strict=True)  # type: ignore[index]
+        gaps = [jnp.sum(stream_gap(ours, other, batch) * units(batch, targets, architecture)) for ours, other in ends]
+        total = total + distillation.hidden * sum(gaps) / len(gaps)
+    return total
 
 
 def layer_ends(out: Outputs, architecture: Architecture) -> list[Array]:
@@ -104,19 +135,30 @@ def layer_ends(out: Outputs, architecture: Architecture) -> list[Array]:
     return [*architecture.of_half(HALVES[0], out.streams)[1:], out.hidden]
 
 
-def summed_loss(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, ""]:
+def over_texts(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, ""]:
     """The sum over the texts of a batch; slots without a text count nothing."""
     return jnp.sum(jnp.where(batch.index >= 0, each, 0.0))
 
 
-def text_count(batch: Batch) -> Float[Array, ""]:
-    """The texts of a batch, at least 1, so that an empty one can be divided by it."""
-    return jnp.maximum(jnp.sum((batch.index >= 0).astype(jnp.float32)), 1.0)
+def units(batch: Batch, targets: Array, architecture: Architecture) -> Float[Array, "rows texts"]:
+    """How much each text weighs in a batch's mean loss: 1, of a language model the number of its learnt tokens."""
+    if head_of(architecture).language is None:
+        return (batch.index >= 0).astype(jnp.float32)
+    counted = learnt(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
+    return jnp.sum(counted, axis=-1).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnames="architecture")
+def unit_count(batch: Batch, targets: Array, architecture: Architecture) -> Float[Array, ""]:
+    """What a batch's loss is the mean of, texts or learnt tokens; at least 1, so that an empty batch is no division
+    by 0.
+    """
+    return jnp.maximum(jnp.sum(units(batch, targets, architecture)), 1.0)
 
 
 def mean_loss(
     params: Params, batch: Batch, targets: Array, architecture: Architecture, smoothing: float = 0.0
 ) -> Array:
-    """The mean loss over the texts of a batch, without noise."""
-    each = text_losses(params, batch, targets, architecture, smoothing=smoothing)
-    return summed_loss(each, batch) / text_count(batch)
+    """The mean loss over the texts (of a language model, the learnt tokens) of a batch, without noise."""
+    total = summed_losses(params, batch, targets, architecture, smoothing=smoothing)
+    return total / unit_count(batch, targets, architecture)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ..model import Architecture, Batch, Dropout, Params, Sites
 from .lora import sites_of
-from .losses import summed_loss, text_count, text_losses
+from .losses import summed_losses, unit_count
 from .settings import Train
 
 Trainable = Callable[[str], bool]  # a leaf's path, such as "layers/0/attention/q/kernel" -> does it train?
@@ -123,15 +123,16 @@ def train_step(
     settings: Train,
     teacher: Architecture | None = None,
 ) -> tuple[State, Float[Array, ""]]:
-    """One step: the new state, and the mean loss over the batch's texts before the step. Consumes `state`.
+    """One step: the new state, and the mean loss over the batch's texts, of a language model over its learnt tokens,
+    before the step. Consumes `state`.
 
-    `guide` are the logits of a teacher that is not here.
+    `guide` is what is known of a teacher that is not here (`summed_losses`).
     """
-    texts, key = text_count(batch), jax.random.fold_in(clock.key, clock.step)
+    count, key = unit_count(batch, targets, architecture), jax.random.fold_in(clock.key, clock.step)
 
     def objective(trainable: Any, part: Batch, goal: Array, guide: Array | None, key: Array) -> Array:
         noise = Dropout(settings.dropout, key) if settings.dropout else None
-        each = text_losses(
+        total = summed_losses(
             merge(trainable["params"], frozen.params),
             part,
             goal,
@@ -144,13 +145,14 @@ def train_step(
             distillation=settings.distillation,
             remat=settings.remat,
         )
-        return summed_loss(each, part) / texts  # parts add up to the mean over the whole batch
+        return total / count  # parts add up to the mean over the whole batch
 
     if settings.accumulate == 1:
         value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, guide, key)
     else:
         # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
-        split = lambda leaf: jnp.moveaxis(leaf.reshape(-1, settings.accumulate, *leaf.shape[1:]), 1, 0)  # noqa: E731
+        count_of = lambda leaf: (len(leaf) // settings.accumulate, settings.accumulate)  # noqa: E731
+        split = lambda leaf: jnp.moveaxis(leaf.reshape(*count_of(leaf), *leaf.shape[1:]), 1, 0)  # noqa: E731
         parts = jax.tree.map(split, (batch, targets, guide)), jax.random.split(key, settings.accumulate)
 
         def add(total: Any, entry: Any) -> tuple[Any, None]:

@@ -33,6 +33,11 @@ def check_teacher(architecture: Architecture, teacher: Model | None, settings: T
             f"the teacher's head ({_told_head(t)}) is not the model's ({_told_head(a)}); take a teacher tuned for "
             "this task."
         )
+    if head_of(a).language is not None and t.vocab != a.vocab:
+        raise SettingsError(
+            f"the teacher's vocabulary has {t.vocab} tokens, the model's {a.vocab}: their predictions cannot be "
+            "compared; take a teacher with the model's tokenizer."
+        )
     if settings.distill_hidden and (t.hidden, len(t.layers)) != (a.hidden, len(a.layers)):
         raise SettingsError(
             f"hidden states of the teacher ({len(t.layers)} layers of width {t.hidden}) and the model "

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checkpoint.files import listed
 from ..evaluation.label_map import LabelMap, match_labels
+from ..evaluation.label_rows import check_rows
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..evaluation.tags import read_tags
 from ..model import Model
@@ -15,8 +16,11 @@ from ..model.targets import IGNORED
 from ..tasks.example import Answers, Kind
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
+from ..tokens.given_ids import GivenIds, reader_of
 from ..tokens.tokenizer import Encoded, Tokenizer, Windows
+from ..tokens.windows import windows_of
 
+Reader = Tokenizer | GivenIds
 SHARED_TOKENS = 64  # tokens that windows of a long context share
 
 
@@ -33,38 +37,40 @@ def prepare(model: Model, task: Task) -> Texts:
 
     Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
+    check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
     examples = label_map.task.split("train")
-    tokenizer = Tokenizer.of(model)
-    warnings = label_map.warnings + tokenizer.doubts(examples)
+    tokenizer = reader_of(model, task)
+    warnings = label_map.warnings + tokenizer.doubts(() if task.running else examples)
     texts = _READERS[label_map.task.kind](tokenizer, label_map, len(model.architecture.labels))
     return texts._replace(warnings=warnings + texts.warnings)
 
 
-def encoded_by(task: Task, tokenizer: Tokenizer) -> Encoded:
+def encoded_by(task: Task, tokenizer: Reader) -> Encoded:
     """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
     return _ENCODERS.get(task.kind, _whole)(task, tokenizer)
 
 
-def _whole(task: Task, tokenizer: Tokenizer) -> Encoded:
+def _whole(task: Task, tokenizer: Reader) -> Encoded:
     return tokenizer.encode(task.split("train"), task.max_length, task.strict_length)
 
 
-def _windows(task: Task, tokenizer: Tokenizer) -> Windows:
+def _windows(task: Task, tokenizer: Reader) -> Windows:
     """Windows of the training texts' contexts, each with its question."""
+    assert isinstance(tokenizer, Tokenizer)  # rows of token ids are no questions
     examples = task.split("train")
     questions, contexts = [example.text for example in examples], [example.pair or "" for example in examples]
     return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
 
 
-def _labelled(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
+def _labelled(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     """One label a text."""
     encoded, labels = _whole(label_map.task, tokenizer), truth(label_map.task.split("train"), label_map.task)
     targets = NUMBERINGS[label_map.task.kind].targets(labels, label_map, outputs)
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-def _one_class(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
+def _one_class(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     """One class a text; a warning names those that no text has."""
     texts, there = (
         _labelled(tokenizer, label_map, outputs),
@@ -76,7 +82,7 @@ def _one_class(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts
     return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
 
 
-def _spans(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
+def _spans(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
     task = label_map.task
     examples, windows = task.split("train"), _windows(task, tokenizer)
@@ -100,8 +106,9 @@ def _spans(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     return Texts(windows.encoded, targets, warnings)
 
 
-def _tags(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
+def _tags(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     """One class for the first token of every word."""
+    assert isinstance(tokenizer, Tokenizer)  # rows of token ids have no words
     encoded, pairs = read_tags(label_map.task, label_map.task.split("train"), tokenizer)
     targets = np.full((len(encoded), max(map(len, encoded.ids))), IGNORED, np.int32)
     for row, pair in zip(targets, pairs, strict=True):
@@ -109,16 +116,34 @@ def _tags(tokenizer: Tokenizer, label_map: LabelMap, outputs: int) -> Texts:
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-_READERS: Mapping[Kind, Callable[[Tokenizer, LabelMap, int], Texts]] = MappingProxyType(
+def _next_tokens(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
+    """Windows of running text, of which every token is learnt."""
+    encoded = _running_windows(label_map.task, tokenizer)
+    return Texts(encoded, np.zeros((len(encoded), 0), np.int8), ())
+
+
+def _running_windows(task: Task, tokenizer: Reader) -> Encoded:
+    """Windows of the training text, or rows of token ids as they are."""
+    if isinstance(tokenizer, GivenIds):
+        return tokenizer.encode(task.split("train"), task.max_length)
+    ids = list(windows_of(tokenizer, task.split("train"), task.max_length, f"the training text of {task.source}"))
+    return Encoded(ids, [np.zeros_like(row) for row in ids])
+
+
+_READERS: Mapping[Kind, Callable[[Reader, LabelMap, int], Texts]] = MappingProxyType(
     {
         "single_label": _one_class,
         "multi_label": _labelled,
         "regression": _labelled,
         "question_answering": _spans,
         "token_classification": _tags,
+        "language": _next_tokens,
     }
 )
 # How texts become token ids, where a text is not simply read whole.
-_ENCODERS: Mapping[Kind, Callable[[Task, Tokenizer], Encoded]] = MappingProxyType(
-    {"question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded}
+_ENCODERS: Mapping[Kind, Callable[[Task, Reader], Encoded]] = MappingProxyType(
+    {
+        "question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded,
+        "language": _running_windows,
+    }
 )

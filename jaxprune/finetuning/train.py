@@ -15,14 +15,15 @@ import numpy as np
 
 from ..checks import check_effect
 from ..errors import DataError, NumericalError, SettingsError
+from ..evaluation.metrics import goodness
 from ..jsonio import plain
 from ..model import Architecture, Batch, Model, Params
 from ..model.heads import head_of
 from ..runtime.devices import auto_mesh
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
-from .epochs import text_counts
 from .lora import Adapters
+from .losses import targets_of, unit_count
 from .masters import masters
 from .run_store import Saved, Store
 from .settings import SAVE_MINUTES, Train
@@ -107,7 +108,7 @@ def train(
             clocked = _Stopwatch(books, spent)
             todo = first if epoch == 0 else batches(epoch)
             for batch in todo[done - epoch * len(first) :]:
-                goal = targets[np.maximum(np.asarray(batch.index), 0)]
+                goal = targets_of(batch, targets)
                 clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
                 state, value = books(train_step, state, constants, *place((batch, goal), True), clock, **static)
                 losses.append(float(value))
@@ -137,8 +138,9 @@ def train(
                     + _remains(store)
                 )
             books.meter.sample("epoch")
-            # A step's loss is the mean over its texts, and the last step has fewer.
-            loss = float(np.average(losses, weights=text_counts(todo)))
+            # A step's loss is the mean over its texts or tokens, and the last step has fewer.
+            units = [float(unit_count(batch, targets_of(batch, targets), model.architecture)) for batch in todo]
+            loss = float(np.average(losses, weights=units))
             record = {"epoch": epoch, "loss": loss, "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:
                 try:
@@ -150,7 +152,7 @@ def train(
                     ) from error
             records.append(record)
             if settings.keep == "best" and score is not None:
-                if record["score"] == max(entry["score"] for entry in records):
+                if goodness(record) == max(map(goodness, records)):
                     # Host copies; np.asarray would be a view, which keeps the next step from reusing its input.
                     best = jax.tree.map(np.array, state.params)
             if store:
@@ -160,7 +162,7 @@ def train(
                 raise _interrupted(store, done, steps)
     kept = len(records) - 1
     if best is not None:
-        kept = max(range(len(records)), key=lambda number: (records[number]["score"], number))
+        kept = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
     result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
     peak, temp = books.meter.peak_bytes, books.meter.temp
     return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
@@ -262,7 +264,7 @@ def digest_of(value: Any) -> str:
 def check_head(architecture: Architecture) -> None:
     """Raise `DataError` for a model whose head has no loss to train on."""
     head = head_of(architecture)
-    if head.loss is None:
+    if head.check_targets is None:
         raise DataError(
             f"the model has no task head (its head is {head.name}), so there is no loss; load it with one (`labels=`)."
         )
@@ -274,7 +276,7 @@ def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: M
     check_head(a)
     settings.check_for(a)
     check = head_of(a).check_targets
-    assert check is not None  # there is one where there is a loss
+    assert check is not None  # check_head has seen it
     check(targets, len(a.labels))
     check_teacher(a, teacher, settings)
     if teacher is not None and teacher.architecture.labels != a.labels:

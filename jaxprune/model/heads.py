@@ -17,7 +17,14 @@ from jaxtyping import Array, Bool, Float
 from . import predictions, targets
 from .architecture import Architecture, HeadKind, Problem
 from .dropout import Dropout, drop
-from .language import next_token_losses, sampled_cotangents, vocabulary_logits
+from .language import (
+    Guide,
+    Lesson,
+    next_token_losses,
+    sampled_cotangents,
+    summed_next_tokens,
+    vocabulary_logits,
+)
 from .model import Batch, Params
 from .sublayer import dense
 
@@ -66,6 +73,8 @@ class Language:
     """What a head over the vocabulary computes for one slice of tokens at a time: whole logits would not fit."""
 
     losses: Callable[[Params, Array, Batch, Architecture], Array]  # of the next tokens, from the last stream
+    # Summed over the learnt tokens: (params, stream, batch, targets, architecture, guide, lesson).
+    summed: Callable[[Params, Array, Batch, Array, Architecture, Guide | None, Lesson | None], Array]
     # Fisher factors at the last stream: (params, stream, batch, architecture, temperature, key).
     cotangents: Callable[[Params, Array, Batch, Architecture, float, Array], Array]
 
@@ -74,7 +83,8 @@ class Language:
 class Head:
     """One kind of head. Functions are pure; `predictions` and `targets` say what they take and give.
 
-    Without a loss nothing can be trained, without a divergence nothing can be learnt from a teacher.
+    Without a loss, its own or that of `language`, nothing can be trained; without a divergence, or that of `language`,
+    nothing can be learnt from a teacher.
     """
 
     name: str
@@ -82,7 +92,7 @@ class Head:
     logits: _Logits
     fisher: Callable[[Array, Batch, float, Array, int], Array] | None = None  # None: `language` has its own
     loss: Callable[[Array, Array, Batch, float], Array] | None = None
-    check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); there is one where `loss` is
+    check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); None: it cannot be trained
     divergence: Callable[[Array, Array, Batch, float], Array] | None = None
     nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
     language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
@@ -155,7 +165,12 @@ _ALONE: Mapping[HeadKind, Head] = {
         exact=True,
         every_token=True,
     ),
-    "causal_lm": Head(name="causal_lm", logits=word_logits, language=Language(next_token_losses, sampled_cotangents)),
+    "causal_lm": Head(
+        name="causal_lm",
+        logits=word_logits,
+        check_targets=targets.learnt_targets,
+        language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+    ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
 }
 # A head that is no classification is one row, whatever `problem` says beside it.

@@ -1,7 +1,8 @@
 """Next-token prediction over large vocabularies: logits exist for one slice of tokens at a time."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,34 @@ from jaxtyping import Array, Bool, Float, Int
 from .architecture import Architecture
 from .ends import head_input
 from .model import Batch, Params
+from .predictions import class_divergence, of_tokens
+from .product import product
 
-SLICE = 256  # tokens
+SLICE = 256  # tokens, of vocabularies up to 65,536; of larger ones fewer
+LEAST = 32
+
+
+def slice_tokens(vocab: int) -> int:
+    """Tokens of a slice: its logits are at most 64 MiB in float32, and a loss needs a handful of such arrays.
+
+    >>> slice_tokens(32_000), slice_tokens(128_256), slice_tokens(262_144)
+    (256, 128, 64)
+    """
+    return max(LEAST, min(SLICE, 2 ** ((2**24 // vocab).bit_length() - 1)))
+
+
+def vocabulary(params: Params, architecture: Architecture) -> Params:
+    """Those of a language model's parameters that `vocabulary_logits` reads."""
+    return {"embed": {"token": params["embed"]["token"]}} if architecture.tied else {"head": params["head"]}
 
 
 def vocabulary_logits(
     params: Params, x: Float[Array, "... hidden"], architecture: Architecture
 ) -> Float[Array, "... vocab"]:
-    """A language model's logits from `head_input`, over the whole vocabulary."""
+    """A language model's logits from `head_input`, over the whole vocabulary; sums, and so the result, in float32."""
     if architecture.tied:
-        return x @ params["embed"]["token"].astype(x.dtype).T
-    return jnp.tensordot(x, params["head"]["kernel"].astype(x.dtype), axes=1)
+        return product("...h,vh->...v", x, params["embed"]["token"], jnp.float32)
+    return product("...h,hv->...v", x, params["head"]["kernel"], jnp.float32)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"]]:
@@ -30,20 +48,90 @@ def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "r
     return following, same.at[:, -1].set(False)
 
 
-def in_slices(function: Callable[..., Any], *arrays: Array) -> Any:
-    """`function` of [tokens, …] arrays on [rows, length, …] ones, `SLICE` tokens at a time to save memory."""
+def _sliced(array: Array, size: int) -> Array:
+    """[rows, length, …] as [slices, size, …], filled up with zeros."""
+    flat = array.reshape(-1, *array.shape[2:])
+    count = -(-len(flat) // size)
+    filled = jnp.pad(flat, [(0, count * size - len(flat))] + [(0, 0)] * (flat.ndim - 1))
+    return filled.reshape(count, size, *flat.shape[1:])
+
+
+def _all_sliced(tree: Any, size: int) -> Any:
+    return jax.tree.map(lambda array: _sliced(array, size), tree)
+
+
+def _whole(slices: Array, rows: int, length: int) -> Array:
+    """The inverse of `_sliced`."""
+    return slices.reshape(-1, *slices.shape[2:])[: rows * length].reshape(rows, length, *slices.shape[2:])
+
+
+def in_slices(function: Callable[..., Any], *arrays: Array, size: int = SLICE) -> Any:
+    """`function` of [tokens, …] arrays on [rows, length, …] ones, `size` tokens at a time to save memory."""
     rows, length = arrays[0].shape[:2]
-    count = -(-rows * length // SLICE)
+    results = jax.lax.map(lambda parts: function(*parts), tuple(_sliced(array, size) for array in arrays))
+    return jax.tree.map(lambda leaf: _whole(leaf, rows, length), results)
 
-    def cut(array: Array) -> Array:
-        flat = array.reshape(rows * length, *array.shape[2:])
-        filled = jnp.pad(flat, [(0, count * SLICE - len(flat))] + [(0, 0)] * (flat.ndim - 1))
-        return filled.reshape(count, SLICE, *flat.shape[1:])
 
-    results = jax.lax.map(lambda parts: function(*parts), tuple(map(cut, arrays)))
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: rows * length].reshape(rows, length, *leaf.shape[2:]), results
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sum_in_slices(
+    function: Callable[[Params, Array, Any, Any], Array],
+    size: int,
+    params: Params,
+    x: Float[Array, "rows length hidden"],
+    constants: Any,
+    tokens: Any,
+) -> Float[Array, ""]:
+    """Σ over slices of `function(params, x, constants, tokens)`, `size` tokens at a time, forwards and backwards.
+
+    `tokens` are arrays [rows, length, …] as `x` is. There are gradients to `params` and `x`. They are computed in the
+    forward pass, slice by slice, while the slice's logits are there: to keep these would take [tokens, vocabulary], to
+    compute them anew in the backward pass a fourth product with the vocabulary. What differs from slice to slice must
+    be an argument: `function` is static. A token of zeros, by which the last slice is filled up, must add 0.
+    """
+
+    def add(total: Array, parts: Any) -> tuple[Array, None]:
+        return total + function(params, parts[0], constants, parts[1]), None
+
+    return jax.lax.scan(add, jnp.zeros(()), _all_sliced((x, tokens), size))[0]
+
+
+def _sum_forward(
+    function: Callable[..., Array], size: int, params: Any, x: Any, constants: Any, tokens: Any
+) -> tuple[Array, tuple[Any, Any]]:
+    # Only what someone asks the gradient of is summed up: of a frozen vocabulary there would be one more copy.
+    moves = jax.tree.leaves(params, is_leaf=_is_primal)[0].perturbed
+    params, x, constants, tokens = jax.tree.map(
+        lambda leaf: leaf.value, (params, x, constants, tokens), is_leaf=_is_primal
     )
+
+    def add(carry: Any, parts: Any) -> tuple[Any, Array]:
+        total, slope = carry
+        if moves:
+            value, pull = jax.vjp(lambda params, x: function(params, x, constants, parts[1]), params, parts[0])
+            of_params, of_x = pull(jnp.ones(()))
+            slope = jax.tree.map(jnp.add, slope, of_params)
+        else:
+            value, pull = jax.vjp(lambda x: function(params, x, constants, parts[1]), parts[0])
+            (of_x,) = pull(jnp.ones(()))
+        return (total + value, slope), of_x
+
+    zeros = jax.tree.map(jnp.zeros_like, params) if moves else None
+    (total, slope), of_x = jax.lax.scan(add, (jnp.zeros(()), zeros), _all_sliced((x, tokens), size))
+    return total, (slope, _whole(of_x, *x.shape[:2]))
+
+
+def _sum_backward(
+    function: Callable[..., Array], size: int, kept: tuple[Any, Any], g: Array
+) -> tuple[Any, Any, None, None]:
+    slope, of_x = jax.tree.map(lambda leaf: (g * leaf).astype(leaf.dtype), kept)
+    return slope, of_x, None, None
+
+
+def _is_primal(leaf: Any) -> bool:
+    return hasattr(leaf, "perturbed")
+
+
+sum_in_slices.defvjp(_sum_forward, _sum_backward, symbolic_zeros=True)
 
 
 def next_token_losses(
@@ -53,12 +141,81 @@ def next_token_losses(
     following, present = next_tokens(batch)
 
     def losses(x: Array, target: Array) -> Array:
-        logits = vocabulary_logits(params, x, architecture).astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
+        return _surprise(vocabulary_logits(params, x, architecture), target)
 
-    values = in_slices(losses, head_input(params, hidden, architecture), following)
+    x, size = head_input(params, hidden, architecture), slice_tokens(architecture.vocab)
+    values = in_slices(losses, x, following, size=size)
     return jnp.where(present, values, 0.0)
+
+
+def _surprise(logits: Float[Array, "tokens vocab"], target: Int[Array, " tokens"]) -> Float[Array, " tokens"]:
+    """-log p(target)."""
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
+
+
+class Guide(NamedTuple):
+    """A teacher's predictions of next tokens, from which logits are computed slice by slice."""
+
+    x: Float[Array, "rows length hidden"]  # what its head reads (`head_input`)
+    vocabulary: Params  # of the teacher, as `vocabulary` gives them
+
+
+class Lesson(NamedTuple):
+    """How much of a loss is the teacher's. Static."""
+
+    architecture: Architecture  # the teacher's
+    weight: float  # of its predictions against the texts' own tokens, in [0, 1]
+    temperature: float  # of both softmaxes
+
+
+def learnt(batch: Batch, targets: Int[Array, "rows texts _"]) -> Bool[Array, "rows length"]:
+    """Where the next token counts in the loss: there is one in the same text, and `targets` has a 1 for it.
+
+    `targets` are 0 or 1 for each token of a text; without any, [rows, texts, 0], all are learnt.
+    """
+    present = next_tokens(batch)[1]
+    if not targets.shape[-1]:
+        return present
+    wanted = jnp.roll(of_tokens(targets, batch), -1, axis=1) > 0
+    return present & wanted
+
+
+def summed_next_tokens(
+    params: Params,
+    hidden: Float[Array, "rows length hidden"],
+    batch: Batch,
+    targets: Int[Array, "rows texts _"],
+    architecture: Architecture,
+    guide: Guide | None = None,
+    lesson: Lesson | None = None,
+) -> Float[Array, ""]:
+    """The loss summed over the tokens that are `learnt`, from the last residual stream.
+
+    (1 - w)·(-log p(next token)) + w·T²·KL(teacher ‖ model), the divergence over the whole vocabulary; without a guide
+    the first term alone. No array [tokens, vocabulary] is made, forwards or backwards.
+    """
+    following, _ = next_tokens(batch)
+    tokens = following, learnt(batch, targets), None if guide is None else jax.lax.stop_gradient(guide.x)
+    function = partial(_slice_loss, architecture=architecture, lesson=lesson)
+    taught = None if guide is None else jax.lax.stop_gradient(guide.vocabulary)
+    x = head_input(params, hidden, architecture)
+    size = slice_tokens(architecture.vocab)
+    return sum_in_slices(function, size, vocabulary(params, architecture), x, taught, tokens)
+
+
+def _slice_loss(
+    params: Params, x: Array, taught: Any, tokens: Any, *, architecture: Architecture, lesson: Lesson | None
+) -> Float[Array, ""]:
+    target, counts, theirs = tokens
+    logits = vocabulary_logits(params, x, architecture)
+    values: Any = 0.0
+    if lesson is None or lesson.weight < 1:
+        values = _surprise(logits, target)
+    if lesson is not None:
+        goal = vocabulary_logits(taught, theirs, lesson.architecture)
+        gap = class_divergence(logits, goal, None, lesson.temperature)
+        values = (1 - lesson.weight) * values + lesson.weight * gap
+    return jnp.sum(jnp.where(counts, values, 0.0))
 
 
 def sampled_cotangents(
@@ -78,11 +235,11 @@ def sampled_cotangents(
     noise = jax.random.randint(key, x.shape[:2], 0, 2**31 - 1)
 
     def cotangent(x: Array, seed: Array) -> Array:
-        logits, back = jax.vjp(lambda x: vocabulary_logits(params, x, architecture).astype(jnp.float32), x)
+        logits, back = jax.vjp(lambda x: vocabulary_logits(params, x, architecture), x)
         draw = lambda seed, row: jax.random.categorical(jax.random.fold_in(key, seed), row)  # noqa: E731
         sampled = jax.vmap(draw)(seed, logits / temperature)
         error = jax.nn.one_hot(sampled, logits.shape[-1]) - jax.nn.softmax(logits / temperature, axis=-1)
         return back(error)[0]
 
-    values = in_slices(cotangent, x, noise)
+    values = in_slices(cotangent, x, noise, size=slice_tokens(architecture.vocab))
     return pull(jnp.where(batch.real[..., None], values, 0).astype(x.dtype))[0]

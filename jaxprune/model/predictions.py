@@ -29,7 +29,7 @@ def class_loss(
 
 
 def class_divergence(
-    student: Float[Array, "... labels"], teacher: Float[Array, "... labels"], batch: Batch, temperature: float
+    student: Float[Array, "... labels"], teacher: Float[Array, "... labels"], batch: Batch | None, temperature: float
 ) -> Float[Array, "..."]:
     p, q = jax.nn.log_softmax(teacher / temperature), jax.nn.log_softmax(student / temperature)
     return temperature**2 * jnp.sum(jnp.exp(p) * (p - q), axis=-1)
@@ -176,6 +176,12 @@ def token_mean(values: Array, there: Array, batch: Batch) -> Float[Array, "rows 
     return jnp.einsum("rst,rt->rs", own, values) / jnp.maximum(jnp.sum(own, axis=-1), 1)
 
 
+def of_tokens(targets: Int[Array, "rows texts _"], batch: Batch) -> Int[Array, "rows length"]:
+    """One number for each token of a row, from one for each token of its texts."""
+    text = jnp.maximum(batch.segments - 1, 0)
+    return jax.vmap(lambda goals, text, position: goals[text, position])(targets, text, batch.positions)
+
+
 def tag_loss(
     logits: Float[Array, "rows length labels"],
     targets: Int[Array, "rows texts _"],
@@ -183,8 +189,7 @@ def tag_loss(
     smoothing: float = 0.0,
 ) -> Float[Array, "rows texts"]:
     """Cross entropy of the tokens that have a class; `targets`, one a token of a text, are below 0 at the others."""
-    text = jnp.maximum(batch.segments - 1, 0)
-    goal = jax.vmap(lambda goals, text, position: goals[text, position])(targets, text, batch.positions)
+    goal = of_tokens(targets, batch)
     return token_mean(class_loss(logits, jnp.maximum(goal, 0), batch, smoothing), goal >= 0, batch)
 
 

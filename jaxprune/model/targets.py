@@ -44,3 +44,10 @@ def tag_targets(targets: np.ndarray, labels: int) -> None:
 def span_targets(targets: np.ndarray, labels: int) -> None:
     """[examples, 2]: the answer's first and last token, counted from 0 within the text."""
     _check_shape(targets, 2)
+
+
+def learnt_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples, tokens] of 0 and 1: which tokens of a text are learnt; or [examples, 0]: all."""
+    _check_shape(targets, *targets.shape[1:2])
+    if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
+        raise DataError("targets must be [examples, tokens] of 0 and 1, which tokens are learnt, or [examples, 0].")

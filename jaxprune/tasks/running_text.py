@@ -1,5 +1,6 @@
 """Running text that is read part by part, so that a file of any size takes no more memory than a small one."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,18 @@ def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:
         return [examples.chunks()]
     texts = [example.text for example in examples]
     return [(text[at : at + PART] for at in range(0, len(text), PART)) for text in texts]
+
+
+def text_digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of every text, or of its token ids, read part by part."""
+    digest = hashlib.sha256()
+    for chunks in chunks_of(examples):
+        for chunk in chunks:
+            digest.update(chunk.encode("utf-8", "surrogatepass"))
+        digest.update(b"\xff")  # ends a text: no byte of UTF-8
+    for tokens in () if isinstance(examples, RunningText) else (example.tokens for example in examples):
+        digest.update(repr(tokens).encode())
+    return digest.hexdigest()
 
 
 def characters_of(examples: Sequence[Example]) -> int:

@@ -21,6 +21,7 @@ from ...checkpoint.load import NEW_WEIGHTS
 from ...checks import check_effect
 from ...doubts import tell
 from ...errors import NumericalError, SettingsError
+from ...evaluation.metrics import goodness
 from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
@@ -144,7 +145,7 @@ def run_recap(
                     f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
                 ) from stop
             records.append(record)
-            if training.keep == "last" or record["score"] >= max(entry["score"] for entry in records):
+            if training.keep == "last" or goodness(record) >= max(map(goodness, records)):
                 best, state = small, state._replace(best=state.masks)
             if store is not None:
                 done = len(records) * settings.epochs_per_round * run.batch_count
@@ -248,7 +249,7 @@ def _finished(
     warnings = [entry for entry in before.warnings if NEW_WEIGHTS not in entry]
     kept_round = len(records) - 1
     if training.keep == "best":
-        kept_round = max(range(len(records)), key=lambda number: (records[number]["score"], number))
+        kept_round = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
     full = run.model.replace(params=state.params)
     small_architecture = cut_architecture(run.model.architecture, state.best)
     with jax.default_device(run.placement.host):

@@ -18,12 +18,12 @@ from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
 from ...model.sublayer import context_of
-from ...model.transformer import apply_head, whole_layer
+from ...model.transformer import whole_layer
 from ...pruning.cut import Mask, map_units
 from ...runtime.by_sublayer import outer_params, start
 from ...runtime.programs import Programs
 from ..importance import at_tokens
-from ..losses import logits_losses, summed_loss, text_count
+from ..losses import from_stream, targets_of, unit_count
 
 Rows = list[dict[str, dict[str, np.ndarray]]]  # per layer: {half: {matrix: one entry a row, shaped as units are}}
 Form = Literal["weights", "gates", "fisher"]
@@ -42,13 +42,8 @@ def _through(layer: Params, x: Array, batch: Batch, kept: dict[str, Array], *, a
 
 @partial(jax.jit, static_argnames="architecture")
 def _top(outer: Params, x: Array, batch: Batch, targets: Array, *, architecture: Architecture) -> Array:
-    """The gradient of the texts' summed loss to the last residual stream."""
-
-    def total(x: Array) -> Array:
-        logits = apply_head(outer, x, batch, architecture).astype(jnp.float32)
-        return summed_loss(logits_losses(logits, batch, targets, architecture), batch)
-
-    return jax.grad(total)(x)
+    """The gradient of the loss, summed over what `unit_count` counts, to the last residual stream."""
+    return jax.grad(lambda x: from_stream(outer, x, batch, targets, architecture))(x)
 
 
 @partial(jax.jit, static_argnames=("architecture", "form"), donate_argnames="cotangent")
@@ -58,22 +53,25 @@ def _down(
     batch: Batch,
     kept: dict[str, Array],
     cotangent: Array,
+    count: Array,
     *,
     architecture: Architecture,
     form: Form,
 ) -> tuple[Array, Any]:
-    """The gradient before a layer from the one after it, and what `form` asks of the layer's own gradient."""
+    """The gradient before a layer from the one after it, and what `form` asks of the layer's own gradient.
+
+    `count` is the batch's `unit_count`.
+    """
     context = context_of(architecture, batch)
     if form == "gates":
         # A text's gates touch its own loss only: one gradient of the sum holds that of every text.
         gates = {half: jnp.broadcast_to(kept[half], (*batch.index.shape, len(kept[half]))) for half in HALVES}
         run = lambda gates, x: whole_layer(layer, x, context, architecture, at_tokens([gates], batch)[0])[0]  # noqa: E731
         gradient, before = jax.vjp(run, gates, x)[1](cotangent)
-        texts = text_count(batch)
-        return before, {half: jnp.sum(gradient[half] ** 2, axis=(0, 1)) / texts for half in HALVES}
+        return before, {half: jnp.sum(gradient[half] ** 2, axis=(0, 1)) / count for half in HALVES}
     run = lambda layer, x: whole_layer(layer, x, context, architecture, _gates(kept))[0]  # noqa: E731
     gradient, before = jax.vjp(run, layer, x)[1](cotangent)
-    gradient = jax.tree.map(lambda leaf: leaf / text_count(batch), gradient)
+    gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
     if form == "weights":
         return before, {half: weight_scores(half, layer[half], gradient[half]) for half in HALVES}
     return before, {half: row_scores(half, gradient[half]) for half in HALVES}
@@ -120,7 +118,7 @@ def sweep(
     masks = architecture.by_layer([mask.astype(np.float32) for mask in kept])
     static = {"architecture": architecture}
     for number, batch in enumerate(batches):
-        goal = place(targets[np.maximum(np.asarray(batch.index), 0)])
+        goal = place(targets_of(batch, targets))
         batch, gates = place((batch, masks))
         outer = place(outer_params(params))
         streams = [programs(start, outer, batch, **static)]
@@ -130,11 +128,12 @@ def sweep(
             streams.append(jax.block_until_ready(programs(_through, layer, streams[-1], batch, gates[index], **static)))
             del layer
         cotangent = programs(_top, outer, streams.pop(), batch, goal, **static)
+        count = unit_count(batch, goal, architecture)
         del outer
         of_batch: list[Any] = [None] * depth
         for index in reversed(range(depth)):
             layer = place(params["layers"][index])
-            arrays = layer, streams.pop(), batch, gates[index], cotangent
+            arrays = layer, streams.pop(), batch, gates[index], cotangent, count
             cotangent, scores = programs(_down, *arrays, **static, form=form)
             of_batch[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
             del layer, arrays, scores
@@ -154,4 +153,5 @@ def compiled_sweep(architecture: Architecture, layer: Params, batch: Batch, form
     flags = {ATTENTION: size.groups, FEED_FORWARD: size.neurons}
     kept = {half: jax.ShapeDtypeStruct((units,), jnp.float32) for half, units in flags.items()}
     stream = jax.ShapeDtypeStruct((rows, length, architecture.hidden), jnp.float32)
-    return _down.lower(layer, stream, batch, kept, stream, architecture=architecture, form=form).compile()
+    count = jax.ShapeDtypeStruct((), jnp.float32)
+    return _down.lower(layer, stream, batch, kept, stream, count, architecture=architecture, form=form).compile()

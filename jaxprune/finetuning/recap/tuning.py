@@ -10,7 +10,7 @@ import optax
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...runtime.placement import Placement, free
-from ..epochs import text_counts
+from ..losses import targets_of, unit_count
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
@@ -90,7 +90,7 @@ class TunedRound(NamedTuple):
     frozen: Params  # the other ones
     moments: AdamMoments  # of the trained leaves
     losses: list[float]  # of every step
-    texts: list[int]  # that each step's loss is the mean of
+    counts: list[float]  # of texts, or learnt tokens, that each step's loss is the mean of
 
 
 def tune_round(
@@ -119,9 +119,9 @@ def tune_round(
                      training, steps=steps, done=done, since=since)  # fmt: skip
     state, frozen = placement.to_device(state), placement.to_device(frozen)
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
-    highest, losses, texts = np.float32(training.learning_rate or 0), [], []
+    highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides, texts)
+    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides, architecture, counts)
     coming = placement.to_device(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def tune_round(
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     final = moments_of(state)
     return TunedRound(
-        state.params["params"], frozen, AdamMoments(final.first["params"], final.second["params"]), losses, texts
+        state.params["params"], frozen, AdamMoments(final.first["params"], final.second["params"]), losses, counts
     )
 
 
@@ -151,16 +151,17 @@ def _arrays(
     epochs: Sequence[Callable[[], Sequence[Batch]]],
     targets: np.ndarray,
     guides: Sequence[Sequence[np.ndarray]] | None,
-    texts: list[int],
+    architecture: Architecture,
+    counts: list[float],
 ) -> Iterator[tuple[Any, ...]]:
     """What a step reads of every batch: itself, its targets and, where there are guides, its guide.
 
-    Adds the number of its texts to `texts`.
+    Adds what its loss is the mean of to `counts`.
     """
     for number, batches in enumerate(epochs):
         for place, batch in enumerate(batches()):
-            goal = targets[np.maximum(np.asarray(batch.index), 0)]
-            texts += text_counts([batch]).tolist()
+            goal = targets_of(batch, targets)
+            counts.append(float(unit_count(batch, goal, architecture)))
             yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
 
 

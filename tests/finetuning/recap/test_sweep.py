@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune.errors import NumericalError
-from jaxprune.finetuning.losses import mean_loss, summed_loss, text_losses
+from jaxprune.finetuning.losses import mean_loss, summed_losses
 from jaxprune.finetuning.recap.sweep import sweep
 from jaxprune.model import Sites
 from jaxprune.model.architecture import HALVES
@@ -33,7 +33,7 @@ def whole_gradient(model, batch, masks=None):
     if masks is None:
         return jax.jit(jax.grad(partial(mean_loss, architecture=model.architecture)))(model.params, batch, goal)
     sites = Sites(gates=jax.tree.map(jnp.asarray, gates_of(model.architecture, masks)))
-    total = lambda params: summed_loss(text_losses(params, batch, goal, TINY, sites=sites), batch) / len(CLASSES)  # noqa: E731
+    total = lambda params: summed_losses(params, batch, goal, TINY, sites=sites) / len(CLASSES)  # noqa: E731
     return jax.jit(jax.grad(total))(model.params)
 
 
