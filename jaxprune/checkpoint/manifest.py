@@ -82,6 +82,17 @@ def read_manifest(folder: str | Path, name: str = MANIFEST) -> dict[str, Any]:
     return manifest
 
 
+def check_no_program(folder: Path) -> None:
+    """Raise `CheckpointError` for a folder that was exported as a program: its config.json has no weights beside it."""
+    try:
+        kind = read_manifest(folder, EXPORTED).get("export", {}).get("format")
+    except CheckpointError:  # there is none, or it is nothing that a checkpoint needs
+        return
+    if kind in ("onnx", "stablehlo"):
+        run = "run it with jaxprune.load_onnx" if kind == "onnx" else "run it with jax.export"
+        raise CheckpointError(f"{folder} is an export in the format {kind}: {run}, or load what it was exported from.")
+
+
 def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> Model:
     """The model in a folder that `save` wrote; its logits are the saved model's, to the bit (see `save` on `dtype`).
 
