@@ -90,7 +90,7 @@ def check_no_program(folder: Path) -> None:
         return
     if kind in ("onnx", "stablehlo"):
         run = "run it with jaxprune.load_onnx" if kind == "onnx" else "run it with jax.export"
-        raise CheckpointError(f"{folder} is an export in the format {kind}: {run}, or load what it was exported from.")
+        raise CheckpointError(f"{folder} is an export in the format {kind}; {run}, or load what it was exported from.")
 
 
 def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> Model:

@@ -291,7 +291,7 @@ def test_what_cannot_be_is_named(tmp_path, small, source):
     jp.export(small, tmp_path / "out", format="onnx")
     with pytest.raises(CheckpointError, match="has no onnx/model_quantized.onnx; export the model with int8=True"):
         jp.load_onnx(tmp_path / "out", int8=True)
-    with pytest.raises(CheckpointError, match="is an export in the format onnx: run it with jaxprune.load_onnx"):
+    with pytest.raises(CheckpointError, match="is an export in the format onnx; run it with jaxprune.load_onnx"):
         load(tmp_path / "out")
     (tmp_path / "out" / "onnx" / "model.onnx").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="missing or damaged"):
