@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 from ..checks import is_whole
 from ..doubts import tell
@@ -20,7 +20,7 @@ BATCH = 256  # texts that are tokenised and sorted by length together
 
 
 @dataclass(frozen=True)
-class Predictions(Sequence[Prediction]):
+class Predictions(Sequence[Any]):
     """What a model says of texts: a prediction each, in their order; and what that cost."""
 
     entries: tuple[Prediction, ...]
@@ -29,11 +29,7 @@ class Predictions(Sequence[Prediction]):
     compile_seconds: float
     warnings: tuple[str, ...] = ()
 
-    @overload
-    def __getitem__(self, at: int) -> Prediction: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Prediction]: ...
-    def __getitem__(self, at: Any) -> Any:
+    def __getitem__(self, at: Any) -> Any:  # which kind of prediction, only the model's head says
         return self.entries[at]
 
     def __len__(self) -> int:
@@ -66,13 +62,13 @@ class _Books:
         self.compile_seconds += read.run.compile_seconds
 
 
-class PredictionStream(Iterator[Prediction]):
+class PredictionStream(Iterator[Any]):
     """Predictions one by one, in the order of the texts, read as they are asked for."""
 
     def __init__(self, predictions: Iterator[Prediction], books: _Books, what: str):
         self._predictions, self._books, self._what = predictions, books, what
 
-    def __next__(self) -> Prediction:
+    def __next__(self) -> Any:
         try:
             return next(self._predictions)
         except StopIteration:

@@ -42,7 +42,9 @@ def export_stablehlo(
         raise SettingsError(f"weights is {weights!r}, expected one of {', '.join(PLACES)}.")
     source = source_config(model)
     model = ready_to_export(model, folder, overwrite, tokenizer)
-    arrays = {name: np.asarray(leaf, np.float32) for name, leaf in named_parameters(model.params)[0].items()}
+    arrays: dict[str, Any] = {
+        name: np.asarray(leaf, np.float32) for name, leaf in named_parameters(model.params)[0].items()
+    }
     for name, array in arrays.items():
         check_finite(name, array, "the model")
     size = sum(array.nbytes for array in arrays.values())
@@ -68,7 +70,7 @@ def export_stablehlo(
     return Exported(folder, config, total, (), "float32", {PROGRAM: error})
 
 
-def program_of(model: Model, arrays: dict[str, np.ndarray], beside: bool) -> bytes:
+def program_of(model: Model, arrays: dict[str, Any], beside: bool) -> bytes:
     """The serialised program, for every platform, of any number of rows and tokens."""
     a, (names, structure) = model.architecture, named_parameters(model.params)
     bounded = a.positions != "none"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def pruned(model, kept=UNEVEN):
 def test_jax_alone_computes_the_same(tmp_path, family, head, weights):
     model = pruned(dense(tmp_path, family, head))
     written = jp.export(model, tmp_path / "out", format="stablehlo", weights=weights)
-    random, saved = np.random.RandomState(0), {"inputs": stablehlo.inputs(model.architecture)}
+    random = np.random.RandomState(0)
+    saved: dict[str, Any] = {"inputs": stablehlo.inputs(model.architecture)}
     for number, (rows, length) in enumerate(((1, 5), (3, 12))):
         mask = (np.arange(length) < length - 2 * np.arange(rows)[:, None]).astype(np.int32)
         ids = np.where(mask > 0, random.randint(2, 64, mask.shape), model.architecture.pad_id).astype(np.int32)
