@@ -28,7 +28,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-parity: $(VENV)/installed
-	$(INSTALL) torch==2.13.0 peft==0.21.2
+	$(INSTALL) torch==2.13.0 peft==0.21.2 lm_eval==0.4.13
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
@@ -47,7 +47,7 @@ demo: $(VENV)/installed ## prune the embedded model with four methods; a table a
 test: $(VENV)/installed ## all tests but those against torch
 	$(BIN)/python -m pytest tests --ignore=tests/parity -n auto --dist loadfile
 
-parity: $(VENV)/installed-parity ## logits against transformers on torch, adapters against PEFT (CPU)
+parity: $(VENV)/installed-parity ## logits against transformers on torch, adapters against PEFT, lm-evaluation-harness (CPU)
 	$(BIN)/python -m pytest tests/parity
 
 floors: ## the tests on the oldest versions that pyproject.toml allows

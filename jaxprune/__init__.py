@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
+    from .evaluation.lm_eval import lm_eval as lm_eval
     from .evaluation.onnx_model import load_onnx as load_onnx
     from .evaluation.predict import predict as predict
     from .exports.export import export as export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .finetuning.peft_read import load_adapter as load_adapter
     from .finetuning.prune_lora import PruneLora as PruneLora, prune_lora as prune_lora
     from .finetuning.recap import Recap as Recap, recap as recap
+    from .finetuning.recover import Recover as Recover
     from .finetuning.settings import Train as Train
     from .model import Architecture as Architecture, Model as Model, logits as logits
     from .model.nnx import from_nnx as from_nnx, to_nnx as to_nnx
@@ -77,6 +79,7 @@ _HOMES = {
     "generate": "evaluation.generate",
     "load_onnx": "evaluation.onnx_model",
     "predict": "evaluation.predict",
+    "lm_eval": "evaluation.lm_eval",
     "Calibration": "tasks.calibration",
     "Example": "tasks.example",
     "Task": "tasks.task",
@@ -88,6 +91,7 @@ _HOMES = {
     "prune_lora": "finetuning.prune_lora",
     "Recap": "finetuning.recap",
     "recap": "finetuning.recap",
+    "Recover": "finetuning.recover",
     "Train": "finetuning.settings",
     "JaxpruneError": "errors",
     "Architecture": "model",

@@ -105,3 +105,11 @@ def unapplied(config: Mapping[str, Any], drawing: Mapping[str, Any]) -> tuple[st
         names += [] if drawn else ["do_sample"]
         names += [name for name in _DRAWING if name in active and name not in given]
     return tuple(f"{name} {json.dumps(active[name])[:60]}" for name in names)
+
+
+def strange(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of settings for transformers' `generate`, those that no generation_config.json has."""
+    known = {*_DRAWING, *_CHANGING, "do_sample"}
+    return tuple(
+        f"{name} {json.dumps(value, default=str)[:60]}" for name, value in settings.items() if name not in known
+    )

@@ -1,13 +1,14 @@
 """A model's tokenizer, its own or one that was handed in (`tokenizer=`); and a model's notes as a folder takes them."""
 
 import tempfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..model.model import REGAIN, Model
-from .tokenizer_files import TokenizerRead, config_for, config_of, copy_tokenizer, read_tokenizer
+from .tokenizer_files import TokenizerRead, built_tokenizer, config_for, config_of, copy_tokenizer, read_tokenizer
 
 
 def tokenizer_of(model: Model) -> TokenizerRead:
@@ -15,14 +16,26 @@ def tokenizer_of(model: Model) -> TokenizerRead:
 
     Raises `CheckpointError` where there is none: for a model made in memory, and for one whose notes JAX dropped.
     """
-    notes, given = model.provenance, model.provenance.tokenizer
+    given = model.provenance.tokenizer
     if isinstance(given, (str, Path)):
         return read_tokenizer(given, config_of(Path(given)) or config_for(model))
     if given is not None:
         return loaded(given)
-    if notes.source is None:
-        raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
-    return read_tokenizer(notes.source, config_for(model))
+    return read_tokenizer(_source(model), config_for(model))
+
+
+def whole_tokenizer(model: Model, **changes: Any) -> Any:
+    """The same (`tokenizer_of`) as transformers' own object: with its special tokens by name and its chat template.
+
+    One that was handed in loaded is copied, and `changes`, settings that replace those of a folder's
+    tokenizer_config.json, are none of its. Raises `CheckpointError` as `tokenizer_of`.
+    """
+    given = model.provenance.tokenizer
+    if isinstance(given, (str, Path)):
+        return built_tokenizer(Path(given), config_of(Path(given)) or config_for(model), **changes)
+    if given is not None:
+        return deepcopy(_in_transformers(given))
+    return built_tokenizer(_source(model), config_for(model), **changes)
 
 
 def write_tokenizer(model: Model, folder: Path) -> None:
@@ -76,6 +89,13 @@ def loaded(tokenizer: Any) -> TokenizerRead:
         replaced=(),
         unread=(),
     )
+
+
+def _source(model: Model) -> Path:
+    """The folder that a model was read from."""
+    if model.provenance.source is None:
+        raise CheckpointError(f"the model has no notes of where its tokenizer is; pass tokenizer=FOLDER. {REGAIN}.")
+    return Path(model.provenance.source)
 
 
 def _in_transformers(tokenizer: Any) -> Any:

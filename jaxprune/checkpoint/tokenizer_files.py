@@ -55,6 +55,23 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
     Raises `CheckpointError` where there are no usable files.
     """
     folder = Path(folder)
+    config = config_of(folder) if config is None else config
+    tokenizer = built_tokenizer(folder, config)
+    return TokenizerRead(
+        tokenizer.backend_tokenizer,
+        type(tokenizer).__name__,
+        tokenizer.truncation_side == "left",
+        "token_type_ids" in tokenizer.model_input_names,
+        _replaced(folder, tokenizer) if inside(folder, TOKENIZER_JSON).is_file() else (),
+        tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
+    )
+
+
+def built_tokenizer(folder: Path, config: Mapping[str, Any], **changes: Any) -> Any:
+    """transformers' own object, a fast tokenizer, for the model that `config` describes; it has the chat template.
+
+    `changes` are settings that replace those of tokenizer_config.json. Raises `CheckpointError` as `read_tokenizer`.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
     present = [name for name in TOKENIZER_FILES if inside(folder, name).is_file()]
@@ -63,9 +80,8 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         raise CheckpointError(
             f"{folder} has no tokenizer files; put the checkpoint's {TOKENIZER_JSON} there (or its vocab.txt)."
         )
-    config = config_of(folder) if config is None else config
     settings = read_json(folder / _SETTINGS, "copy it anew") if _SETTINGS in present else {}
-    tokenizer = _build(folder, config, settings, vocabularies)
+    tokenizer = _build(folder, config, settings, vocabularies, changes)
     if TOKENIZER_JSON not in vocabularies:
         needed = {name for kind, name in tokenizer.vocab_files_names.items() if kind != "tokenizer_file"}
         if missing := sorted(needed - set(present)):
@@ -73,17 +89,9 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
             raise CheckpointError(
                 f"{folder} has no {' and no '.join(missing)}, which a {type(tokenizer).__name__} is made of; {_HINT}."
             )
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise CheckpointError(f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); {_HINT}.")
-    return TokenizerRead(
-        backend,
-        type(tokenizer).__name__,
-        tokenizer.truncation_side == "left",
-        "token_type_ids" in tokenizer.model_input_names,
-        _replaced(folder, tokenizer) if TOKENIZER_JSON in vocabularies else (),
-        tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
-    )
+    return tokenizer
 
 
 def config_for(model: Model) -> dict[str, Any]:
@@ -123,7 +131,13 @@ def config_of(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], vocabularies: list[str]) -> Any:
+def _build(
+    folder: Path,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    vocabularies: list[str],
+    changes: Mapping[str, Any],
+) -> Any:
     """transformers' tokenizer of a folder. Raises `CheckpointError` that says what is wrong with which file."""
     if not any((settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type"))):
         if vocabularies[0] not in _PLAIN_CLASSES:
@@ -139,7 +153,7 @@ def _build(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any],
 
         try:
             return AutoTokenizer.from_pretrained(
-                str(folder), config=_class_config(config), local_files_only=True, trust_remote_code=False
+                str(folder), config=_class_config(config), local_files_only=True, trust_remote_code=False, **changes
             )
         except Exception as error:  # of many kinds: the tokenizers package raises bare Exceptions
             if TOKENIZER_JSON in vocabularies:

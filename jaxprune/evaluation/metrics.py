@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..tasks.task import Task
 
 Metrics = dict[str, float]
-LOWER_IS_BETTER = frozenset({"perplexity"})
+LOWER_IS_BETTER = frozenset({"perplexity", "gap"})
 
 
 def goodness(record: Mapping[str, Any]) -> float:

@@ -78,6 +78,21 @@ def batches_for(
     return shuffled(encoded, architecture, size=settings.batch_size, seed=settings.seed, multiple=multiple)
 
 
+def remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Batch]]:
+    """The same, without packing an epoch's texts anew for everyone who reads it after another."""
+    last: dict[int, list[Batch]] = {}
+
+    def of(epoch: int) -> list[Batch]:
+        held = last.get(epoch)
+        if held is None:  # in one step each: two threads may ask
+            held = batches(epoch)
+            last.clear()
+            last[epoch] = held
+        return held
+
+    return of
+
+
 def text_counts(batches: Sequence[Batch]) -> np.ndarray:
     """How many texts each batch holds."""
     return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])

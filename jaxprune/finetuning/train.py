@@ -57,6 +57,7 @@ def train(
     store: Store | None = None,
     on_step: OnStep | None = None,
     scored: Mapping[str, Any] = MappingProxyType({}),
+    patience: int | None = None,
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
 
@@ -68,8 +69,8 @@ def train(
     `teacher` is what `settings.distill` and `distill_hidden` learn from. `mesh` has an axis "data", over which the rows
     of a batch are spread; their number must be a multiple of its size. `store` logs, keeps states to resume from and
     turns an interruption into one that loses nothing; with `scored`, what `score` depends on, only a run that scores
-    alike goes on. `on_step` gets {"phase": "train", "done", "of", "epoch",
-    "loss", "score"}.
+    alike goes on. So many epochs as `patience` says without a better score end the run. `on_step` gets
+    {"phase": "train", "done", "of", "epoch", "loss", "score"}.
 
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
@@ -104,6 +105,8 @@ def train(
     best, done, records = saved.best, saved.done, list(saved.records)
     with store.interruptible() if store else nullcontext() as interruption:
         for epoch in range(done // len(first), settings.epochs):
+            if patience is not None and _since_best(records) >= patience:
+                break
             losses, spent = (list(saved.losses), saved.seconds) if epoch == len(saved.records) else ([], 0.0)
             clocked = _Stopwatch(books, spent)
             todo = first if epoch == 0 else batches(epoch)
@@ -166,6 +169,11 @@ def train(
     result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
     peak, temp = books.meter.peak_bytes, books.meter.temp
     return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
+
+
+def _since_best(records: Sequence[Mapping[str, Any]]) -> int:
+    """Epochs since the one with the best score."""
+    return 0 if not records else len(records) - 1 - max(range(len(records)), key=lambda n: goodness(records[n]))
 
 
 def _assembled(

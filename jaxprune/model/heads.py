@@ -93,6 +93,7 @@ class Head:
     fisher: Callable[[Array, Batch, float, Array, int], Array] | None = None  # None: `language` has its own
     loss: Callable[[Array, Array, Batch, float], Array] | None = None
     check_targets: Callable[[np.ndarray, int], None] | None = None  # (targets, labels); None: it cannot be trained
+    blank: Callable[[int], np.ndarray] = lambda labels: np.zeros((), np.int32)  # a text's target where none is read
     divergence: Callable[[Array, Array, Batch, float], Array] | None = None
     nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
     language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
@@ -127,6 +128,7 @@ _ROWS: Mapping[tuple[HeadKind, Problem], Head] = {
         fisher=predictions.several_factors,
         loss=predictions.several_loss,
         check_targets=targets.several_targets,
+        blank=lambda labels: np.zeros(labels, np.float32),
         divergence=predictions.several_divergence,
         nats=float,  # the loss is a mean over the labels
         classes=True,
@@ -138,6 +140,7 @@ _ROWS: Mapping[tuple[HeadKind, Problem], Head] = {
         fisher=predictions.number_factors,
         loss=predictions.number_loss,
         check_targets=targets.number_targets,
+        blank=lambda labels: np.zeros((), np.float32),
         divergence=predictions.number_divergence,
         nats=lambda labels: 0.5,  # the squared error is twice the Gaussian's negative log likelihood
         softmax=False,
@@ -150,6 +153,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         fisher=predictions.span_factors,
         loss=predictions.span_loss,
         check_targets=targets.span_targets,
+        blank=lambda labels: np.zeros(2, np.int32),
         divergence=predictions.span_divergence,
         every_token=True,
     ),
@@ -159,6 +163,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         fisher=predictions.class_factors,
         loss=predictions.tag_loss,
         check_targets=targets.tag_targets,
+        blank=lambda labels: np.zeros(1, np.int32),
         divergence=predictions.tag_divergence,
         classes=True,
         smooths=True,
@@ -169,6 +174,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         name="causal_lm",
         logits=word_logits,
         check_targets=targets.learnt_targets,
+        blank=lambda labels: np.zeros(0, np.int32),
         language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
     ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),

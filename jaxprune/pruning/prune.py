@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -26,6 +26,15 @@ from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
 
 
+@runtime_checkable
+class Recovery(Protocol):
+    """What is done to a model after the cut, with the one that it was made from at hand (`jaxprune.Recover`)."""
+
+    def __call__(
+        self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
+    ) -> Model: ...
+
+
 @overload
 def prune(
     model: Model,
@@ -40,6 +49,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    recover: Recovery | None = None,
 ) -> Model: ...
 @overload
 def prune(
@@ -55,6 +65,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    recover: Recovery | None = None,
 ) -> list[Model]: ...
 def prune(
     model: Model,
@@ -69,6 +80,7 @@ def prune(
     keep_bytes: int = KEEP_BYTES,
     out: str | Path | None = None,
     resume: bool = False,
+    recover: Recovery | None = None,
 ) -> Model | list[Model]:
     """A smaller model that fits the budget, from a few hundred unlabelled texts and no training.
 
@@ -83,7 +95,8 @@ def prune(
     be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
     changes no bit of the result. `out` is a folder for what was measured: should the run be stopped after that, the
     same call with `resume` goes on from there, with these or other budgets; delete it when the result is saved.
-    `on_step` hears {"phase", "done", "of"}.
+    `on_step` hears {"phase", "done", "of"}. `recover=jaxprune.Recover(texts)` trains every result a little, without
+    labels, to say what `model` says.
 
     The result's `report` says what was removed, what it cost and how well the refit went. Raises `BudgetError`,
     `DataError`, `NumericalError`, `OutputError`, `SettingsError`.
@@ -95,11 +108,13 @@ def prune(
     check_keep_bytes(keep_bytes)
     if resume and out is None:
         raise SettingsError("resume needs out, the folder that the measurement was kept in.")
+    check_recovery(recover)
     if out is not None and not chosen.measures_once:
         raise SettingsError(f"{chosen.name}, as it is set, keeps no measurement to go on from; leave out= out.")
     measured = None if out is None else Measured(out, resume)
     devices = Devices(mesh, stream)
-    model = chosen.prepared(model.with_tokenizer(tokenizer))
+    dense = model = model.with_tokenizer(tokenizer)
+    model = chosen.prepared(model)
     encoded, surprises = encoded_for(model, calibration, on_step)
     run = Run.start(
         model,
@@ -124,6 +139,8 @@ def prune(
         run.allowed(entry)  # a budget that leaves nothing is known before anything is measured
     results = chosen.prune(run, budgets)
     check_results(chosen.name, results, budgets)
+    if recover is not None:
+        results = [recover(result, dense, calibration, on_step) for result in results]
     return results[0] if alone else results
 
 
@@ -141,6 +158,12 @@ def check_call(model: Any, calibration: Any, budget: Any) -> None:
     for entry in [budget] if isinstance(budget, Budget) else budget:
         if not isinstance(entry, Budget):
             raise BudgetError(f"{entry!r} is no budget; pass Budget(remove=0.6).")
+
+
+def check_recovery(recover: Any) -> None:
+    """Raise `SettingsError` for what cannot be called with a pruned model."""
+    if recover is not None and not callable(recover):
+        raise SettingsError(f"recover is {recover!r}; pass jaxprune.Recover(texts, steps=500).")
 
 
 def check_results(name: str, results: Any, budgets: Sequence[Budget]) -> None:
@@ -196,6 +219,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        recover: Recovery | None = None,
     ) -> Model: ...
     @overload
     def __call__(
@@ -212,6 +236,7 @@ class PruneBy(Protocol, Generic[Settings]):
         keep_bytes: int = KEEP_BYTES,
         out: str | Path | None = None,
         resume: bool = False,
+        recover: Recovery | None = None,
     ) -> list[Model]: ...
 
 

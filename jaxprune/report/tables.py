@@ -124,6 +124,21 @@ def generation_table(rows: Sequence[GenerationBench]) -> Table:
     return table
 
 
+def benchmark_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Scores on the tasks of lm-evaluation-harness, a row a metric."""
+    table = _table(title, ("task", "metric", "value", "standard error", "shots", "examples"), left=2)
+    for row in rows:
+        value, error = row["value"], row["stderr"]
+        table.add_row(
+            row["task"],
+            row["metric"] + (f" ({row['filter']})" if row["filter"] else ""),
+            f"{value:.4f}" if isinstance(value, float) else str(value),
+            "" if error is None else f"{error:.4f}",
+            *("" if row[name] is None else str(row[name]) for name in ("shots", "examples")),
+        )
+    return table
+
+
 def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """RECAP: what every round scored and kept, and its phases in seconds, without compilation, and bytes."""
     columns = ("round", "score", "loss", "heads", "neurons", "new", "seconds", "transfers", "compile s", "device MiB")

@@ -92,7 +92,17 @@ def last_outputs(
     Logits (`finish`), or of a language model, unless `logits` are asked for, next-token losses.
     """
     whole = logits or head_of(architecture).language is None
-    devices, last = programs.devices, finish if whole else finish_text
+    last = finish if whole else finish_text
+    for group, outer, xs in last_streams(params, batches, architecture, programs):
+        for x, batch in zip(xs, group, strict=True):
+            yield programs(last, outer, x, batch, architecture=architecture)
+
+
+def last_streams(
+    params: Params, batches: Sequence[Batch], architecture: Architecture, programs: Programs
+) -> Iterator[tuple[Sequence[Batch], Params, list[Array]]]:
+    """Batches that pass every sublayer together; on the device what lies outside the layers, and their last streams."""
+    devices = programs.devices
     size = max(1, WAITING // (4 * architecture.hidden * max(batch.ids.size for batch in batches)))
     for first in range(0, len(batches), size):
         group = batches[first : first + size]
@@ -102,6 +112,4 @@ def last_outputs(
         for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
             for place, batch in enumerate(group):
                 xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=architecture)[0]
-        outer = devices.fetch(outer_params(params))
-        for x, batch in zip(xs, group, strict=True):
-            yield programs(last, outer, x, batch, architecture=architecture)
+        yield group, devices.fetch(outer_params(params)), xs

@@ -232,7 +232,7 @@ class Tokenizer:
         try:
             encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
-            _check_texts(texts, self.first)
+            check_each_text(texts, self.first)
             raise
         for number, encoding in enumerate(encodings):
             if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
@@ -262,7 +262,7 @@ class Tokenizer:
         return room
 
 
-def _check_texts(texts: Sequence[Any], first: int) -> None:
+def check_each_text(texts: Sequence[Any], first: int = 0) -> None:
     """Raise DataError for the first text that is no string, or that holds half a character."""
     for number, entry in enumerate(texts, start=first):
         for text in entry if isinstance(entry, tuple) else (entry,):

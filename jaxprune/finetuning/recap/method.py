@@ -6,7 +6,7 @@ device, and writes them back. Where we go beyond the paper's released code: froz
 moments, so that the memory is really saved; a killed run goes on; every phase's bytes are counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from math import ceil
@@ -29,7 +29,7 @@ from ...pruning.run import check_model, masked_versus_cut
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
-from ..epochs import batch_doubts, batch_shape, batches_for
+from ..epochs import batch_doubts, batch_shape, batches_for, remembered
 from ..finetune import scored_texts, set_aside
 from ..masters import in_types, result_types
 from ..run_store import Saved, Store, check_resume
@@ -116,7 +116,7 @@ def run_recap(
     texts = prepare(model, task)
     check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
     check_model(model)
-    batches = _remembered(batches_for(texts.encoded, model.architecture, training))
+    batches = remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
     start = first_state(model, settings)
     run = RecapRun(
@@ -209,21 +209,6 @@ def _touched(model: Model, texts: Texts, settings: Recap) -> np.ndarray | None:
     tokens = np.zeros(model.architecture.vocab, bool)
     tokens[np.concatenate([*texts.encoded.ids])] = True
     return tokens
-
-
-def _remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Batch]]:
-    """The same, without packing an epoch's texts anew for every phase that reads it."""
-    last: dict[int, list[Batch]] = {}
-
-    def of(epoch: int) -> list[Batch]:
-        held = last.get(epoch)
-        if held is None:  # in one step each: two threads may ask
-            held = batches(epoch)
-            last.clear()
-            last[epoch] = held
-        return held
-
-    return of
 
 
 def _same_run(run: RecapRun, first: Sequence[Batch]) -> dict[str, Any]:

@@ -1,0 +1,285 @@
+"""Recovery: a pruned model learns to say what the model it was made from says, from texts without labels.
+
+The loss is T²·KL(dense ‖ pruned) at T = 1, for every head in its own measure, and the gap between the two residual
+streams after every layer (Hinton, Vinyals, Dean 2015; Jiao et al., TinyBERT, 2020; Muralidharan et al., Compact
+language models via pruning and knowledge distillation, 2024). The rate is found here: a few steps at each of several,
+from the same weights, say which brings texts that are held back closest; then the whole run.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..checks import check_counts, check_seed
+from ..doubts import tell
+from ..errors import DataError, NumericalError, SettingsError
+from ..model import Batch, Model, Params
+from ..model.architecture import Architecture
+from ..model.heads import head_of
+from ..runtime.events import OnStep
+from ..runtime.programs import Programs
+from ..tasks.calibration import Calibration
+from ..tokens.tokenizer import Encoded
+from ..tokens.windows import encoded_for
+from .epochs import batches_for, remembered
+from .finetune import chooser
+from .losses import Distillation, summed_losses, unit_count
+from .masters import in_types, result_types
+from .settings import Train
+from .train import Trained, train
+
+RATE, APART = 2e-4, 4.0  # the learning rate that is tried first, and the factor between two that are
+LIMITS = 1e-6, 1e-1  # no rate beyond these is tried
+TRIAL = 0.1  # share of the steps that each rate is tried for
+CHECKS = 10  # times that the texts held back are looked at
+PATIENCE = 3  # of these without an improvement end the run
+HELD_BACK = 0.1  # share of the texts that say when to stop
+MOST_HELD_BACK = 128
+TRAINABLE = (
+    "layers/*",
+    "final_norm/*",
+    "pooler/*",
+    "head/*",
+)  # not the embeddings: few texts say little of most tokens
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Bring a pruned model back towards the dense one, by so many steps on texts without labels.
+
+    A call, `Recover(texts, steps=500)(pruned, dense)`, gives the recovered model; `jaxprune.prune(…, recover=…)` does
+    it after the cut. More texts than pruning needs are worth it: thousands of sentences, 100,000 tokens of text.
+    """
+
+    texts: Calibration | None = None  # None: those that the pruning was calibrated on
+    steps: int = field(default=500, metadata={"help": "training steps of the recovery, trials of rates apart"})
+    batch_size: int = field(default=32, metadata={"help": "texts a step of the recovery"})
+    hidden: float = field(default=1.0, metadata={"help": "weight of the hidden states beside the predictions"})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "highest rate of the recovery; chosen on texts held back by default"}
+    )
+    trainable: tuple[str, ...] = field(default=TRAINABLE, metadata={"help": "patterns of the leaves that recover"})
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "type to compute in: float32 or bfloat16"}
+    )
+    accumulate: int = field(default=1, metadata={"help": "parts in which the texts of a step are computed"})
+    seed: int = field(default=0, metadata={"help": "orders the texts, and says which are held back"})
+
+    def __post_init__(self):
+        check_seed(self.seed)
+        check_counts(self, 1, "steps", "batch_size", "accumulate")
+        check_calibration(self.texts)
+        if not isinstance(self.hidden, int | float) or not 0 <= self.hidden < float("inf"):
+            raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
+        self.training()  # checks the rest
+
+    def training(self, softmax: bool = True) -> Train:
+        """The same as settings of training, whose epochs are the stretches between two looks at the texts held back.
+
+        `softmax`: whether the head says probabilities, at temperature 1 then.
+        """
+        return Train(
+            epochs=min(CHECKS, self.steps), batch_size=self.batch_size, learning_rate=self.learning_rate, dropout=0.0,
+            distill=1.0, temperature=1.0 if softmax else None,
+            distill_hidden=self.hidden, accumulate=self.accumulate, dtype=self.dtype,
+            seed=self.seed,
+        )  # fmt: skip
+
+    def patterns(self, model: Model) -> tuple[str, ...]:
+        """`trainable`; by default those of its patterns that the model has leaves for."""
+        if self.trainable != TRAINABLE:
+            return self.trainable
+        return tuple(pattern for pattern in TRAINABLE if pattern.partition("/")[0] in model.params)
+
+    def __call__(
+        self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
+    ) -> Model:
+        """`pruned` with the weights that come closest to `dense` on texts held back; `calibration` where no texts are
+        set. Raises `DataError`, `SettingsError`, `NumericalError`.
+        """
+        texts = self.texts if self.texts is not None else calibration
+        if texts is None:
+            raise DataError("there are no texts to recover on; pass Recover(texts).")
+        return recover(pruned, dense, texts, self, on_step)
+
+
+def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, on_step: OnStep | None = None) -> Model:
+    """What `Recover` does. The record's "recovery" says which rate was chosen, and how far the two models were apart on
+    the texts held back before, at every look, and in the end: the loss, in nats a text or token and its hidden part.
+    """
+    began = time.perf_counter()
+    check_pair(pruned, dense)
+    encoded, doubts = encoded_for(dense, texts)
+    held_back, rest = split_off(encoded, settings)
+    architecture = pruned.architecture
+    targets = no_targets(architecture, len(rest))
+    training = settings.training(head_of(architecture).softmax)
+    batches, scored = (batches_for(part, architecture, training) for part in (rest, held_back))
+    apart = Apart(dense, scored(0), training.distillation, no_targets(architecture, len(held_back)))
+    chosen, steps = chooser(pruned, settings.patterns(pruned)), settings.steps
+    before = apart(pruned.params, architecture)
+    said: Callable[[Any], None] = on_step or (lambda event: None)
+
+    def run(rate: float, steps: int, looks: int, phase: str) -> Trained:
+        stretch = max(1, steps // looks)
+        return train(
+            pruned, stretches(batches, stretch), targets,
+            replace(training, epochs=max(1, steps // stretch), learning_rate=rate),
+            trainable=chosen, teacher=dense, patience=PATIENCE,
+            score=lambda model, _: {"score": apart(model.params, architecture), "metric": "gap"},
+            on_step=lambda event: said({**event, "phase": phase}),
+        )  # fmt: skip
+
+    def trial(rate: float) -> float:
+        try:
+            return run(rate, max(1, round(TRIAL * steps)), 1, "rate").epochs[-1]["score"]
+        except NumericalError:  # too high a rate
+            return float("inf")
+
+    tried = {} if settings.learning_rate is not None else lowest(trial)
+    rate = settings.learning_rate or min(tried, key=tried.__getitem__)
+    trained = run(rate, steps, training.epochs or CHECKS, "recover")
+    records = trained.epochs
+    after, warnings = records[trained.kept]["score"], list(doubts)
+    result = trained.model
+    if after >= before:
+        result, after = pruned, before
+        warnings.append("recovery brought the model no closer to the dense one on texts held back: it stays as it was.")
+    result = pruned.replace(params=in_types(result.params, result_types(pruned.params, None)))
+    tell(warnings)
+    notes = {
+        "settings": {name: value for name, value in asdict(replace(settings, texts=None)).items() if name != "texts"},
+        "source": texts.source,
+        "texts": len(rest),
+        "held_back": len(held_back),
+        "rates": {f"{rate:g}": gap for rate, gap in tried.items()},
+        "learning_rate": rate,
+        "steps": sum(record["steps"] for record in records),
+        "tokens": int(sum(record["steps"] for record in records) / max(len(batches(0)), 1) * rest.tokens),
+        "gap": {"before": before, "after": after, "looks": [record["score"] for record in records]},
+        "seconds": time.perf_counter() - began,
+        "compile_seconds": trained.compile_seconds,
+    }
+    told = tuple(dict.fromkeys([*pruned.provenance.warnings, *warnings]))
+    return result.replace(provenance=replace(pruned.provenance, warnings=told)).with_record(recovery=notes)
+
+
+def lowest(trial: Callable[[float], float]) -> dict[float, float]:
+    """What `trial` gave for `RATE` and those `APART` from it, as far as they still got better: upwards, else downwards.
+
+    Raises `NumericalError` where all are infinite.
+    """
+    tried = {RATE: trial(RATE)}
+    for factor in (APART, 1 / APART):
+        rate = RATE * factor
+        while LIMITS[0] <= rate <= LIMITS[1]:
+            tried[rate] = trial(rate)
+            if not tried[rate] < min(gap for other, gap in tried.items() if other != rate):
+                break
+            rate *= factor
+        if min(tried, key=tried.__getitem__) > RATE:
+            break  # higher was better: lower ones need not be tried
+    if not np.isfinite(min(tried.values())):
+        raise NumericalError("no learning rate gives finite weights; check the texts and the weights.")
+    return tried
+
+
+class Apart:
+    """How far a model is from the dense one on some texts: the loss of recovery, a mean over texts or tokens."""
+
+    def __init__(self, dense: Model, batches: Any, distillation: Distillation, targets: np.ndarray):
+        self._dense, self._batches, self._targets = dense, list(batches), targets
+        self._distillation, self._programs = distillation, Programs()
+
+    def __call__(self, params: Params, architecture: Architecture) -> float:
+        total = count = 0.0
+        teacher = jax.tree.map(jnp.asarray, self._dense.params)
+        for batch in self._batches:
+            goal = self._targets[np.maximum(np.asarray(batch.index), 0)]
+            total += float(
+                self._programs(
+                    _gap, params, teacher, batch, goal, architecture=architecture, dense=self._dense.architecture,
+                    distillation=self._distillation,
+                )
+            )  # fmt: skip
+            count += float(unit_count(batch, goal, architecture))
+        return total / count
+
+
+def _gap_of(
+    params: Params,
+    teacher: Params,
+    batch: Batch,
+    targets: Array,
+    *,
+    architecture: Architecture,
+    dense: Architecture,
+    distillation: Distillation,
+) -> Float[Array, ""]:
+    return summed_losses(params, batch, targets, architecture, teacher=(dense, teacher), distillation=distillation)
+
+
+_gap = jax.jit(_gap_of, static_argnames=("architecture", "dense", "distillation"))
+
+
+def check_calibration(texts: Any) -> None:
+    """Raise `SettingsError` for what are no calibration texts."""
+    if texts is not None and not isinstance(texts, Calibration):
+        raise SettingsError(
+            f"texts is a {type(texts).__name__}; pass task.calibration(4000), Calibration.of_texts(texts), "
+            "Calibration.of_running_text(file, windows) or Calibration.of_ids(ids, mask)."
+        )
+
+
+def check_pair(pruned: Model, dense: Model) -> None:
+    """Raise `SettingsError` where `pruned` cannot have been cut from `dense`, or where nothing can be compared."""
+    ours, theirs = pruned.architecture, dense.architecture
+    head = head_of(ours)
+    if head.divergence is None and head.language is None:
+        raise SettingsError(f"the model's head is {head.name}: it predicts nothing that could be brought back.")
+    for name in ("family", "hidden", "vocab", "head", "problem", "labels"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine != other:
+            raise SettingsError(
+                f"the pruned model's {name} is {mine}, the dense one's {other}; pass the model that it was made from."
+            )
+    if len(ours.layers) != len(theirs.layers):
+        raise SettingsError(
+            f"the pruned model has {len(ours.layers)} layers, the dense one {len(theirs.layers)}; pass the model that "
+            "it was made from."
+        )
+
+
+def split_off(encoded: Encoded, settings: Recover) -> tuple[Encoded, Encoded]:
+    """Texts held back, and the others. Raises `DataError` where there are too few."""
+    count = min(MOST_HELD_BACK, round(HELD_BACK * len(encoded)))
+    if count < 1:
+        raise DataError(f"{len(encoded)} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
+    order = np.random.RandomState(settings.seed).permutation(len(encoded))
+
+    def part(rows: np.ndarray) -> Encoded:
+        return Encoded([encoded.ids[row] for row in rows], [encoded.types[row] for row in rows])
+
+    return part(np.sort(order[:count])), part(np.sort(order[count:]))
+
+
+def no_targets(architecture: Architecture, texts: int) -> np.ndarray:
+    """Targets of the right shape, which a loss of the teacher's predictions alone does not read."""
+    blank = head_of(architecture).blank(len(architecture.labels))
+    return np.broadcast_to(blank, (texts, *blank.shape))
+
+
+def stretches(batches: Callable[[int], Any], size: int) -> Callable[[int], list[Batch]]:
+    """`size` batches at a time, of as many epochs as that takes: stretch i goes on where stretch i - 1 ended."""
+    epoch, last = len(batches(0)), remembered(batches)
+
+    def of(number: int) -> list[Batch]:
+        return [last(at // epoch)[at % epoch] for at in range(number * size, (number + 1) * size)]
+
+    return of

@@ -1,0 +1,116 @@
+"""A pruned model learns from the dense one, without labels."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.errors import DataError, NumericalError, SettingsError
+from jaxprune.finetuning import recover as recovery
+from jaxprune.pruning.prune import check_recovery
+from jaxprune.tasks.calibration import Calibration
+from tests.finetuning.conftest import WORDS
+from tests.helpers.decoders import language_model
+
+SETTINGS = jp.Recover(steps=20, batch_size=8, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    random = np.random.RandomState(3)
+    return Calibration.of_texts([" ".join(random.choice(WORDS, 6)) for _ in range(80)])
+
+
+@pytest.fixture
+def pruned(model, texts):
+    return jp.prune(model, texts, jp.Budget(0.5), jp.Magnitude())
+
+
+def test_a_classifier_comes_closer_to_the_dense_one(model, pruned, texts):
+    recovered = replace(SETTINGS, texts=texts)(pruned, model)
+    notes = recovered.provenance.record["recovery"]
+    gap = notes["gap"]
+    assert gap["after"] == min(gap["looks"]) < 0.9 * gap["before"]
+    assert (notes["texts"], notes["held_back"], notes["steps"]) == (72, 8, 20)
+    assert recovered.architecture == pruned.architecture
+    assert recovered.report.removed == pruned.report.removed
+    np.testing.assert_array_equal(recovered.params["embed"]["token"], pruned.params["embed"]["token"])
+    ids = np.random.RandomState(0).randint(4, 4 + len(WORDS), (16, 8))
+    dense, before, after = (np.asarray(jp.logits(m, ids)) for m in (model, pruned, recovered))
+    assert np.mean((after - dense) ** 2) < np.mean((before - dense) ** 2)
+
+
+def test_prune_recovers_every_result(model, texts):
+    budgets, method = [jp.Budget(0.3), jp.Budget(0.5)], jp.Magnitude()
+    together = jp.prune(model, texts, budgets, method, recover=SETTINGS)
+    apart = [SETTINGS(small, model, texts) for small in jp.prune(model, texts, budgets, method)]
+    for one, other in zip(together, apart, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_language_model_comes_closer_to_the_dense_one(family, tmp_path):
+    random = np.random.RandomState(0)
+    (tmp_path / "text.txt").write_text(" ".join(random.choice(WORDS, 1200)))
+    dense = language_model(tmp_path / "model", family)
+    windows = Calibration.of_running_text(tmp_path / "text.txt", 60, length=16)
+    small = jp.prune(dense, windows, jp.Budget(0.4), jp.Magnitude())
+    recovered = replace(SETTINGS, texts=windows)(small, dense)
+    gap = recovered.provenance.record["recovery"]["gap"]
+    assert gap["after"] < 0.8 * gap["before"]
+
+
+@pytest.mark.parametrize("problem, labels", [("multi_label", ("a", "b", "c")), ("regression", ("x",))])
+def test_heads_of_other_kinds_recover(folder, texts, problem, labels):
+    dense = jp.load(folder, head="classification", labels=labels, problem=problem)
+    small = jp.prune(dense, texts, jp.Budget(0.5), jp.Magnitude())
+    gap = replace(SETTINGS, texts=texts)(small, dense).provenance.record["recovery"]["gap"]
+    assert gap["after"] < gap["before"]
+
+
+def test_the_best_rate_is_looked_for_upwards_and_downwards():
+    def tried(best):
+        return recovery.lowest(lambda rate: abs(np.log(rate / best)))
+
+    assert min(tried(3e-3), key=tried(3e-3).get) == pytest.approx(3.2e-3)
+    assert min(tried(1.2e-5), key=tried(1.2e-5).get) == pytest.approx(1.25e-5)
+    assert len(tried(2e-4)) == 3
+    with pytest.raises(NumericalError, match="no learning rate"):
+        recovery.lowest(lambda rate: float("inf"))
+
+
+def test_the_rate_is_chosen_on_texts_held_back(model, pruned, texts):
+    notes = replace(SETTINGS, texts=texts, learning_rate=None, steps=10)(pruned, model).provenance.record["recovery"]
+    assert notes["rates"][f"{notes['learning_rate']:g}"] == min(notes["rates"].values())
+    assert len(notes["rates"]) >= 3
+
+
+def test_what_brings_it_no_closer_leaves_it_as_it_was(model, pruned, texts):
+    kept = replace(SETTINGS, texts=texts, learning_rate=3.0)(pruned, model)
+    jax.tree.map(np.testing.assert_array_equal, kept.params, pruned.params)
+    assert any("no closer" in warning for warning in kept.provenance.warnings)
+
+
+def test_a_run_that_gets_no_better_stops(model, pruned, texts):
+    notes = replace(SETTINGS, texts=texts, learning_rate=1.0, steps=40)(pruned, model).provenance.record["recovery"]
+    assert notes["steps"] <= 4 * (recovery.PATIENCE + 3)
+
+
+def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
+    with pytest.raises(DataError, match="no texts to recover on"):
+        SETTINGS(pruned, model)
+    with pytest.raises(SettingsError, match="recover is True"):
+        check_recovery(True)
+    with pytest.raises(DataError, match="4 texts are too few"):
+        SETTINGS(pruned, model, Calibration.of_texts(["the film"] * 4))
+    with pytest.raises(SettingsError, match="texts is a list"):
+        recovery.check_calibration(["the film"])
+    with pytest.raises(SettingsError, match="hidden must not be negative"):
+        jp.Recover(hidden=-1.0)
+    with pytest.raises(SettingsError, match="the pruned model's labels is"):
+        replace(SETTINGS, texts=texts)(pruned, jp.load(folder, labels=("a", "b")))
+    with pytest.raises(SettingsError, match="predicts nothing"):
+        bare = jp.load(folder, head="none")
+        replace(SETTINGS, texts=texts)(bare, bare)
