@@ -14,7 +14,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tokens.tokenizer import Tokenizer
 from .onnx_model import OnnxModel, described, runner_of
-from .readings import Asked, Prediction, Read, Reading, Text, examples_of, reading_of
+from .readings import HowToRead, Prediction, Read, Reading, Text, examples_of, reading_of
 
 BATCH = 256  # texts that are tokenised and sorted by length together
 
@@ -137,7 +137,7 @@ def predict(
     checked = _checked(texts, pairs, reading)
     if several:  # all are looked at before the first is read
         checked = iter(list(checked))
-    reader, asked, books = Tokenizer.of(model), Asked(max_length, nullable), _Books()
+    reader, asked, books = Tokenizer.of(model), HowToRead(max_length, nullable), _Books()
 
     def read(part: Sequence[Text]) -> Read:
         return reading.read(architecture, part, replace(reader, first=books.texts), asked, runner)

@@ -84,7 +84,7 @@ class Text(NamedTuple):
     words: tuple[str, ...] | None = None  # that `text` is made of, where they were handed in
 
 
-class Asked(NamedTuple):
+class HowToRead(NamedTuple):
     """How texts are to be read."""
 
     max_length: int | None  # tokens; None: as many as the model reads
@@ -104,7 +104,7 @@ class Read(NamedTuple):
 class Reading(NamedTuple):
     """How the predictions of one kind of head are read."""
 
-    read: Callable[[Architecture, Sequence[Text], Tokenizer, Asked, Runner], Read]
+    read: Callable[[Architecture, Sequence[Text], Tokenizer, HowToRead, Runner], Read]
     fields: tuple[str, str] = ("text", "text_pair")  # what a line of JSON calls them
     paired: bool | None = None  # true: there has to be a second text; false: there is none; None: as the model is tuned
     words: bool = False  # a text may be a list of words
@@ -115,7 +115,7 @@ def by_text(kind: Callable[[np.ndarray, tuple[str, ...]], Prediction]) -> Callab
     """A reader of heads with one output a text: `kind` makes a prediction of one text's logits."""
 
     def read(
-        architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: Asked, runner: Runner
+        architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: HowToRead, runner: Runner
     ) -> Read:
         encoded = _with_tokens(tokenizer.encode(examples_of(texts), *_length(architecture, asked)), tokenizer)
         run = runner(encoded)
@@ -144,7 +144,7 @@ def a_number(logits: np.ndarray, names: tuple[str, ...]) -> NumberPrediction:
 
 
 def answers(
-    architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: Asked, runner: Runner
+    architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: HowToRead, runner: Runner
 ) -> Read:
     """Answers from the windows of every context; a long context fills several, so that only questions are cut."""
     questions, contexts = [text.text for text in texts], [text.pair or "" for text in texts]
@@ -163,7 +163,9 @@ def _answer(span: Span, nullable: bool) -> AnswerPrediction:
     return AnswerPrediction(span.text, span.first, span.past, span.probability, *scores)
 
 
-def tags(architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: Asked, runner: Runner) -> Read:
+def tags(
+    architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: HowToRead, runner: Runner
+) -> Read:
     """The tag of every word: that of its first token, as in training and scoring."""
     encoded, places = tokenizer.encode_places(
         examples_of(texts), [text.words for text in texts], *_length(architecture, asked)
@@ -232,7 +234,7 @@ def _with_tokens(encoded: Encoded, tokenizer: Tokenizer) -> Encoded:
     return encoded
 
 
-def _length(architecture: Architecture, asked: Asked) -> tuple[int, bool]:
+def _length(architecture: Architecture, asked: HowToRead) -> tuple[int, bool]:
     """The most tokens of a text, and whether it is an error that the model reads fewer."""
     if asked.max_length is not None:
         return asked.max_length, True

@@ -34,7 +34,7 @@ def export_onnx(
     the dense model, which nothing that runs the file looks at; `jaxprune_export.json` has the real ones.
     """
     folder = Path(folder)
-    check_installed(int8)
+    check_onnx_installed(int8)
     source = source_config(model)
     check_graph(model.architecture)
     model = ready_to_export(model, folder, overwrite, tokenizer)
@@ -74,7 +74,7 @@ def export_onnx(
     return Exported(folder, config, sum(sizes.values()), tuple(warnings), "int8" if int8 else "float32", errors)
 
 
-def check_installed(int8: bool) -> None:
+def check_onnx_installed(int8: bool) -> None:
     """Raise `SettingsError` where what writes the files is not installed."""
     needed = ["onnx", *(["onnxruntime"] if int8 else [])]
     missing = [name for name in needed if find_spec(name) is None]

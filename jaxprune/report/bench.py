@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import DataError, SettingsError
-from ..exports.onnx import check_installed
+from ..exports.onnx import check_onnx_installed
 from ..exports.onnx_file import write_int8, write_onnx
 from ..exports.onnx_graph import check_graph, graph_of
 from ..model import Batch, Model
@@ -105,7 +105,7 @@ def load_onnx_forward(
     model: Model, rows: int, length: int, seed: int = 0, int8: bool = False
 ) -> tuple[float, Any, Callable[[], np.ndarray]]:
     """The same by onnxruntime: seconds of loading the file, the program, and a function that runs it once."""
-    check_installed(int8=True)  # which is onnxruntime too
+    check_onnx_installed(int8=True)  # which is onnxruntime too
     check_graph(model.architecture)
     batch = full_batch(model.architecture, rows, length, seed)
     with TemporaryDirectory() as folder:
