@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast, get_args
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
 from ..model.heads import HEADS
-from .families import ACTIVATION_NAMES, Family
+from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
 from .generation import end_ids
 from .head_names import HEAD_NAMES, kind_of_class
@@ -247,14 +247,30 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["window"] = fields["max_positions"] = window
     if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
-    return Architecture(**fields, **head_fields(family, task))
+    return Architecture(**fields, **head_fields(family, config, task, where))
 
 
-def head_fields(family: Family, task: HeadChoice) -> dict[str, Any]:
-    """The fields of `Architecture` that a task sets."""
-    head = family.heads.get(task.head)
-    pooler = head.activation if head else "none"
-    return {"pooler": pooler, "head": task.head, "labels": task.labels, "problem": task.problem}
+def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> dict[str, Any]:
+    """The fields of `Architecture` that a task sets, but for those of a language model."""
+    head = family.heads.get(task.head, HeadModules(output=""))
+    return {
+        "pool": head.token,
+        "pool_pad": _padding(family, config, where) if head.token == "last" else None,
+        "pooler": head.activation,
+        "head": task.head,
+        "head_bias": head.bias,
+        "labels": task.labels,
+        "problem": task.problem,
+    }
+
+
+def _padding(family: Family, config: Mapping[str, Any], where: str) -> int | None:
+    """The id that a text's last token has not. None: config.json names none, or (-1) one that no token has."""
+    key = family.keys.get("pad_id", "pad_token_id")
+    given = config[key] if key in config else family.defaults.get(key)
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool)):
+        raise CheckpointError(f"{where}: {key} is {str(given)[:60]!r}, expected an integer, or null for none.")
+    return None if given is None or given < 0 else given
 
 
 def as_config(family: Family, config: Mapping[str, Any], where: str) -> Architecture:

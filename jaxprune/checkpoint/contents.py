@@ -89,6 +89,12 @@ def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where
     )
 
 
+def left_heads(family: Family, tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
+    """Modules of heads that the files hold and nothing reads: `names` are the tensors that are read."""
+    modules = dict.fromkeys(head.output for head in family.heads.values())
+    return [module for module in modules if (name := f"{module}.weight") in tensors and name not in names.values()]
+
+
 def check_fit(
     folder: Path,
     expected: Mapping[str, tuple[int, ...]],

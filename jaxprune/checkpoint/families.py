@@ -29,6 +29,8 @@ class HeadModules:
     output: str  # the module that gives the logits
     pooler: str | None = None  # the dense layer on the pooled token before it
     activation: Literal["none", "tanh", "relu"] = "none"  # after the pooler
+    token: Literal["first", "last"] = "first"  # which of a text it reads, where it reads one
+    bias: bool = True  # of the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,10 @@ _ROWS = (
 )
 
 _DECODER = {"causal": True, "norm_position": "pre", "embed_norm": False}
-_LANGUAGE_MODEL = {"causal_lm": HeadModules(output="lm_head")}
+_DECODER_HEADS = {
+    "causal_lm": HeadModules(output="lm_head"),
+    "classification": HeadModules(output="score", token="last", bias=False),
+}
 
 _LLAMA_KEYS = {
     "vocab": "vocab_size",
@@ -257,6 +262,7 @@ _ROWS += (
             "dropout": 0.1,
             "do_layer_norm_before": True,
             "tie_word_embeddings": True,
+            "pad_token_id": 1,
         },
         pinned=_OFF | {"enable_bias": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False},
         modules={
@@ -274,7 +280,7 @@ _ROWS += (
             "layers.{}.feed_forward.up": "decoder.layers.{}.fc1",
             "layers.{}.feed_forward.down": "decoder.layers.{}.fc2",
         },
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=(),
     ),
     Family(
@@ -320,7 +326,7 @@ _ROWS += (
             "layers.{}.feed_forward.up": "h.{}.mlp.c_fc",
             "layers.{}.feed_forward.down": "h.{}.mlp.c_proj",
         },
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),
         neurons_per_hidden=4,
         transposed=("h.*.attn.c_*", "h.*.mlp.c_*"),
@@ -336,7 +342,7 @@ _ROWS += (
         defaults=_LLAMA_DEFAULTS,
         pinned=_OFF,
         modules=_LLAMA_MODULES,
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=_ANGLES,
         heads_divide=True,
     ),
@@ -351,7 +357,7 @@ _ROWS += (
         defaults=_LLAMA_DEFAULTS | {"sliding_window": 4096},
         pinned=_OFF,
         modules=_LLAMA_MODULES,
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=_ANGLES,
     ),
     Family(
@@ -365,7 +371,7 @@ _ROWS += (
         defaults=_LLAMA_DEFAULTS | _LATE_WINDOW_DEFAULTS,
         pinned=_OFF,
         modules=_LLAMA_MODULES,
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=_ANGLES,
         unlisted=("head_dim",),
     ),
@@ -378,7 +384,7 @@ _ROWS += (
         defaults=_LLAMA_DEFAULTS | {"head_dim": 128} | _LATE_WINDOW_DEFAULTS,
         pinned=_OFF,
         modules=_LLAMA_MODULES | _INNER_NORMS,
-        heads=_LANGUAGE_MODEL,
+        heads=_DECODER_HEADS,
         ignored=_ANGLES,
     ),
 )

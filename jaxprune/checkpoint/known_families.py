@@ -6,6 +6,7 @@ from typing import get_args
 
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, HeadKind
+from ..model.heads import HEADS
 from .families import FAMILIES, Family
 
 # Sizes without which there is no architecture, by our names; and settings that need a default where they have a key.
@@ -46,6 +47,12 @@ def hand_in(family: Family) -> Family:
     if strange := family.heads.keys() - get_args(HeadKind):
         raise SettingsError(
             f"family {name}: heads name {', '.join(sorted(strange))}, expected {', '.join(get_args(HeadKind))}."
+        )
+    read = [kind for kind, row in family.heads.items() if HEADS[kind, "single_label"].per_text and row.token == "first"]
+    if family.switches.get("causal") and read:
+        raise SettingsError(
+            f"family {name} is causal, so that a text's first token says nothing of it, and its {', '.join(read)} head "
+            'reads that one; have it read the last, HeadModules(token="last").'
         )
     if name not in FAMILIES:
         _handed_in[name] = family

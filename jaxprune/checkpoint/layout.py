@@ -38,11 +38,9 @@ def fused(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
     out: dict[str, Stored] = {}
     for name, stored in tensors.items():
         module, _, leaf = name.rpartition(".")
-        whole, _, part = module.rpartition(".")
-        fits = (parts for pattern, parts in family.fused.items() if fnmatchcase(whole, pattern))
-        parts = next(fits, None)
-        if parts is not None and part in parts:
-            if part != parts[0]:
+        whole, parts = holder_of(module, family)
+        if parts:
+            if module != f"{whole}.{parts[0]}":
                 continue
             module, pieces = whole, [tensors[f"{whole}.{other}.{leaf}"] for other in parts]
 
@@ -57,6 +55,13 @@ def fused(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
             stored = _transposed(stored)
         out[f"{module}.{leaf}"] = stored
     return out
+
+
+def holder_of(module: str, family: Family) -> tuple[str, tuple[str, ...]]:
+    """The module of the files that a projection lies in, and the parts it is made of; itself where it lies alone."""
+    whole, _, part = module.rpartition(".")
+    parts = next((parts for pattern, parts in family.fused.items() if fnmatchcase(whole, pattern)), ())
+    return (whole, parts) if part in parts else (module, ())
 
 
 def _transposed(stored: Stored) -> Stored:

@@ -25,7 +25,7 @@ from .config import (
     family_of,
     head_fields,
 )
-from .contents import check_fit, family_tensors, tied_as_stored, unread_heads
+from .contents import check_fit, family_tensors, left_heads, tied_as_stored, unread_heads
 from .families import Family
 from .files import inside
 from .generation import ends_in
@@ -36,7 +36,7 @@ from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
 from .read import Stored
-from .tokenizer_files import TOKENIZER_FILES
+from .tokenizer_files import TOKENIZER_FILES, config_for
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
@@ -58,7 +58,8 @@ def load(
 
     `head` ("classification", "question_answering", "causal_lm", "none"), `labels` (names, or how many) and `problem`
     ("single_label", "multi_label", "regression") default to what the checkpoint says. Where the file's head is for
-    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance.
+    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance; it says which head
+    of the file is left out.
 
     Parameters are float32 JAX arrays, whatever the file has. `dtype` "bfloat16" halves their memory, "auto" takes
     bfloat16 where the file does; products are computed in float32 all the same. The file's own types are noted, and
@@ -108,7 +109,7 @@ def load(
     architecture = _ended(architecture_from(family, config, task, where), folder)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
-    params, new = _complete(architecture, arrays, seed, str(source), host)
+    params, new = _complete(architecture, arrays, seed, str(source), host, left_heads(family, tensors, names))
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
     # Who asks for a head knows that another one goes.
     unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
@@ -227,9 +228,12 @@ def _parameters(
 
 
 def _complete(
-    architecture: Architecture, arrays: dict[str, Any], seed: int, where: str, host: bool
+    architecture: Architecture, arrays: dict[str, Any], seed: int, where: str, host: bool, left: Sequence[str] = ()
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The whole tree, which empties `found`; what is not there is drawn from N(0, 0.02²), biases 0; and what to say."""
+    """The whole tree, which empties `arrays`; what is not there is drawn from N(0, 0.02²), biases 0; and what to say.
+
+    `left` are modules of another head that the source has.
+    """
     shapes, structure = named_parameters(parameter_shapes(architecture))
     array = np.array if host else jnp.array  # a copy: jnp.asarray would share NumPy's memory
     random = np.random.RandomState(seed)
@@ -245,7 +249,10 @@ def _complete(
     if new:
         parts = " and ".join(dict.fromkeys(new))
         task = architecture.head.replace("_", " ")
-        warnings = (f"{where} has no weights for the {task} {parts}: {NEW_WEIGHTS} (seed {seed}); fine-tune first.",)
+        other = f"; its {' and '.join(left)} is left out" if left else ""
+        warnings = (
+            f"{where} has no weights for the {task} {parts}: {NEW_WEIGHTS} (seed {seed}); fine-tune first{other}.",
+        )
     return structure.unflatten(leaves), warnings
 
 
@@ -260,13 +267,16 @@ def _with_task(
     if task == old:
         return model
     family = family_named(a.family)
-    changed = replace(a, **head_fields(family, task))
-    arrays, _ = named_parameters(model.params)
+    changed = replace(a, **head_fields(family, config_for(model), task, where))
+    if head_of(changed).language is None:
+        changed = replace(changed, tied=False, end_ids=())
+    arrays, left = named_parameters(model.params)[0], []
     if not task.keeps_weights_of(old):
         kept = ("pooler.",) if family.pretrained_pooler else ()
+        left = [f"{a.head.replace('_', ' ')} head"] if "head.kernel" in arrays else []
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)
-    params, warnings = _complete(changed, arrays, seed, where, host)
+    params, warnings = _complete(changed, arrays, seed, where, host, left)
     return _warned(Model(changed, params, model.provenance), warnings)
 
 

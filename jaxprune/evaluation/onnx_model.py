@@ -32,11 +32,14 @@ class OnnxModel:
     def run(self, encoded: Encoded) -> TextsRun:
         """The outputs for tokenised texts, one a row, in batches of texts of about one length."""
         architecture = self.described.architecture
-        batches = plain_batches(encoded, architecture)
+        batches, pad = plain_batches(encoded, architecture), architecture.pool_pad
         per_text = head_of(architecture).per_text
         began, values = time.perf_counter(), []
         for batch in batches:
-            out = self.program(np.asarray(batch.ids), np.asarray(batch.segments) > 0, np.asarray(batch.types))
+            real = np.asarray(batch.segments) > 0
+            # The last token is told by padding's id, where the checkpoint names one.
+            ids = np.where(real, batch.ids, batch.ids if pad is None else pad)
+            out = self.program(ids, real, np.asarray(batch.types))
             values.append(out[:, None] if per_text else out)
         seconds = time.perf_counter() - began
         check_outputs(values, batches, architecture)

@@ -95,6 +95,12 @@ def export_transformers(
             "at random; use last_hidden_state."
         )
 
+    if target.pool == "last" and target.pool_pad is None:
+        warnings.append(
+            "config.json names no pad_token_id, without which transformers classifies one text at a time; add the id "
+            "of the tokenizer's padding, if texts do not end with that token."
+        )
+
     def fill(part: Path) -> None:
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file

@@ -19,7 +19,7 @@ from ..model.padded import logits
 from ..runtime.onnx import has_onnxruntime, open_onnx
 from .exported import Exported, probe, ready_to_export, source_config, with_head
 from .onnx_file import write_int8, write_onnx
-from .onnx_graph import check_graph, graph_of
+from .onnx_graph import graph_of
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order come to 1e-6 a layer
 PROBES = ((1, 7), (3, 24))  # rows and tokens that a written file is run on, rows of several lengths
@@ -36,7 +36,6 @@ def export_onnx(
     folder = Path(folder)
     check_onnx_installed(int8)
     source = source_config(model)
-    check_graph(model.architecture)
     model = ready_to_export(model, folder, overwrite, tokenizer)
     for name, leaf in named_parameters(model.params)[0].items():
         check_finite(name, np.asarray(leaf), "the model")

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
-from ..model.heads import head_of
 from ..model.model import Params
 from ..model.sublayer import attention_scale
 
@@ -85,9 +83,8 @@ class _Shared(NamedTuple):
 
 
 def graph_of(architecture: Architecture, params: Params) -> Graph:
-    """The graph of a model. Raises `CheckpointError` for a head that has no graph here."""
+    """The graph of a model."""
     a = architecture
-    check_graph(a)
     types = ("token_type_ids",) if a.token_types > 1 else ()
     g = Graph(("input_ids", "attention_mask", *types))
     g.place = "embed."
@@ -105,15 +102,6 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
         x = _dense(g, params["project_out"], x, "project_out")
     _OUTPUTS[a.head](g, params, x, a)
     return g
-
-
-def check_graph(architecture: Architecture) -> None:
-    """Raise `CheckpointError` for a model that has no graph here."""
-    if architecture.causal and head_of(architecture).per_text:
-        raise CheckpointError(
-            f"a {architecture.family} model with a {architecture.head} head has no ONNX graph here; export it with "
-            'format="transformers".'
-        )
 
 
 # --- the beginning
@@ -300,8 +288,19 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = MappingProxyType(
 # --- the end: one function a kind of head
 
 
+def _last_token(g: Graph, x: str, a: Architecture) -> str:
+    """The last token of every row that is no padding, [rows, hidden], as `pooling.pool_slots` finds it; or the first."""
+    shown = g.add("Greater", "attention_mask", g.whole(0))
+    if a.pool_pad is not None:
+        shown = g.add("Not", g.add("Equal", "input_ids", g.whole(a.pool_pad)))
+    slots = g.add("Unsqueeze", _slots(g), g.whole(0))
+    last = g.add("ReduceMax", g.add("Where", shown, slots, g.whole(-1)), axes=[1], keepdims=1)
+    chosen = g.add("Cast", g.add("Equal", slots, g.add("Max", last, g.whole(0))), to="FLOAT")
+    return g.add("Squeeze", g.add("MatMul", g.add("Unsqueeze", chosen, g.whole(1)), x), g.whole(1))
+
+
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    pooled = g.add("Gather", x, g.index(0), axis=1)
+    pooled = _last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
     if a.pooler != "none":
         pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", _dense(g, params["pooler"], pooled, "pooler"))
     _out(g, _dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))

@@ -13,6 +13,7 @@ from ..model.architecture import HALVES
 from ..model.ends import head_input
 from ..model.heads import head_of
 from ..model.language import Guide, Lesson, learnt, vocabulary
+from ..model.pooling import pooled
 from ..model.predictions import own_tokens
 from ..model.transformer import Outputs, apply_head
 
@@ -104,7 +105,8 @@ def summed_losses(
     )
     theirs: Outputs | None = None
     if teacher is not None and guide is None:
-        theirs = forward(teacher[1], as_taught(batch, teacher[0]), teacher[0], Sites(taps=taps), dtype=dtype)
+        taught_batch = pooled(as_taught(batch, teacher[0]), teacher[0])
+        theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps), dtype=dtype)
     language = head_of(architecture).language
     if language is None:
         assert out.logits is not None  # a whole forward pass ends with the head

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from safetensors.numpy import save_file
 from ..checkpoint.files import one_line
 from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.known_families import family_named
-from ..checkpoint.load import tensor_names
+from ..checkpoint.layout import fused, holder_of
+from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..checkpoint.read import Stored
 from ..checkpoint.write import check_writable, save
 from ..errors import OutputError, SettingsError
 from ..model import Architecture, Model
@@ -82,28 +85,14 @@ def write_peft(
     """
     folder = Path(folder)
     check_adapter_output(folder, again)
-    modules = _modules(base.architecture)
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}
-    for path, a, b, scaling in each_adapter(adapters):
-        name, rank = modules[path], int(np.shape(a)[1])
+    for name, (a, b, scaling) in _factors(base.architecture, adapters).items():
         # With use_rslora off, PEFT scales by alpha / rank: this alpha gives our scaling, whichever rule made it.
-        sizes[name] = rank, round(scaling * rank, 6)  # scaling is a float32
-        tensors[f"{BASE}{name}.lora_A.weight"] = np.asarray(a).T
-        tensors[f"{BASE}{name}.lora_B.weight"] = np.asarray(b).reshape(rank, -1).T
-    parameters, _ = named_parameters(base.params)
-    names = peft_tensors(base.architecture)
+        sizes[name] = len(a), round(scaling * len(a), 6)  # scaling is a float32
+        tensors |= {f"{BASE}{name}.lora_A.weight": a, f"{BASE}{name}.lora_B.weight": b}
     saved = _saved_modules(base.architecture, trained)
-    for ours, name in names.items():
-        if _saved_module(name, base.architecture) not in saved:
-            continue
-        leaf = np.asarray(parameters[ours])
-        if ours.endswith(".kernel"):
-            leaf = leaf.reshape(-1, leaf.shape[-1]) if ours.endswith((".o.kernel", ".down.kernel")) else leaf
-            leaf = leaf.reshape(leaf.shape[0], -1).T
-        elif ours.endswith(".bias"):
-            leaf = leaf.reshape(-1)
-        tensors[BASE + name] = leaf
+    tensors |= {BASE + name: leaf for name, leaf in _whole_tensors(base, saved).items()}
     config = _config(base, sizes, sorted(saved))
     part = folder.absolute().with_name(f".{folder.name}.jaxprune-tmp-{secrets.token_hex(4)}")
     try:
@@ -135,15 +124,70 @@ def peft_tensors(architecture: Architecture) -> dict[str, str]:
     def encoder(ours: str) -> bool:
         return not ours.startswith("head.") and (not ours.startswith("pooler.") or family.pretrained_pooler)
 
-    prefix = "" if HEAD_NAMES[architecture.head].bare else family.prefix
+    prefix = _prefix(architecture)
     return {ours: (prefix if encoder(ours) else "") + name for ours, name in names.items()}
+
+
+def _factors(architecture: Architecture, adapters: Adapters) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """PEFT's module -> its factors A [rank, inputs] and B [outputs, rank], and the scaling.
+
+    Projections that lie in one module get one pair: A with the rows of all, B with their blocks at their places.
+    """
+    holders, shapes = _holders(architecture), projection_shapes(architecture)
+    given = {path: (np.asarray(a).T, np.asarray(b), scaling) for path, a, b, scaling in each_adapter(adapters)}
+    out = {}
+    for module in dict.fromkeys(holders[path][0] for path in given):
+        paths = sorted((path for path in holders if holders[path][0] == module), key=lambda path: holders[path][1])
+        scaling = next(given[path][2] for path in paths if path in given)
+        a = np.concatenate([given[path][0] for path in paths if path in given])
+        widths = [prod(shapes[path][1]) for path in paths]
+        b, row, column = np.zeros((sum(widths), len(a)), np.float32), 0, 0
+        for path, width in zip(paths, widths, strict=True):
+            if path in given:
+                own, block, factor = given[path]
+                b[row : row + width, column : column + len(own)] = block.reshape(len(own), -1).T * (factor / scaling)
+                column += len(own)
+            row += width
+        out[module] = a, b, scaling
+    return out
+
+
+def _whole_tensors(base: Model, modules: set[str]) -> dict[str, np.ndarray]:
+    """The tensors of modules that are saved whole, as the family's files have them."""
+    family, (parameters, _) = family_named(base.architecture.family), named_parameters(base.params)
+    prefix = _prefix(base.architecture)
+    inner, outer = {}, {}
+    for ours, name in peft_tensors(base.architecture).items():
+        if _saved_module(name, base.architecture) not in modules:
+            continue
+        leaf = np.asarray(parameters[ours])
+        shape = file_shape(ours, leaf.shape)
+        leaf = leaf.reshape(shape[::-1]).T if ours.endswith(".kernel") else leaf.reshape(shape)
+        if name.startswith(prefix):
+            inner[name.removeprefix(prefix)] = Stored(leaf.shape, leaf.dtype.name, lambda leaf=leaf: leaf)
+        else:
+            outer[name] = leaf
+    return outer | {prefix + name: stored.read() for name, stored in fused(inner, family).items()}
+
+
+def _prefix(architecture: Architecture) -> str:
+    """What PyTorch's model with the head has before the names of the encoder's tensors."""
+    return "" if HEAD_NAMES[architecture.head].bare else family_named(architecture.family).prefix
+
+
+def _holder(name: str, architecture: Architecture) -> tuple[str, int]:
+    """The module that a tensor lies in, and its place among those that share it."""
+    prefix, module = _prefix(architecture), name.rpartition(".")[0]
+    if not module.startswith(prefix):
+        return module, 0
+    whole, parts = holder_of(module.removeprefix(prefix), family_named(architecture.family))
+    return prefix + whole, parts.index(module.rpartition(".")[2]) if parts else 0
 
 
 def _saved_module(name: str, architecture: Architecture) -> str:
     """The module that PEFT keeps whole for this tensor: of a task head all of it, as PEFT itself does."""
-    module = name.rpartition(".")[0]
-    encoder = HEAD_NAMES[architecture.head].bare or name.startswith(family_named(architecture.family).prefix)
-    return module if encoder else module.split(".")[0]
+    module, _ = _holder(name, architecture)
+    return module if module.startswith(_prefix(architecture)) else module.split(".")[0]
 
 
 def _saved_modules(architecture: Architecture, trained: Iterable[str]) -> set[str]:
@@ -161,10 +205,10 @@ def _saved_modules(architecture: Architecture, trained: Iterable[str]) -> set[st
 
 def check_apart(plan: Plan, trained: Iterable[str], architecture: Architecture) -> None:
     """Raise `SettingsError` where a module has an adapter and trains besides: PEFT can save or adapt it, not both."""
-    modules, names = _modules(architecture), peft_tensors(architecture)
-    adapted = {modules[path]: path for path in plan}
+    holders, names = _holders(architecture), peft_tensors(architecture)
+    adapted = {holders[path][0]: path for path in plan}
     for path in trained:
-        module = names[path.replace("/", ".")].rpartition(".")[0]
+        module, _ = _holder(names[path.replace("/", ".")], architecture)
         if module in adapted:
             raise SettingsError(
                 f"{path} trains and {adapted[module]} has an adapter, which no PEFT folder can hold; train one of the "
@@ -172,11 +216,11 @@ def check_apart(plan: Plan, trained: Iterable[str], architecture: Architecture) 
             )
 
 
-def _modules(architecture: Architecture) -> dict[str, str]:
-    """A projection's path -> the module's name."""
+def _holders(architecture: Architecture) -> dict[str, tuple[str, int]]:
+    """A projection's path -> the module that it lies in, and its place there."""
     names = peft_tensors(architecture)
     return {
-        path: names[f"{path.replace('/', '.')}.kernel"].removesuffix(".weight")
+        path: _holder(names[f"{path.replace('/', '.')}.kernel"], architecture)
         for path in projection_shapes(architecture)
     }
 
@@ -192,7 +236,7 @@ def _config(base: Model, sizes: dict[str, tuple[int, float]], saved: Sequence[st
         "lora_dropout": 0.0,
         "use_rslora": False,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": bool(family_named(base.architecture.family).transposed),
         "inference_mode": True,
         "target_modules": sorted(sizes),
         "modules_to_save": list(saved) or None,

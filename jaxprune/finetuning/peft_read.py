@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -84,25 +85,31 @@ def read_peft(folder: str | Path, base: Model) -> tuple[Model, Adapters]:
             )
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CheckpointError(f"the adapter in {folder} is incomplete at projection {module}; copy it anew.")
-        a, b = pair["A"].T, pair["B"].T  # [inputs, rank], [rank, outputs]
-        scaling = size_of(config, module, a.shape[1]).scaling
+        rank, b = len(pair["A"]), pair["B"].T  # [rank, outputs]
+        scaling = size_of(config, module, rank).scaling
         sizes = [file_shape(part, np.shape(parameters[part])) for part in parts]
         if parts == [EMBEDDING]:
             sizes = [(size[1], size[0]) for size in sizes]  # a table is read by its rows
         _check_fit(folder, module, parts, pair, sizes)
         pieces = np.split(b, np.cumsum([outputs for outputs, _ in sizes])[:-1], axis=1)
         for part, piece in zip(parts, pieces, strict=True):
-            path = part.removesuffix(".kernel").replace(".", "/")
+            path = _path(part)
             if path in projections:
+                # Of a module that holds several, the ranks that reach this one.
+                there = np.any(piece != 0, axis=1) if len(parts) > 1 else np.ones(rank, bool)
+                if not there.any():
+                    continue
                 layer, half, name = place_of(path)
-                factors = {"a": jnp.array(a, jnp.float32)}
-                factors["b"] = jnp.array(piece.reshape(-1, *projections[path][1]), jnp.float32)
+                factors = {"a": jnp.array(pair["A"].T[:, there], jnp.float32)}
+                factors["b"] = jnp.array(piece[there].reshape(-1, *projections[path][1]), jnp.float32)
                 adapters.weights[layer].setdefault(half, {})[name] = factors
                 adapters.scaling[layer].setdefault(half, {})[name] = np.float32(scaling)
             else:
-                update = scaling * (a.astype(np.float64) @ piece.astype(np.float64))
+                update = scaling * (pair["A"].T.astype(np.float64) @ piece.astype(np.float64))
                 leaf = np.asarray(parameters[part], np.float64)
                 parameters[part] = _like(leaf + update.reshape(leaf.shape), parameters[part])
+    # With its keys in the order that JAX gives them, which training leaves and `adapter_digest` goes by.
+    adapters = jax.tree.map(lambda leaf: leaf, adapters)
     warnings += _untouched(config, held, kernels, base, folder)
     notes = replace(base.provenance, warnings=tuple(dict.fromkeys([*base.provenance.warnings, *warnings])))
     return base.replace(params=structure.unflatten(parameters.values()), provenance=notes), adapters
@@ -181,11 +188,15 @@ def _parts(module: str, kernels: Mapping[str, str], base: Model) -> list[str]:
     )
 
 
+def _path(part: str) -> str:
+    return part.removesuffix(".kernel").replace(".", "/")
+
+
 def _check_fit(
     folder: Path, module: str, parts: list[str], pair: Mapping[str, np.ndarray], sizes: list[tuple[int, ...]]
 ) -> None:
     """Raise `CheckpointError` unless both factors have the widths of the parameters that they change."""
-    where = parts[0].removesuffix(".kernel").replace(".", "/")
+    where = _path(parts[0])
     rank, inputs, outputs = len(pair["A"]), sizes[0][1], sum(size[0] for size in sizes)
     for factor, expected in (("A", (rank, inputs)), ("B", (outputs, rank))):
         if pair[factor].shape != expected:

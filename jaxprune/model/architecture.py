@@ -96,8 +96,11 @@ class Architecture:
     down_bias: bool = True
     attention_scale: float | None = None  # None: head_width ** -0.5
     causal: bool = False
+    pool: Literal["first", "last"] = "first"  # the token that stands for a text, where the head reads one of each
+    pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
     pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
+    head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
@@ -155,7 +158,7 @@ class LastLayer(NamedTuple):
     """What a kind of head adds to the parameters: one dense layer on what it reads, or nothing."""
 
     outputs: Callable[[Architecture], int]  # 0: no such layer
-    bias: bool = True
+    bias: bool = True  # unless the architecture's head has none
     labelled: bool = False  # one output a label, so that there has to be one
 
 
@@ -222,5 +225,5 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         tree["pooler"] = dense((hidden,), (hidden,))
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
-        tree["head"] = dense((narrow,), (outputs,), last.bias)
+        tree["head"] = dense((narrow,), (outputs,), last.bias and a.head_bias)
     return tree

@@ -40,8 +40,9 @@ def text_logits(
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
     if architecture.pooler != "none":
         activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
-        pooled = activation(dense(params["pooler"], pooled))
-    return dense(params["head"], drop(pooled, dropout, 1))
+        # transformers' classes without a pooler, those on decoders, drop nothing here.
+        pooled = drop(activation(dense(params["pooler"], pooled)), dropout, 1)
+    return dense(params["head"], pooled)
 
 
 def token_logits(

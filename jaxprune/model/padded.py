@@ -11,6 +11,7 @@ from ..errors import DataError
 from .architecture import Architecture
 from .heads import head_of
 from .model import Batch, Model
+from .pooling import pool_slots
 from .transformer import whole_forward
 
 
@@ -22,7 +23,10 @@ def plain_batch(
 ) -> Batch:
     """One text a row, [rows, length], padded left or right, as tokenizers give them; positions as in transformers.
 
-    Traceable. Raises `DataError` where shapes disagree or a text is longer than the model reads.
+    So is the token that stands for a text: slot 0, or for a classifier on a decoder the last whose id is not padding's,
+    whatever the mask says. Where config.json names no padding, transformers takes the last slot of a single row and
+    refuses several; here the mask tells how far each text goes. Traceable. Raises `DataError` where shapes disagree or
+    a text is longer than the model reads.
     """
     ids = _integers(input_ids)
     if ids.ndim != 2:
@@ -42,14 +46,15 @@ def plain_batch(
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
     if architecture.positions != "none" and ids.shape[1] > architecture.max_positions:
         raise DataError(f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.limit}; truncate.")
-    rows = ids.shape[0]
+    segments = (mask > 0).astype(jnp.int32)
+    by_mask = architecture.pool == "last" and architecture.pool_pad is None
     return Batch(
         ids,
-        (mask > 0).astype(jnp.int32),
+        segments,
         positions,
         types,
-        jnp.zeros((rows, 1), jnp.int32),
-        jnp.arange(rows, dtype=jnp.int32)[:, None],
+        pool_slots(architecture, ids, segments if by_mask else jnp.ones_like(ids), 1),
+        jnp.arange(len(ids), dtype=jnp.int32)[:, None],
     )
 
 

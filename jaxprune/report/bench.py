@@ -15,10 +15,11 @@ import numpy as np
 from ..errors import DataError, SettingsError
 from ..exports.onnx import check_onnx_installed
 from ..exports.onnx_file import write_int8, write_onnx
-from ..exports.onnx_graph import check_graph, graph_of
+from ..exports.onnx_graph import graph_of
 from ..model import Batch, Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
+from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
@@ -106,7 +107,6 @@ def load_onnx_forward(
 ) -> tuple[float, Any, Callable[[], np.ndarray]]:
     """The same by onnxruntime: seconds of loading the file, the program, and a function that runs it once."""
     check_onnx_installed(int8=True)  # which is onnxruntime too
-    check_graph(model.architecture)
     batch = full_batch(model.architecture, rows, length, seed)
     with TemporaryDirectory() as folder:
         file, graph = Path(folder) / "model.onnx", graph_of(model.architecture, model.params)
@@ -237,12 +237,13 @@ def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0
     if bounded and length > architecture.max_positions:
         raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
+    whole = np.ones((rows, length), np.int32)
     return Batch(
         ids=jnp.asarray(ids, jnp.int32),
-        segments=jnp.ones((rows, length), jnp.int32),
+        segments=jnp.asarray(whole),
         positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length)),
         types=jnp.zeros((rows, length), jnp.int32),
-        pool=jnp.zeros((rows, 1), jnp.int32),
+        pool=jnp.asarray(pool_slots(architecture, ids, whole, 1)),
         index=jnp.arange(rows, dtype=jnp.int32)[:, None],
     )
 

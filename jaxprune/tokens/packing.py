@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..model import Architecture, Batch
+from ..model.pooling import pool_slots
 from .tokenizer import Encoded as Encoded
 
 CPU_BATCH, DEVICE_BATCH = 768, 16384  # slots a batch aims at: see batch_tokens
@@ -175,7 +176,7 @@ def batch_of(
     count, length, places = shape
     ids = np.full((count, length), architecture.pad_id, np.int32)
     segments, positions, types = (np.zeros((count, length), np.int32) for _ in range(3))
-    pool, index = np.zeros((count, places), np.int32), np.full((count, places), -1, np.int32)
+    index = np.full((count, places), -1, np.int32)
     for row, texts in enumerate(rows):
         start = 0
         for place, text in enumerate(texts):
@@ -186,6 +187,7 @@ def batch_of(
             # A model with one type (RoBERTa) or none reads every token as type 0, as transformers does.
             if architecture.token_types > 1:
                 types[row, start:stop] = encoded.types[text]
-            pool[row, place], index[row, place] = start, text
+            index[row, place] = text
             start = stop
+    pool = pool_slots(architecture, ids, segments, places)
     return Batch(ids, segments, positions, types, pool, index)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Tokenizer:
     read: TokenizerRead
     longest: int | None = None  # tokens of a text
     rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
+    types: int | None = None  # that its embedding tells apart
     first: int = 0  # the number of the first text, in errors: of texts that come in parts
 
     @staticmethod
@@ -66,8 +68,8 @@ class Tokenizer:
         """
         if not isinstance(source, Model):
             return Tokenizer(_ready(read_tokenizer(source)))
-        a = source.architecture
-        return Tokenizer(_ready(tokenizer_of(source)), a.max_positions if a.positions != "none" else None, a.vocab)
+        a, read = source.architecture, _ready(tokenizer_of(source))
+        return Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
 
     @property
     def backend(self) -> Any:
@@ -88,13 +90,25 @@ class Tokenizer:
                 f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
                 "it in tokenizer_config.json alone, and so texts are read here.",
             )
-        if not self.read.types and any(example.pair is not None for example in examples):
-            if any(self.backend.encode("a", "a").type_ids):
-                said += (
-                    "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
-                    f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
-                    "them in model_input_names of tokenizer_config.json if the model was trained with them.",
-                )
+        if any(example.pair is not None for example in examples):
+            said += self._joined_pairs()
+        return said
+
+    def _joined_pairs(self) -> tuple[str, ...]:
+        """Doubts where a model cannot tell the second text of a pair from the first, or hardly."""
+        both, said = self.backend.encode("a", "a"), ()
+        typed = any(both.type_ids) and (self.types is None or self.types > 1)
+        if typed and not self.read.types:
+            said = (
+                "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
+                f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
+                "them in model_input_names of tokenizer_config.json if the model was trained with them.",
+            )
+        if not (typed and self.read.types) and (0, 1) in pairwise(both.sequence_ids):
+            said += (
+                "the tokenizer puts nothing between the two texts of a pair, as in transformers, so that the model "
+                "reads them as one; end the first texts with a separator if it was trained with one.",
+            )
         return said
 
     def _unlike_embedding(self) -> tuple[str, ...]:

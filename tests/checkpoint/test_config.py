@@ -365,10 +365,15 @@ def test_every_row_of_the_table_is_consistent():
         assert family.model_type == name
         assert set(family.heads) in (
             {"classification", "token_classification", "question_answering"},
-            {"causal_lm"},
+            {"causal_lm", "classification"},
         )
         settings = json.loads(json.dumps(tiny.config(name)))
         task = declared_head(family, settings, "here")
         assert task is not None
         assert architecture_from(family, settings, task, "here").family == name
-        assert set(family.defaults) <= set(family.keys.values()) | {"head_dim", "attention_bias", "mlp_bias"}
+        assert set(family.defaults) <= set(family.keys.values()) | {
+            "head_dim",
+            "attention_bias",
+            "mlp_bias",
+            "pad_token_id",
+        }

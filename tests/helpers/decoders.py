@@ -17,6 +17,11 @@ def settings(family: str, **changes: Any) -> dict[str, Any]:
     return tiny.config(family, **{"vocab_size": 4 + len(WORDS), key: 64, **grouped, **changes})
 
 
+def classifier(folder: Path, family: str, labels: tuple[str, ...] = ("no", "yes"), **changes: Any) -> jp.Model:
+    names = {str(number): label for number, label in enumerate(labels)}
+    return language_model(folder, family, head="classification", id2label=names, pad_token_id=0, **changes)
+
+
 def language_model(folder: Path, family: str, **changes: Any) -> jp.Model:
     config = settings(family, **changes)
     tiny.write(folder, config, {name: 0.5 * tensor for name, tensor in tiny.tensors(config).items()})

@@ -25,7 +25,7 @@ CLASSES = {
 ENCODERS = ("bert", "roberta", "distilbert")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 PAIRS = [(family, head) for family in ENCODERS for head in HEADS if head != "causal_lm"] + [
-    (family, head) for family in DECODERS for head in ("causal_lm", "none")
+    (family, head) for family in DECODERS for head in ("causal_lm", "classification", "none")
 ]
 VOCAB, LENGTH = 30, 9
 
@@ -85,7 +85,10 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
     import torch
     import transformers
 
-    settings = {**SIZES[family], **({"num_labels": 3} if head.endswith("classification") else {}), **changes}
+    settings = {**SIZES[family], **({"num_labels": 3} if head.endswith("classification") else {})}
+    if family in DECODERS and head == "classification":
+        settings["pad_token_id"] = 0  # of `cases`; without one, transformers takes one text at a time
+    settings |= changes
     config = getattr(transformers, f"{CLASSES[family]}Config")(**settings)
     name = "GPT2LMHeadModel" if (family, head) == ("gpt2", "causal_lm") else CLASSES[family] + HEADS[head]
     model = getattr(transformers, name)(config).eval()

@@ -47,7 +47,7 @@ def paths_of(model: jp.Model) -> list[str]:
     return [name for name in names if name.startswith(("head/", "pooler/")) or "attention/norm/" in name]
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "opt", "gpt2", "llama", "qwen3"])
 def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
     reference = random_reference(family, "classification", seed=1)
     reference.save_pretrained(tmp_path / "base")
@@ -169,8 +169,9 @@ def test_conv1d_and_its_three_projections_in_one_give_pefts_logits(tmp_path, fan
     np.testing.assert_allclose(jp.logits(ours, IDS), theirs, atol=TOLERANCE)
 
 
-def test_grouped_queries_give_pefts_logits(tmp_path):
-    theirs = saved_adapter(tmp_path, "llama", "causal_lm", task_type="CAUSAL_LM", target_modules="all-linear")
+@pytest.mark.parametrize(("head", "kind"), [("causal_lm", "CAUSAL_LM"), ("classification", "SEQ_CLS")])
+def test_grouped_queries_give_pefts_logits(tmp_path, head, kind):
+    theirs = saved_adapter(tmp_path, "llama", head, task_type=kind, target_modules="all-linear")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
     np.testing.assert_allclose(jp.logits(ours, IDS), theirs, atol=TOLERANCE)
 

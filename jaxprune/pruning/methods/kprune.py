@@ -37,7 +37,7 @@ from .kprune_published import published_masks
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
 # its text is any text, so that the correlations of a few calibration windows are trusted less.
 BY_KIND = {
-    "encoder": {"elimination_ridge": 700.0, "depth_ratio": 6.0, "ridge": 2000.0, "input_ridge": 700.0},
+    "task": {"elimination_ridge": 700.0, "depth_ratio": 6.0, "ridge": 2000.0, "input_ridge": 700.0},
     "causal_lm": {"elimination_ridge": 8000.0, "depth_ratio": 1.0, "ridge": 8000.0, "input_ridge": 3000.0},
 }
 
@@ -152,7 +152,7 @@ class KPrune(Method):
         Raises `SettingsError` for a setting that has no effect on such a model.
         """
         self._check_for(architecture)
-        kind = BY_KIND["encoder" if head_of(architecture).language is None else "causal_lm"]
+        kind = BY_KIND["task" if head_of(architecture).language is None else "causal_lm"]
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",
