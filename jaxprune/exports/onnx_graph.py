@@ -289,7 +289,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = MappingProxyType(
 
 
 def _last_token(g: Graph, x: str, a: Architecture) -> str:
-    """The last token of every row that is no padding, [rows, hidden], as `pooling.pool_slots` finds it; or the first."""
+    """The last token of every row that is no padding, or the first, [rows, hidden]: as `pooling.pool_slots` does."""
     shown = g.add("Greater", "attention_mask", g.whole(0))
     if a.pool_pad is not None:
         shown = g.add("Not", g.add("Equal", "input_ids", g.whole(a.pool_pad)))

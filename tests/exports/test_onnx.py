@@ -124,6 +124,24 @@ def test_any_number_of_rows_and_tokens_runs(family):
         assert_same_outputs(model, program, rows, length, left)
 
 
+@pytest.mark.parametrize("pad", [None, 1])
+def test_a_classifier_on_a_decoder_reads_the_last_token(tmp_path, pad):
+    settings = tiny.config("llama", "classification", vocab_size=64, max_position_embeddings=32, pad_token_id=pad)
+    tiny.write(tmp_path / "dense", settings, tiny.tensors(settings))
+    write_tokenizer(tmp_path / "dense")
+    model = pruned(load(tmp_path / "dense"), UNEVEN)
+    assert (model.architecture.pool, model.architecture.pool_pad) == ("last", pad)
+    program = program_of(model)
+    for left in (False, True):
+        given = inputs(replace(model.architecture, pad_id=pad or 0), left=left)
+        np.testing.assert_allclose(program(*given), np.asarray(logits(model, *given)), rtol=1e-5, atol=1e-5)
+    jp.export(model, tmp_path / "out", format="onnx")
+    texts = ["the film was good", "bad", "a very long book and a film"]
+    ours, theirs = jp.predict(model, texts), jp.predict(jp.load_onnx(tmp_path / "out"), texts)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose([*one.probabilities.values()], [*other.probabilities.values()], atol=1e-5)
+
+
 # --- folders
 
 
