@@ -25,11 +25,14 @@ CURES: dict[str, str] = {
     "do not fit its config.json": "the weights are of another model than config.json says",
     "there is no folder": "on a machine without network only folders and the hub's cache work",
     # data
-    "--windows belongs to --task text": "leave it out; --limit scores the first texts of other tasks",
+    "belongs to --task text": "leave it out; --limit scores the first texts of other tasks",
+    "--set-aside belongs to --task chat": "leave it out; other tasks have files for what is scored",
+    "the chat template leaves nothing": "use a template that writes what the assistant says, or write prompt and "
+    "completion",
     "not JSON (": "the line that is shown: one object a line, in UTF-8, or one array",
     "holds no text.": "give a file with text in it",
     "SQuAD has versions 1 and 2": "pass version=1 or version=2",
-    "belong to the task text, not to": "leave them out, or name the task text",
+    "belong to the task": "leave them out, or name the task that has them",
     "label ⟨targets⟩ of example": "labels are counted from 0; load the model with the task's labels",
     # generating, timing
     "which is no token": "take ids below the number that is named",

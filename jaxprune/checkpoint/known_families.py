@@ -48,7 +48,8 @@ def hand_in(family: Family) -> Family:
         raise SettingsError(
             f"family {name}: heads name {', '.join(sorted(strange))}, expected {', '.join(get_args(HeadKind))}."
         )
-    read = [kind for kind, row in family.heads.items() if HEADS[kind, "single_label"].per_text and row.token == "first"]
+    per_text = {kind for (kind, _), row in HEADS.items() if row.per_text}
+    read = [kind for kind, modules in family.heads.items() if kind in per_text and modules.token == "first"]
     if family.switches.get("causal") and read:
         raise SettingsError(
             f"family {name} is causal, so that a text's first token says nothing of it, and its {', '.join(read)} head "

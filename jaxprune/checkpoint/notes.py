@@ -88,6 +88,7 @@ def loaded(tokenizer: Any) -> TokenizerRead:
         "token_type_ids" in own.model_input_names,
         replaced=(),
         unread=(),
+        own=own,
     )
 
 
@@ -112,6 +113,11 @@ def _in_transformers(tokenizer: Any) -> Any:
                 "transformers."
             )
         read = TokenizerRead(tokenizer, "", False, True, (), ())
+    if read.own is not None:
+        own = deepcopy(read.own)
+        own.backend_tokenizer.no_truncation()
+        own.backend_tokenizer.no_padding()
+        return own
     backend = Fast.from_str(read.backend.to_str())
     backend.no_truncation()
     backend.no_padding()

@@ -46,6 +46,7 @@ class TokenizerRead(NamedTuple):
     types: bool  # the model is given token types; where not, it reads all tokens as type 0
     replaced: tuple[str, ...]  # parts of tokenizer.json that class and settings have replaced by others
     unread: tuple[str, ...] = ()  # settings of config.json that say otherwise and belong into tokenizer_config.json
+    own: Any = None  # transformers' tokenizer: its chat template and end token; None: there is none of these
 
 
 def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) -> TokenizerRead:
@@ -64,6 +65,7 @@ def read_tokenizer(folder: str | Path, config: Mapping[str, Any] | None = None) 
         "token_type_ids" in tokenizer.model_input_names,
         _replaced(folder, tokenizer) if inside(folder, TOKENIZER_JSON).is_file() else (),
         tuple(key for key in _BERT_SETTINGS if key in config and config[key] != getattr(tokenizer, key, config[key])),
+        tokenizer,
     )
 
 

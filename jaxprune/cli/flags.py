@@ -15,7 +15,7 @@ from .. import tasks
 from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
+from ..errors import BudgetError, CheckpointError, SettingsError, UnknownSettingError
 from ..evaluation.onnx_model import OnnxModel, load_onnx
 from ..model import Model
 from ..model.heads import head_of
@@ -25,6 +25,8 @@ from ..pruning.method import Method
 from ..settings import former_names
 from ..tasks.calibration import Calibration, overlap
 from ..tasks.example import length_fields
+from ..tasks.kinds import KINDS
+from .task_flags import add_task as add_task, flag as flag, task as task
 
 # `seed` is the command's own: it draws the calibration texts and seeds the method.
 OWN = frozenset({"seed"})
@@ -151,72 +153,36 @@ def make_mesh(text: str) -> Any:
     return jax.sharding.Mesh(np.array(jax.devices()[:count]).reshape(shape), ("data", "model"))
 
 
-def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument(
-        "--task",
-        required=required,
-        metavar="NAME",
-        help="a GLUE task (sst2, mrpc, …), squad, squad2, "
-        "text-classification or token-classification for a folder of your own, "
-        "or text: perplexity of a language model",
-    )
-    parser.add_argument(
-        "--data",
-        metavar="PATH",
-        help="local files of the task; of text a file, plain or JSON lines (default: the hub, through datasets)",
-    )
-    parser.add_argument(
-        "--seq-len",
-        type=int,
-        metavar="N",
-        help="the most tokens of a text, longer ones are cut (128); tokens of a window (squad 384, text 512)",
-    )
-    parser.add_argument("--windows", type=int, metavar="K", help="text: score the first K windows at most")
-
-
-def task(arguments: argparse.Namespace) -> Any:
-    """The task that the flags name; None where they name none. Raises `DataError`, also for flags that need one."""
-    if arguments.task is None:
-        for name in ("data", "windows", "limit"):
-            if getattr(arguments, name, None) is not None:
-                raise DataError(f"{flag(name)} is for a task, and none is named; name it with --task, or leave it out.")
-        return None
-    options = {} if arguments.windows is None else {"windows": arguments.windows}
-    if arguments.task == "text" and getattr(arguments, "calibration_texts", None) is not None:
-        options["calibration"] = arguments.calibration_texts
-    elif options and arguments.task != "text":
-        raise DataError(f"--windows belongs to --task text, not to {arguments.task}.")
-    return tasks.load(arguments.task, arguments.data, length=arguments.seq_len, **options)
-
-
 def add_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N texts only")
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--calibration-samples", type=int, metavar="N", help="texts to measure on (512; of running text 16 windows)"
+        "--calibration-samples",
+        type=int,
+        metavar="N",
+        help="texts to measure on (512; of running text 16 windows, of chat 64)",
     )
     parser.add_argument(
         "--calibration-texts",
         metavar="FILE",
         help="draw them from this file instead of the task's training texts: one a line, a tab before a second text, "
-        "or JSON with text and text_pair; for --task text, or a language model without a task, a file as in --data",
+        "or JSON with text and text_pair; for --task text and chat, or a language model without a task, a file as in "
+        "--data",
     )
 
 
-def samples(arguments: argparse.Namespace, running: bool) -> int:
-    """How many calibration texts, or windows of a `running` text, the flags ask for."""
-    given = arguments.calibration_samples
-    return given if given is not None else 16 if running else 512
+def samples(arguments: argparse.Namespace, default: int = 512) -> int:
+    """How many calibration texts, or windows of a running text, the flags ask for."""
+    return default if arguments.calibration_samples is None else arguments.calibration_samples
 
 
 def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = None) -> Any:
     """The calibration texts that the flags ask for, drawn with `seed` or the command's own. Raises `DataError`."""
-    running = task.running
-    count, file = samples(arguments, running), arguments.calibration_texts
+    count, file = samples(arguments, KINDS[task.kind].samples), arguments.calibration_texts
     seed = int(arguments.seed if seed is None else seed)
-    if file is None or running:
+    if file is None or "calibration" in tasks.OPTIONS.get(task.name, ()):  # which reads the file itself
         return task.calibration(count, seed=seed)
     texts = Calibration.of_file(file, count, seed)
     return dataclasses.replace(
@@ -232,8 +198,8 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
 
     Raises `DataError`.
     """
-    running = head_of(architecture).language is not None
-    count, file = samples(arguments, running), arguments.calibration_texts
+    running, file = head_of(architecture).language is not None, arguments.calibration_texts
+    count = samples(arguments, *((KINDS["language"].samples,) if running else ()))
     if running:
         length = {} if arguments.seq_len is None else {"length": arguments.seq_len}
         return Calibration.of_running_text(file, count, arguments.seed, **length)
@@ -332,10 +298,6 @@ def settings(arguments: argparse.Namespace, classes: Iterable[type]) -> dict[str
     names = dict.fromkeys(field.name for cls in known for field in dataclasses.fields(cls))
     names |= dict.fromkeys(old for cls in known for old in former_names(cls))
     return _given(arguments, [name for name in names if name not in OWN])
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     elif arguments.calibration_texts is not None:
         calibration = flags.calibration_alone(arguments, model.architecture)
     else:
-        calibration = flags.samples(arguments, running=False)
+        calibration = flags.samples(arguments)
     length = arguments.seq_len if isinstance(calibration, int) else None
     result = plan(model, calibration, budgets[0] if len(budgets) == 1 else budgets, chosen, length=length, **where)
     counted, forwards = result.calibration, result.dense_forwards

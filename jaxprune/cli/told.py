@@ -9,6 +9,8 @@ from collections.abc import Collection
 _WORDS = {
     "pass calibration=FILE": "name a file with --calibration-texts",
     "pass Calibration.of_texts(texts)": "name a file with --calibration-texts",
+    "pass validation=0.05 to set a share aside": "set a share aside with --set-aside 0.05",
+    "pass train=FILE": "name files with --train-data",
     "name local files": "name local files with --data",
 }
 _CALL = re.compile(r"(?<![\w/])[A-Z]\w*\((\w+=[^()]*)\)")  # Budget(uniform=True, keep_heads=True)

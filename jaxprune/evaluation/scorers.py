@@ -5,7 +5,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..model import Architecture
+from ..model import Model
+from ..runtime.programs import Programs
 from ..tasks.example import Answers, Example, Kind
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
@@ -16,7 +17,9 @@ from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
-from .outputs import Runner, TextsRun
+from .onnx_model import OnnxModel, runner_of
+from .outputs import TextsRun
+from .perplexity import completions
 from .spans import OVERLAP, best_answers
 from .tags import tag
 
@@ -24,16 +27,16 @@ Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, dou
 
 
 def classify(
-    architecture: Architecture,
+    model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
     reader: Tokenizer | GivenIds,
     label_map: LabelMap,
-    runner: Runner,
+    programs: Programs,
 ) -> Scored:
     """One answer a text."""
     encoded = reader.encode(examples, task.max_length, task.strict_length)
-    run = runner(encoded)
+    run = runner_of(model, programs)(encoded)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, label_map), truth(examples, task)
     scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
@@ -51,19 +54,19 @@ def classify(
 
 
 def answer(
-    architecture: Architecture,
+    model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     label_map: LabelMap,
-    runner: Runner,
+    programs: Programs,
 ) -> Scored:
     """One span of its context a question."""
     check_none_own(task)
     contexts = [example.pair or "" for example in examples]
     questions = [example.text for example in examples]
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
-    run = runner(windows.encoded)
+    run = runner_of(model, programs)(windows.encoded)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     predicted = best_answers(logits, windows, contexts, task.nullable)
@@ -88,5 +91,6 @@ SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
         "regression": classify,
         "question_answering": answer,
         "token_classification": tag,
+        "chat": completions,
     }
 )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..model import Architecture
+from ..model import Model
+from ..runtime.programs import Programs
 from ..tasks.example import Example, Tags
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_texts
@@ -17,7 +18,7 @@ from ..tokens.tokenizer import Encoded, Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import tag_scores
-from .outputs import Runner
+from .onnx_model import OnnxModel, described, runner_of
 
 
 def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[Encoded, list[np.ndarray]]:
@@ -38,17 +39,19 @@ def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> 
 
 
 def tag(
-    architecture: Architecture,
+    model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     label_map: LabelMap,
-    runner: Runner,
+    programs: Programs,
 ) -> Any:
     """One tag a word; a scorer, for `scorers.SCORERS`."""
     encoded, pairs = read_tags(task, examples, tokenizer)
-    run = runner(encoded)
-    names = list(architecture.labels)  # a class that the task has not keeps its name: its entities are wrong
+    run = runner_of(model, programs)(encoded)
+    names = list(
+        described(model).architecture.labels
+    )  # a class that the task has not keeps its name: its entities are wrong
     for name, output in zip(task.labels, label_map.outputs, strict=True):
         names[output] = name
     true = [[task.labels[number] for number in pair[:, 1]] for pair in pairs]

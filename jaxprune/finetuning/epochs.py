@@ -1,14 +1,41 @@
 """The batches of every epoch: all texts, in a new order, as many a batch as were asked for, in one shape."""
 
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import jax
 import numpy as np
 
 from ..model import Architecture, Batch
-from ..tokens.packing import STEP, batch_of, check_encoded, fill_rows, row_length
+from ..tokens.packing import STEP, TOGETHER, batch_of, check_encoded, fill_rows, row_length
+from ..tokens.token_file import Ragged
 from ..tokens.tokenizer import Encoded
 from .settings import Train
+
+CROWD = (
+    8.0  # texts that may share a row, as a multiple of those that fit: documents cut into parts leave many short ends
+)
+
+
+class Epoch(Sequence[Batch]):
+    """The batches of an epoch, each made when it is asked for: a run that goes on in the middle makes none before."""
+
+    def __init__(self, chosen: Sequence[np.ndarray], build: Callable[[np.ndarray], Batch], counts: np.ndarray):
+        # By batch: what `build` makes it of, and how many texts it holds.
+        self._chosen, self._build, self.counts = chosen, build, counts
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Epoch": ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Epoch(self._chosen[index], self._build, self.counts[index])
+        return self._build(self._chosen[index])
+
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
 
@@ -22,19 +49,21 @@ def shuffled(
     length: int | None = None,
     multiple: int = 1,
     change: Change | None = None,
-) -> Callable[[int], list[Batch]]:
+    share: tuple[int, int] = (0, 1),
+) -> Callable[[int], Epoch]:
     """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
     A batch holds `size` texts, several short ones a row; the last one of an epoch holds those that are left over. All
     batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
-    filled up with empty ones to a multiple of `multiple`. `change` may alter a text's tokens, differently in every
-    epoch, such as drop words from it. Raises `DataError` as `pack` does.
+    filled up with empty ones to a multiple of `multiple`. Of several processes, `share` is this one's number and how
+    many there are: it gets its part of the rows of every batch, and reads the texts in these. `change` may alter a
+    text's tokens, differently in every epoch, such as drop words from it. Raises `DataError` as `pack` does.
 
     Every batch has one text of each of `size` groups of about equal length. So all need about as much room, and one
     plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
     the greatest length, than a batch needs.
     """
-    lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
+    lengths = encoded.lengths
     size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
     check_encoded(encoded, lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
@@ -47,8 +76,9 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     shape = room[slots] // slots, slots, max(map(len, plan))
+    mine, own_shape = _own_rows(shape, share)
 
-    def batches(epoch: int) -> list[Batch]:
+    def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
         order = random.permutation(len(lengths))  # decides between texts of one length
         ids = encoded.ids
@@ -64,28 +94,85 @@ def shuffled(
         groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
         chosen = [*groups.T, *([order[left_over]] if rest else [])]
         altered = Encoded(ids, encoded.types)
-        return [batch_of(_rows(plan, texts), altered, architecture, shape) for texts in chosen]
+        return Epoch(
+            chosen,
+            lambda texts: batch_of(_rows(plan, texts)[mine], altered, architecture, own_shape),
+            np.array([len(texts) for texts in chosen]),
+        )
 
     return batches
 
 
+def packed(
+    encoded: Encoded,
+    architecture: Architecture,
+    *,
+    size: int,
+    length: int,
+    seed: int = 0,
+    multiple: int = 1,
+    share: tuple[int, int] = (0, 1),
+) -> Callable[[int], Epoch]:
+    """As `shuffled`, but a batch holds `size` rows of `length` slots, which are filled as full as texts allow.
+
+    Which texts share a row is drawn once, with the seed; the order of rows anew for every epoch. None sees another.
+    """
+    lengths = encoded.lengths
+    check_encoded(encoded, lengths, length, architecture)
+    random = np.random.RandomState(seed)
+    order = random.permutation(len(lengths))
+    flats, sizes = [], []
+    for at in range(0, len(order), TOGETHER):  # some thousands at a time: as full as all together, in little memory
+        rows = fill_rows(order[at : at + TOGETHER], lengths, length, CROWD)
+        flats.append(np.concatenate([np.array(row, np.int64) for row in rows]))
+        sizes.append(np.array([len(row) for row in rows]))
+    counts = np.concatenate(sizes)
+    filled = Ragged(np.concatenate(flats), np.cumsum(counts))  # [row] -> texts
+    size = min(size, len(filled))
+    shape = -(-size // multiple) * multiple, length, int(counts.max())
+    mine, own_shape = _own_rows(shape, share)
+
+    def batches(epoch: int) -> Epoch:
+        order = np.random.RandomState([seed, epoch]).permutation(len(filled))
+        chosen = [order[at : at + size] for at in range(0, len(order), size)]
+        return Epoch(
+            chosen,
+            lambda numbers: batch_of([filled[row] for row in numbers[mine]], encoded, architecture, own_shape),
+            np.array([counts[numbers].sum() for numbers in chosen]),
+        )
+
+    return batches
+
+
+def _own_rows(shape: tuple[int, int, int], share: tuple[int, int]) -> tuple[slice, tuple[int, int, int]]:
+    """Which of a batch's rows are one process's, and the shape of these: `share` is its number, and how many are."""
+    mine = slice(shape[0] * share[0] // share[1], shape[0] * (share[0] + 1) // share[1])
+    return mine, (mine.stop - mine.start, *shape[1:])
+
+
 def batches_for(
     encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None = None
-) -> Callable[[int], list[Batch]]:
-    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`."""
+) -> Callable[[int], Epoch]:
+    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`.
+
+    A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`).
+    """
     devices = mesh.shape.get("data", 1) if mesh is not None else 1
     multiple = settings.accumulate * devices
+    if encoded.row is not None:
+        size, length = settings.batch_size, encoded.row
+        return packed(encoded, architecture, size=size, length=length, seed=settings.seed, multiple=multiple)
     return shuffled(encoded, architecture, size=settings.batch_size, seed=settings.seed, multiple=multiple)
 
 
-def remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Batch]]:
+def remembered(batches: Callable[[int], Sequence[Batch]]) -> Callable[[int], list[Batch]]:
     """The same, without packing an epoch's texts anew for everyone who reads it after another."""
     last: dict[int, list[Batch]] = {}
 
     def of(epoch: int) -> list[Batch]:
         held = last.get(epoch)
         if held is None:  # in one step each: two threads may ask
-            held = batches(epoch)
+            held = list(batches(epoch))
             last.clear()
             last[epoch] = held
         return held
@@ -95,6 +182,8 @@ def remembered(batches: Callable[[int], list[Batch]]) -> Callable[[int], list[Ba
 
 def text_counts(batches: Sequence[Batch]) -> np.ndarray:
     """How many texts each batch holds."""
+    if isinstance(batches, Epoch):
+        return batches.counts
     return np.array([np.sum(np.asarray(batch.index) >= 0) for batch in batches])
 
 

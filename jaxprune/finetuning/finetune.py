@@ -21,6 +21,8 @@ from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.heads import head_of
 from ..model.transformer import whole_pass
 from ..runtime.events import OnStep
+from ..tasks.example import picked
+from ..tasks.kinds import KINDS
 from ..tasks.running_text import text_digest
 from ..tasks.task import Task
 from ..tokens.cut_texts import CUT
@@ -241,7 +243,7 @@ def split_scored(settings: Train) -> str:
 def scored_texts(task: Task, split: str) -> dict[str, Any]:
     """What the scores of two runs must share for the better of them to mean anything, as `fingerprint` says it."""
     further = task.scored_beside if split == "validation" else ()
-    if task.running:
+    if not KINDS[task.kind].labelled:
         told = [task.max_length, task.windows, text_digest(task.split(split))]
         return {f"{split} texts": digest_of(told), "metric": task.metric}
     examples = [*task.split(split), *(example for name in further for example in task.others.get(name, ()))]
@@ -277,6 +279,6 @@ def set_aside(task: Task, settings: Train) -> Task:
     held, rest = order[: settings.holdout], np.sort(order[settings.holdout :])
     return replace(
         task,
-        train=tuple(train_texts[i] for i in rest),
-        others={**task.others, "holdout": tuple(train_texts[i] for i in held)},
+        train=picked(train_texts, rest),
+        others={**task.others, "holdout": picked(train_texts, held)},
     )

@@ -11,14 +11,15 @@ from ..evaluation.label_map import LabelMap, match_labels
 from ..evaluation.label_rows import check_rows
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..evaluation.tags import read_tags
-from ..model import Model
+from ..model import Architecture, Model
 from ..model.targets import IGNORED
 from ..tasks.example import Answers, Kind
+from ..tasks.kinds import KINDS
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.given_ids import GivenIds, reader_of
+from ..tokens.language_texts import language_texts
 from ..tokens.tokenizer import Encoded, Tokenizer, Windows
-from ..tokens.windows import windows_of
 
 Reader = Tokenizer | GivenIds
 SHARED_TOKENS = 64  # tokens that windows of a long context share
@@ -41,8 +42,8 @@ def prepare(model: Model, task: Task) -> Texts:
     label_map = match_labels(model.architecture, task)
     examples = label_map.task.split("train")
     tokenizer = reader_of(model, task)
-    warnings = label_map.warnings + tokenizer.doubts(() if task.running else examples)
-    texts = _READERS[label_map.task.kind](tokenizer, label_map, len(model.architecture.labels))
+    warnings = label_map.warnings + tokenizer.doubts(examples if KINDS[task.kind].labelled else ())
+    texts = _READERS[label_map.task.kind](tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
 
 
@@ -63,17 +64,17 @@ def _windows(task: Task, tokenizer: Reader) -> Windows:
     return tokenizer.windows(questions, contexts, task.max_length, SHARED_TOKENS, task.strict_length)
 
 
-def _labelled(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
+def _labelled(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     """One label a text."""
     encoded, labels = _whole(label_map.task, tokenizer), truth(label_map.task.split("train"), label_map.task)
-    targets = NUMBERINGS[label_map.task.kind].targets(labels, label_map, outputs)
+    targets = NUMBERINGS[label_map.task.kind].targets(labels, label_map, len(architecture.labels))
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-def _one_class(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
+def _one_class(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     """One class a text; a warning names those that no text has."""
     texts, there = (
-        _labelled(tokenizer, label_map, outputs),
+        _labelled(tokenizer, label_map, architecture),
         set(truth(label_map.task.split("train"), label_map.task).tolist()),
     )
     absent = [name for number, name in enumerate(label_map.task.labels) if number not in there]
@@ -82,7 +83,7 @@ def _one_class(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
 
 
-def _spans(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
+def _spans(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     """Windows of contexts, and the first and last token of the answer in each; token 0 where it is not there."""
     task = label_map.task
     examples, windows = task.split("train"), _windows(task, tokenizer)
@@ -106,7 +107,7 @@ def _spans(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     return Texts(windows.encoded, targets, warnings)
 
 
-def _tags(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
+def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     """One class for the first token of every word."""
     assert isinstance(tokenizer, Tokenizer)  # rows of token ids have no words
     encoded, pairs = read_tags(label_map.task, label_map.task.split("train"), tokenizer)
@@ -116,21 +117,23 @@ def _tags(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-def _next_tokens(tokenizer: Reader, label_map: LabelMap, outputs: int) -> Texts:
-    """Windows of running text, of which every token is learnt."""
-    encoded = _running_windows(label_map.task, tokenizer)
-    return Texts(encoded, np.zeros((len(encoded), 0), np.int8), ())
+def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    """Running text, of which every token is learnt, or conversations; in files that are mapped into memory."""
+    task = label_map.task
+    if isinstance(tokenizer, GivenIds):
+        encoded = tokenizer.encode(task.split("train"), task.max_length)
+        return Texts(encoded, np.zeros((len(encoded), 0), np.int8), ())
+    return Texts(*language_texts(tokenizer, task, end_ids=architecture.end_ids))
 
 
-def _running_windows(task: Task, tokenizer: Reader) -> Encoded:
-    """Windows of the training text, or rows of token ids as they are."""
+def _language(task: Task, tokenizer: Reader) -> Encoded:
+    """Running text, conversations, or rows of token ids as they are."""
     if isinstance(tokenizer, GivenIds):
         return tokenizer.encode(task.split("train"), task.max_length)
-    ids = list(windows_of(tokenizer, task.split("train"), task.max_length, f"the training text of {task.source}"))
-    return Encoded(ids, [np.zeros_like(row) for row in ids])
+    return language_texts(tokenizer, task).encoded
 
 
-_READERS: Mapping[Kind, Callable[[Reader, LabelMap, int], Texts]] = MappingProxyType(
+_READERS: Mapping[Kind, Callable[[Reader, LabelMap, Architecture], Texts]] = MappingProxyType(
     {
         "single_label": _one_class,
         "multi_label": _labelled,
@@ -138,12 +141,14 @@ _READERS: Mapping[Kind, Callable[[Reader, LabelMap, int], Texts]] = MappingProxy
         "question_answering": _spans,
         "token_classification": _tags,
         "language": _next_tokens,
+        "chat": _next_tokens,
     }
 )
 # How texts become token ids, where a text is not simply read whole.
 _ENCODERS: Mapping[Kind, Callable[[Task, Reader], Encoded]] = MappingProxyType(
     {
         "question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded,
-        "language": _running_windows,
+        "language": _language,
+        "chat": _language,
     }
 )

@@ -1,4 +1,4 @@
-"""Tasks by name: GLUE, SQuAD, or a folder of labelled texts of your own (public as `jaxprune.tasks`)."""
+"""Tasks by name: GLUE, SQuAD, texts and conversations of your own (public as `jaxprune.tasks`)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,9 +7,11 @@ from typing import Any
 
 from ..errors import DataError
 from .calibration import Calibration as Calibration
+from .chat import chat as chat
 from .example import Answers as Answers, Example as Example
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
+from .hub import Hub as Hub, Sources, listed_sources
 from .language import text as text
 from .squad import squad as squad
 from .task import Task as Task
@@ -22,26 +24,43 @@ _LOADERS: Mapping[str, Callable[..., Task]] = {
     "squad": partial(squad, version=1),
     "squad2": partial(squad, version=2),
 }
-_OWN: Mapping[str, Callable[..., Task]] = {"text-classification": folder, "token-classification": token_classification}
+_OWN: Mapping[str, Callable[..., Task]] = {
+    "text-classification": folder,
+    "token-classification": token_classification,
+    "chat": chat,
+}
 NAMES = (*_LOADERS, *_OWN, "text")
+# Options beside `data` and `length`, by the task that has them.
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "text": ("train", "calibration", "windows", "documents"),
+    "chat": ("validation", "calibration", "seed"),
+}
 
 
-def load(name: str, data: str | Path | None = None, *, length: int | None = None, **options: Any) -> Task:
+def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
-    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, for the task
-    of that name.
+    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text` and `chat`,
+    for the tasks of these names; for these `data` may be several files.
     """
-    if options and name != "text":
-        raise DataError(f"{', '.join(options)} belong to the task text, not to {name}.")
-    if data is not None and not Path(data).exists():
-        raise DataError(f"{data} does not exist; name a folder with the files of {name}, or none to use the hub.")
-    if name in _LOADERS:
-        return _LOADERS[name](data, max_length=length)
-    if name in _OWN:
-        if data is None:
-            raise DataError(f"{name} needs data=FOLDER with train.jsonl and validation.jsonl.")
-        return _OWN[name](data, max_length=length)
+    if name not in NAMES:
+        raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')
+    foreign = [option for option in options if option not in OPTIONS.get(name, ())]
+    if foreign:
+        of = [other for other, names in OPTIONS.items() if foreign[0] in names]
+        raise DataError(
+            f"{', '.join(foreign)} belong to the task {' or '.join(of) or 'of another name'}, not to {name}."
+        )
+    sources = [] if data is None else listed_sources(data)
+    if name not in OPTIONS and len(sources) + any(isinstance(source, Hub) for source in sources) > 1:
+        raise DataError(f"{name} is read from one folder, got {', '.join(map(str, sources))}; name the folder.")
+    for source in sources:
+        if not isinstance(source, Hub) and not Path(source).exists():
+            raise DataError(f"{source} does not exist; name a folder with the files of {name}, or none to use the hub.")
     if name == "text":
         return text(data, **options) if length is None else text(data, length=length, **options)
-    raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')
+    if name in _LOADERS:
+        return _LOADERS[name](data, max_length=length)
+    if data is None:
+        raise DataError(f"{name} needs data=FOLDER with train.jsonl and validation.jsonl.")
+    return _OWN[name](data, max_length=length, **options)

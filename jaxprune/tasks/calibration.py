@@ -64,7 +64,7 @@ class Calibration:
             parts = (json.dumps(chunk, ensure_ascii=False)[1:-1] for chunk in self.examples.chunks())
             written: Iterable[str] = chain(['["'], parts, ['", null]'])
         else:
-            written = (json.dumps([example.text, example.pair], ensure_ascii=False) for example in self.examples)
+            written = (_written(example) for example in self.examples)
         for part in written:
             digest.update(part.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -155,11 +155,19 @@ def few_texts(count: int) -> tuple[str, ...]:
     return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
 
 
+def _written(example: Example) -> str:
+    """What an example says, as JSON."""
+    if example.chat is None:
+        return json.dumps([example.text, example.pair], ensure_ascii=False)
+    return json.dumps(example.chat[1:], ensure_ascii=False)  # but where it stands
+
+
 def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
     """A warning where calibration texts are among those that are scored."""
 
-    def key(example: Example) -> Any:
-        return tuple(" ".join(text.casefold().split()) for text in (example.text, example.pair or ""))
+    def key(example: Example) -> int:  # a number takes less room than a text
+        said = (example.text, example.pair or "") if example.chat is None else (_written(example),)
+        return hash(tuple(" ".join(text.casefold().split()) for text in said))
 
     known = {key(example) for example in scored}
     shared = sum(key(example) in known for example in examples)

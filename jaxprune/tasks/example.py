@@ -1,6 +1,9 @@
 """What a task is made of: texts and their labels."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from ..errors import DataError
 
@@ -11,6 +14,7 @@ Kind = Literal[
     "question_answering",
     "token_classification",
     "language",
+    "chat",
     "unlabelled",
 ]
 
@@ -48,6 +52,17 @@ class TokenIds(NamedTuple):
     types: tuple[int, ...]
 
 
+class Conversation(NamedTuple):
+    """Messages that a chat template makes one text of; or, where there are none, a prompt and its completion."""
+
+    where: str  # "FILE line N", for messages
+    messages: tuple[Mapping[str, Any], ...] = ()  # as `apply_chat_template` of transformers takes them
+    learnt: tuple[bool, ...] = ()  # of every message: whether a model learns to say it
+    tools: tuple[Any, ...] = ()  # what a template is told of tools: JSON schemas
+    prompt: str = ""
+    completion: str = ""
+
+
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
@@ -59,6 +74,7 @@ class Example(NamedTuple):
     pair: str | None
     label: Label | None
     tokens: TokenIds | None = None  # where the text is token ids already; `text` is empty then
+    chat: Conversation | None = None  # where it is one; `text` is empty then
 
 
 def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:
@@ -66,3 +82,9 @@ def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any
     if asked is not None and asked < 1:
         raise DataError(f"texts of {asked} tokens were asked for; ask for at least 1.")
     return {"max_length": default if asked is None else asked, "strict_length": asked is not None}
+
+
+def picked(examples: Sequence[Example], rows: Sequence[int] | np.ndarray) -> Sequence[Example]:
+    """The examples of these numbers, in this order; those that lie in files stay there."""
+    from_files = getattr(examples, "picked", None)
+    return tuple(examples[row] for row in rows) if from_files is None else from_files(rows)

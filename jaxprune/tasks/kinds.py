@@ -7,13 +7,20 @@ from typing import NamedTuple
 from ..model.architecture import HeadKind
 from .example import Kind
 
+_SHARE = "add train.jsonl to the folder, or pass validation=0.05 to set a share aside"
+
 
 class TaskKind(NamedTuple):
     """One kind of task."""
 
     head: HeadKind | None  # that it needs; None: it cannot be scored
     scores: tuple[str, ...] = ("",)  # the metrics of data of one's own, the primary one first
-    running: bool = False  # one running text, without labels
+    running: bool = False  # one running text
+    samples: int = 512  # to calibrate on, where a command is not told
+    # What to do where there are no texts to calibrate on, or to train on.
+    to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"
+    to_train: str = "add train.jsonl there"
+    labelled: bool = True  # its texts have labels; where not, what is predicted is in the texts
 
 
 KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
@@ -23,7 +30,17 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
         "regression": TaskKind("classification", ("pearson", "spearman")),
         "question_answering": TaskKind("question_answering", ("f1",)),
         "token_classification": TaskKind("token_classification", ("f1", "precision", "recall", "accuracy")),
-        "language": TaskKind("causal_lm", ("perplexity",), running=True),
+        "language": TaskKind(
+            "causal_lm", ("perplexity",), True, 16, "pass calibration=FILE", "pass train=FILE", labelled=False
+        ),
+        "chat": TaskKind(
+            "causal_lm",
+            ("perplexity",),
+            samples=64,
+            to_calibrate=_SHARE,
+            to_train=_SHARE,
+            labelled=False,
+        ),
         "unlabelled": TaskKind(None),
     }
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .example import Example
+from .hub import Hub, Source, Spool
 from .jsonl import check_no_table, decode, decoded, is_json, iter_rows
 from .plain_text import not_plain
 
@@ -22,41 +23,51 @@ def check_window(length: int) -> None:
 
 @dataclass(frozen=True)
 class RunningText(Sequence[Example]):
-    """The text of a file as one example. Each use reads the file anew; asking for the example itself reads all of it.
+    """The text of files as one example. Each use reads them anew; asking for the example itself reads all of it.
 
-    The text is the file's as it stands, or where it is called JSON its "text"s, a blank line between them. A JSON array
-    is in memory while it is read; all else goes through it in parts.
+    The text of a file is it as it stands, or where it is called JSON its "text"s; a blank line stands between these,
+    and between files. A JSON array is in memory while it is read; all else goes through it in parts.
     """
 
-    file: Path
+    files: tuple[Path, ...]
     characters: int
+    by_document: bool = False  # each text of a JSON file, and each plain file, is read as a text of its own
+    kept: tuple[Spool, ...] = ()  # temporary files among them
 
     @staticmethod
-    def of(file: str | Path) -> "RunningText":
-        """Raises DataError where the file is missing, not UTF-8, not what its name says, or blank."""
-        path = Path(file)
-        if path.is_dir() or not path.exists():
-            raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
-        check_no_table(path, "write plain text, or JSON lines with a text each.")
-        characters, blank = 0, True
-        for chunk in RunningText(path, 0).chunks():
-            if blank and not is_json(path):
-                _check_plain(path, chunk)
-            characters += len(chunk)
-            blank = blank and not chunk.strip()
-        if blank:
-            raise DataError(f"{path} holds no text.")
-        return RunningText(path, characters)
+    def of(*files: str | Path, by_document: bool = False, kept: tuple[Spool, ...] = ()) -> "RunningText":
+        """Raises DataError where a file is missing, not UTF-8, not what its name says, or blank."""
+        paths = tuple(map(Path, files))
+        characters = 2 * (len(paths) - 1)
+        for path in paths:
+            if path.is_dir() or not path.exists():
+                raise DataError(f"{path} is not a file; name a text file, or JSON lines with a text each.")
+            check_no_table(path, "write plain text, or JSON lines with a text each.")
+            blank = True
+            for chunk in RunningText((path,), 0).chunks():
+                if blank and not is_json(path):
+                    _check_plain(path, chunk)
+                characters += len(chunk)
+                blank = blank and not chunk.strip()
+            if blank:
+                raise DataError(f"{path} holds no text.")
+        return RunningText(paths, characters, by_document, kept)
 
     def chunks(self) -> Iterator[str]:
         """The text in parts, in order."""
-        if not is_json(self.file):
-            yield from decoded(self.file)
-            return
-        for number, row in enumerate(iter_rows(self.file)):
+        for number, document in enumerate(self.documents()):
             if number:
                 yield "\n\n"
-            yield row.text("text")
+            yield from document
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """Every text of its own in parts, in order."""
+        for file in self.files:
+            if is_json(file):
+                for row in iter_rows(file):
+                    yield iter((row.text("text"),))
+            else:
+                yield decoded(file)
 
     def __len__(self) -> int:
         return 1
@@ -65,16 +76,30 @@ class RunningText(Sequence[Example]):
         return (Example("".join(self.chunks()), None, None),)[index]
 
 
-def text_of(file: str | Path) -> Sequence[Example]:
-    """The text of a file, of a pipe in memory, as it can be read only once. Errors as `RunningText.of`."""
-    path = Path(file)
+def text_of(first: Source, *others: Source, by_document: bool = False) -> Sequence[Example]:
+    """The text of files, or rows of the hub; of a pipe, named alone, in memory, as it can be read only once.
+
+    Errors as `RunningText.of`.
+    """
+    sources = (first, *others)
+    if others or isinstance(first, Hub):
+        spools = {number: _spooled(source) for number, source in enumerate(sources) if isinstance(source, Hub)}
+        files = [spools[n].path if n in spools else str(source) for n, source in enumerate(sources)]
+        return RunningText.of(*files, by_document=by_document, kept=tuple(spools.values()))
+    path = Path(first)
     if path.is_file() or path.is_dir() or not path.exists():
-        return RunningText.of(path)
+        return RunningText.of(path, by_document=by_document)
     text = decode(path)
     if not text.strip():
         raise DataError(f"{path} holds no text.")
     _check_plain(path, text)
     return (Example(text, None, None),)
+
+
+def _spooled(hub: Hub) -> Spool:
+    """The texts of the hub's rows that have one; blank ones are no documents."""
+    texts = (row.text("text", blank=True) for row in hub.rows())
+    return Spool({"text": text} for text in texts if text.strip())
 
 
 def _check_plain(path: Path, begin: str) -> None:
@@ -91,14 +116,17 @@ def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:
 
 
 def text_digest(examples: Sequence[Example]) -> str:
-    """SHA-256 of every text, or of its token ids, read part by part."""
+    """SHA-256 of every text, of its token ids, or of a conversation, read part by part."""
     digest = hashlib.sha256()
-    for chunks in chunks_of(examples):
+    if not isinstance(examples, RunningText):
+        for example in examples:
+            digest.update(example.text.encode("utf-8", "surrogatepass") + b"\xff")  # no byte of UTF-8
+            digest.update(repr((example.tokens, example.chat and example.chat[1:])).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+    for chunks in examples.documents() if examples.by_document else [examples.chunks()]:
         for chunk in chunks:
             digest.update(chunk.encode("utf-8", "surrogatepass"))
-        digest.update(b"\xff")  # ends a text: no byte of UTF-8
-    for tokens in () if isinstance(examples, RunningText) else (example.tokens for example in examples):
-        digest.update(repr(tokens).encode())
+        digest.update(b"\xff")
     return digest.hexdigest()
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from ..checks import check_seed
 from ..errors import DataError
 from .calibration import Calibration, check_count, draw_rows, drawn_windows, few_texts, overlap
-from .example import MAX_LENGTH, ClassesFrom, Example, Kind
+from .example import MAX_LENGTH, ClassesFrom, Example, Kind, picked
 from .kinds import KINDS
+
+CALIBRATION = "calibration"  # the split to calibrate on, where that is not the training texts
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,18 @@ class Task:
 
     def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
-        examples = self._splits.get(name, ())
+        examples, row = self._splits.get(name, ()), KINDS[self.kind]
+        if not row.labelled and not examples:
+            there = ", ".join(key for key, entries in self._splits.items() if entries) or "none"
+            cure = row.to_train if name == "train" else "name another"
+            raise DataError(
+                f'{self.name} from {self.source} has no texts in split "{name}"; there are: {there}; {cure}.'
+            )
         if not self.is_labelled(name):
             labelled = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
             problem = "no labels" if examples else "no examples"
             raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {labelled}.')
-        bare = [] if self.running else [n for n, example in enumerate(examples) if example.label is None]
+        bare = [n for n, example in enumerate(examples) if example.label is None] if row.labelled else []
         if bare:
             raise DataError(
                 f"{self.name} from {self.source}: {name} text {bare[0]} has no label, or -1 ({len(bare)} of "
@@ -71,9 +79,9 @@ class Task:
         return bool(given) and given[0].tokens is not None
 
     def is_labelled(self, name: str) -> bool:
-        """Whether a split is there with labels, if not for every text; running text needs none."""
+        """Whether a split is there with labels, if not for every text; a language model's texts need none."""
         examples = self._splits.get(name, ())
-        if self.running:  # whose text is not read for this
+        if not KINDS[self.kind].labelled:  # whose texts are not read for this
             return len(examples) > 0
         return any(example.label is not None for example in examples)
 
@@ -88,20 +96,18 @@ class Task:
         """
         check_count(count)
         check_seed(seed)
-        if not self.train:
-            cure = "calibration=FILE" if self.running else "Calibration.of_texts(texts)"
-            raise DataError(
-                f"{self.name} from {self.source} has no training texts to calibrate on; "
-                f"{'' if self.running else 'add train.jsonl there, or '}pass {cure}."
-            )
+        train = self.others.get(CALIBRATION, self.train)
+        if not train:
+            cure = KINDS[self.kind].to_calibrate
+            raise DataError(f"{self.name} from {self.source} has no training texts to calibrate on; {cure}.")
         if self.running:
             source = f"{self.source} (train)"
-            return drawn_windows(self.train, self.validation, source, count, seed, self.max_length)
-        if count > len(self.train):
+            return drawn_windows(train, self.validation, source, count, seed, self.max_length)
+        if count > len(train):
             raise DataError(
-                f"{count} calibration samples, but {self.name} has {len(self.train)} training texts; ask for fewer."
+                f"{count} calibration samples, but {self.name} has {len(train)} training texts; ask for fewer."
             )
-        examples = tuple(self.train[row] for row in draw_rows(len(self.train), count, seed))
+        examples = tuple(picked(train, draw_rows(len(train), count, seed)))
         rows = [example.tokens for example in examples if example.tokens is not None]
         if rows:
             ids, types = tuple(row.ids for row in rows), tuple(row.types for row in rows)

@@ -17,6 +17,7 @@ from .tokenizer import Encoded as Encoded
 CPU_BATCH, DEVICE_BATCH = 768, 16384  # slots a batch aims at: see batch_tokens
 ROW_LENGTHS = (64, 128)  # slots a row where all texts are that short: few shapes, and attention costs length²
 STEP = 16  # longer rows are a multiple of this
+TOGETHER = 4096  # texts that are looked at together
 
 
 def pack(
@@ -36,7 +37,7 @@ def pack(
     two or to all of a batch, so that call after call runs programs that are compiled. Deterministic. Raises DataError
     for a text that has no tokens or does not fit.
     """
-    lengths = np.array([len(ids) for ids in encoded.ids], np.int64)
+    lengths = encoded.lengths
     length = row_length(lengths, length)
     check_encoded(encoded, lengths, length, architecture)
     texts = np.arange(len(lengths))
@@ -128,25 +129,35 @@ def check_encoded(encoded: Encoded, lengths: np.ndarray, length: int, architectu
         raise DataError(f"text {text} has {longest} tokens, a row {length}; raise length or truncate.")
     if architecture.positions != "none" and longest > architecture.max_positions:
         raise DataError(f"text {text} has {longest} tokens, more than the model's {architecture.limit}; truncate.")
-    ids = np.concatenate(encoded.ids)
-    if ids.min() < 0 or ids.max() >= architecture.vocab:
+    least, most = _extremes(encoded.ids)
+    if least < 0 or most >= architecture.vocab:
         raise DataError(
-            f"token ids run from {ids.min()} to {ids.max()}, the model's embedding has {architecture.vocab} rows; "
+            f"token ids run from {least} to {most}, the model's embedding has {architecture.vocab} rows; "
             "use the tokenizer that belongs to it."
         )
     if architecture.token_types > 1:  # others read every token as type 0
-        types = np.concatenate(encoded.types)
-        if types.min() < 0 or types.max() >= architecture.token_types:
+        least, most = _extremes(encoded.types)
+        if least < 0 or most >= architecture.token_types:
             raise DataError(
-                f"token types run from {types.min()} to {types.max()}, the model has {architecture.token_types}; "
+                f"token types run from {least} to {most}, the model has {architecture.token_types}; "
                 "give those of its tokenizer."
             )
 
 
-def fill_rows(texts: np.ndarray, lengths: np.ndarray, length: int) -> list[list[int]]:
-    """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing)."""
+def _extremes(rows: Sequence[np.ndarray]) -> tuple[int, int]:
+    """The least and the greatest number in all rows, which may lie in a file that is larger than the memory."""
+    groups = (np.concatenate(rows[at : at + TOGETHER]) for at in range(0, len(rows), TOGETHER))
+    least, most = zip(*((int(group.min()), int(group.max())) for group in groups), strict=True)
+    return min(least), max(most)
+
+
+def fill_rows(texts: np.ndarray, lengths: np.ndarray, length: int, crowd: float = 2.0) -> list[list[int]]:
+    """Rows of texts: each text, longest first, goes where it leaves the least room (best-fit decreasing).
+
+    A row holds at most `crowd` times as many texts as fit of the mean length.
+    """
     # Without a limit the shortest texts would all share a few rows, and every row pays for the fullest one's slots.
-    limit = max(1, int(np.ceil(2 * length / lengths[texts].mean())))
+    limit = max(1, int(np.ceil(crowd * length / lengths[texts].mean())))
     rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(length + 1)]  # room left -> rows, oldest last
     for text in texts[np.lexsort((texts, -lengths[texts]))]:
@@ -170,7 +181,10 @@ def _spread(rows: list[list[int]], most: int, even: bool) -> list[list[list[int]
 
 
 def batch_of(
-    rows: Sequence[Sequence[int]], encoded: Encoded, architecture: Architecture, shape: tuple[int, int, int]
+    rows: Sequence[Sequence[int] | np.ndarray],
+    encoded: Encoded,
+    architecture: Architecture,
+    shape: tuple[int, int, int],
 ) -> Batch:
     """A batch whose row i holds the texts numbered rows[i]; `shape`: rows, slots of a row, texts of a row."""
     count, length, places = shape

@@ -25,17 +25,24 @@ PADDED_ROWS, PADDED_SHARE = 128, 0.03
 class Encoded:
     """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
 
-    ids: list[np.ndarray]
-    types: list[np.ndarray]
+    ids: Sequence[np.ndarray]  # a list, or in a file (`token_file.Ragged`)
+    types: Sequence[np.ndarray]
     cut: int = 0  # how many texts lost their end, or beginning
     longest: int | None = None  # tokens that they were cut to
+    row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every text, int64."""
+        known = getattr(self.ids, "lengths", None)
+        return np.array([len(ids) for ids in self.ids], np.int64) if known is None else known
+
+    @property
     def tokens(self) -> int:
-        return sum(len(ids) for ids in self.ids)
+        return int(self.lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,25 @@ class Tokenizer:
         encodings = self._encode(texts, numbered=False, add_special_tokens=False)
         return [np.array(entry.ids, np.int32) for entry in encodings]
 
+    def around(self) -> tuple[np.ndarray, np.ndarray]:
+        """The special tokens that are put before a text, and after it."""
+        self.backend.no_truncation()
+        encoding = self._encode(["a"], numbered=False)[0]
+        own = np.flatnonzero(~np.array(encoding.special_tokens_mask, bool))
+        ids = np.array(encoding.ids, np.int32)
+        return ids[: own[0]], ids[own[-1] + 1 :]
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text; None where none is named."""
+        return None if self.read.own is None else self.read.own.eos_token_id
+
+    def located(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The token ids of whole texts, as `plain_batch`, and the first and past the last character of each token."""
+        self.backend.no_truncation()
+        encodings = self._encode(list(texts), numbered=False, add_special_tokens=False)
+        return [(np.array(entry.ids, np.int32), np.array(entry.offsets).reshape(-1, 2)) for entry in encodings]
+
     def prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of whole texts to continue: with the special tokens put before a text, without those after it."""
         self.backend.no_truncation()
@@ -199,7 +225,7 @@ class Tokenizer:
 
         A question is cut at 64 tokens, or at half of `max_length` if that is less. `strict` is that of `encode`.
         """
-        max_length = self._room(max_length, True, strict)
+        max_length = self.room(max_length, True, strict)
         self.backend.no_truncation()
         most = min(64, max_length // 2)
         asked = self._encode(list(questions), add_special_tokens=False)
@@ -231,7 +257,7 @@ class Tokenizer:
                 f"text {given} is token ids already, and training reads texts; give the texts, or score and prune only."
             )
         paired = any(example.pair is not None for example in examples)
-        room = self._room(max_length, paired, strict)
+        room = self.room(max_length, paired, strict)
         self._cut(room, strategy="longest_first")
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         encodings = self._encode(inputs)
@@ -264,7 +290,11 @@ class Tokenizer:
             [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
         )
 
-    def _room(self, max_length: int, pair: bool, strict: bool) -> int:
+    def room(self, max_length: int, pair: bool, strict: bool) -> int:
+        """The most tokens of a text or pair: `max_length`, or what the model reads if that is less.
+
+        Raises `DataError` where it is less and `strict`, and where special tokens alone would fill it.
+        """
         if strict and self.longest is not None and max_length > self.longest:
             raise DataError(
                 f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."

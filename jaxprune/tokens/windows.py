@@ -15,6 +15,7 @@ from ..runtime.events import OnStep
 from ..tasks.calibration import Calibration
 from ..tasks.example import Example
 from ..tasks.running_text import characters_of, chunks_of
+from .conversations import read_conversations
 from .cut_texts import cut_texts
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
 from .tokenizer import Encoded, Tokenizer
@@ -55,12 +56,19 @@ def encoded_for(
 ) -> tuple[Encoded, tuple[str, ...]]:
     """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts.
 
-    `on_step` is that of `token_ids`.
+    Of conversations all tokens are measured on, whoever says them. `on_step` is that of `token_ids`.
     """
     if calibration.ids:
         ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
         return Encoded(ids, types), ()
     tokenizer = Tokenizer.of(model)
+    if calibration.windows is None and calibration.examples[0].chat is not None:
+        rows, reading = read_conversations(
+            tokenizer, calibration.examples, calibration.max_length, calibration.strict_length
+        )
+        ids = [row for row, _ in rows]
+        said = reading.warnings("calibration conversations")
+        return Encoded(ids, [np.zeros_like(entry) for entry in ids]), tokenizer.doubts(()) + said
     encoded = encode_calibration(tokenizer, calibration, on_step)
     # A running text has no pairs to doubt, and is not read for them.
     doubts = tokenizer.doubts(calibration.examples if calibration.windows is None else ())

@@ -12,7 +12,8 @@ from jaxprune.tasks.example import Example
 
 SCORED = (Example("  TEXT 3", None, 0),)
 TASK = SimpleNamespace(
-    running=False,
+    name="sst2",
+    kind="single_label",
     max_length=32,
     strict_length=True,
     validation=SCORED,
@@ -32,7 +33,7 @@ def test_without_a_file_the_task_draws():
 
 def test_without_a_count_running_text_draws_fewer():
     assert draw(None, None) == (512, 0)
-    text = SimpleNamespace(running=True, calibration=lambda count, seed: (count, seed))
+    text = SimpleNamespace(name="text", kind="language", calibration=lambda count, seed: (count, seed))
     parser = ArgumentParser()
     flags.add_calibration(parser)
     arguments = parser.parse_args([])

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from jaxprune.assets import demo_data_path
 from tests.cli.conftest import write_data, write_model
 from tests.finetuning.conftest import WORDS
+from tests.helpers.chat import chat_model
 from tests.helpers.decoders import language_model
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ def write_inputs(root: Path) -> Path:
     write_model(root / "my-encoder")
     without_head(root / "my-encoder")
     language_model(root / "my-language-model", "llama")
+    chat_model(root / "my-chat-model")
     of_another_family(root / "my-own-family")
     random = np.random.RandomState(0)
     text = "\n".join(" ".join(random.choice(WORDS, 12)) for _ in range(200))

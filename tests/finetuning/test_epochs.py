@@ -101,7 +101,7 @@ def test_steps_follow_the_batch_size_down_to_one_text(encoded):
 
 
 def test_the_first_texts_come_from_whole_batches_and_a_part_of_the_last(encoded):
-    batches = shuffled(encoded, ARCHITECTURE, size=16)(0)
+    batches = list(shuffled(encoded, ARCHITECTURE, size=16)(0))
     few = first_texts(batches, 36)
     assert text_counts(few).tolist() == [16, 16, 4]
     assert few[1] is batches[1]

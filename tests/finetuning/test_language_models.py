@@ -147,6 +147,25 @@ def test_adapters_train_and_merge(llama, task, tmp_path):
     )
 
 
+def test_prune_lora_cuts_groups_of_heads_and_neurons_by_next_token_loss(llama, gpt2, task, tmp_path):
+    for number, model in enumerate((llama, gpt2)):
+        settings = jp.PruneLora(
+            remove_heads=0.3, remove_neurons=0.3, samples=8, projections=("q", "v", "up", "down"),
+            rank_budget=4_000,
+        )  # fmt: skip
+        small = jp.prune_lora(model, task, settings, SETTINGS, adapter_out=tmp_path / f"{number}")
+        record = small.provenance.record
+        assert record["calibration"]["count"] == 8
+        assert record["settings"]["head_steps"] == 0
+        assert sum(size.groups for size in small.architecture.layers) == 4  # of 6
+        assert record["training"]["epochs"][-1]["loss"] < record["training"]["epochs"][0]["loss"]
+        base = jp.load(tmp_path / f"{number}" / "base")
+        merged = jp.load_adapter(base, tmp_path / f"{number}")
+        assert jp.evaluate(merged, task).score == pytest.approx(jp.evaluate(small, task).score, rel=1e-4)
+    with pytest.raises(SettingsError, match=r"head_steps \(5\) has no effect on a language model"):
+        jp.prune_lora(llama, task, jp.PruneLora(head_steps=5), SETTINGS)
+
+
 def test_a_teacher_brings_a_pruned_model_back(llama, task):
     """Without the text's own tokens in the loss (distill 1), the student comes closer to the dense model."""
     taught = jp.finetune(llama, task, SETTINGS)  # a model that knows something

@@ -57,6 +57,22 @@ def test_shared_lines_and_little_text_are_doubts(tmp_path):
     assert "1 lines of the calibration text are in the evaluation text too" in warnings[1]
 
 
+def test_a_text_to_train_on_and_another_to_calibrate_on(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(f"the film {name} " * 99)
+    a, b, c = (tmp_path / f"{name}.txt" for name in "abc")
+    task = jp.tasks.text(a, train=[b, c], length=8)
+    assert task.train[0].text == b.read_text() + "\n\n" + c.read_text() and task.source == f"{a}; train: {b}, {c}"
+    assert task.calibration(4).examples is task.train
+    task = jp.tasks.text(a, train=b, calibration=c, length=8)
+    assert task.calibration(4).examples[0].text == c.read_text() and task.train[0].text == b.read_text()
+    assert jp.tasks.text(a, calibration=c, length=8).train[0].text == c.read_text()  # also trains where that is all
+    with pytest.raises(DataError, match="a.txt is named to train on and to score; name another text"):
+        jp.tasks.text([a, b], train=[c, a], length=8)
+    with pytest.raises(DataError, match="b.txt is named twice"):
+        jp.tasks.text(a, train=[b, b], length=8)
+
+
 def test_bad_input_is_one_line(tmp_path, model, task):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "short.txt").write_text("the film")

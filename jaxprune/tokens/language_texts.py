@@ -1,0 +1,64 @@
+"""What a language model trains on: windows of running text, parts of documents, conversations; as token ids."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..runtime.events import OnStep
+from ..tasks.example import Example
+from ..tasks.running_text import RunningText
+from ..tasks.task import Task
+from .conversations import read_conversations
+from .documents import documents_doubts, parts_of
+from .token_file import mapped
+from .tokenizer import Encoded, Tokenizer
+from .windows import windows_of
+
+
+class LanguageTexts(NamedTuple):
+    """Texts to train a language model on."""
+
+    encoded: Encoded  # in files that are mapped into memory
+    learnt: np.ndarray  # [texts, tokens] of 0 and 1: which tokens are learnt; [texts, 0]: all
+    warnings: tuple[str, ...]
+
+
+def language_texts(
+    tokenizer: Tokenizer,
+    task: Task,
+    split: str = "train",
+    on_step: OnStep | None = None,
+    *,
+    end_ids: tuple[int, ...] = (),
+) -> LanguageTexts:
+    """The texts of a split of a language task, or of conversations, in their order.
+
+    `on_step` is that of `pieces.token_ids`; `end_ids` those of the model's architecture: conversations that end with
+    another token are a doubt. Raises `DataError`.
+    """
+    examples = task.split(split)
+    what = f"{task.name} from {task.source} ({split})"
+    if not task.running:
+        rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, end_ids)
+        encoded, learnt = mapped(rows, reading.longest, what)
+        return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
+    windows = running_rows(tokenizer, examples, task.max_length, what, on_step)
+    encoded, learnt = mapped(((ids, None) for ids in windows), task.max_length, what)
+    if by_document(examples):
+        return LanguageTexts(replace(encoded, row=task.max_length), learnt, documents_doubts(tokenizer))
+    return LanguageTexts(encoded, learnt, ())
+
+
+def by_document(texts: Sequence[Example]) -> bool:
+    """Whether documents are read each on its own."""
+    return isinstance(texts, RunningText) and texts.by_document
+
+
+def running_rows(
+    tokenizer: Tokenizer, texts: Sequence[Example], length: int, what: str, on_step: OnStep | None = None
+) -> Iterator[np.ndarray]:
+    """Windows of running text, or where its documents are read each on its own, their parts."""
+    cut = parts_of if by_document(texts) else windows_of
+    return cut(tokenizer, texts, length, what, on_step)
