@@ -16,7 +16,7 @@ from ..checkpoint.write import check_writable
 from ..errors import DataError, OutputError
 from ..evaluation.onnx_model import described
 from ..evaluation.predict import BATCH, predict
-from ..evaluation.readings import Prediction, Reading, reading_of
+from ..evaluation.readings import HeadReading, Prediction, reading_of
 from ..jsonio import dumps, replace_file
 from ..report.progress import progress
 from ..report.said import said
@@ -99,7 +99,7 @@ def _check_out(out: Path, source: str | None, overwrite: bool) -> None:
 
 
 @contextmanager
-def _texts(arguments: argparse.Namespace, reading: Reading) -> Iterator[Callable[[], Iterable[_Text]]]:
+def _texts(arguments: argparse.Namespace, reading: HeadReading) -> Iterator[Callable[[], Iterable[_Text]]]:
     """A function that gives the texts from the first on: they are looked over, and then predicted."""
     if arguments.text is not None:
         yield lambda: [(arguments.text, arguments.pair)]
@@ -124,7 +124,7 @@ def _spooled(folder: Path) -> Path:
     return file.rename(folder / ("stdin.jsonl" if is_json else "stdin.txt"))
 
 
-def _read(path: Path, reading: Reading) -> Iterable[_Text]:
+def _read(path: Path, reading: HeadReading) -> Iterable[_Text]:
     return iter_words(path) if reading.words else iter_texts(path, fields=reading.fields)
 
 
@@ -136,7 +136,7 @@ def _looked_over(texts: Iterable[_Text]) -> tuple[int, bool]:
     return count, paired
 
 
-def _line(text: _Text, prediction: Prediction, reading: Reading) -> dict[str, Any]:
+def _line(text: _Text, prediction: Prediction, reading: HeadReading) -> dict[str, Any]:
     """A text and what was predicted of it, as an object of JSON."""
     first, pair = text
     names = reading.fields if isinstance(first, str) else ("tokens", reading.fields[1])

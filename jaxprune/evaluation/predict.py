@@ -14,7 +14,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tokens.tokenizer import Tokenizer
 from .onnx_model import OnnxModel, described, runner_of
-from .readings import HowToRead, Prediction, Read, Reading, Text, examples_of, reading_of
+from .readings import HeadReading, HowToRead, Prediction, Read, Text, examples_of, reading_of
 
 BATCH = 256  # texts that are tokenised and sorted by length together
 
@@ -175,7 +175,7 @@ def _predictions(
 # --- what is handed in
 
 
-def _checked(texts: Any, pairs: Any, reading: Reading) -> Iterator[Text]:
+def _checked(texts: Any, pairs: Any, reading: HeadReading) -> Iterator[Text]:
     """The texts one by one. Raises `DataError`: at once for what can hold no texts, else when it comes to the text."""
     if isinstance(texts, str):
         texts, pairs = [texts], None if pairs is None else [pairs]
@@ -199,7 +199,7 @@ def _checked(texts: Any, pairs: Any, reading: Reading) -> Iterator[Text]:
 _END = object()
 
 
-def _each(texts: Iterable[Any], pairs: Iterable[Any] | None, reading: Reading) -> Iterator[Text]:
+def _each(texts: Iterable[Any], pairs: Iterable[Any] | None, reading: HeadReading) -> Iterator[Text]:
     others = None if pairs is None else iter(pairs)
     number = -1
     for number, text in enumerate(texts):
@@ -236,7 +236,7 @@ def _of_words(number: int, words: Sequence[Any]) -> Text:
     return Text(" ".join(words), None, tuple(words))
 
 
-def _doubts(model: Model, reader: Tokenizer, reading: Reading, texts: Sequence[Text]) -> Iterable[str]:
+def _doubts(model: Model, reader: Tokenizer, reading: HeadReading, texts: Sequence[Text]) -> Iterable[str]:
     """What may surprise in how the texts are read, from the first of them."""
     yield from reader.doubts(examples_of(texts))
     if reading.paired is not None:

@@ -101,7 +101,7 @@ class Read(NamedTuple):
     longest: int | None  # tokens that they were cut to
 
 
-class Reading(NamedTuple):
+class HeadReading(NamedTuple):
     """How the predictions of one kind of head are read."""
 
     read: Callable[[Architecture, Sequence[Text], Tokenizer, HowToRead, Runner], Read]
@@ -183,13 +183,13 @@ def tags(
     return Read(predictions, run, encoded, encoded.cut, encoded.longest)
 
 
-READINGS: Mapping[str, Reading] = MappingProxyType(
+READINGS: Mapping[str, HeadReading] = MappingProxyType(
     {
-        "single_label": Reading(by_text(one_class)),
-        "multi_label": Reading(by_text(several_classes)),
-        "regression": Reading(by_text(a_number)),
-        "question_answering": Reading(answers, ("question", "context"), paired=True, nullable=True),
-        "token_classification": Reading(tags, paired=False, words=True),
+        "single_label": HeadReading(by_text(one_class)),
+        "multi_label": HeadReading(by_text(several_classes)),
+        "regression": HeadReading(by_text(a_number)),
+        "question_answering": HeadReading(answers, ("question", "context"), paired=True, nullable=True),
+        "token_classification": HeadReading(tags, paired=False, words=True),
     }
 )
 # By the name of a head that answers nothing: what to do instead.
@@ -199,7 +199,7 @@ _OTHERWISE = {
 }
 
 
-def reading_of(architecture: Architecture) -> Reading:
+def reading_of(architecture: Architecture) -> HeadReading:
     """How a model's predictions are read. Raises `DataError` for a head that answers nothing."""
     name = head_of(architecture).name
     if name not in READINGS:
