@@ -54,7 +54,7 @@ def plain_batch(
         positions,
         types,
         pool_slots(architecture, ids, segments if by_mask else jnp.ones_like(ids), 1),
-        jnp.arange(len(ids), dtype=jnp.int32)[:, None],
+        jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None],  # which may be symbolic, as len() may not
     )
 
 
