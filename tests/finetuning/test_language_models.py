@@ -166,6 +166,33 @@ def test_prune_lora_cuts_groups_of_heads_and_neurons_by_next_token_loss(llama, g
         jp.prune_lora(llama, task, jp.PruneLora(head_steps=5), SETTINGS)
 
 
+@pytest.mark.parametrize("name, outer", [("llama", "frozen"), ("gpt2", "touched"), ("gpt2", "frozen")])
+def test_recap_goes_its_rounds_on_a_language_model(name, outer, task, request):
+    """The vocabulary, tied or not, counts with the embeddings: frozen it keeps its bits, touched most of its rows do."""
+    model = request.getfixturevalue(name)
+    some = jp.tasks.of_ids(4 + np.arange(160).reshape(10, 16) % 9, None)
+    data = replace(some, train=some.validation) if outer == "touched" else task
+    settings = jp.Recap(rounds=2, remove=0.3, outer=outer)
+    small = jp.recap(model, data, settings, replace(SETTINGS, epochs=2))
+    record = small.provenance.record
+    losses = [entry["loss"] for entry in record["training"]["epochs"]]
+    assert losses[1] < losses[0]
+    assert record["masked_vs_cut"] < 1e-5
+    assert record["training"]["epochs"][0]["metric"] == "perplexity"
+    assert jp.evaluate(small, data).score < 1.2 * jp.evaluate(model, data).score
+    tables = [(small.params["embed"]["token"], model.params["embed"]["token"])]
+    if not model.architecture.tied:
+        tables.append((small.params["head"]["kernel"], model.params["head"]["kernel"]))
+    for ours, theirs in tables:
+        moved = np.any(np.asarray(ours) != np.asarray(theirs), axis=1)
+        assert np.flatnonzero(moved).tolist() == ([] if outer == "frozen" else list(range(4, 13)))
+
+
+def test_recap_says_that_a_language_model_has_no_teacher(llama, task):
+    with pytest.raises(SettingsError, match="set distill to 0"):
+        jp.recap(llama, task, jp.Recap(rounds=2), replace(SETTINGS, epochs=2, distill=0.5))
+
+
 def test_a_teacher_brings_a_pruned_model_back(llama, task):
     """Without the text's own tokens in the loss (distill 1), the student comes closer to the dense model."""
     taught = jp.finetune(llama, task, SETTINGS)  # a model that knows something

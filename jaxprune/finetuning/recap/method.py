@@ -23,6 +23,7 @@ from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
 from ...model import Batch, Model, Params
+from ...model.heads import head_of
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
 from ...pruning.run import check_model, masked_versus_cut
@@ -179,6 +180,11 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
+        )
+    if training.distills and head_of(model.architecture).language is not None:
+        raise SettingsError(
+            "RECAP on a language model learns from the text alone: the full model's predictions over the vocabulary "
+            "would have to come to the device; set distill to 0."
         )
     if training.epochs != settings.epochs:
         said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
