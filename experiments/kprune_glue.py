@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> None:
     import jax
 
     import jaxprune as jp
-    from jaxprune.evaluation.predict import predict
+    from jaxprune.evaluation.outputs import text_outputs
     from jaxprune.tokens.tokenizer import Tokenizer
 
     model = jp.load(args.model)
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> None:
     print(f"dense {dense.score:.4f} on {dense.examples}", flush=True)
     held, tokenizer = held_out(model, task, range(3), args.held_out), Tokenizer.of(model)
     encoded, labels = tokenizer.encode(held, task.max_length), np.array([example.label for example in held])
-    said = predict(model, encoded)
+    said = text_outputs(model, encoded)
     budgets = [jp.Budget(remove, cost="flops", length=args.length) for remove in args.remove]
     for name in args.methods:
         function, settings = variant(name)
@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace) -> None:
                     "removed": record["removed"],
                     "dense": dense.metrics,
                     "metrics": after.metrics,
-                    "held_out": compared(said, predict(small, encoded), labels),
+                    "held_out": compared(said, text_outputs(small, encoded), labels),
                     "score": after.score,
                     "heads": [size.heads for size in small.architecture.layers],
                     "neurons": [size.neurons for size in small.architecture.layers],

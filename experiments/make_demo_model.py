@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxprune.checkpoint import load
-from jaxprune.evaluation.predict import predict
+from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.finetuning.epochs import shuffled
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.train import train
@@ -206,7 +206,7 @@ def main() -> None:
     (folder / "config.json").write_text(json.dumps(config(architecture), indent=1) + "\n")
 
     reread = load(str(folder))  # the score is that of the float16 file
-    logits = predict(reread, Tokenizer.of(reread).encode(scored, LENGTH))
+    logits = text_outputs(reread, Tokenizer.of(reread).encode(scored, LENGTH))
     accuracy = float(np.mean(logits.argmax(1) == np.array([row.label for row in scored])))
 
     write_slices(slices, training, scored, labels, args.seed)

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load as load, save as save
     from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
+    from .checkpoint.push import push as push
     from .errors import JaxpruneError as JaxpruneError
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
     from .evaluation.lm_eval import lm_eval as lm_eval
-    from .exports.huggingface import export as export
+    from .evaluation.onnx_model import load_onnx as load_onnx
+    from .evaluation.predict import predict as predict
+    from .exports.export import export as export
     from .finetuning.finetune import finetune as finetune
     from .finetuning.importance import Importance as Importance
     from .finetuning.lora import Lora as Lora
@@ -70,9 +73,12 @@ _HOMES = {
     "HeadModules": "checkpoint.families",
     "FAMILIES": "checkpoint.families",
     "save": "checkpoint",
-    "export": "exports.huggingface",
+    "push": "checkpoint.push",
+    "export": "exports.export",
     "evaluate": "evaluation.evaluate",
     "generate": "evaluation.generate",
+    "load_onnx": "evaluation.onnx_model",
+    "predict": "evaluation.predict",
     "lm_eval": "evaluation.lm_eval",
     "Calibration": "tasks.calibration",
     "Example": "tasks.example",

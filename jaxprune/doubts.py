@@ -7,11 +7,24 @@ to silence it, and where to send it elsewhere. Every doubt is also in the result
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LOGGER = logging.getLogger("jaxprune")
 
 _told: set[str] = set()
+
+
+@contextmanager
+def without_others() -> Iterator[None]:
+    """While other packages log notices that say nothing about what is done; none of theirs or ours is shown."""
+    before, handlers = logging.root.manager.disable, logging.root.handlers[:]
+    logging.disable(logging.WARNING)  # a level of its own logger would not outlast its import
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        logging.root.handlers[:] = handlers  # logging.warning of the root's sets one up
 
 
 def tell(doubts: Iterable[str]) -> None:

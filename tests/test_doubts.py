@@ -59,3 +59,11 @@ def test_the_command_line_prints_its_own(told, tmp_path, tiny, capsys):
     assert main([*words, "--out", str(tmp_path / "small")]) == 0
     assert told() == [] and "jaxprune: warning: no task is named" in capsys.readouterr().err
     assert not logging.getLogger("jaxprune").disabled
+
+
+def test_notices_of_others_are_kept_away_and_set_up_no_logging(caplog, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with doubts.without_others():
+        logging.warning("please consider")
+    assert logging.root.handlers == [] and not caplog.records
+    assert doubts.LOGGER.isEnabledFor(logging.WARNING)

@@ -96,7 +96,7 @@ def test_demo_data_is_attributed():
 
 def test_demo_model_is_as_good_as_its_readme_says():
     from jaxprune.checkpoint import load
-    from jaxprune.evaluation.predict import predict
+    from jaxprune.evaluation.outputs import text_outputs
     from jaxprune.tasks import Example
     from jaxprune.tokens.tokenizer import Tokenizer
 
@@ -104,7 +104,7 @@ def test_demo_model_is_as_good_as_its_readme_says():
     assert model.architecture.labels == tuple(json.loads((demo_data_path() / "labels.json").read_text()))
     examples = rows("validation.jsonl")
     encoded = Tokenizer.of(model).encode([Example(row["text"], None, row["label"]) for row in examples], 128)
-    accuracy = np.mean(predict(model, encoded).argmax(axis=1) == [row["label"] for row in examples])
+    accuracy = np.mean(text_outputs(model, encoded).argmax(axis=1) == [row["label"] for row in examples])
     assert accuracy == pytest.approx(
         0.904, abs=0.003
     )  # float32 on other machines: a near-tie or two may fall otherwise

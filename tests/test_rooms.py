@@ -39,6 +39,8 @@ LATE = {
     "orbax": "a third of a second: only runs that keep states pay for it",
     "flax": "only its msgpack checkpoints and its modules need it",
     "matplotlib": "only plots need it",
+    "onnx": "only its files need it, and it may be missing",
+    "onnxruntime": "only its files need it, and it may be missing",
     "rich": "only what a person looks at needs it",
     "lm_eval": "an extra: only its benchmarks need it",
     "resource": "there is none on Windows",

@@ -18,6 +18,7 @@ class HeadNames:
     sized: bool = False  # transformers sizes the last layer by the labels, so that they must be this head's
     problems: bool = False  # problem_type says what the labels are to each other
     bare: bool = False  # the encoder alone: no head, and no prefix before the names of its tensors
+    pipeline: str | None = None  # what the hub calls the task
 
     def class_name(self, family: Family) -> str:
         """The class of a family's models with this head."""
@@ -27,11 +28,15 @@ class HeadNames:
 # In the order in which they are looked for in files that do not say which they hold.
 HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
     {
-        "classification": HeadNames(ending="ForSequenceClassification", sized=True, problems=True),
-        "token_classification": HeadNames(ending="ForTokenClassification", sized=True),
-        "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True),
-        "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel")),
-        "none": HeadNames(ending="Model", others=("ForMaskedLM", "ForPreTraining"), bare=True),
+        "classification": HeadNames(
+            ending="ForSequenceClassification", sized=True, problems=True, pipeline="text-classification"
+        ),
+        "token_classification": HeadNames(ending="ForTokenClassification", sized=True, pipeline="token-classification"),
+        "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True, pipeline="question-answering"),
+        "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel"), pipeline="text-generation"),
+        "none": HeadNames(
+            ending="Model", others=("ForMaskedLM", "ForPreTraining"), bare=True, pipeline="feature-extraction"
+        ),
     }
 )
 # Heads that we do not have, though their tensors are named like those of one that we do.

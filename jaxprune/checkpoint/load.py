@@ -34,7 +34,7 @@ from .hub import locate
 from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
-from .manifest import DTYPES, MANIFEST, check_finite, load_own, named_parameters, stored_type
+from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
 from .read import Stored
 from .tokenizer_files import TOKENIZER_FILES, config_for
 
@@ -90,6 +90,7 @@ def load(
         model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
         model = model.replace(architecture=_ended(model.architecture, folder))
         return _told(_warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1]))
+    check_no_program(folder)
     where = str(folder / "config.json")
     config = config_in(folder)
     config, ignored = without(config, ignore_config_keys, where)

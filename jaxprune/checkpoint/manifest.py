@@ -27,6 +27,8 @@ INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "auto")  # that parameters can be loaded in; auto: bfloat16 where the file is
 SAVED = ("float32", "bfloat16", "float16")  # that they are written in
 EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
+# Of an ONNX export, where transformers.js and optimum look for it: {in eight bits: the file}.
+ONNX_FILES = {False: "onnx/model.onnx", True: "onnx/model_quantized.onnx"}
 
 
 def manifest_of(model: Model) -> dict[str, Any]:
@@ -57,10 +59,13 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The contents of a folder's `jaxprune.json`. Raises `CheckpointError` where it is not one that we can read."""
-    path = Path(folder) / MANIFEST
-    manifest = read_json(path, "give a folder that jaxprune saved")
+def read_manifest(folder: str | Path, name: str = MANIFEST) -> dict[str, Any]:
+    """The contents of a folder's `jaxprune.json`, or of an exported one's file, by its name.
+
+    Raises `CheckpointError` where it is not one that we can read.
+    """
+    path = Path(folder) / name
+    manifest = read_json(path, f"give a folder that jaxprune {'saved' if name == MANIFEST else 'exported'}")
     version = manifest.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{path} has format_version {version!r}, expected {FORMAT_VERSION}; save the model anew.")
@@ -75,6 +80,17 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if not isinstance(warnings, list) or not all(isinstance(entry, str) for entry in warnings):
         raise CheckpointError(f"{path} has warnings {str(warnings)[:60]!r}, expected a list of texts.")
     return manifest
+
+
+def check_no_program(folder: Path) -> None:
+    """Raise `CheckpointError` for a folder that was exported as a program: its config.json has no weights beside it."""
+    try:
+        kind = read_manifest(folder, EXPORTED).get("export", {}).get("format")
+    except CheckpointError:  # there is none, or it is nothing that a checkpoint needs
+        return
+    if kind in ("onnx", "stablehlo"):
+        run = "run it with jaxprune.load_onnx" if kind == "onnx" else "run it with jax.export"
+        raise CheckpointError(f"{folder} is an export in the format {kind}; {run}, or load what it was exported from.")
 
 
 def load_own(folder: str | Path, dtype: str = "float32", host: bool = False) -> Model:

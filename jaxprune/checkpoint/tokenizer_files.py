@@ -7,14 +7,14 @@ settings. All that is left to transformers here, for every family, so that a tex
 
 import contextlib
 import json
-import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..doubts import without_others
 from ..errors import CheckpointError
 from ..model.model import Model
 from .files import inside, read_json
@@ -150,7 +150,7 @@ def _build(
         config = {"tokenizer_class": _PLAIN_CLASSES[vocabularies[0]]}
     if vocabularies == ["tokenizer.model"]:
         _check_sentencepiece(folder / vocabularies[0])
-    with _quiet():
+    with without_others():  # "PyTorch was not found"; what matters in them is said by us
         from transformers import AutoTokenizer
 
         try:
@@ -215,17 +215,6 @@ def _stored(file: Path) -> Any:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises bare Exceptions
         raise CheckpointError(f"{file} is not a tokenizer: {_line(error)}; copy it anew.") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' notices ("PyTorch was not found"); what matters in them is said by us."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # a level of its own logger would not outlast its import
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _line(error: Exception) -> str:

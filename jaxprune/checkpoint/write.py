@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from ..checks import checked
 from ..doubts import tell
 from ..errors import CheckpointError, OutputError
 from ..model.model import Model
+from .card import CARD, CARD_HASH, card_hash, card_text
 from .dtypes import rounded, saved_types
+from .files import read_json
 from .generation import GENERATION, write_generation
 from .manifest import (
     EXPORTED,
@@ -84,7 +86,7 @@ def save(
     }
     told = manifest_of(model)
     told |= {"warnings": list(dict.fromkeys([*told["warnings"], *types.warnings]))}
-    manifest = manifest_text(told | _hash_of(model) | {"dtype": ", ".join(sorted(set(types.of.values())))})
+    manifest = told | _hash_of(model) | {"dtype": ", ".join(sorted(set(types.of.values())))}
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
@@ -100,9 +102,18 @@ def save(
     return folder
 
 
-def write_folder(folder: Path, mark: str, text: str, fill: Callable[[Path], None], overwrite: bool) -> None:
-    """Put a folder in place that holds the file `mark` with `text`, and what `fill` writes into the path it gets.
+def write_folder(
+    folder: Path,
+    mark: str,
+    record: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    fill: Callable[[Path], None],
+    overwrite: bool,
+    class_name: str | None = None,
+) -> None:
+    """Put a folder in place that holds `record` in the file `mark`, a card of it, and what `fill` writes into the path
+    that it gets.
 
+    A record that says what came of filling is a function, called afterwards. `class_name` is that of `card_text`.
     It is made beside `folder` and renamed there once the disk holds all of it, so that a kill leaves what was there.
     Raises `OutputError` where `check_output` does or the disk refuses.
     """
@@ -112,11 +123,14 @@ def write_folder(folder: Path, mark: str, text: str, fill: Callable[[Path], None
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         fill(part)
-        (part / mark).write_text(text, encoding="utf-8")
-        for file in part.iterdir():
-            shutil.copymode(part / mark, file)  # which has what the umask allows; safetensors shuts others out
+        told = record() if callable(record) else record
+        card = card_text(told, class_name)
+        (part / CARD).write_text(card, encoding="utf-8")
+        (part / mark).write_text(manifest_text({**told, CARD_HASH: card_hash(card)}), encoding="utf-8")
+        for file in (*part.rglob("*"), part):
+            if file.is_file():
+                shutil.copymode(part / mark, file)  # which has what the umask allows; safetensors shuts others out
             _sync(file)
-        _sync(part)
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
         _swap(part, target)
     except OSError as error:
@@ -139,17 +153,18 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} exists and is not a folder; choose another one.")
     try:
-        present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        present = sorted(names_in(folder)) if folder.is_dir() else []
     except OSError as error:
         raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
     if present and not overwrite:
         raise OutputError(f"{folder} exists and is not empty; choose another folder, or pass overwrite=True.")
     if present and MANIFEST not in present and EXPORTED not in present:
         raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
-    config = ("config.json",) if EXPORTED in present else ()
-    foreign = [name for name in present if not _ours(name) and name not in config]
+    ours = written_by_us(folder, present)
+    foreign = [name for name in present if name not in ours]
     if foreign:
-        raise OutputError(f"{folder} also holds {foreign[0]}, which jaxprune did not write; move it, then overwrite.")
+        edited = "which was changed since jaxprune wrote it" if foreign[0] == CARD else "which jaxprune did not write"
+        raise OutputError(f"{folder} also holds {foreign[0]}, {edited}; move it, then overwrite.")
     check_writable(folder.absolute().parent)
 
 
@@ -164,8 +179,36 @@ def check_writable(folder: str | Path) -> None:
         raise OutputError(f"{folder} cannot be written ({_reason(error)}); choose another folder.") from error
 
 
+def written_by_us(folder: Path, present: Sequence[str]) -> frozenset[str]:
+    """Which of the files in a folder that we wrote are ours; a card is while it is as we wrote it."""
+    mark = MANIFEST if MANIFEST in present else EXPORTED
+    config = ("config.json",) if EXPORTED in present else ()
+    made = _made_files(folder, mark) if present else ()
+    return frozenset(name for name in present if _ours(name) or name in (*config, *made))
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """The files of a folder and of the folders in it, and folders that are empty, or are links."""
+    for path in folder.iterdir():
+        inside = sorted(names_in(path)) if path.is_dir() and not path.is_symlink() else []
+        yield from (f"{path.name}/{name}" for name in inside)
+        if not inside:
+            yield path.name
+
+
+def _made_files(folder: Path, mark: str) -> tuple[str, ...]:
+    """What the record in the file `mark` says was written beside the files of every folder; a card only as written."""
+    with contextlib.suppress(CheckpointError, OSError, UnicodeDecodeError):
+        record = read_json(folder / mark, "")
+        files = record.get("export", {}).get("files", []) if mark == EXPORTED else []
+        card = folder / CARD
+        as_written = card.is_file() and card_hash(card.read_text(encoding="utf-8")) == record.get(CARD_HASH)
+        return (*(name for name in files if isinstance(name, str)), *((CARD,) if as_written else ()))
+    return ()
+
+
 def _ours(name: str) -> bool:
-    weights = name.startswith("model") and name.endswith(".safetensors")
+    weights = name.startswith("model") and name.endswith(".safetensors") and "/" not in name
     return weights or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, SettingsError
-from ..report.bench import SHAPES, bench, generation_bench
+from ..report.bench import RUNTIMES, SHAPES, bench, generation_bench
 from ..report.tables import bench_table, generation_table
 from . import flags
 from .outcome import Outcome
@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generate", nargs="+", type=int, metavar="BATCH", help="time generation of such batches instead (1 8)"
     )
+    parser.add_argument(
+        "--runtime",
+        choices=tuple(RUNTIMES),
+        default="jax",
+        help="what runs both models; others than jax on the CPU (jax)",
+    )
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns to take the median of (20)")
 
 
@@ -32,11 +38,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     name, revision = (arguments.dense, None) if arguments.dense else dense_source(pruned.provenance.record)
     ignored = arguments.ignore_config_key or pruned.provenance.record.get("ignored_config_keys", [])
     dense = flags.load(arguments, name, revision=revision, ignore_config_keys=ignored)
+    if arguments.generate and arguments.runtime != "jax":
+        raise SettingsError(f"--generate times JAX alone; leave --runtime {arguments.runtime} out, or --generate.")
     if arguments.generate:
         rows = [generation_bench(dense, pruned, batch=batch, repeats=arguments.repeats) for batch in arguments.generate]
         data = {"model": arguments.model, "dense": name, "results": [row.as_json() for row in rows], "warnings": []}
         return Outcome(data, (generation_table(rows),))
-    rows = [bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats) for r, n in shapes]
+    rows = [
+        bench(dense, pruned, rows=r, length=n, repeats=arguments.repeats, runtime=arguments.runtime) for r, n in shapes
+    ]
     data = {"model": arguments.model, "dense": name, "results": [row.as_json() for row in rows], "warnings": []}
     return Outcome(data, (bench_table(rows), *(row.verdict for row in rows)))
 

@@ -2,10 +2,11 @@
 
 import argparse
 
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..evaluation.benchmarks import Benchmarks, score_rows
 from ..evaluation.evaluate import evaluate
 from ..evaluation.lm_eval import lm_eval
+from ..evaluation.onnx_model import described
 from ..report.progress import progress
 from ..report.tables import benchmark_table, facts_table, si
 from . import flags
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="validation (default), train, or test where it has labels")
     flags.add_limit(parser)
     flags.add_storage(parser)
+    flags.add_runtime(parser)
     group = parser.add_argument_group(
         "tasks of lm-evaluation-harness, in place of --task; --seq-len is what is read at once"
     )
@@ -47,11 +49,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
     split = arguments.split or "validation"
     task = flags.task(arguments)
     task.split(split)  # known to be there before the model is read
-    model = flags.load(arguments, dtype=arguments.dtype, host=arguments.stream)
+    if arguments.runtime != "jax" and (arguments.stream or arguments.dtype != "float32"):
+        raise SettingsError(f"--stream and --dtype have no effect with --runtime {arguments.runtime}; leave them out.")
+    model = flags.load_to_run(arguments, dtype=arguments.dtype, host=arguments.stream)
     with progress("evaluate", arguments.quiet) as on_step:
         evaluation = evaluate(model, task, split=split, limit=arguments.limit, stream=arguments.stream, on_step=on_step)
-    warnings = list(dict.fromkeys([*model.provenance.warnings, *evaluation.warnings]))
-    asked = {"model": arguments.model, "task": task.name, "split": split}
+    warnings = list(dict.fromkeys([*described(model).provenance.warnings, *evaluation.warnings]))
+    asked = {"model": arguments.model, "task": task.name, "split": split, "runtime": arguments.runtime}
     data = {**asked, **evaluation.as_json(), "warnings": warnings}
     facts = {
         evaluation.metric: f"{evaluation.score:.4f}",
@@ -66,6 +70,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _benchmarks(arguments: argparse.Namespace) -> Outcome:
+    if arguments.runtime != "jax":
+        raise DataError(f"--lm-eval is run by JAX alone; leave --runtime {arguments.runtime} out.")
     if foreign := [name for name in OF_TASK if getattr(arguments, name) is not None]:
         raise DataError(
             f"{flags.flag(foreign[0])} has no effect with --lm-eval, whose tasks bring their own; leave it out."

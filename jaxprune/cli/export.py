@@ -1,10 +1,11 @@
-"""Write a model as a folder for other programs: a Hugging Face folder, which transformers loads as it is."""
+"""Write a model as a folder for other programs: for transformers, or for runtimes of ONNX."""
 
 import argparse
 
 from ..checkpoint import check_output
 from ..checkpoint.manifest import SAVED
-from ..exports.huggingface import export
+from ..exports.export import FORMATS, FORMER_NAMES, export
+from ..exports.stablehlo import PLACES
 from ..report.tables import facts_table, si
 from . import flags
 from .outcome import Outcome
@@ -12,40 +13,59 @@ from .outcome import Outcome
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
-    parser.add_argument("--format", choices=("hf",), default="hf", help="of the folder: hf, Hugging Face's (hf)")
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, *FORMER_NAMES),
+        default="transformers",
+        help="of the folder; hf is the former name of transformers (transformers)",
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the folder is written")
     parser.add_argument(
         "--fill-zeros",
         action="store_true",
-        help="in the sizes of the source, zeros where units were removed: for layers that differ; no speed-up",
+        help="transformers: in the sizes of the source, zeros where units were removed, for layers that differ; no "
+        "speed-up",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=SAVED, help="of the tensors (the checkpoint's own)")
+    parser.add_argument("--dtype", choices=SAVED, help="transformers: of the tensors (the checkpoint's own)")
+    parser.add_argument(
+        "--int8", action="store_true", help="onnx: beside the file in float32 one with weights in eight bits"
+    )
+    parser.add_argument(
+        "--weights", choices=PLACES, default="inside", help="stablehlo: in the program, or in a file beside it (inside)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     check_output(arguments.out, arguments.overwrite)
     model = flags.load(arguments)
+    chosen = FORMER_NAMES.get(arguments.format, arguments.format)
     written = export(
         model,
         arguments.out,
+        format=chosen,
         fill_zeros=arguments.fill_zeros,
         overwrite=arguments.overwrite,
         dtype=arguments.dtype,
+        int8=arguments.int8,
+        weights=arguments.weights,
     )
     data = {
         "model": arguments.model,
         "out": arguments.out,
-        "format": arguments.format,
+        "format": chosen,
         "dtype": written.dtype,
         "fill_zeros": arguments.fill_zeros,
         "bytes": written.bytes,
+        "errors": dict(written.errors),
         "config": written.config,
         "warnings": [*model.provenance.warnings, *written.warnings],
     }
+    full = "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own"
     facts = {
-        "class": written.config["architectures"][0],
-        "sizes": "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own",
+        "class": written.config.get("architectures", [None])[0],
+        "sizes": full,
         f"bytes ({written.dtype})": si(written.bytes, "B"),
+        **{f"largest error of {file}": f"{error:.2g}" for file, error in written.errors.items()},
     }
     return Outcome(data, (facts_table(arguments.out, facts),))

@@ -15,6 +15,7 @@ from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
 from ..errors import BudgetError, CheckpointError, SettingsError, UnknownSettingError
+from ..evaluation.onnx_model import OnnxModel, load_onnx
 from ..model import Model
 from ..model.heads import head_of
 from ..pruning import by_name
@@ -32,6 +33,8 @@ from .field_flags import (
     settings as settings,
 )
 from .task_flags import add_task as add_task, flag as flag, task as task
+
+ONNX = {"onnxruntime": False, "onnxruntime-int8": True}  # runtimes of ONNX files: whether in eight bits
 
 
 def seed(text: str) -> int:
@@ -75,6 +78,23 @@ def load(arguments: argparse.Namespace, source: str | None = None, **options: An
         return read(arguments.model if source is None else source, **options)
     except UnknownSettingError as error:
         raise CheckpointError(f"{str(error).rstrip('.')}: --ignore-config-key {' '.join(error.names)}.") from error
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """`--runtime`."""
+    parser.add_argument(
+        "--runtime",
+        choices=("jax", *ONNX),
+        default="jax",
+        help="what runs the model; onnxruntime the ONNX file of a folder that export wrote (jax)",
+    )
+
+
+def load_to_run(arguments: argparse.Namespace, **options: Any) -> Model | OnnxModel:
+    """The model that the flags of `add_model` name, for what `add_runtime` names; `options` are those of `load`."""
+    if arguments.runtime in ONNX:
+        return load_onnx(arguments.model, int8=ONNX[arguments.runtime])
+    return load(arguments, **options)
 
 
 def add_storage(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 from ..checks import checked
 from ..doubts import tell
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..model import Model
+from ..model.heads import head_of
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
@@ -16,6 +17,7 @@ from ..tasks.task import Task
 from ..tokens.given_ids import reader_of
 from .label_map import match_labels
 from .label_rows import check_rows
+from .onnx_model import OnnxModel, described
 from .perplexity import running_perplexity
 from .scorers import SCORERS
 
@@ -47,7 +49,7 @@ class Evaluation:
 
 @checked
 def evaluate(
-    model: Model,
+    model: Model | OnnxModel,
     task: Task,
     *,
     split: str = "validation",
@@ -65,17 +67,23 @@ def evaluate(
     books of what is compiled.
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
     of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
-    the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none.
+    the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none. An ONNX file that `load_onnx`
+    opened takes the place of a model, but for perplexity.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
+    shipped, programs = model, Programs() if programs is None else programs
+    model = described(model)
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
     task = label_map.task
     reader = reader_of(model, task, tokenizer)
-    programs = Programs() if programs is None else programs
+    if stream and shipped is not model:
+        raise SettingsError("stream has no effect on an ONNX file, which onnxruntime runs; leave it out.")
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
+    if head_of(model.architecture).language is not None and shipped is not model:
+        raise DataError("an ONNX file gives no perplexity here; score the model that it was exported from.")
     if task.running:
         texts = task.split(split)
         perplexity, doubts, run = running_perplexity(model, task, texts, limit, reader, programs, on_step)
@@ -94,13 +102,13 @@ def evaluate(
     examples = task.split(split)[:limit]
     surprises = reader.doubts(examples if KINDS[task.kind].labelled else ())
     score = SCORERS[task.kind]
-    metrics, doubts, tokens, run = score(model, task, examples, reader, label_map, programs)
+    metrics, doubts, tokens, run = score(shipped, task, examples, reader, label_map, programs)
     for further in task.scored_beside if split == "validation" else ():
         if not task.is_labelled(further):
             continue
         name = further.removeprefix("validation_")
         texts = task.split(further)[:limit]
-        other, others, more, extra = score(model, task, texts, reader, label_map, programs)
+        other, others, more, extra = score(shipped, task, texts, reader, label_map, programs)
         metrics |= {f"{metric}_{name}": value for metric, value in other.items()}
         tokens += more
         doubts += tuple(f"{name} texts: {doubt}" for doubt in others)

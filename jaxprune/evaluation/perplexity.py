@@ -21,7 +21,7 @@ from ..tokens.packing import Encoded, pack, row_length, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .label_map import LabelMap
 from .metrics import check_none_own
-from .predict import Predicted, outputs_of
+from .outputs import TextsRun, outputs_of
 
 GROUP = 2**20  # tokens that are packed at a time
 
@@ -71,7 +71,7 @@ def completions(
     tokenizer: Tokenizer,
     label_map: LabelMap,
     programs: Programs,
-) -> tuple[dict[str, float], tuple[str, ...], int, Predicted]:
+) -> tuple[dict[str, float], tuple[str, ...], int, TextsRun]:
     """Perplexity of what is learnt in conversations: what the assistant says, completions."""
     check_none_own(task)
     ends = model.architecture.end_ids
@@ -79,7 +79,7 @@ def completions(
     run = scored_rows(model, rows, GROUP // reading.longest + 1, programs)
     said = reading.warnings("evaluation conversations")
     metrics, doubts = _perplexity(model, run)
-    return metrics, said + doubts, run.tokens, Predicted([], [], run.seconds, run.compile_seconds)
+    return metrics, said + doubts, run.tokens, TextsRun([], [], run.seconds, run.compile_seconds)
 
 
 def scored_rows(

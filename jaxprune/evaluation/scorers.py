@@ -17,16 +17,17 @@ from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
+from .onnx_model import OnnxModel, runner_of
+from .outputs import TextsRun
 from .perplexity import completions
-from .predict import Predicted, predicted_by
 from .spans import OVERLAP, best_answers
 from .tags import tag
 
-Scored = tuple[dict[str, float], tuple[str, ...], int, Predicted]  # metrics, doubts, real tokens, the run
+Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, doubts, real tokens, the run
 
 
 def classify(
-    model: Model,
+    model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
     reader: Tokenizer | GivenIds,
@@ -35,7 +36,7 @@ def classify(
 ) -> Scored:
     """One answer a text."""
     encoded = reader.encode(examples, task.max_length, task.strict_length)
-    run = predicted_by(model, encoded, programs)
+    run = runner_of(model, programs)(encoded)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, label_map), truth(examples, task)
     scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
@@ -53,14 +54,19 @@ def classify(
 
 
 def answer(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, label_map: LabelMap, programs: Programs
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    label_map: LabelMap,
+    programs: Programs,
 ) -> Scored:
     """One span of its context a question."""
     check_none_own(task)
     contexts = [example.pair or "" for example in examples]
     questions = [example.text for example in examples]
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
-    run = predicted_by(model, windows.encoded, programs)
+    run = runner_of(model, programs)(windows.encoded)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     predicted = best_answers(logits, windows, contexts, task.nullable)

@@ -1,6 +1,7 @@
 """Extractive question answering: from the outputs of overlapping windows to one answer a question."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,25 +12,64 @@ OVERLAP = 128  # tokens that neighbouring windows share: `doc_stride` of transfo
 MAX_ANSWER = 30  # tokens
 
 
+class Span(NamedTuple):
+    """A stretch of a context, and how likely a model finds it."""
+
+    text: str
+    first: int  # characters of the context
+    past: int  # its last, and one more
+    score: float  # of its first token as a start and its last as an end: the sum of logits
+    probability: float  # of that start and that end among those of their window that can be answers, or none
+    nothing: float  # the score of there being no answer, the lowest of all windows: comparable with `score`
+    nothing_probability: float  # in that window
+
+
 def best_answers(
     logits: Sequence[np.ndarray], windows: Windows, contexts: Sequence[str], null: bool, longest: int = MAX_ANSWER
 ) -> list[str]:
-    """The answer to every question: the span with the highest start + end score over all its windows.
+    """The answer to every question: the text of `best_spans`.
 
-    `logits` is one array a window, [tokens, 2]. With `null`, a question is not answerable ("") where the score of the
-    first token, the lowest over its windows, beats every span. All spans up to `longest` tokens compete, where
-    run_qa looks at the 20 best starts and ends only.
+    With `null`, a question is not answerable ("") where the score of the first token, the lowest over its windows,
+    beats every span.
     """
-    best = np.full(len(contexts), -np.inf)
-    nothing = np.full(len(contexts), np.inf)
-    answers = [""] * len(contexts)
+    spans = best_spans(logits, windows, contexts, longest)
+    return ["" if null and span.nothing > span.score else span.text for span in spans]
+
+
+def best_spans(
+    logits: Sequence[np.ndarray], windows: Windows, contexts: Sequence[str], longest: int = MAX_ANSWER
+) -> list[Span]:
+    """For every question the span with the highest start + end score over all its windows.
+
+    `logits` is one array a window, [tokens, 2]. All spans up to `longest` tokens compete, where run_qa looks at the 20
+    best starts and ends only.
+    """
+    best = [Span("", 0, 0, -np.inf, 0.0, np.inf, 0.0)] * len(contexts)
     for values, span, question in zip(logits, windows.spans, windows.question.tolist(), strict=True):
-        nothing[question] = min(nothing[question], float(values[0].sum()))
+        so_far, nothing = best[question], float(values[0].sum())
+        if nothing < so_far.nothing:
+            so_far = so_far._replace(nothing=nothing, nothing_probability=_probability(values, span, 0, 0))
         score, first, last = best_span(values, span, longest)
-        if score > best[question]:
-            best[question] = score
-            answers[question] = contexts[question][span[first, 0] : span[last, 1]]
-    return ["" if null and empty > score else text for text, empty, score in zip(answers, nothing, best, strict=True)]
+        if score > so_far.score:
+            start, past = int(span[first, 0]), int(span[last, 1])
+            so_far = so_far._replace(
+                text=contexts[question][start:past],
+                first=start,
+                past=past,
+                score=score,
+                probability=_probability(values, span, first, last),
+            )
+        best[question] = so_far
+    return best
+
+
+def _probability(logits: np.ndarray, span: np.ndarray, first: int, last: int) -> float:
+    """Of a start times that of an end: softmaxes over the context and the first token, which says there is none."""
+    possible = (span[:, 0] >= 0) | (np.arange(len(span)) == 0)
+    scores = np.where(possible[:, None], logits.astype(np.float64), -np.inf)
+    scores = np.exp(scores - scores.max(axis=0))
+    start, end = (scores / scores.sum(axis=0)).T
+    return float(start[first] * end[last])
 
 
 def best_span(

@@ -18,7 +18,7 @@ from ..tokens.tokenizer import Encoded, Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import tag_scores
-from .predict import predicted_by
+from .onnx_model import OnnxModel, described, runner_of
 
 
 def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[Encoded, list[np.ndarray]]:
@@ -39,12 +39,19 @@ def read_tags(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> 
 
 
 def tag(
-    model: Model, task: Task, examples: Sequence[Example], tokenizer: Tokenizer, label_map: LabelMap, programs: Programs
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    label_map: LabelMap,
+    programs: Programs,
 ) -> Any:
     """One tag a word; a scorer, for `scorers.SCORERS`."""
     encoded, pairs = read_tags(task, examples, tokenizer)
-    run = predicted_by(model, encoded, programs)
-    names = list(model.architecture.labels)  # a class that the task has not keeps its name: its entities are wrong
+    run = runner_of(model, programs)(encoded)
+    names = list(
+        described(model).architecture.labels
+    )  # a class that the task has not keeps its name: its entities are wrong
     for name, output in zip(task.labels, label_map.outputs, strict=True):
         names[output] = name
     true = [[task.labels[number] for number in pair[:, 1]] for pair in pairs]

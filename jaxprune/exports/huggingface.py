@@ -1,4 +1,4 @@
-"""`export`: a model as an ordinary Hugging Face folder, which transformers loads without any code of ours.
+"""`format="transformers"`: a model as an ordinary Hugging Face folder, which transformers loads without code of ours.
 
 Its config.json has one size for all layers. A model whose layers are equal is written as small as it is; any other one
 in the sizes of the checkpoint it was cut from, with zeros where units were removed (`fill_zeros`).
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,18 +20,17 @@ from ..checkpoint.families import Family
 from ..checkpoint.files import listed
 from ..checkpoint.generation import write_generation
 from ..checkpoint.head_names import HEAD_NAMES
-from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.layout import fused
 from ..checkpoint.load import file_shape, tensor_names
-from ..checkpoint.manifest import EXPORTED, check_saved_type, check_shapes, manifest_of, manifest_text, named_parameters
-from ..checkpoint.notes import to_save, write_tokenizer
+from ..checkpoint.manifest import EXPORTED, check_saved_type, manifest_of, manifest_text, named_parameters
+from ..checkpoint.notes import write_tokenizer
 from ..checkpoint.read import Stored
-from ..checkpoint.write import SHARD_BYTES, check_output, write_folder, write_tensors
-from ..checks import checked
+from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
-from ..errors import CheckpointError, OutputError, SettingsError
+from ..errors import CheckpointError, SettingsError
 from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
-from ..model.model import REGAIN, Model
+from ..model.model import Model
+from .exported import Exported, ready_to_export, source_config, with_head
 
 _WHERE = "the exported config.json"
 _FILL = "fill it up with zeros (fill_zeros=True: the source's sizes, the same outputs, no speed-up)"
@@ -42,18 +41,7 @@ _BIASES = {
 }
 
 
-class Exported(NamedTuple):
-    """What was written."""
-
-    folder: Path
-    config: dict[str, Any]  # the contents of config.json
-    bytes: int  # of all tensors
-    warnings: tuple[str, ...]
-    dtype: str  # that config.json names
-
-
-@checked
-def export(
+def export_transformers(
     model: Model,
     folder: str | Path,
     *,
@@ -79,17 +67,12 @@ def export(
     folder = Path(folder)
     if dtype is not None:
         check_saved_type(dtype)
-    check_output(folder, overwrite)
-    source = _source_config(model)
-    model = to_save(model, tokenizer)
-    origin = model.provenance.source
-    if origin is not None and folder.exists() and folder.resolve() == Path(origin).resolve():
-        raise OutputError(f"{folder} is where the model was read from; choose another folder.")
+    source = source_config(model)
+    model = ready_to_export(model, folder, overwrite, tokenizer)
     arrays, _ = named_parameters(model.params)
-    check_shapes({name: tuple(np.shape(leaf)) for name, leaf in arrays.items()}, model.architecture, "the model")
     family = family_of(source, "the model's source_config")
     warnings: list[str] = []
-    config = _with_head(source, family, model.architecture)
+    config = with_head(source, family, model.architecture)
     dense = as_config(family, config, _WHERE)
     target = _with_biases(family, model.architecture)
     kept = None
@@ -124,45 +107,15 @@ def export(
         write_tokenizer(model, part)
         write_generation(model, part)
 
-    settings = {"format": "hf", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
-    write_folder(folder, EXPORTED, manifest_text(manifest_of(model) | {"export": settings}), fill, overwrite)
+    settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
+    record = manifest_of(model) | {"export": settings}
+    write_folder(folder, EXPORTED, record, fill, overwrite, config["architectures"][0])
     size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
     tell(warnings)
     return Exported(folder, config, size, tuple(warnings), types.most)
 
 
 # --- what config.json says
-
-
-def _source_config(model: Model) -> dict[str, Any]:
-    source = model.provenance.record.get("source_config")
-    if not isinstance(source, dict):
-        raise CheckpointError(
-            "the model's record has no source_config, so that no config.json can be written; "
-            + (f"{REGAIN}." if model.provenance.dropped else "load a Hugging Face checkpoint and prune that.")
-        )
-    if source.get("model_type") != model.architecture.family:
-        raise CheckpointError(
-            f"the model is of the family {model.architecture.family}, but its source_config is of "
-            f"{str(source.get('model_type'))[:60]!r}; load and prune the checkpoint anew."
-        )
-    return source
-
-
-def _with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
-    """`source` for the class that has the model's head, with the model's labels."""
-    names = HEAD_NAMES[a.head]
-    config = dict(source, architectures=[names.class_name(family)])
-    if names.sized:
-        problem = config.pop("problem_type", None)
-        for key in ("id2label", "label2id", "num_labels"):
-            config.pop(key, None)
-        if a.labels:
-            config["id2label"] = {str(number): label for number, label in enumerate(a.labels)}
-            config["label2id"] = {label: number for number, label in enumerate(a.labels)}
-        if names.problems and (problem is not None or a.problem != default_problem(a.labels)):
-            config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
-    return config
 
 
 def _with_biases(family: Family, a: Architecture) -> Architecture:

@@ -159,6 +159,7 @@ def tune(
         "task": task.name,
         "source": task.source,
         "texts": len(texts.encoded),
+        "pairs": task.paired,
         "tokens": texts.encoded.tokens,
         "batch": batch_shape(first),
         "trainable_parameters": count(parts),

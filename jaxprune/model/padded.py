@@ -44,7 +44,7 @@ def plain_batch(
         positions = jnp.cumsum(mask, axis=1) * mask - 1  # OPT: padding sits just before position 0
     else:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    if ids.shape[1] > architecture.max_positions and architecture.positions != "none":
+    if architecture.positions != "none" and ids.shape[1] > architecture.max_positions:
         raise DataError(f"texts of {ids.shape[1]} tokens do not fit the model's {architecture.limit}; truncate.")
     segments = (mask > 0).astype(jnp.int32)
     by_mask = architecture.pool == "last" and architecture.pool_pad is None
@@ -54,7 +54,7 @@ def plain_batch(
         positions,
         types,
         pool_slots(architecture, ids, segments if by_mask else jnp.ones_like(ids), 1),
-        jnp.arange(len(ids), dtype=jnp.int32)[:, None],
+        jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None],  # which may be symbolic, as len() may not
     )
 
 

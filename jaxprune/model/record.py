@@ -61,6 +61,7 @@ class CalibrationUsed:
     tokens: int  # real ones
     seed: int | None = None  # that drew them; None: they were given
     hash: str | None = None  # SHA-256 of the texts
+    pairs: bool | None = None  # whether they have second texts; None: not known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,6 +136,7 @@ def prune(
             source=calibration.source,
             seed=calibration.seed,
             hash=calibration.hash,
+            pairs=calibration.paired,
             warnings=(*calibration.warnings, *surprises),
         ),
         on_step=on_step,

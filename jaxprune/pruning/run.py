@@ -43,6 +43,7 @@ class Calibrated:
     source: str = "given batches"
     seed: int | None = None  # None: not drawn, given
     hash: str | None = None  # SHA-256 of the texts, or of their token ids
+    pairs: bool | None = None  # whether they have second texts; None: not known, of token ids
     warnings: tuple[str, ...] = ()
 
     @property
@@ -278,6 +279,7 @@ class Run:
                 "tokens": self.calibrated.tokens,
                 "seed": self.calibrated.seed,
                 "hash": self.calibrated.hash,
+                "pairs": self.calibrated.pairs,
             },
             "refit": list(refit),
             "reused": list(reused or self.resumed),

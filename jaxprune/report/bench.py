@@ -1,7 +1,11 @@
 """Is smaller faster? The dense and the pruned model timed in turns, in one run, compilation apart."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +14,9 @@ import numpy as np
 
 from ..checks import checked
 from ..errors import DataError, SettingsError
+from ..exports.onnx import check_onnx_installed
+from ..exports.onnx_file import write_int8, write_onnx
+from ..exports.onnx_graph import graph_of
 from ..model import Batch, Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
@@ -17,6 +24,7 @@ from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
+from ..runtime.onnx import open_onnx
 from ..runtime.programs import Programs
 from .figures import Bench, GenerationBench, GenerationSpeed
 
@@ -24,19 +32,32 @@ SHAPES = ((32, 128), (1, 32))  # rows x length: a batch, and one short text
 
 
 @checked
-def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, repeats: int = 20, seed: int = 0) -> Bench:
-    """Median seconds of a jitted forward pass of `rows` texts of `length` tokens each, of both models in turns.
+def bench(
+    dense: Model,
+    pruned: Model,
+    *,
+    rows: int = 32,
+    length: int = 128,
+    repeats: int = 20,
+    seed: int = 0,
+    runtime: str = "jax",
+) -> Bench:
+    """Median seconds of a forward pass of `rows` texts of `length` tokens each, of both models in turns.
 
     Turns change their order, and the speed-up is the median of the ratios within a turn, so that a machine that slows
-    down in between does not decide. `Bench` says what the figures are; its `verdict` is in words.
+    down in between does not decide. `Bench` says what the figures are; its `verdict` is in words. `runtime` is what
+    runs them: "jax" (jitted), "onnxruntime" or "onnxruntime-int8" (the CPU; exported for this, and deleted).
 
-    Raises `SettingsError` for a length that a model cannot take.
+    Raises `SettingsError` for a length that a model cannot take, and for a runtime that is none or is not installed.
     """
     if min(rows, length, repeats) < 1:
         raise SettingsError(f"rows, length and repeats must be at least 1, got {rows}, {length}, {repeats}.")
+    if runtime not in RUNTIMES:
+        raise SettingsError(f"runtime is {runtime!r}, expected one of {', '.join(RUNTIMES)}.")
+    make_ready = RUNTIMES[runtime]
     compiled = {
-        "dense": compile_forward(dense, rows, length, seed),
-        "pruned": compile_forward(pruned, rows, length, seed),
+        "dense": make_ready(dense, rows, length, seed),
+        "pruned": make_ready(pruned, rows, length, seed),
     }
     seconds: dict[str, list[float]] = {name: [] for name in compiled}
     for _, _, run in compiled.values():
@@ -56,7 +77,8 @@ def bench(dense: Model, pruned: Model, *, rows: int = 32, length: int = 128, rep
         rows=rows,
         length=length,
         repeats=repeats,
-        device=jax.devices()[0].device_kind,
+        device=jax.devices()[0].device_kind if runtime == "jax" else "cpu",
+        runtime=runtime,
         dense_seconds=medians["dense"],
         pruned_seconds=medians["pruned"],
         dense_compile_seconds=compiled["dense"][0],
@@ -80,6 +102,32 @@ def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tupl
     program = whole_forward.lower(params, batch, architecture=model.architecture).compile()
     seconds = time.perf_counter() - start
     return seconds, program, lambda: jax.block_until_ready(program(params, batch))
+
+
+def load_onnx_forward(
+    model: Model, rows: int, length: int, seed: int = 0, int8: bool = False
+) -> tuple[float, Any, Callable[[], np.ndarray]]:
+    """The same by onnxruntime: seconds of loading the file, the program, and a function that runs it once."""
+    check_onnx_installed(int8=True)  # which is onnxruntime too
+    batch = full_batch(model.architecture, rows, length, seed)
+    with TemporaryDirectory() as folder:
+        file, graph = Path(folder) / "model.onnx", graph_of(model.architecture, model.params)
+        (write_int8 if int8 else write_onnx)(graph, file)
+        start = time.perf_counter()
+        program = open_onnx(file)
+        seconds = time.perf_counter() - start
+    inputs = tuple(np.asarray(leaf, np.int64) for leaf in (batch.ids, batch.real, batch.types))
+    return seconds, program, lambda: program(*inputs)
+
+
+# Who makes a model ready to be timed.
+RUNTIMES: Mapping[str, Callable[..., tuple[float, Any, Callable[[], Any]]]] = MappingProxyType(
+    {
+        "jax": compile_forward,
+        "onnxruntime": load_onnx_forward,
+        "onnxruntime-int8": partial(load_onnx_forward, int8=True),
+    }
+)
 
 
 @checked

@@ -28,6 +28,7 @@ class Bench(AsJson):
     length: int  # tokens a row
     repeats: int  # turns
     device: str
+    runtime: str = "jax"  # what ran them; compile seconds of others are those of loading a file
     dense_seconds: float
     pruned_seconds: float
     dense_compile_seconds: float

@@ -49,6 +49,13 @@ class Calibration:
         return len(self.ids or self.examples) if self.windows is None else self.windows
 
     @property
+    def paired(self) -> bool | None:
+        """Whether texts have second texts; None: not known, of token ids."""
+        if self.ids:
+            return None
+        return self.windows is None and any(example.pair is not None for example in self.examples)
+
+    @property
     def hash(self) -> str:
         """SHA-256 of the texts, or of their token ids and types, in their order."""
         digest = hashlib.sha256()

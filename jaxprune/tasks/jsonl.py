@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import DataError
 from .plain_text import COLUMNS, LabelColumns, not_plain
 
+FIELDS = ("text", "text_pair")  # of a text and its second text
 READ_BYTES = 2**18  # bytes read at a time
 # What a file of JSON objects may be called.
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -163,17 +164,17 @@ def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | 
     return [text for text, _ in pairs], [pair for _, pair in pairs if pair is not None] or None
 
 
-def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | None]]:
+def iter_texts(path: Path, paired: bool = True, fields: tuple[str, str] = FIELDS) -> Iterator[tuple[str, str | None]]:
     """Every text of a file and its second text, one by one.
 
-    Of a file called JSON the fields "text" and "text_pair"; else one text a line, a tab before a second one, blank
+    Of a file called JSON the `fields`, "text" and "text_pair"; else one text a line, a tab before a second one, blank
     lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
     others none, and where what is called plain text is JSON, a table (once all lines are read) or an archive.
     """
     check_no_table(path, "write one text a line, or JSON lines.")
     if is_json(path):
         rows = iter_rows(path)
-        texts = ((row.where, row.text("text"), second_text(row) if paired else None) for row in rows)
+        texts = ((row.where, row.text(fields[0]), second_text(row, fields[1]) if paired else None) for row in rows)
     else:
         texts = _plain_lines(path, paired)
     second = None
@@ -187,9 +188,9 @@ def iter_texts(path: Path, paired: bool = True) -> Iterator[tuple[str, str | Non
         raise DataError(f"{path} holds no texts; write one a line.")
 
 
-def second_text(row: Row) -> str | None:
-    """The field "text_pair", None where it is null or missing."""
-    return row.text("text_pair") if row.values.get("text_pair") is not None else None
+def second_text(row: Row, name: str = FIELDS[1]) -> str | None:
+    """The field of that name, None where it is null or missing."""
+    return row.text(name) if row.values.get(name) is not None else None
 
 
 def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:

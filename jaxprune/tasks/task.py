@@ -71,6 +71,11 @@ class Task:
         return examples
 
     @property
+    def paired(self) -> bool:
+        """Whether training texts have a second text."""
+        return not self.running and any(example.pair is not None for example in self.train)
+
+    @property
     def is_token_ids(self) -> bool:
         """Whether the texts are token ids already, which no tokenizer reads (`tasks.of_ids`)."""
         given = next((texts for texts in self._splits.values() if isinstance(texts, tuple) and texts), ())

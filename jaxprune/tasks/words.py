@@ -1,12 +1,13 @@
 """Words with a tag each, from files of your own: named entities, parts of speech."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..checks import checked
 from .example import Example, Tags
 from .folder import label_names, own_task, split_files
-from .jsonl import Row, read_rows, shown
+from .jsonl import Row, is_json, iter_rows, iter_texts, read_rows, shown
 from .kinds import KINDS
 from .label_columns import Labels, class_number
 from .task import Task
@@ -47,13 +48,30 @@ def _tags(row: Row) -> list[str | int] | None:
     return tags
 
 
-def _example(row: Row, names: tuple[str, ...]) -> Example:
-    words, tags = row.get("tokens"), _tags(row)
+def iter_words(path: Path) -> Iterator[tuple[list[str] | str, None]]:
+    """The texts of a file that are to be tagged, one by one: lists of words, "tokens", or whole ones, as `iter_texts`.
+
+    Raises `DataError`, naming the line.
+    """
+    if not is_json(path):
+        yield from ((text, None) for text, _ in iter_texts(path, paired=False))
+        return
+    for row in iter_rows(path):
+        yield (_words(row) if "tokens" in row.values else row.text("text")), None
+
+
+def _words(row: Row) -> list[str]:
+    words = row.get("tokens")
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise row.fail(f"tokens must be a list of words, got {shown(words)}.")
     blank = [number for number, word in enumerate(words) if not word.strip()]
     if blank:
         raise row.fail(f"word {blank[0]} is blank, so that no token could carry its tag; drop it.")
+    return words
+
+
+def _example(row: Row, names: tuple[str, ...]) -> Example:
+    words, tags = _words(row), _tags(row)
     if tags is None:
         return Example(" ".join(words), None, None)
     if len(tags) != len(words):

@@ -27,13 +27,15 @@ def pack(
     length: int | None = None,
     rows: int | None = None,
     group: int | None = None,
+    few_shapes: bool = False,
 ) -> list[Batch]:
     """Batches of numpy arrays, all of one shape, that hold every text once.
 
     `length` is the slots of a row: by default 64 or 128, or the longest text rounded up to a multiple of 16. `rows` is
     the rows of a batch: by default about `batch_tokens()` slots, spread evenly over the batches. With `group`, each
-    consecutive `group` texts make up one batch. Deterministic. Raises DataError for a text that has no tokens or does
-    not fit.
+    consecutive `group` texts make up one batch. With `few_shapes` rows, and texts of a row, are rounded up to powers of
+    two or to all of a batch, so that call after call runs programs that are compiled. Deterministic. Raises DataError
+    for a text that has no tokens or does not fit.
     """
     lengths = encoded.lengths
     length = row_length(lengths, length)
@@ -41,13 +43,22 @@ def pack(
     texts = np.arange(len(lengths))
     parts = [texts] if group is None else [texts[at : at + group] for at in range(0, len(texts), group)]
     filled = [fill_rows(part, lengths, length) for part in parts]  # [part][row] -> texts
+    full = max(1, batch_tokens() // length)
+    if few_shapes and rows is None and group is None:
+        rows = min(full, _power_of_two(len(filled[0])))
     if group is None:
-        filled = _spread(filled[0], max(1, batch_tokens() // length) if rows is None else rows, even=rows is None)
+        filled = _spread(filled[0], full if rows is None else rows, even=rows is None)
     most = max(len(part) for part in filled)
     if rows is not None and most > rows:
         raise DataError(f"a group of {group} texts needs {most} rows of {length} tokens, got rows={rows}; raise it.")
-    shape = (most if rows is None else rows, length, max(len(row) for part in filled for row in part))
+    places = max(len(row) for part in filled for row in part)
+    shape = (most if rows is None else rows, length, _power_of_two(places) if few_shapes else places)
     return [batch_of(part, encoded, architecture, shape) for part in filled]
+
+
+def _power_of_two(count: int) -> int:
+    """The least one that is not below `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def with_empty_rows(batch: Batch, multiple: int) -> Batch:

@@ -13,6 +13,7 @@ from ..checkpoint.tokenizer_files import TokenizerRead, read_tokenizer
 from ..errors import DataError
 from ..model import Model
 from ..tasks.example import Example
+from .word_places import word_tokens, words_in
 
 # A tokenizer may have fewer entries than the embedding has rows: tables are padded to a multiple of up to 128, and
 # published checkpoints leave up to 2.4 % of theirs unused (DeepSeek 102,400 rows for 100,015 entries, Phi 51,200 for
@@ -63,6 +64,7 @@ class Tokenizer:
     longest: int | None = None  # tokens of a text
     rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
     types: int | None = None  # that its embedding tells apart
+    first: int = 0  # the number of the first text, in errors: of texts that come in parts
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
@@ -143,17 +145,30 @@ class Tokenizer:
         A text is its `words` with a space between them; the tokenizer may drop some, and the end may be cut off.
         """
         encoded, encodings = self._read_all(examples, max_length, strict)
-        firsts = []
-        for of_text, encoding in zip(words, encodings, strict=True):
-            starts = np.cumsum([0, *(len(word) + 1 for word in of_text)])
-            # A token belongs to the word of its last character: some begin with the space before it.
-            last = np.array(encoding.offsets, np.int64)[:, 1] - 1
-            word = np.searchsorted(starts[1:] - 1, last, side="right")
-            first = np.full(len(of_text) + 1, -1)
-            for token in np.flatnonzero(last >= starts[word])[::-1]:
-                first[word[token]] = token
-            firsts.append(first[:-1])
-        return encoded, firsts
+        return encoded, [word_tokens(*pair) for pair in zip(words, encodings, strict=True)]
+
+    def encode_places(
+        self,
+        examples: Sequence[Example],
+        words: Sequence[Sequence[str] | None],
+        max_length: int,
+        strict: bool = False,
+    ) -> tuple[Encoded, list[np.ndarray]]:
+        """`encode`, and for every text its words, [words, 3]: the first token (-1: none), first character, one past.
+
+        Words are those of `words`, of which the text is made with a space between them; or where that is None, what the
+        tokenizer takes for words and what spaces divide: "here" and "." of "here.", as far as the text is read.
+        """
+        encoded, encodings = self._read_all(examples, max_length, strict)
+        places = []
+        for example, given, encoding in zip(examples, words, encodings, strict=True):
+            if given is None:
+                places.append(words_in(example.text, encoding))
+                continue
+            ends = np.cumsum([len(word) + 1 for word in given]) - 1
+            starts = ends - [len(word) for word in given]
+            places.append(np.stack([word_tokens(given, encoding), starts, ends], axis=1))
+        return encoded, places
 
     def plain(self, text: str) -> np.ndarray:
         """The token ids of a whole text, however long, without special tokens."""
@@ -257,12 +272,12 @@ class Tokenizer:
         try:
             encodings = self.backend.encode_batch(texts, **options)
         except TypeError:  # of the whole batch, without a word on which text
-            check_each_text(texts)
+            check_each_text(texts, self.first)
             raise
         for number, encoding in enumerate(encodings):
             if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
                 token = max(encoding.ids)
-                name = f"text {number}" if numbered else "the text"
+                name = f"text {self.first + number}" if numbered else "the text"
                 raise DataError(
                     f"{name} has the token {self.backend.id_to_token(token)!r}, id {token}, and the model's "
                     f"embedding has {self.rows} rows; drop the token, or use the tokenizer files of this checkpoint."
@@ -291,9 +306,9 @@ class Tokenizer:
         return room
 
 
-def check_each_text(texts: Sequence[Any]) -> None:
+def check_each_text(texts: Sequence[Any], first: int = 0) -> None:
     """Raise DataError for the first text that is no string, or that holds half a character."""
-    for number, entry in enumerate(texts):
+    for number, entry in enumerate(texts, start=first):
         for text in entry if isinstance(entry, tuple) else (entry,):
             if not isinstance(text, str):
                 raise DataError(f"text {number} is of type {type(text).__name__}, expected str; convert or drop it.")

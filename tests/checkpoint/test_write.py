@@ -53,7 +53,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_folder_holds_weights_and_manifest_and_no_config(tmp_path):
     assert save(random_model(), tmp_path / "new" / "out") == tmp_path / "new" / "out"
-    assert names(tmp_path / "new" / "out") == ["jaxprune.json", "model.safetensors"]
+    assert names(tmp_path / "new" / "out") == ["README.md", "jaxprune.json", "model.safetensors"]
     assert names(tmp_path / "new") == ["out"]
     tensors = load_file(tmp_path / "new" / "out" / "model.safetensors")
     assert tensors["layers.0.attention.q.kernel"].shape == (8, 2, 1, 4)
@@ -138,7 +138,14 @@ def test_the_tokenizer_comes_along_and_nothing_else(tmp_path):
     (tmp_path / "secret").write_text("…")
     (source / "vocab.json").symlink_to(tmp_path / "secret")  # leads out of the folder: not followed
     folder = save(random_model().replace(provenance=Provenance(str(source))), tmp_path / "out")
-    assert names(folder) == ["jaxprune.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.txt"]
+    assert names(folder) == [
+        "README.md",
+        "jaxprune.json",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+    ]
     assert (folder / "tokenizer.json").read_text() == "tokenizer.json"
     assert not (folder / "merges.txt").is_symlink() and (folder / "merges.txt").read_text() == "vocab.txt"
 

@@ -13,7 +13,7 @@ from jaxprune.errors import DataError, NumericalError
 from jaxprune.evaluation.evaluate import evaluate
 from jaxprune.evaluation.label_map import match_labels
 from jaxprune.evaluation.numbering import truth
-from jaxprune.evaluation.predict import predict
+from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.tasks import Answers, Example, Task
 from jaxprune.tokens.tokenizer import Encoded, Tokenizer
 
@@ -28,7 +28,7 @@ def make_task(
 
 
 def logits_of(model, task):
-    return predict(model, Tokenizer.of(model).encode(task.validation, task.max_length))
+    return text_outputs(model, Tokenizer.of(model).encode(task.validation, task.max_length))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_the_report_is_plain_json(tiny):
 def test_one_program_for_all_batches_and_none_the_second_time(tiny, compilations):
     model = tiny(seed=5, hidden=12)  # shapes that no other test compiles
     encoded = Encoded([np.full(40, 7, np.int32)] * 40, [np.zeros(40, np.int32)] * 40)  # several batches
-    predict(model, encoded)
+    text_outputs(model, encoded)
     with compilations() as seen:
-        predict(model, encoded)
-        predict(tiny(seed=6, hidden=12), encoded)
+        text_outputs(model, encoded)
+        text_outputs(tiny(seed=6, hidden=12), encoded)
     assert len(seen) == 0
 
 

@@ -10,7 +10,7 @@ import jaxprune as jp
 from jaxprune.checkpoint import load
 from jaxprune.errors import DataError
 from jaxprune.evaluation.metrics import entities, tag_scores
-from jaxprune.evaluation.predict import predict_tokens
+from jaxprune.evaluation.outputs import token_outputs
 from jaxprune.evaluation.tags import read_tags
 from jaxprune.finetuning.texts import prepare
 from jaxprune.model.targets import IGNORED
@@ -82,7 +82,7 @@ def test_each_word_is_scored_once_in_the_models_numbering(model, task):
     examples = task.split("validation")
     encoded, pairs = read_tags(task, examples, Tokenizer.of(model))
     assert [len(pair) for pair in pairs] == [4, 5, 2] * 3
-    best = [values.argmax(axis=1) for values in predict_tokens(model, encoded)]
+    best = [values.argmax(axis=1) for values in token_outputs(model, encoded)]
     predicted = [[LABELS[best[row][token]] for token in pair[:, 0]] for row, pair in enumerate(pairs)]
     true = [[LABELS[number] for number in example.label.classes] for example in examples]
     found = jp.evaluate(model, task)

@@ -76,7 +76,13 @@ def test_a_uniform_model_comes_back_the_same(tmp_path, family):
     assert {key: value for key, value in new.items() if key not in told} == {
         key: value for key, value in old.items() if key not in told
     }
-    assert names(written.folder) == ["config.json", "jaxprune_export.json", "merges.txt", "model.safetensors"]
+    assert names(written.folder) == [
+        "README.md",
+        "config.json",
+        "jaxprune_export.json",
+        "merges.txt",
+        "model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("family", ("bert", "gpt2", "llama"))
@@ -265,7 +271,7 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     assert (folder / "model.safetensors.index.json").exists() and not (folder / "model.safetensors").exists()
     assert_same(load(folder), model)
     save(model, folder, overwrite=True)
-    assert names(folder) == ["jaxprune.json", "merges.txt", "model.safetensors"]
+    assert names(folder) == ["README.md", "jaxprune.json", "merges.txt", "model.safetensors"]
     (folder / "config.json").write_text("{}")
     with pytest.raises(OutputError, match=r"also holds config\.json"):
         jp.export(model, folder, overwrite=True)

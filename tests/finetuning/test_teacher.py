@@ -10,7 +10,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import SettingsError
-from jaxprune.evaluation.predict import predict
+from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.finetuning.teacher import fitting
 from jaxprune.finetuning.texts import encoded_by, prepare
 from jaxprune.tokens.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ def gap(model, teacher, task, order=(0, 1)) -> float:
     """T² KL(teacher ‖ student) at T = 2, the mean over the training texts, from what each says alone."""
     says = []
     for each in (model, teacher):
-        logits = predict(each, Tokenizer.of(each).encode(task.train, task.max_length)).astype(np.float64) / 2
+        logits = text_outputs(each, Tokenizer.of(each).encode(task.train, task.max_length)).astype(np.float64) / 2
         says.append(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
     student, teacher = says[0], says[1][:, list(order)]
     return 4 * float(np.mean(np.sum(np.exp(teacher) * (teacher - student), axis=1)))

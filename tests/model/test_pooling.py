@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.evaluation.predict import predict
+from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.model import Batch, logits
 from jaxprune.model.padded import plain_batch
 from jaxprune.model.pooling import pool_slots, pooled
@@ -59,7 +59,7 @@ def test_packed_and_padded_texts_say_the_same(pad):
         for row, text in enumerate(texts):
             at = slice(8 - len(text), 8) if side == "left" else slice(0, len(text))
             ids[row, at], mask[row, at] = text, 1
-        np.testing.assert_allclose(predict(model, encoded), logits(model, ids, mask), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(text_outputs(model, encoded), logits(model, ids, mask), rtol=0, atol=1e-5)
 
 
 def test_a_row_of_random_tokens_is_read_at_its_end():

@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 import torch
 
 import jaxprune as jp
-from jaxprune.evaluation.predict import predict
+from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.model.heads import head_of
 from jaxprune.model.padded import plain_batch
 from jaxprune.tokens.packing import Encoded
@@ -77,7 +77,7 @@ def test_a_packed_text_has_the_logits_that_it_has_alone(tmp_path, family, pad):
     assert model.architecture.pool_pad == pad
     texts = [[3, 0, 7], [4, 9, 2, 0], [5, 0, 0, 1], [1, 1], [0], [8], [6, 1, 6, 6, 1, 0, 1]]
     arrays = [np.array(text, np.int32) for text in texts]
-    ours = predict(model, Encoded(arrays, [np.zeros_like(ids) for ids in arrays]))
+    ours = text_outputs(model, Encoded(arrays, [np.zeros_like(ids) for ids in arrays]))
     for text, got in zip(texts, ours, strict=True):
         alone = {"input_ids": np.array([text])}
         np.testing.assert_allclose(got, reference_logits(reference, alone)[0], rtol=0, atol=TOLERANCE)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxprune.errors import DataError
-from jaxprune.evaluation.predict import predict, predict_tokens
+from jaxprune.evaluation.outputs import text_outputs, token_outputs
 from jaxprune.model import logits
 from jaxprune.model.transformer import whole_forward
 from jaxprune.tokens.packing import pack, unpack, unpack_logits, unpack_tokens
@@ -86,7 +86,7 @@ def test_a_packed_text_gives_what_it_gives_alone(tiny, lengths):
     for row, length in enumerate(lengths):
         ids[row, :length], types[row, :length], mask[row, :length] = encoded.ids[row], encoded.types[row], 1
     alone = logits(model, *map(jnp.asarray, (ids, mask, types)))
-    np.testing.assert_allclose(predict(model, encoded), alone[: len(lengths)], atol=1e-5)  # float32, two layers
+    np.testing.assert_allclose(text_outputs(model, encoded), alone[: len(lengths)], atol=1e-5)  # float32, two layers
 
 
 @pytest.mark.parametrize("layout", [{"length": 64}, {"length": 30}, {"rows": 9}, {"group": 3}])
@@ -94,7 +94,7 @@ def test_no_layout_changes_a_result(tiny, layout):
     model, encoded = tiny(), texts_of([5, 24, 3, 17, 9, 1, 12])
     batches = pack(encoded, model.architecture, **layout)
     found = [whole_forward(model.params, batch, architecture=model.architecture) for batch in batches]
-    np.testing.assert_allclose(unpack_logits(found, batches), predict(model, encoded), atol=1e-5)
+    np.testing.assert_allclose(unpack_logits(found, batches), text_outputs(model, encoded), atol=1e-5)
 
 
 def test_what_padding_holds_changes_nothing(tiny):
@@ -111,9 +111,9 @@ def test_what_padding_holds_changes_nothing(tiny):
 
 def test_token_outputs_go_back_to_their_texts(tiny):
     model, encoded = tiny(head="question_answering", pooler="none", labels=()), texts_of([5, 24, 3, 17])
-    together = predict_tokens(model, encoded)
+    together = token_outputs(model, encoded)
     assert [values.shape for values in together] == [(5, 2), (24, 2), (3, 2), (17, 2)]
-    alone = predict_tokens(model, Encoded(encoded.ids[1:2], encoded.types[1:2]))
+    alone = token_outputs(model, Encoded(encoded.ids[1:2], encoded.types[1:2]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
     batches = pack(encoded, model.architecture)
     np.testing.assert_array_equal(unpack_tokens([batch.ids for batch in batches], batches)[3], encoded.ids[3])

@@ -63,6 +63,7 @@ def finished(
         "task": run.task.name,
         "source": run.task.source,
         "texts": len(texts.encoded),
+        "pairs": run.task.paired,
         "tokens": texts.encoded.tokens,
         "batch": batch_shape(first),
         "epochs": [{**entry, "epoch": entry["round"]} for entry in records],

@@ -1,0 +1,148 @@
+"""Say what a model makes of texts: classes, numbers, tags of words, answers."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import tee
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..checkpoint.write import check_writable
+from ..errors import DataError, OutputError
+from ..evaluation.onnx_model import described
+from ..evaluation.predict import BATCH, predict
+from ..evaluation.readings import HeadReading, Prediction, reading_of
+from ..jsonio import dumps, replace_file
+from ..report.progress import progress
+from ..report.said import said
+from ..report.tables import facts_table
+from ..tasks.jsonl import iter_texts
+from ..tasks.words import iter_words
+from . import flags
+from .outcome import Outcome
+
+_Text = tuple[str | list[str], str | None]  # a text, or its words; and its second text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    flags.add_runtime(parser)
+    parser.add_argument("--text", metavar="TEXT", help="one text; for a model that answers questions, the question")
+    parser.add_argument("--pair", metavar="TEXT", help="its second text; of a question, the context")
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help='texts instead, one a line (a tab before a second text), or JSON lines with "text" and "text_pair" '
+        '("question" and "context"; of words to tag, "tokens"); - is standard input',
+    )
+    parser.add_argument("--out", metavar="FILE", help="JSON lines, a prediction each, in the order of the texts")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that --out names")
+    parser.add_argument("--batch-size", type=int, default=BATCH, metavar="N", help=f"texts read at a time ({BATCH})")
+    parser.add_argument(
+        "--seq-len", type=int, metavar="N", help="the most tokens of a text, longer ones are cut (what the model reads)"
+    )
+    parser.add_argument("--nullable", action="store_true", help="a question may have no answer")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    if (arguments.text is None) == (arguments.input is None):
+        raise DataError("texts come from --text TEXT or from --input FILE; give one of the two.")
+    if arguments.pair is not None and arguments.text is None:
+        raise DataError("--pair is the second text of --text; in a file it stands behind a tab, or as text_pair.")
+    if arguments.out is not None:
+        _check_out(Path(arguments.out), arguments.input, arguments.overwrite)
+    model = flags.load_to_run(arguments)
+    notes, reading = described(model).provenance, reading_of(described(model).architecture)
+    settings = {"batch_size": arguments.batch_size, "max_length": arguments.seq_len, "nullable": arguments.nullable}
+    with _texts(arguments, reading) as texts, progress("predict", arguments.quiet) as on_step:
+        count, paired = _looked_over(texts())  # all of them, before the first is predicted
+        beside, firsts, seconds = tee(texts(), 3)
+        stream = predict(
+            model,
+            (text for text, _ in firsts),
+            (pair for _, pair in seconds) if paired else None,
+            **settings,
+            on_step=lambda event: on_step({**event, "of": count}),
+        )
+        lines = (
+            (_line(text, prediction, reading), prediction) for text, prediction in zip(beside, stream, strict=True)
+        )
+        if arguments.out is None:
+            kept = list(lines)
+        else:
+            kept = []
+            replace_file(Path(arguments.out), lambda part: _write(part, (line for line, _ in lines)))
+        made = stream.all()  # none are left; what they cost is
+    costs = {"texts": count, "tokens": made.tokens, "seconds": made.seconds, "compile_seconds": made.compile_seconds}
+    asked = {"model": arguments.model, "input": arguments.input, "out": arguments.out, **settings}
+    warnings = list(dict.fromkeys([*notes.warnings, *made.warnings]))
+    if arguments.out is not None:
+        return Outcome({**asked, **costs, "warnings": warnings}, (facts_table(arguments.out, costs),))
+    data = {**asked, **costs, "predictions": [line for line, _ in kept], "warnings": warnings}
+    return Outcome(data, tuple(said(prediction) for _, prediction in kept))
+
+
+def _check_out(out: Path, source: str | None, overwrite: bool) -> None:
+    """Raise `OutputError` where predictions cannot be written, before any are made."""
+    if source not in (None, "-") and out.exists() and os.path.exists(source) and os.path.samefile(out, source):
+        raise OutputError(f"{out} is where the texts are read from; choose another file.")
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; name a file.")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another file, or pass overwrite=True.")
+    check_writable(out.absolute().parent)
+
+
+@contextmanager
+def _texts(arguments: argparse.Namespace, reading: HeadReading) -> Iterator[Callable[[], Iterable[_Text]]]:
+    """A function that gives the texts from the first on: they are looked over, and then predicted."""
+    if arguments.text is not None:
+        yield lambda: [(arguments.text, arguments.pair)]
+    elif arguments.input != "-":
+        yield lambda: _read(Path(arguments.input), reading)
+    else:
+        with TemporaryDirectory() as folder:
+            try:
+                file = _spooled(Path(folder))
+                yield lambda: _read(file, reading)
+            except DataError as error:
+                raise DataError(str(error).replace(f"{folder}{os.sep}", "")) from error
+
+
+def _spooled(folder: Path) -> Path:
+    """Standard input in a file, called as what it holds."""
+    file = folder / "stdin"
+    with file.open("wb") as copy:
+        copyfileobj(sys.stdin.buffer, copy)
+    with file.open("rb") as text:
+        is_json = text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    return file.rename(folder / ("stdin.jsonl" if is_json else "stdin.txt"))
+
+
+def _read(path: Path, reading: HeadReading) -> Iterable[_Text]:
+    return iter_words(path) if reading.words else iter_texts(path, fields=reading.fields)
+
+
+def _looked_over(texts: Iterable[_Text]) -> tuple[int, bool]:
+    """How many texts there are, and whether they have second texts. Raises `DataError` where one is none."""
+    count, paired = 0, False
+    for _, pair in texts:
+        count, paired = count + 1, pair is not None
+    return count, paired
+
+
+def _line(text: _Text, prediction: Prediction, reading: HeadReading) -> dict[str, Any]:
+    """A text and what was predicted of it, as an object of JSON."""
+    first, pair = text
+    names = reading.fields if isinstance(first, str) else ("tokens", reading.fields[1])
+    return {names[0]: first, **({} if pair is None else {names[1]: pair}), **asdict(prediction)}
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{dumps(line)}\n" for line in lines)

@@ -1,0 +1,119 @@
+"""`format="stablehlo"`: the forward pass as one program for every platform, which JAX alone loads and runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from ..checkpoint.config import family_of
+from ..checkpoint.generation import write_generation
+from ..checkpoint.manifest import EXPORTED, check_finite, manifest_of, manifest_text, named_parameters
+from ..checkpoint.notes import write_tokenizer
+from ..checkpoint.write import write_folder
+from ..errors import NumericalError, SettingsError
+from ..model.architecture import Architecture
+from ..model.heads import head_of
+from ..model.model import Model
+from ..model.padded import logits, plain_batch
+from ..model.transformer import forward
+from .exported import Exported, probe, ready_to_export, source_config, with_head
+
+PROGRAM, WEIGHTS = "model.stablehlo", "weights.npz"
+PLATFORMS = ("cpu", "cuda", "tpu")
+PLACES = ("inside", "beside")
+LARGEST = 2**31 - 2**24  # bytes of a program; its format holds no more
+TOLERANCE = 1e-5  # of the largest output; it is the very program of `jaxprune.logits`
+
+
+def export_stablehlo(
+    model: Model, folder: str | Path, *, weights: str = "inside", overwrite: bool = False, tokenizer: Any = None
+) -> Exported:
+    """Write `model` as a program of jax.export, with its weights in it or in a file of NumPy's beside it; see `export`.
+
+    It takes token ids, mask and, where the model has them, token types, int32 [rows, length] of any size up to the
+    model's positions, and gives what `jaxprune.logits` does; with weights beside they come before, a dict by name.
+    """
+    folder = Path(folder)
+    if weights not in PLACES:
+        raise SettingsError(f"weights is {weights!r}, expected one of {', '.join(PLACES)}.")
+    source = source_config(model)
+    model = ready_to_export(model, folder, overwrite, tokenizer)
+    arrays: dict[str, Any] = {
+        name: np.asarray(leaf, np.float32) for name, leaf in named_parameters(model.params)[0].items()
+    }
+    for name, array in arrays.items():
+        check_finite(name, array, "the model")
+    size = sum(array.nbytes for array in arrays.values())
+    if weights == "inside" and size > LARGEST:
+        raise SettingsError(f"{size} bytes of weights do not fit into one program; write them with weights='beside'.")
+    config = with_head(source, family_of(source, "the model's source_config"), model.architecture)
+    written = program_of(model, arrays, weights == "beside")
+    error = program_error(model, written, arrays if weights == "beside" else None)
+    files = [PROGRAM, *([WEIGHTS] if weights == "beside" else [])]
+
+    def fill(part: Path) -> None:
+        (part / PROGRAM).write_bytes(written)
+        if weights == "beside":
+            np.savez(part / WEIGHTS, **arrays)
+        (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
+        write_tokenizer(model, part)
+        write_generation(model, part)
+
+    made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}
+    made |= {"errors": {PROGRAM: error}, "warnings": []}
+    write_folder(folder, EXPORTED, manifest_of(model) | {"export": made}, fill, overwrite)
+    total = sum((folder / name).stat().st_size for name in files)
+    return Exported(folder, config, total, (), "float32", {PROGRAM: error})
+
+
+def program_of(model: Model, arrays: dict[str, Any], beside: bool) -> bytes:
+    """The serialised program, for every platform, of any number of rows and tokens."""
+    a, (names, structure) = model.architecture, named_parameters(model.params)
+    bounded = a.positions != "none"
+    scope = jax_export.SymbolicScope([f"length <= {a.max_positions}"] if bounded else [])
+    rows, length = jax_export.symbolic_shape("rows, length", scope=scope)
+    ids = [jax.ShapeDtypeStruct((rows, length), jnp.int32)] * inputs(a)
+
+    def run(weights: dict[str, Any], *given: Any) -> Any:
+        params = structure.unflatten([weights[name] for name in names])
+        out = forward(params, plain_batch(a, *given), a).logits
+        assert out is not None  # a whole forward pass ends with the head
+        return out[:, 0] if head_of(a).per_text else out
+
+    if beside:
+        specs = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+        return bytes(_exported(run)(specs, *ids).serialize())
+    held = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return bytes(_exported(lambda *given: run(held, *given))(*ids).serialize())
+
+
+def inputs(architecture: Architecture) -> int:
+    """How many arrays of token ids and the like the program takes: ids, mask and, where a model has them, types."""
+    return 3 if architecture.token_types > 1 else 2
+
+
+def _exported(function: Callable[..., Any]) -> Callable[..., jax_export.Exported]:
+    return jax_export.export(jax.jit(function), platforms=PLATFORMS)
+
+
+def program_error(model: Model, written: bytes, arrays: dict[str, np.ndarray] | None) -> float:
+    """The largest difference between what a program gives and what the model does, on rows of random tokens.
+
+    Raises `NumericalError` where it is more than rounding.
+    """
+    given = [jnp.asarray(array, jnp.int32) for array in probe(model.architecture, 3, 24)]
+    expected = np.asarray(logits(model, *given))
+    program = jax_export.deserialize(bytearray(written))
+    before = [] if arrays is None else [arrays]
+    got = np.asarray(program.call(*before, *given[: inputs(model.architecture)]))
+    difference, largest = float(np.abs(got - expected).max()), float(np.abs(expected).max())
+    if not difference <= TOLERANCE * max(largest, 1.0):
+        raise NumericalError(
+            f"the program gives outputs that differ by {difference:.2g} (the largest is {largest:.2g}); nothing was "
+            "written, please report it."
+        )
+    return difference
