@@ -251,7 +251,7 @@ def case_bytes(dense: Any, case: tuple[Any, Any], rows: int, length: int, tokens
     small, touched = uniform(dense, settings.remove), tokens if settings.outer == "touched" else None
     sizes = dense, small, settings, training, rows, length, touched
     held, measured = abstract_parts(small, least_frozen(settings), touched), measured_bytes(*sizes)
-    chosen = select(held, trainable_of(settings))[0]
+    chosen = select(held, trainable_of(settings, small))[0]
     return {"predicted": phase_bytes(*sizes), "measured": measured,
             "of tuning": parts_of((held,), chosen, measured["tuning"], FLOAT * count(chosen))}  # fmt: skip
 

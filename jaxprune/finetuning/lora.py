@@ -19,9 +19,11 @@ from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture, Model, parameter_shapes
 from ..model.architecture import ATTENTION, FEED_FORWARD
+from ..model.heads import head_of
 
 HALF_OF = {"q": ATTENTION, "k": ATTENTION, "v": ATTENTION, "o": ATTENTION}
 HALF_OF |= {"up": FEED_FORWARD, "gate": FEED_FORWARD, "down": FEED_FORWARD}
+HEAD = "head/*"  # a pattern: the leaves of a task head
 SPREAD = 0.01  # standard deviation of A at the start; B starts at zero, so that training starts at the base model
 
 
@@ -40,7 +42,8 @@ class Lora:
     )
     alpha_pattern: tuple[str, ...] = field(default=(), metadata={"help": "PATTERN=ALPHA, likewise"})
     train: tuple[str, ...] = field(
-        default=("*norm/*", "head/*"), metadata={"help": "patterns of the other leaves that train"}
+        default=("*norm/*", HEAD),
+        metadata={"help": f"patterns of the other leaves that train; {HEAD} is the head of a task, no vocabulary"},
     )
 
     def __post_init__(self):
@@ -202,8 +205,13 @@ def count(tree: Any) -> int:
 
 
 def patterns_of(settings: Lora, architecture: Architecture) -> tuple[str, ...]:
-    """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made."""
-    if architecture.pooler == "none" or "head/*" not in settings.train:
+    """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made.
+
+    Without "head/*" of a language model, whose head is no new one but its vocabulary: half of a small model's weights.
+    """
+    if head_of(architecture).language is not None:
+        return tuple(pattern for pattern in settings.train if pattern != HEAD)
+    if architecture.pooler == "none" or HEAD not in settings.train:
         return settings.train
     new_pooler = not family_named(architecture.family).pretrained_pooler
     return settings.train + (("pooler/*",) if new_pooler else ())

@@ -99,6 +99,9 @@ def summed_losses(
     reads, and `teacher` then holds the parameters of that head alone. Hidden states then count nothing. Without either:
     the task's loss.
     """
+    language = head_of(architecture).language
+    if language is not None and guide is not None and teacher is None:
+        raise ValueError("the guide of a language model is read by its teacher's head; hand that in as teacher")
     taps = teacher is not None and guide is None and distillation.hidden > 0
     out = forward(
         params, as_taught(batch, architecture), architecture, sites._replace(taps=taps), dtype=dtype, remat=remat
@@ -107,7 +110,6 @@ def summed_losses(
     if teacher is not None and guide is None:
         taught_batch = pooled(as_taught(batch, teacher[0]), teacher[0])
         theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps), dtype=dtype)
-    language = head_of(architecture).language
     if language is None:
         assert out.logits is not None  # a whole forward pass ends with the head
         each = logits_losses(out.logits, batch, targets, architecture, smoothing)

@@ -24,6 +24,7 @@ from ..checks import checked
 from ..errors import SettingsError
 from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
+from ..model.heads import head_of
 from ..pruning.cost import removed, whole_parameters
 from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
 from ..pruning.cut_check import check_model, masked_versus_cut
@@ -34,14 +35,14 @@ from ..tokens.packing import pack
 from .epochs import batches_for, first_steps
 from .finetune import chooser, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
-from .lora import HALF_OF, Size, adapters_of, patterns_of, projection_shapes
+from .lora import HALF_OF, HEAD, Size, adapters_of, patterns_of, projection_shapes
 from .masters import in_types, result_types
 from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
 from .teacher import check_teacher, fitting
-from .texts import encoded_by, prepare
+from .texts import Texts, encoded_by, prepare
 from .train import check_head, train
 
 HEAD_RATE = 1e-3  # learning rate of the head's warm-up: it starts from random weights, and nothing else moves
@@ -73,6 +74,8 @@ def prune_lora(
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
+    if head_of(model.architecture).language is not None:
+        settings = replace(settings, head_steps=0)  # there is no new head to warm up
     check_resume(out, resume)
     if adapter_out is not None:
         check_adapter_output(adapter_out, resume)
@@ -85,13 +88,14 @@ def prune_lora(
     check_teacher(model.architecture, teacher, training)
     check_model(model)
     _check_room(model.architecture, settings)
-    chooser(model, settings.train)
     patterns = patterns_of(settings.lora, model.architecture)
+    chooser(model, patterns)
     if adapter_out is not None:
         names = [path for path in projection_shapes(model.architecture) if path.endswith(settings.projections)]
         check_apart(dict.fromkeys(names, Size(1, 1.0)), trained_paths(model, patterns), model.architecture)
-    few = _some_texts(set_aside(task, training), settings.samples or SAMPLES, training.seed)
-    texts = prepare(model, few)
+    samples = settings.samples or SAMPLES
+    few = _some_texts(set_aside(task, training), samples, training.seed)
+    texts = _some_windows(prepare(model, few), samples, training.seed)
     if teacher is not None:  # before the work; `tune` asks again, of all texts
         fitting(teacher, model, few, texts.encoded, partial(encoded_by, few))
     if settings.head_steps:
@@ -163,10 +167,10 @@ def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on
         training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0, accumulate=1,
         dropout=0.0, save_minutes=None,
     )  # fmt: skip
-    wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in ("head/*", "pooler/*")]
+    wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in (HEAD, "pooler/*")]
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
-    chosen = chooser(model, wanted or ["head/*"])
+    chosen = chooser(model, wanted or [HEAD])
     warmed = train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
     return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
@@ -265,6 +269,15 @@ def _some_texts(task: Task, count: int, seed: int) -> Task:
         return task
     rows = np.random.RandomState(seed).choice(len(examples), count, replace=False)
     return replace(task, train=tuple(examples[row] for row in rows))
+
+
+def _some_windows(texts: Texts, count: int, seed: int) -> Texts:
+    """`count` of the windows that a running text was cut into, or all where there are fewer, as of other texts."""
+    if count >= len(texts.encoded):
+        return texts
+    rows = np.random.RandomState(seed).choice(len(texts.encoded), count, replace=False)
+    ids, types = ([part[row] for row in rows] for part in (texts.encoded.ids, texts.encoded.types))
+    return texts._replace(encoded=replace(texts.encoded, ids=ids, types=types), targets=texts.targets[rows])
 
 
 def _check_room(architecture: Architecture, settings: PruneLora) -> None:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture
+from ..model.heads import head_of
 from ..settings import Presets
-from .lora import Lora
+from .lora import HEAD, Lora
 
 SAMPLES, HEAD_STEPS, HIGH_BLOCKS, HIGH_RANK, LOW_RANK = 256, 50, 4, 8, 4  # where none is given
 MEASURED = ("gates", "fisher")  # scores that are measured on texts
@@ -50,7 +51,8 @@ class PruneLora(Presets):
         default=("q", "k", "v"), metadata={"help": "which of q, k, v, o, up, gate, down"}
     )
     train: tuple[str, ...] = field(
-        default=("*norm/*", "head/*"), metadata={"help": "patterns of the other leaves that train"}
+        default=("*norm/*", HEAD),
+        metadata={"help": f"patterns of the other leaves that train; {HEAD} is the head of a task, no vocabulary"},
     )
 
     def __post_init__(self):
@@ -74,6 +76,9 @@ class PruneLora(Presets):
         """Raise `SettingsError` for a setting without effect on such a model; `handed_in`: importance is."""
         if handed_in:
             check_effect(self, ("score", "samples", "head_steps"), "with importance handed in", {"head_steps": 0})
+        if head_of(architecture).language is not None:
+            where = "on a language model, whose head came with its vocabulary"
+            check_effect(self, ("head_steps",), where, {"head_steps": 0})
         high, blocks = self.settled().high_blocks, len(architecture.layers)
         if high is not None and high >= blocks:
             check_effect(self, ("low_rank",), f"with high_blocks {high} on {blocks} blocks")

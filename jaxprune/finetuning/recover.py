@@ -29,6 +29,7 @@ from ..tokens.tokenizer import Encoded
 from ..tokens.windows import encoded_for
 from .epochs import batches_for, remembered
 from .finetune import chooser
+from .lora import HEAD
 from .losses import Distillation, summed_losses, unit_count
 from .masters import in_types, result_types
 from .settings import Train
@@ -45,7 +46,7 @@ TRAINABLE = (
     "layers/*",
     "final_norm/*",
     "pooler/*",
-    "head/*",
+    HEAD,
 )  # not the embeddings: few texts say little of most tokens
 
 
@@ -92,10 +93,12 @@ class Recover:
         )  # fmt: skip
 
     def patterns(self, model: Model) -> tuple[str, ...]:
-        """`trainable`; by default those of its patterns that the model has leaves for."""
+        """`trainable`; by default those of its patterns that the model has leaves for, and no vocabulary."""
         if self.trainable != TRAINABLE:
             return self.trainable
-        return tuple(pattern for pattern in TRAINABLE if pattern.partition("/")[0] in model.params)
+        there = [pattern for pattern in TRAINABLE if pattern.partition("/")[0] in model.params]
+        language = head_of(model.architecture).language is not None
+        return tuple(pattern for pattern in there if pattern != HEAD or not language)
 
     def __call__(
         self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
@@ -264,7 +267,7 @@ def split_off(encoded: Encoded, settings: Recover) -> tuple[Encoded, Encoded]:
     order = np.random.RandomState(settings.seed).permutation(len(encoded))
 
     def part(rows: np.ndarray) -> Encoded:
-        return Encoded([encoded.ids[row] for row in rows], [encoded.types[row] for row in rows])
+        return replace(encoded, ids=[encoded.ids[row] for row in rows], types=[encoded.types[row] for row in rows])
 
     return part(np.sort(order[:count])), part(np.sort(order[count:]))
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .architecture import Architecture
 from .ends import head_input
 from .model import Batch, Params
+from .partial_rows import Split, permute
 from .predictions import class_divergence, of_tokens
 from .product import product
 
@@ -37,7 +38,11 @@ def vocabulary_logits(
 ) -> Float[Array, "... vocab"]:
     """A language model's logits from `head_input`, over the whole vocabulary; sums, and so the result, in float32."""
     if architecture.tied:
-        return product("...h,vh->...v", x, params["embed"]["token"], jnp.float32)
+        table = params["embed"]["token"]
+        if isinstance(table, Split):
+            parts = [product("...h,vh->...v", x, part, jnp.float32) for part in (table.frozen, table.trained)]
+            return permute(jnp.concatenate(parts, axis=-1), table.place)
+        return product("...h,vh->...v", x, table, jnp.float32)
     return product("...h,hv->...v", x, params["head"]["kernel"], jnp.float32)
 
 
@@ -99,23 +104,26 @@ def _sum_forward(
     function: Callable[..., Array], size: int, params: Any, x: Any, constants: Any, tokens: Any
 ) -> tuple[Array, tuple[Any, Any]]:
     # Only what someone asks the gradient of is summed up: of a frozen vocabulary there would be one more copy.
-    moves = jax.tree.leaves(params, is_leaf=_is_primal)[0].perturbed
+    moves = jax.tree.map(lambda leaf: leaf.perturbed, params, is_leaf=_is_primal)
     params, x, constants, tokens = jax.tree.map(
         lambda leaf: leaf.value, (params, x, constants, tokens), is_leaf=_is_primal
     )
+    # None in place of what the other has.
+    moving = jax.tree.map(lambda leaf, yes: leaf if yes else None, params, moves)
+    still = jax.tree.map(lambda leaf, yes: None if yes else leaf, params, moves)
 
     def add(carry: Any, parts: Any) -> tuple[Any, Array]:
         total, slope = carry
-        if moves:
-            value, pull = jax.vjp(lambda params, x: function(params, x, constants, parts[1]), params, parts[0])
-            of_params, of_x = pull(jnp.ones(()))
-            slope = jax.tree.map(jnp.add, slope, of_params)
-        else:
-            value, pull = jax.vjp(lambda x: function(params, x, constants, parts[1]), parts[0])
-            (of_x,) = pull(jnp.ones(()))
-        return (total + value, slope), of_x
 
-    zeros = jax.tree.map(jnp.zeros_like, params) if moves else None
+        def value_of(moving: Any, x: Array) -> Array:
+            whole = jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
+            return function(whole, x, constants, parts[1])
+
+        value, pull = jax.vjp(value_of, moving, parts[0])
+        of_params, of_x = pull(jnp.ones(()))
+        return (total + value, jax.tree.map(jnp.add, slope, of_params)), of_x
+
+    zeros = jax.tree.map(jnp.zeros_like, moving)
     (total, slope), of_x = jax.lax.scan(add, (jnp.zeros(()), zeros), _all_sliced((x, tokens), size))
     return total, (slope, _whole(of_x, *x.shape[:2]))
 

@@ -147,6 +147,52 @@ def test_adapters_train_and_merge(llama, task, tmp_path):
     )
 
 
+def test_prune_lora_cuts_groups_of_heads_and_neurons_by_next_token_loss(llama, gpt2, task, tmp_path):
+    for number, model in enumerate((llama, gpt2)):
+        settings = jp.PruneLora(
+            remove_heads=0.3, remove_neurons=0.3, samples=8, projections=("q", "v", "up", "down"),
+            rank_budget=4_000,
+        )  # fmt: skip
+        small = jp.prune_lora(model, task, settings, SETTINGS, adapter_out=tmp_path / f"{number}")
+        record = small.provenance.record
+        assert record["calibration"]["count"] == 8
+        assert record["settings"]["head_steps"] == 0
+        assert sum(size.groups for size in small.architecture.layers) == 4  # of 6
+        assert record["training"]["epochs"][-1]["loss"] < record["training"]["epochs"][0]["loss"]
+        base = jp.load(tmp_path / f"{number}" / "base")
+        merged = jp.load_adapter(base, tmp_path / f"{number}")
+        assert jp.evaluate(merged, task).score == pytest.approx(jp.evaluate(small, task).score, rel=1e-4)
+    with pytest.raises(SettingsError, match=r"head_steps \(5\) has no effect on a language model"):
+        jp.prune_lora(llama, task, jp.PruneLora(head_steps=5), SETTINGS)
+
+
+@pytest.mark.parametrize("name, outer", [("llama", "frozen"), ("gpt2", "touched"), ("gpt2", "frozen")])
+def test_recap_goes_its_rounds_on_a_language_model(name, outer, task, request):
+    """The vocabulary, tied or not, counts with the embeddings: frozen it keeps its bits, touched most of its rows do."""
+    model = request.getfixturevalue(name)
+    some = jp.tasks.of_ids(4 + np.arange(160).reshape(10, 16) % 9, None)
+    data = replace(some, train=some.validation) if outer == "touched" else task
+    settings = jp.Recap(rounds=2, remove=0.3, outer=outer)
+    small = jp.recap(model, data, settings, replace(SETTINGS, epochs=2))
+    record = small.provenance.record
+    losses = [entry["loss"] for entry in record["training"]["epochs"]]
+    assert losses[1] < losses[0]
+    assert record["masked_vs_cut"] < 1e-5
+    assert record["training"]["epochs"][0]["metric"] == "perplexity"
+    assert jp.evaluate(small, data).score < 1.2 * jp.evaluate(model, data).score
+    tables = [(small.params["embed"]["token"], model.params["embed"]["token"])]
+    if not model.architecture.tied:
+        tables.append((small.params["head"]["kernel"], model.params["head"]["kernel"]))
+    for ours, theirs in tables:
+        moved = np.any(np.asarray(ours) != np.asarray(theirs), axis=1)
+        assert np.flatnonzero(moved).tolist() == ([] if outer == "frozen" else list(range(4, 13)))
+
+
+def test_recap_says_that_a_language_model_has_no_teacher(llama, task):
+    with pytest.raises(SettingsError, match="set distill to 0"):
+        jp.recap(llama, task, jp.Recap(rounds=2), replace(SETTINGS, epochs=2, distill=0.5))
+
+
 def test_a_teacher_brings_a_pruned_model_back(llama, task):
     """Without the text's own tokens in the loss (distill 1), the student comes closer to the dense model."""
     taught = jp.finetune(llama, task, SETTINGS)  # a model that knows something

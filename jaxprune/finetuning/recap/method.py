@@ -19,6 +19,7 @@ from ...checks import check_effect, checked
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
 from ...model import Batch, Model
+from ...model.heads import head_of
 from ...pruning.cut_check import check_model
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
@@ -166,6 +167,11 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
+        )
+    if training.distills and head_of(model.architecture).language is not None:
+        raise SettingsError(
+            "RECAP on a language model learns from the text alone: the full model's predictions over the vocabulary "
+            "would have to come to the device; set distill to 0."
         )
     if training.epochs != settings.epochs:
         said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"

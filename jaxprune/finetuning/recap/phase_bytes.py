@@ -99,7 +99,7 @@ def phase_bytes(
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
     parts = abstract_parts(small, least_frozen(settings), touched, types)
-    chosen = select(parts, trainable_of(settings))[0]
+    chosen = select(parts, trainable_of(settings, small))[0]
     whole, trained = held_bytes(parts), FLOAT * count(chosen)
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
@@ -139,8 +139,8 @@ def measured_bytes(
     """
     training = training.resolved(small, adapted=False)
     parts = abstract_parts(small, least_frozen(settings), tokens)
-    trained = FLOAT * count(select(parts, trainable_of(settings))[0])
-    tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings))
+    trained = FLOAT * count(select(parts, trainable_of(settings, small))[0])
+    tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings, small))
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[number(rows, length)] * 4, *[number(rows, 1)] * 2)  # type: ignore[arg-type]
     forward = whole_forward.lower(parts, batch, architecture=small).compile()

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ...evaluation.evaluate import evaluate
-from ...model import Batch, Params
+from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD
 from ...model.heads import head_of
 from ...pruning.cut import Mask, cut_architecture
@@ -71,9 +71,10 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
         guides = None
     before = state._replace(average=units.average)
     with run.phase("tuning", number, phases, True), measured_ahead(run, before, number) as ahead:
-        parts, trains = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens), trainable_of(settings)
+        parts = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens)
+        trains = trainable_of(settings, small)
         del source  # with a refit, a second copy of all layers
-        moments, first_step = _moments(state, parts, chosen, settings), number * len(epochs) * run.batch_count
+        moments, first_step = _moments(state, parts, chosen, settings, small), number * len(epochs) * run.batch_count
         tuned = tune_round(
             parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
             steps=run.steps, done=first_step, since=0 if settings.moments == "dropped" else first_step,
@@ -178,9 +179,11 @@ def _choose_rows(run: RecapRun, params: Params, masks: list[Mask], number: int) 
     return Chosen(masks, kept, train_rows(of_kept, run.settings.freeze_at(number)), run.tokens)
 
 
-def _moments(state: HostState, parts: Params, chosen: Chosen, settings: Recap) -> AdamMoments:
+def _moments(
+    state: HostState, parts: Params, chosen: Chosen, settings: Recap, architecture: Architecture
+) -> AdamMoments:
     """Those of the rows that will train, in float32."""
-    trains = trainable_of(settings)
+    trains = trainable_of(settings, architecture)
     if state.moments is None:
         return zeros(select(parts, trains)[0])
     of_kept = (split(cut_params(full, chosen.kept), chosen.rows, chosen.tokens) for full in state.moments)

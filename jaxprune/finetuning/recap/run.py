@@ -39,7 +39,7 @@ class HostState(NamedTuple):
 
 def first_state(model: Model, settings: Recap) -> HostState:
     """The host's state before the first round."""
-    trains, constant = select(jax.tree.map(np.asarray, model.params), ever_trains(settings))
+    trains, constant = select(jax.tree.map(np.asarray, model.params), ever_trains(settings, model.architecture))
     trains = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trains)  # masters, which every round goes on from
     moments = None
     if settings.moments != "dropped":

@@ -9,6 +9,7 @@ import optax
 
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
+from ...model.heads import head_of
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
 from ..settings import Train
@@ -25,29 +26,36 @@ class AdamMoments(NamedTuple):
     second: Any
 
 
-def trainable_of(settings: Recap) -> Trainable:
+def trainable_of(settings: Recap, architecture: Architecture) -> Trainable:
     """Which leaves of a split model train, by their path."""
+    new = _has_task_head(architecture)
 
     def trains(path: str) -> bool:
         if path.endswith(("/frozen", "/place")):
             return False
         if path.endswith("/trained") or settings.outer != "frozen":
             return True
-        return path.startswith("head/")  # a new head that did not train would leave the rest without a goal
+        return new and path.startswith("head/")  # one that did not train would leave the rest without a goal
 
     return trains
 
 
-def ever_trains(settings: Recap) -> Trainable:
+def ever_trains(settings: Recap, architecture: Architecture) -> Trainable:
     """Which leaves of the full model train in some round: those that have moments."""
+    new = _has_task_head(architecture)
     units = ("q", "k", "v", "o", "up", "gate", "down")
 
     def trains(path: str) -> bool:
         names = path.split("/")
         of_units = names[0] == "layers" and names[-2] in units and names[-2:] not in (["o", "bias"], ["down", "bias"])
-        return settings.outer != "frozen" or of_units or names[0] == "head"
+        return settings.outer != "frozen" or of_units or (new and names[0] == "head")
 
     return trains
+
+
+def _has_task_head(architecture: Architecture) -> bool:
+    """False of a language model, whose head is its vocabulary: it counts with the embeddings."""
+    return head_of(architecture).language is None
 
 
 def zeros(params: Params, dtype: Any = np.float32) -> AdamMoments:
@@ -114,7 +122,7 @@ def tune_round(
     `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
     Raises `NumericalError` where a loss is not finite.
     """
-    chosen, frozen = select(parts, trainable_of(settings))
+    chosen, frozen = select(parts, trainable_of(settings, architecture))
     state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
                      training, steps=steps, done=done, since=since)  # fmt: skip
     state, frozen = placement.to_device(state), placement.to_device(frozen)

@@ -41,9 +41,9 @@ def test_uniform_cuts_every_sublayer_alike_and_leaves_a_unit():
 def test_the_step_takes_moments_of_trained_rows_only():
     settings, rows, length = jp.Recap(outer="frozen", freeze=0.75), 4, 32
     parts = abstract_parts(SMALL, settings.freeze)
-    trained = count(select(parts, trainable_of(settings))[0])
+    trained = count(select(parts, trainable_of(settings, SMALL))[0])
     assert trained < 0.26 * whole_parameters(SMALL)
-    step = compiled_step(Model(SMALL, parts), rows, length, STILL, trainable=trainable_of(settings))
+    step = compiled_step(Model(SMALL, parts), rows, length, STILL, trainable=trainable_of(settings, SMALL))
     taken = step.memory_analysis().argument_size_in_bytes
     batch = 4 * (4 * rows * length + 3 * rows)
     exact = 4 * (count(parts) + 2 * trained) + batch
