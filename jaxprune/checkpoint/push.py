@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..checks import checked
 from ..doubts import tell
 from ..errors import OutputError, SettingsError
 from .card import CARD
@@ -10,6 +11,7 @@ from .manifest import EXPORTED, MANIFEST
 from .write import names_in, written_by_us
 
 
+@checked
 def push(
     folder: str | Path,
     repo_id: str,

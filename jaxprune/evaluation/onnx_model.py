@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint.manifest import EXPORTED, ONNX_FILES, architecture_of, read_manifest
+from ..checks import checked
 from ..errors import CheckpointError
 from ..model import Architecture, Batch, Model, Provenance
 from ..model.heads import head_of
@@ -46,6 +47,7 @@ class OnnxModel:
         return TextsRun(values, batches, seconds, 0.0)
 
 
+@checked
 def load_onnx(folder: str | Path, *, int8: bool = False, threads: int | None = None) -> OnnxModel:
     """The model in a folder that `export` wrote with `format="onnx"`, run by onnxruntime on the CPU.
 

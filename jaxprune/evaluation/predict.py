@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from ..checks import is_whole
+from ..checks import checked, is_whole
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model import Model
@@ -90,6 +90,7 @@ class PredictionStream(Iterator[Any]):
         return Predictions(entries, books.tokens, books.seconds, books.compile_seconds, self.warnings)
 
 
+@checked
 def predict(
     model: Model | OnnxModel,
     texts: Any,

@@ -245,7 +245,9 @@ def check_pair(pruned: Model, dense: Model) -> None:
     ours, theirs = pruned.architecture, dense.architecture
     head = head_of(ours)
     if head.divergence is None and head.language is None:
-        raise SettingsError(f"the model's head is {head.name}: it predicts nothing that could be brought back.")
+        raise SettingsError(
+            f"the model's head is {head.name}: it predicts nothing to be brought back; take a model with a head."
+        )
     for name in ("family", "hidden", "vocab", "head", "problem", "labels"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:

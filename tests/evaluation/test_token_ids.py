@@ -7,6 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError
+from jaxprune.finetuning.texts import prepare
 from jaxprune.model import Provenance
 from jaxprune.tokens.tokenizer import Tokenizer
 from tests.evaluation.test_evaluate import make_task
@@ -102,8 +103,20 @@ def test_what_needs_texts_says_so(tiny):
     task = jp.tasks.of_ids([[2, 5, 3]] * 4, None, [0, 1, 0, 1])
     with pytest.raises(DataError, match="are token ids, which no tokenizer reads; leave tokenizer= out"):
         jp.evaluate(tiny(), task, tokenizer="somewhere")
-    with pytest.raises(DataError, match="text 0 is token ids already, and training reads texts"):
-        jp.finetune(tiny(), replace(task, train=task.validation), jp.Train(epochs=1))
+
+
+def test_token_ids_train_as_the_texts_that_they_are_do(tiny):
+    rows = [[2, 5, 6, 3], [2, 7, 3], [2, 8, 9, 3], [2, 10, 3]] * 4
+    labels = [0, 1, 1, 0] * 4
+    given = jp.tasks.of_ids(*padded(rows), labels)
+    settings = jp.Train(epochs=2, batch_size=4, learning_rate=1e-3)
+    model = tiny()
+    from_ids = jp.finetune(model, replace(given, train=given.validation), settings)
+    texts = prepare(model, replace(given, train=given.validation))
+    assert [entry.tolist() for entry in texts.encoded.ids] == rows
+    assert texts.targets.tolist() == labels
+    moved = np.max(np.abs(np.asarray(from_ids.params["head"]["bias"]) - np.asarray(model.params["head"]["bias"])))
+    assert moved > 0
 
 
 def test_token_ids_compare_methods_without_a_tokenizer(tiny):
