@@ -118,7 +118,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     """
     began = time.perf_counter()
     check_pair(pruned, dense)
-    encoded, doubts = encoded_for(dense, texts)
+    encoded, doubts = encoded_for(dense, texts, on_step)
     held_back, rest = split_off(encoded, settings)
     architecture = pruned.architecture
     targets = no_targets(architecture, len(rest))
@@ -149,7 +149,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     rate = settings.learning_rate or min(tried, key=tried.__getitem__)
     trained = run(rate, steps, training.epochs or CHECKS, "recover")
     records = trained.epochs
-    after, warnings = records[trained.kept]["score"], list(doubts)
+    after, warnings = records[trained.kept]["score"], [*texts.warnings, *doubts]
     result = trained.model
     if after >= before:
         result, after = pruned, before
