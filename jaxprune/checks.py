@@ -154,10 +154,17 @@ def _is_checked(hint: Any, texts: bool) -> bool:
     kind, parts = get_origin(hint), get_args(hint)
     if hint in (int, float, bool) or kind is Literal:
         return True
-    if kind in (Callable, Mapping, dict) or (kind in (Union, types.UnionType) and str in parts):
+    if kind in (Callable, Mapping, dict):
+        return False
+    if kind in (Union, types.UnionType) and (str in parts or (not texts and any(map(_of_texts, parts)))):
         return False
     lists = texts and kind in (tuple, Sequence) and str in parts
     return lists or any(_is_checked(part, texts) for part in parts)
+
+
+def _of_texts(hint: Any) -> bool:
+    """Whether an annotation is that of a sequence of texts."""
+    return get_origin(hint) in (tuple, Sequence) and str in get_args(hint)
 
 
 def check_seed(seed: Any) -> None:

@@ -108,6 +108,7 @@ def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, 
         "compare": (*task, "--remove", 0.5),
         "export": (),
         "demo": (),
+        "predict": ("--text", "a film"),
     }
     assert words.keys() == {
         command.__name__.rpartition(".")[2]

@@ -189,7 +189,7 @@ def test_groups_of_windows_score_as_all_at_once(model, task, monkeypatch, compil
     expected = jp.evaluate(model, task)
     assert expected.host_peak_bytes is None or expected.host_peak_bytes > 2**20
     monkeypatch.setattr(
-        sys.modules["jaxprune.evaluation.evaluate"], "GROUP", 100
+        sys.modules["jaxprune.evaluation.perplexity"], "GROUP", 100
     )  # four windows of 32 tokens, nine in all
     with compilations() as seen:
         found = jp.evaluate(model, task)
