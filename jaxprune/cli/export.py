@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     check_output(arguments.out, arguments.overwrite)
     model = flags.load(arguments)
-    chosen = FORMER_NAMES.get(arguments.format, arguments.format)
+    chosen: str = FORMER_NAMES.get(arguments.format) or arguments.format
     written = export(
         model,
         arguments.out,

@@ -51,7 +51,7 @@ class Benchmarks:
         """`lm_eval.simple_evaluate` on what `jaxprune.lm_eval` gives: its results by task, and how they were had."""
         from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
 
-        results = simple_evaluate(
+        results: Any = simple_evaluate(
             model=asked,
             tasks=[*self.tasks],
             limit=self.limit,

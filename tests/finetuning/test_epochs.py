@@ -39,7 +39,7 @@ def test_every_epoch_holds_every_text_once_under_its_own_number(encoded, size):
     for epoch in range(3):
         found = unpack(batches(epoch))
         assert len(found) == len(encoded)
-        for ours, theirs in zip(found.ids + found.types, encoded.ids + encoded.types, strict=True):
+        for ours, theirs in zip([*found.ids, *found.types], [*encoded.ids, *encoded.types], strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 

@@ -71,11 +71,14 @@ def test_heads_of_other_kinds_recover(folder, texts, problem, labels):
 
 
 def test_the_best_rate_is_looked_for_upwards_and_downwards():
-    def tried(best):
-        return recovery.lowest(lambda rate: abs(np.log(rate / best)))
+    def tried(ideal):
+        return recovery.lowest(lambda rate: abs(np.log(rate / ideal)))
 
-    assert min(tried(3e-3), key=tried(3e-3).get) == pytest.approx(3.2e-3)
-    assert min(tried(1.2e-5), key=tried(1.2e-5).get) == pytest.approx(1.25e-5)
+    def best(gaps):
+        return min(gaps, key=gaps.__getitem__)
+
+    assert best(tried(3e-3)) == pytest.approx(3.2e-3)
+    assert best(tried(1.2e-5)) == pytest.approx(1.25e-5)
     assert len(tried(2e-4)) == 3
     with pytest.raises(NumericalError, match="no learning rate"):
         recovery.lowest(lambda rate: float("inf"))

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,8 @@ def packed(architecture, rows=7, seed=0) -> Batch:
 @pytest.fixture(params=["llama", "gpt2"])
 def model(request):
     """Llama's vocabulary is a matrix of its own, GPT-2's is the embedding."""
-    return tiny.random_model(
-        tiny.config(request.param, **({} if request.param == "gpt2" else {"tie_word_embeddings": False}))
-    )
+    changes: dict[str, Any] = {} if request.param == "gpt2" else {"tie_word_embeddings": False}
+    return tiny.random_model(tiny.config(request.param, **changes))
 
 
 def all_learnt(batch):
@@ -59,7 +59,7 @@ def by_hand(params, batch, architecture, counts, guide=None, lesson=None):
     """The same sum from whole logits."""
     logits = apply_head(params, forward(params, batch, architecture).hidden, batch, architecture)
     values = optax.losses.softmax_cross_entropy_with_integer_labels(logits, next_tokens(batch)[0])
-    if guide is not None:
+    if guide is not None and lesson is not None:
         gap = class_divergence(logits, guide, batch, lesson.temperature)
         values = (1 - lesson.weight) * values + lesson.weight * gap
     return jnp.sum(jnp.where(counts, values, 0))
@@ -120,7 +120,7 @@ def test_no_program_holds_all_logits(trains):
     """Two thousand tokens of a vocabulary of 262,144 would be 2 GiB; what is there is a few slices."""
     tied = tiny.random_model(tiny.config("gpt2")).architecture
     a = replace(tied, vocab=VOCABULARY, hidden=HIDDEN)
-    shape = lambda *size, dtype=jnp.float32: jax.ShapeDtypeStruct(size, dtype)  # noqa: E731
+    shape: Any = lambda *size, dtype=jnp.float32: jax.ShapeDtypeStruct(size, dtype)  # noqa: E731
     whole = partial(shape, ROWS, LENGTH, dtype=jnp.int32)
     batch = Batch(whole(), whole(), whole(), whole(), shape(ROWS, 1, dtype=jnp.int32), shape(ROWS, 1, dtype=jnp.int32))
     norm = {"scale": shape(HIDDEN), "bias": shape(HIDDEN)}
@@ -133,7 +133,8 @@ def test_no_program_holds_all_logits(trains):
     stream, goal = shape(ROWS, LENGTH, HIDDEN), shape(ROWS, 1, 0, dtype=jnp.int8)
     program = jax.jit(jax.value_and_grad(total, argnums=(0, 1) if trains else 1))
     compiled = program.lower(params, stream, batch, goal, stream, {"embed": params["embed"]}).compile()
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, text = compiled.memory_analysis(), str(compiled.as_text())
+    assert memory is not None
     assert memory.temp_size_in_bytes < WHOLE / 4
     assert not re.search(rf"\[({ROWS * LENGTH}|{ROWS},{LENGTH}),{VOCABULARY}\]", text)
     assert f"[{slice_tokens(VOCABULARY)},{VOCABULARY}]" in text
@@ -150,7 +151,8 @@ def test_a_vocabulary_that_does_not_train_has_no_gradient():
         jax.jit(jax.grad(partial(sum_in_slices, function, 256), argnums=argnums)).lower(*arguments).compile()
         for argnums in ((0, 1), (1,))
     ]
-    flops = [program.cost_analysis()["flops"] for program in compiled]
+    costs: list[Any] = [program.cost_analysis() for program in compiled]
+    flops = [cost["flops"] for cost in costs]
     assert flops[1] < 0.8 * flops[0]
 
 
