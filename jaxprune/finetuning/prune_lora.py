@@ -276,8 +276,7 @@ def _some_windows(texts: Texts, count: int, seed: int) -> Texts:
     if count >= len(texts.encoded):
         return texts
     rows = np.random.RandomState(seed).choice(len(texts.encoded), count, replace=False)
-    ids, types = ([part[row] for row in rows] for part in (texts.encoded.ids, texts.encoded.types))
-    return texts._replace(encoded=replace(texts.encoded, ids=ids, types=types), targets=texts.targets[rows])
+    return texts._replace(encoded=texts.encoded.picked(rows), targets=texts.targets[rows])
 
 
 def _check_room(architecture: Architecture, settings: PruneLora) -> None:

@@ -9,6 +9,7 @@ from the same weights, say which brings texts that are held back closest; then t
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -27,10 +28,10 @@ from ..runtime.programs import Programs
 from ..tasks.calibration import Calibration
 from ..tokens.tokenizer import Encoded
 from ..tokens.windows import encoded_for
-from .epochs import batches_for, remembered
+from .epochs import batches_for
 from .finetune import chooser
 from .lora import HEAD
-from .losses import Distillation, summed_losses, unit_count
+from .losses import Distillation, summed_losses, targets_of, unit_count
 from .masters import in_types, result_types
 from .settings import Train
 from .train import Trained, train
@@ -42,12 +43,7 @@ CHECKS = 10  # times that the texts held back are looked at
 PATIENCE = 3  # of these without an improvement end the run
 HELD_BACK = 0.1  # share of the texts that say when to stop
 MOST_HELD_BACK = 128
-TRAINABLE = (
-    "layers/*",
-    "final_norm/*",
-    "pooler/*",
-    HEAD,
-)  # not the embeddings: few texts say little of most tokens
+TRAINABLE = "layers/*", "final_norm/*", "pooler/*", HEAD  # no embeddings: few texts say little of most tokens
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,12 @@ class Recover:
     """
 
     texts: Calibration | None = None  # None: those that the pruning was calibrated on
-    steps: int = field(default=500, metadata={"help": "training steps of the recovery, trials of rates apart"})
+    steps: int = field(
+        default=500,
+        metadata={
+            "help": f"training steps of the recovery, trials of rates apart, rounded up to {CHECKS} equal stretches"
+        },
+    )
     batch_size: int = field(default=32, metadata={"help": "texts a step of the recovery"})
     hidden: float = field(default=1.0, metadata={"help": "weight of the hidden states beside the predictions"})
     learning_rate: float | None = field(
@@ -118,6 +119,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     """
     began = time.perf_counter()
     check_pair(pruned, dense)
+    dense = dense.replace(params=jax.tree.map(jnp.asarray, dense.params))  # it teaches in every run
     encoded, doubts = encoded_for(dense, texts, on_step)
     held_back, rest = split_off(encoded, settings)
     architecture = pruned.architecture
@@ -130,10 +132,10 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     said: Callable[[Any], None] = on_step or (lambda event: None)
 
     def run(rate: float, steps: int, looks: int, phase: str) -> Trained:
-        stretch = max(1, steps // looks)
+        stretch = -(-steps // looks)
         return train(
             pruned, stretches(batches, stretch), targets,
-            replace(training, epochs=max(1, steps // stretch), learning_rate=rate),
+            replace(training, epochs=-(-steps // stretch), learning_rate=rate),
             trainable=chosen, teacher=dense, patience=PATIENCE,
             score=lambda model, _: {"score": apart(model.params, architecture), "metric": "gap"},
             on_step=lambda event: said({**event, "phase": phase}),
@@ -147,8 +149,8 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
 
     tried = {} if settings.learning_rate is not None else lowest(trial)
     rate = settings.learning_rate or min(tried, key=tried.__getitem__)
-    trained = run(rate, steps, training.epochs or CHECKS, "recover")
-    records = trained.epochs
+    trained = run(rate, steps, min(CHECKS, steps), "recover")
+    records, done = trained.epochs, sum(record["steps"] for record in trained.epochs)
     after, warnings = records[trained.kept]["score"], [*texts.warnings, *doubts]
     result = trained.model
     if after >= before:
@@ -163,8 +165,8 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
         "held_back": len(held_back),
         "rates": {f"{rate:g}": gap for rate, gap in tried.items()},
         "learning_rate": rate,
-        "steps": sum(record["steps"] for record in records),
-        "tokens": int(sum(record["steps"] for record in records) / max(len(batches(0)), 1) * rest.tokens),
+        "steps": done,
+        "tokens": round(done / len(batches(0)) * rest.tokens),
         "gap": {"before": before, "after": after, "looks": [record["score"] for record in records]},
         "seconds": time.perf_counter() - began,
         "compile_seconds": trained.compile_seconds,
@@ -202,9 +204,9 @@ class Apart:
 
     def __call__(self, params: Params, architecture: Architecture) -> float:
         total = count = 0.0
-        teacher = jax.tree.map(jnp.asarray, self._dense.params)
+        params, teacher = jax.tree.map(jnp.asarray, (params, self._dense.params))  # there once, not for every batch
         for batch in self._batches:
-            goal = self._targets[np.maximum(np.asarray(batch.index), 0)]
+            goal = targets_of(batch, self._targets)
             total += float(
                 self._programs(
                     _gap, params, teacher, batch, goal, architecture=architecture, dense=self._dense.architecture,
@@ -215,7 +217,8 @@ class Apart:
         return total / count
 
 
-def _gap_of(
+@partial(jax.jit, static_argnames=("architecture", "dense", "distillation"))
+def _gap(
     params: Params,
     teacher: Params,
     batch: Batch,
@@ -226,9 +229,6 @@ def _gap_of(
     distillation: Distillation,
 ) -> Float[Array, ""]:
     return summed_losses(params, batch, targets, architecture, teacher=(dense, teacher), distillation=distillation)
-
-
-_gap = jax.jit(_gap_of, static_argnames=("architecture", "dense", "distillation"))
 
 
 def check_calibration(texts: Any) -> None:
@@ -267,11 +267,7 @@ def split_off(encoded: Encoded, settings: Recover) -> tuple[Encoded, Encoded]:
     if count < 1:
         raise DataError(f"{len(encoded)} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
     order = np.random.RandomState(settings.seed).permutation(len(encoded))
-
-    def part(rows: np.ndarray) -> Encoded:
-        return replace(encoded, ids=[encoded.ids[row] for row in rows], types=[encoded.types[row] for row in rows])
-
-    return part(np.sort(order[:count])), part(np.sort(order[count:]))
+    return encoded.picked(np.sort(order[:count])), encoded.picked(np.sort(order[count:]))
 
 
 def no_targets(architecture: Architecture, texts: int) -> np.ndarray:
@@ -282,9 +278,11 @@ def no_targets(architecture: Architecture, texts: int) -> np.ndarray:
 
 def stretches(batches: Callable[[int], Any], size: int) -> Callable[[int], list[Batch]]:
     """`size` batches at a time, of as many epochs as that takes: stretch i goes on where stretch i - 1 ended."""
-    epoch, last = len(batches(0)), remembered(batches)
+    of_epoch = len(batches(0))
 
     def of(number: int) -> list[Batch]:
-        return [last(at // epoch)[at % epoch] for at in range(number * size, (number + 1) * size)]
+        places = range(number * size, (number + 1) * size)
+        epochs = {epoch: batches(epoch) for epoch in range(places[0] // of_epoch, places[-1] // of_epoch + 1)}
+        return [epochs[at // of_epoch][at % of_epoch] for at in places]
 
     return of

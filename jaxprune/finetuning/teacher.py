@@ -74,6 +74,8 @@ def fitting(
             f"the teacher has {t.max_positions} positions, training text {longest} has {tokens} tokens, so that token "
             f"{t.max_positions} has none; cut the texts at {t.max_positions} tokens, or take another teacher."
         )
+    if task.is_token_ids:
+        return teacher, doubts + _check_given(t, encoded)
     return teacher, doubts + _check_tokens(teacher, model, encoded, read)
 
 
@@ -113,6 +115,17 @@ def _reordered(teacher: Model, order: np.ndarray, labels: tuple[str, ...]) -> Mo
     head = {name: np.take(np.asarray(leaf), order, axis=-1) for name, leaf in teacher.params["head"].items()}
     architecture = replace(teacher.architecture, labels=labels)
     return teacher.replace(architecture=architecture, params={**teacher.params, "head": head})
+
+
+def _check_given(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
+    """A doubt: no tokenizer says what token ids mean. Raises `SettingsError` for one that the teacher has not."""
+    highest = max(int(np.max(ids)) for ids in encoded.ids)
+    if highest >= teacher.vocab:
+        raise SettingsError(
+            f"the texts hold token id {highest}, the teacher's embedding {teacher.vocab} rows; take a teacher with the "
+            "model's vocabulary."
+        )
+    return ("the texts are token ids: that they mean the same to the teacher could not be checked.",)
 
 
 def _check_tokens(

@@ -118,19 +118,15 @@ def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) ->
 
 
 def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
-    """Running text, of which every token is learnt, or conversations; in files that are mapped into memory."""
-    task = label_map.task
+    return _language(label_map.task, tokenizer, architecture.end_ids)
+
+
+def _language(task: Task, tokenizer: Reader, end_ids: tuple[int, ...] = ()) -> Texts:
+    """Running text or rows of token ids, of which every token is learnt, or conversations; text in mapped files."""
     if isinstance(tokenizer, GivenIds):
         encoded = tokenizer.encode(task.split("train"), task.max_length)
         return Texts(encoded, np.zeros((len(encoded), 0), np.int8), ())
-    return Texts(*language_texts(tokenizer, task, end_ids=architecture.end_ids))
-
-
-def _language(task: Task, tokenizer: Reader) -> Encoded:
-    """Running text, conversations, or rows of token ids as they are."""
-    if isinstance(tokenizer, GivenIds):
-        return tokenizer.encode(task.split("train"), task.max_length)
-    return language_texts(tokenizer, task).encoded
+    return Texts(*language_texts(tokenizer, task, end_ids=end_ids))
 
 
 _READERS: Mapping[Kind, Callable[[Reader, LabelMap, Architecture], Texts]] = MappingProxyType(
@@ -148,7 +144,7 @@ _READERS: Mapping[Kind, Callable[[Reader, LabelMap, Architecture], Texts]] = Map
 _ENCODERS: Mapping[Kind, Callable[[Task, Reader], Encoded]] = MappingProxyType(
     {
         "question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded,
-        "language": _language,
-        "chat": _language,
+        "language": lambda task, tokenizer: _language(task, tokenizer).encoded,
+        "chat": lambda task, tokenizer: _language(task, tokenizer).encoded,
     }
 )

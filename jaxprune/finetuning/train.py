@@ -102,6 +102,7 @@ def train(
     static = {"architecture": model.architecture, "settings": settings.of_program()}
     if teacher and settings.distills:
         static["teacher"] = teacher.architecture
+    units_in = lambda batch, goal: float(unit_count(batch, goal, model.architecture))  # noqa: E731
     best, done, records = saved.best, saved.done, list(saved.records)
     with store.interruptible() if store else nullcontext() as interruption:
         for epoch in range(done // len(first), settings.epochs):
@@ -109,9 +110,11 @@ def train(
                 break
             losses, spent = (list(saved.losses), saved.seconds) if epoch == len(saved.records) else ([], 0.0)
             clocked = _Stopwatch(books, spent)
-            todo = first if epoch == 0 else batches(epoch)
-            for batch in todo[done - epoch * len(first) :]:
+            todo, behind = first if epoch == 0 else batches(epoch), done - epoch * len(first)
+            units = [units_in(batch, targets_of(batch, targets)) for batch in todo[:behind]]  # of a run that goes on
+            for batch in todo[behind:]:
                 goal = targets_of(batch, targets)
+                units.append(units_in(batch, goal))
                 clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
                 state, value = books(train_step, state, constants, *place((batch, goal), True), clock, **static)
                 losses.append(float(value))
@@ -142,7 +145,6 @@ def train(
                 )
             books.meter.sample("epoch")
             # A step's loss is the mean over its texts or tokens, and the last step has fewer.
-            units = [float(unit_count(batch, targets_of(batch, targets), model.architecture)) for batch in todo]
             loss = float(np.average(losses, weights=units))
             record = {"epoch": epoch, "loss": loss, "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:

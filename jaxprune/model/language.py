@@ -149,15 +149,15 @@ def next_token_losses(
     following, present = next_tokens(batch)
 
     def losses(x: Array, target: Array) -> Array:
-        return _surprise(vocabulary_logits(params, x, architecture), target)
+        return surprise(vocabulary_logits(params, x, architecture), target)
 
     x, size = head_input(params, hidden, architecture), slice_tokens(architecture.vocab)
     values = in_slices(losses, x, following, size=size)
     return jnp.where(present, values, 0.0)
 
 
-def _surprise(logits: Float[Array, "tokens vocab"], target: Int[Array, " tokens"]) -> Float[Array, " tokens"]:
-    """-log p(target)."""
+def surprise(logits: Float[Array, "tokens vocab"], target: Int[Array, " tokens"]) -> Float[Array, " tokens"]:
+    """-log p(target), in nats."""
     return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
 
 
@@ -218,7 +218,7 @@ def _slice_loss(
     logits = vocabulary_logits(params, x, architecture)
     values: Any = 0.0
     if lesson is None or lesson.weight < 1:
-        values = _surprise(logits, target)
+        values = surprise(logits, target)
     if lesson is not None:
         goal = vocabulary_logits(taught, theirs, lesson.architecture)
         gap = class_divergence(logits, goal, None, lesson.temperature)

@@ -244,7 +244,7 @@ def read(
         kept.append(cache)
     last = head_input(params, x[:, -1:], architecture)
     head = {"embed": {"token": params["head_table"]}} if architecture.tied else params
-    return vocabulary_logits(head, last, architecture)[:, 0].astype(jnp.float32), kept
+    return vocabulary_logits(head, last, architecture)[:, 0], kept
 
 
 def attention_step(

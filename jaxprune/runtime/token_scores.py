@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ..model.architecture import Architecture
 from ..model.ends import head_input
-from ..model.language import in_slices, slice_tokens, vocabulary_logits
+from ..model.language import in_slices, slice_tokens, surprise, vocabulary_logits
 from ..model.model import Batch, Model, Params
 from ..model.transformer import forward, scannable
 from .by_sublayer import last_streams
@@ -47,9 +47,8 @@ def token_scores(
     x = head_input(params, hidden.reshape(rows * length, width)[slots][None], architecture)
 
     def scores(x: Array, token: Array) -> Scores:
-        logits = vocabulary_logits(params, x, architecture).astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-        return Scores(chosen - jax.nn.logsumexp(logits, axis=-1), jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        logits = vocabulary_logits(params, x, architecture)
+        return Scores(-surprise(logits, token), jnp.argmax(logits, axis=-1).astype(jnp.int32))
 
     return jax.tree.map(lambda leaf: leaf[0], in_slices(scores, x, tokens[None], size=slice_tokens(architecture.vocab)))
 

@@ -34,6 +34,10 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def picked(self, rows: Sequence[int] | np.ndarray) -> "Encoded":
+        """The texts of these numbers, in this order."""
+        return replace(self, ids=[self.ids[row] for row in rows], types=[self.types[row] for row in rows])
+
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of every text, int64."""

@@ -18,6 +18,7 @@ from jaxprune.model import forward
 from jaxprune.model.transformer import apply_head
 from tests.finetuning.conftest import WORDS
 from tests.helpers.decoders import language_model
+from tests.helpers.tiny import config, random_model
 
 LENGTH = 16
 SETTINGS = Train(epochs=2, batch_size=8, learning_rate=1e-2, dropout=0.0)
@@ -251,6 +252,20 @@ def test_rows_of_token_ids_train_without_a_tokenizer(llama):
     bare = llama.replace(provenance=replace(llama.provenance, source=None, tokenizer=None))
     tuned = jp.finetune(bare, task, replace(SETTINGS, epochs=8, learning_rate=1e-2))
     assert jp.evaluate(tuned, task).score < 0.7 * jp.evaluate(bare, task).score
+
+
+def test_rows_of_token_ids_are_taught_without_a_tokenizer(llama, gpt2, tmp_path):
+    """What a tokenizer would say cannot be compared, which is a doubt; ids that the teacher has not are an error."""
+    rows = jp.tasks.of_ids(4 + np.arange(384).reshape(24, LENGTH) % len(WORDS), None)
+    task, settings = replace(rows, train=rows.validation), replace(SETTINGS, epochs=1, distill=0.5)
+    bare = llama.replace(provenance=replace(llama.provenance, source=None))
+    for teacher in (bare, gpt2):
+        tuned = jp.finetune(bare, task, settings, teacher=teacher)
+        assert any("mean the same to the teacher" in warning for warning in tuned.provenance.warnings)
+    labelled = jp.tasks.of_ids(np.full((4, 3), 29), None, [0, 1, 0, 1])
+    wide, narrow = (random_model(config("bert", num_labels=3, vocab_size=size)) for size in (30, 20))
+    with pytest.raises(SettingsError, match="hold token id 29, the teacher's embedding 20 rows"):
+        jp.finetune(wide, replace(labelled, train=labelled.validation), settings, teacher=narrow)
 
 
 def test_what_cannot_be_meant_is_refused(llama, gpt2, task, tmp_path):

@@ -90,6 +90,12 @@ def test_the_rate_is_chosen_on_texts_held_back(model, pruned, texts):
     assert len(notes["rates"]) >= 3
 
 
+def test_steps_are_never_fewer_than_were_asked_for(model, pruned, texts):
+    few = replace(SETTINGS, texts=texts, learning_rate=1e-4)
+    told = [replace(few, steps=steps)(pruned, model).provenance.record["recovery"]["steps"] for steps in (3, 11, 25)]
+    assert told == [3, 12, 27]
+
+
 def test_what_brings_it_no_closer_leaves_it_as_it_was(model, pruned, texts):
     kept = replace(SETTINGS, texts=texts, learning_rate=3.0)(pruned, model)
     jax.tree.map(np.testing.assert_array_equal, kept.params, pruned.params)
