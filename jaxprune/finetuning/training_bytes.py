@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..model import Architecture, Batch, LayerSizes, Model, Params
+from ..model.heads import head_of
 from .lora import Adapters, count
 from .masters import masters
 from .settings import Train
@@ -39,7 +40,9 @@ def activation_bytes(
 
     Fitted to the compiled step of BERT (CPU) with its depth (3 to 14), width, heads and neurons varied, trained in
     full, in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 8 %,
-    with `remat` (depth 3 to 12) within 5 %. `experiments/recap_glue.py memory --shrink` compares at other sizes.
+    with `remat` (depth 3 to 12) within 5 %. Not fitted to language models, of which it says 5 to 20 % too little (Llama
+    of 4 and 10 layers, width 576, vocabularies of 8,192 and 49,152). `experiments/recap_glue.py memory --shrink`
+    compares at other sizes.
     """
     wide, chosen = FLOAT if settings.dtype == "float32" else FLOAT / 2, chosen or {}
     tokens = rows * length // settings.accumulate
@@ -117,7 +120,7 @@ def compiled_step(
 ) -> Any:
     """The compiled training step for `rows` texts of `length` tokens, for its memory analysis; nothing is run.
 
-    Leaves may be `jax.ShapeDtypeStruct`: no weights are needed to know what training them takes. Classification only.
+    Leaves may be `jax.ShapeDtypeStruct`: no weights are needed to know what training them takes.
     """
     settings = settings.resolved(model.architecture, adapters is not None)
     abstract = lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), getattr(leaf, "dtype", np.float32))  # noqa: E731
@@ -128,8 +131,10 @@ def compiled_step(
     moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)
     whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
+    blank = head_of(model.architecture).blank(len(model.architecture.labels))
+    targets = jax.ShapeDtypeStruct((rows, 1, *blank.shape), blank.dtype)
     clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jnp.float32(0), jax.random.key(0)))
     return train_step.lower(
-        State(variables, moments), Frozen(frozen, scaling, None), batch, whole(rows, 1),
+        State(variables, moments), Frozen(frozen, scaling, None), batch, targets,
         clock, architecture=model.architecture, settings=settings.of_program(),
     ).compile()  # fmt: skip
