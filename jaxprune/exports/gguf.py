@@ -1,6 +1,6 @@
 """`format="gguf"`: one file for llama.cpp and the programs around it, layers as uneven as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..model.architecture import Architecture
 from ..model.model import Model
 from .exported import Exported, ready_to_export, source_config
 from .gguf_file import write_gguf
-from .gguf_layout import Layout, matching_layouts, misfit, size_keys
+from .gguf_layout import BIASES, Layout, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
 from .gguf_tensors import BLOCK, KINDS, holds_all, tensors_of
 from .gguf_tokenizer import tokenizer_keys
@@ -95,21 +95,21 @@ def chosen_layout(a: Architecture, source: Mapping[str, Any]) -> tuple[Layout, R
         if reason is None and rotary is not None:
             return layout, rotary
         reasons.append(f"{layout.name}: {reason or 'it does not have its kind of rotary scaling'}")
+    square = any(layout.square for layout in matching_layouts(a))
     raise CheckpointError(
-        f"none of llama.cpp's architectures has a place for this {a.family} model ({'; '.join(reasons)}). {_cure(a)}"
+        f"none of llama.cpp's architectures has a place for this {a.family} model ({'; '.join(reasons)}); "
+        f"{_cure(reasons, square)}."
     )
 
 
-def _cure(a: Architecture) -> str:
-    biases = [name for name in ("output_bias", "down_bias") if getattr(a, name)]
-    even = "prune with Budget(uniform=True, keep_heads=True)" if a.ragged else ""
-    plain = "without output biases (KPrune(intercept=False), Flap(compensate=False))" if biases else ""
-    tries = " ".join(part for part in (even, plain) if part)
-    return (
-        f"{tries[:1].upper()}{tries[1:]}, or export it with format 'onnx'."
-        if tries
-        else "Export it with format 'onnx'."
-    )
+def _cure(reasons: Sequence[str], square: bool) -> str:
+    """What to do about a model that has no place; `square`: where all heads have to stay."""
+    tries = []
+    if any("layers" in reason or "heads are" in reason for reason in reasons):
+        tries.append(f"prune with Budget(uniform=True{', keep_heads=True' if square else ''})")
+    if any(words in reason for words in BIASES.values() for reason in reasons):
+        tries.append("prune without adding output biases (KPrune(intercept=False), Flap(compensate=False))")
+    return ", ".join([*tries, "or export it with format 'onnx'" if tries else "export it with format 'onnx'"])
 
 
 def _general(model: Model, kind: str) -> dict[str, Any]:

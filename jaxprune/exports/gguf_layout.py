@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from ..checkpoint.head_names import HEAD_NAMES
 from ..errors import CheckpointError
 from ..model.architecture import Architecture, LayerSizes
 from ..model.heads import head_of
@@ -61,9 +62,10 @@ def matching_layouts(a: Architecture) -> Sequence[Layout]:
     Raises `CheckpointError` where there is none.
     """
     if head_of(a).language is None:
+        head = "no head" if HEAD_NAMES[a.head].bare else f"a {a.head.replace('_', ' ')} head"
         raise CheckpointError(
-            f"a GGUF file holds a language model, and this one has a {a.head.replace('_', ' ')} head, which has no "
-            "place there; export it with format 'onnx'."
+            f"a GGUF file holds a language model, and this model has {head}, which has no place there; export it with "
+            "format 'onnx'."
         )
     own = _OWN.get(a.family, a.family)
     matching = [layout for layout in LAYOUTS if all(getattr(a, key) == value for key, value in layout.switches.items())]

@@ -15,9 +15,10 @@ _PREPENDED = {"type": "Prepend", "prepend": SPACE}
 
 
 def begins_with_space(said: Mapping[str, Any]) -> str | None:
-    """Whether a text gets a space before its first word: "always", "first", "never"; None for an unlike tokenizer.
+    """Whether a space is put before texts: "always", also after special tokens; "bare", the same unless there is one
+    already; "first", only at the very beginning unless there is one; "never"; None for an unlike tokenizer.
 
-    "always" is after every special token as well. `said` are the contents of tokenizer.json.
+    `said` are the contents of tokenizer.json.
     """
     normalizer, pre = said.get("normalizer"), said.get("pre_tokenizer")
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
@@ -25,7 +26,7 @@ def begins_with_space(said: Mapping[str, Any]) -> str | None:
         return "always" if len(steps) == 2 else "never"
     if steps or pre is None or pre["type"] != "Metaspace" or pre["replacement"] != SPACE or pre.get("split", True):
         return None
-    return pre["prepend_scheme"]
+    return "bare" if pre["prepend_scheme"] == "always" else pre["prepend_scheme"]
 
 
 def merge_scores(model: Mapping[str, Any], added: Collection[str]) -> dict[str, float] | None:

@@ -19,6 +19,12 @@ _KNOWN_ENDS = frozenset(
     "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|endoftext|> <|end_of_text|> <end_of_turn> </s> <EOT> <eos>"
     " <｜end▁of▁sentence｜>".split()
 )
+# Where llama.cpp puts a space before a text otherwise than a tokenizer does (`begins_with_space`).
+_SPACES = {
+    "bare": "llama.cpp puts a space before a text that begins with one already, which the tokenizer does not.",
+    "first": "llama.cpp puts a space before a text that begins with one already, and after special tokens, where the "
+    "tokenizer puts none.",
+}
 _NAMES = {"bos": "bos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}  # sic
 
 
@@ -108,10 +114,8 @@ def _by_scores(
     scores = merge_scores(said["model"], [token["content"] for token in said["added_tokens"]])
     if scores is None:
         raise CheckpointError(_refused("whose merges do not follow from an order of its tokens", "whose merges do"))
-    if space == "first":
-        warnings.append(
-            "the tokenizer puts a space before a text's first word only; llama.cpp does it after special tokens, too."
-        )
+    if space in _SPACES:
+        warnings.append(_SPACES[space])
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
@@ -180,10 +184,9 @@ def _stops(ends: list[int], named: int | None, tokens: Sequence[str], warnings: 
     ends = ends or ([] if named is None else [named])
     if not ends:
         warnings.append(
-            "neither the model nor its tokenizer names an end token, and llama.cpp stops at one of its own choice "
-            f"(11, {tokens[11]!r}, for most); name it in generation_config.json." if len(tokens) > 11 else
-            "neither the model nor its tokenizer names an end token, and llama.cpp stops at one of its own choice."
-        )  # fmt: skip
+            "neither the model nor its tokenizer names an end token, and llama.cpp stops at one of its own choice; "
+            "name it in generation_config.json."
+        )
         return {}
     first = named if named is not None and named in ends else ends[0]
     keys = {"tokenizer.ggml.eos_token_id": first}
