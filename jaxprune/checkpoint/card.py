@@ -11,9 +11,12 @@ from .head_names import HEAD_NAMES
 CARD = "README.md"
 CARD_HASH = "card"  # in the record: SHA-256 of the card, by which one that was edited since is told
 _LIBRARIES = {"transformers": "transformers", "onnx": "onnx", "stablehlo": "jax"}  # by format; saved folders: jaxprune
+_LIBRARIES |= {"sentence-transformers": "sentence-transformers"}
 _LOADING = {
     "jaxprune": "import jaxprune as jp\n\nmodel = jp.load(FOLDER)",
     "transformers": "from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained(FOLDER)",
+    "sentence-transformers": "from sentence_transformers import SentenceTransformer\n\n"
+    "model = SentenceTransformer(FOLDER)",
     "onnx": "import jaxprune as jp\n\nmodel = jp.load_onnx(FOLDER)  # or onnx/model.onnx in any runtime of ONNX",
     "stablehlo": "from pathlib import Path\n\nfrom jax import export\n\n"
     'program = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))',
@@ -24,6 +27,8 @@ def card_text(manifest: Mapping[str, Any], class_name: str | None = None) -> str
     """The card of a folder whose record is `manifest`; `class_name` is that of transformers, where it loads it."""
     a = manifest["architecture"]
     kind = manifest.get("export", {}).get("format", "jaxprune")
+    if kind == "transformers" and a.get("embedding") is not None:  # which that package reads, and few others
+        kind = "sentence-transformers"
     parts = (
         _front_matter(manifest, a, kind),
         _title(manifest, a),
@@ -83,6 +88,7 @@ def _title(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> str:
     name, method = _name(manifest, a), manifest.get("method")
     title = f"# {name}, pruned" if method else f"# {name}"
     head = "" if HEAD_NAMES[a["head"]].bare else f" with a {a['head'].replace('_', ' ')} head"
+    head = head if a.get("embedding") is None else " that makes vectors of texts"
     return f"{title}\n\nA {a['family']} model{head}" + (
         f", made smaller by {method}: heads and neurons were cut out, and the matrices shrank." if method else "."
     )

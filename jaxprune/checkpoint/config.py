@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
+from ..model.embedding import Embedding
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
@@ -24,10 +25,12 @@ class HeadChoice(NamedTuple):
     head: HeadKind
     labels: tuple[str, ...] = ()
     problem: Problem = "single_label"
+    embedding: Embedding | None = None
 
     def keeps_weights_of(self, other: "HeadChoice") -> bool:
         """True where a head for `other` has the weights that this one needs; the labels' names may differ."""
-        return self.head == other.head and len(self.labels) == len(other.labels)
+        same = self.head == other.head and len(self.labels) == len(other.labels)
+        return same and self.embedding == other.embedding
 
 
 def config_in(folder: Path) -> dict[str, Any]:
@@ -119,7 +122,8 @@ def choose_head(
     if not LAST_LAYERS[kind].labelled:
         if labels is not None or problem is not None:
             raise SettingsError(f"labels and problem are for a classification head, but head is {kind!r}.")
-        return HeadChoice(kind)
+        asked = HeadChoice(kind, embedding=Embedding() if LAST_LAYERS[kind].pooled else None)
+        return declared if declared is not None and declared.head == kind else asked
     if problem is not None and not HEAD_NAMES[kind].problems:
         raise SettingsError(f"problem is for the classification of whole texts, but head is {kind!r}.")
     old = declared if declared is not None and declared.head == kind else None
@@ -261,6 +265,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "head_bias": head.bias,
         "labels": task.labels,
         "problem": task.problem,
+        "embedding": task.embedding,
     }
 
 

@@ -34,6 +34,8 @@ HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
         "token_classification": HeadNames(ending="ForTokenClassification", sized=True, pipeline="token-classification"),
         "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True, pipeline="question-answering"),
         "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel"), pipeline="text-generation"),
+        # Before "none": a class of that name has no head, unless modules.json says what is made of its hidden states.
+        "embedding": HeadNames(ending="Model", bare=True, pipeline="sentence-similarity"),
         "none": HeadNames(
             ending="Model", others=("ForMaskedLM", "ForPreTraining"), bare=True, pipeline="feature-extraction"
         ),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -132,11 +132,20 @@ def _checked(kind: type, entry: Any, where: str) -> Any:
     for complaint, names in (("lacks", needed - entry.keys()), ("has unknown", entry.keys() - hints.keys())):
         if names:
             raise CheckpointError(f"{where} {complaint} {', '.join(sorted(names))}; save the model anew.")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    values = {name: _read(value, hints[name], f"{where}.{name}") for name, value in entry.items()}
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise CheckpointError(f"{where}.{name} is {str(entry[name])[:60]!r}, expected {_words(hints[name])}.")
     return kind(**values)
+
+
+def _read(value: Any, hint: Any, where: str) -> Any:
+    """A value as it was before it was JSON: lists are tuples, objects dataclasses."""
+    if isinstance(value, list):
+        inner = get_args(hint)[0] if get_origin(hint) is tuple else None
+        return tuple(_read(item, inner, where) for item in value)
+    kind = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
+    return _checked(kind, value, where) if kind is not None and isinstance(value, Mapping) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -145,7 +154,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        kinds = get_args(hint)
+        if not isinstance(value, tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            return False
+        return all(_fits(item, kinds[0]) for item in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

@@ -41,6 +41,8 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     needed = KINDS[task.kind].head
     if needed is None:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
+    if KINDS[task.kind].pairs_too and len(a.labels) == 1 and head_of(a).per_text:  # a reranker
+        return LabelMap(task, np.arange(0))
     if a.head != needed:
         error = HeadMismatch(
             f"{task.name} needs a {needed} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "

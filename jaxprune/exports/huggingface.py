@@ -25,6 +25,7 @@ from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import EXPORTED, check_saved_type, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
 from ..checkpoint.read import Stored
+from ..checkpoint.sentence_files import write_sentence
 from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
@@ -88,7 +89,7 @@ def export_transformers(
     types = _types(model, dtype, warnings)
     config = _with_dtype(config, types.most)
     tensors = _tensors(arrays, family, target, kept, types)
-    if HEAD_NAMES[target.head].bare and family.drawn:
+    if HEAD_NAMES[target.head].bare and target.embedding is None and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
             f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
@@ -106,6 +107,7 @@ def export_transformers(
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
         write_tokenizer(model, part)
         write_generation(model, part)
+        write_sentence(model, part, types.of)
 
     settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
     record = manifest_of(model) | {"export": settings}
@@ -180,7 +182,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _check_description(as_config: Architecture, target: Architecture) -> None:
     """Raise `CheckpointError` unless config.json, as we read it, says what the tensors are."""
-    elsewhere = ("end_ids",)  # generation_config.json says them
+    elsewhere = ("end_ids", *(("head", "embedding") if target.embedding is not None else ()))  # in files of their own
     names = [field.name for field in fields(target) if field.name not in elsewhere]
     differ = [name for name in names if getattr(as_config, name) != getattr(target, name)]
     if "rotary" in differ and np.shape(as_config.rotary) == np.shape(target.rotary):

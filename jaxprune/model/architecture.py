@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
+from .embedding import Embedding
 
-HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "none"]
+HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
@@ -104,6 +105,7 @@ class Architecture:
     tied: bool = False  # the language model's head is the token table
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
+    embedding: Embedding | None = None  # of a head that makes one vector of a text
     dropout: float = 0.1  # for training only
 
     def __post_init__(self):
@@ -112,6 +114,9 @@ class Architecture:
                 raise SettingsError(f"layer {index}: sizes must not be negative, got {layer}.")
         if LAST_LAYERS[self.head].labelled and not self.labels:
             raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
+        if LAST_LAYERS[self.head].pooled != (self.embedding is not None):
+            needs = "needs" if self.embedding is None else "has no use for"
+            raise SettingsError(f"a {self.head} head {needs} an embedding, which says how texts are pooled.")
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if len(self.rotary_dynamic) not in (0, 2):
@@ -160,6 +165,7 @@ class LastLayer(NamedTuple):
     outputs: Callable[[Architecture], int]  # 0: no such layer
     bias: bool = True  # unless the architecture's head has none
     labelled: bool = False  # one output a label, so that there has to be one
+    pooled: bool = False  # `Architecture.embedding` says what is made of the hidden states, dense layers included
 
 
 LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
@@ -167,8 +173,14 @@ LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
     "token_classification": LastLayer(lambda a: len(a.labels), labelled=True),
     "question_answering": LastLayer(lambda a: 2),  # start and end
     "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
+    "embedding": LastLayer(lambda a: 0, pooled=True),
     "none": LastLayer(lambda a: 0),
 }
+
+
+def states_width(architecture: Architecture) -> int:
+    """Numbers of every token that a head reads."""
+    return architecture.hidden if architecture.embed_width is None else architecture.embed_width
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
@@ -176,7 +188,8 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
 
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
     width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]. A language
-    model's head is [hidden, vocab]; where it is tied, the token table [vocab, hidden] serves.
+    model's head is [hidden, vocab]; where it is tied, the token table [vocab, hidden] serves. That of an embedding
+    model is a list of dense layers, where there are any.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
@@ -206,7 +219,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
             },
         }
 
-    narrow = a.embed_width if a.embed_width is not None else hidden
+    narrow = states_width(a)
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
     if a.embed_width is not None:
         embed["project"] = dense((narrow,), (hidden,), False)
@@ -226,4 +239,10 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
         tree["head"] = dense((narrow,), (outputs,), last.bias and a.head_bias)
+    if a.embedding is not None and a.embedding.dense:
+        widths = a.embedding.widths(narrow)
+        tree["head"] = [
+            dense((inputs,), (step.outputs,), step.bias)
+            for inputs, step in zip(widths[:-1], a.embedding.dense, strict=True)
+        ]
     return tree

@@ -9,7 +9,7 @@ from .partial_rows import look_up
 from .sublayer import dense, norm
 
 
-def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
+def embed_tokens(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
     """The residual stream before the first sublayer, float32: sums of tables that may be kept in fewer bits."""
     p = params["embed"]
     x = look_up(p["token"], batch.ids).astype(jnp.float32)

@@ -26,6 +26,7 @@ from .language import (
     vocabulary_logits,
 )
 from .model import Batch, Params
+from .pooling import vectors
 from .sublayer import dense
 
 # --- logits, from what the head reads: the last residual stream, normed (`ends.head_input`)
@@ -64,6 +65,14 @@ def no_logits(
 ) -> Float[Array, "rows length hidden"]:
     """The hidden states themselves."""
     return x
+
+
+def embeddings(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None = None
+) -> Float[Array, "rows texts dimensions"]:
+    """One vector of every text."""
+    assert architecture.embedding is not None
+    return vectors(params.get("head", ()), x, batch, architecture.embedding)
 
 
 # --- the rows
@@ -177,6 +186,15 @@ _ALONE: Mapping[HeadKind, Head] = {
         check_targets=targets.learnt_targets,
         blank=lambda labels: np.zeros(0, np.int32),
         language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+    ),
+    "embedding": Head(
+        name="embedding",
+        per_text=True,
+        logits=embeddings,
+        fisher=predictions.direction_factors,
+        divergence=predictions.direction_divergence,
+        softmax=False,
+        every_token=True,
     ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
 }
