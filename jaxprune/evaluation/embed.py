@@ -84,7 +84,7 @@ def embed(
 
 def embedded(
     model: Model | OnnxModel,
-    texts: Iterable[str],
+    texts: Any,
     *,
     prompt: str | None = None,
     prompt_name: str | None = None,

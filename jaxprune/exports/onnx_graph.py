@@ -14,7 +14,7 @@ from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind
 from ..model.model import Params
 from ..model.sublayer import attention_scale
 from ..runtime.onnx import VECTORS
-from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, dense, last_token, output
+from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import vectors_of
 
 
@@ -42,7 +42,7 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     if a.final_norm:
         x = _norm(g, params["final_norm"], x, a, "final_norm")
     if "project_out" in params:
-        x = dense(g, params["project_out"], x, "project_out")
+        x = onnx_dense(g, params["project_out"], x, "project_out")
     _OUTPUTS[a.head](g, params, x, a)
     return g
 
@@ -65,7 +65,7 @@ def _positions(g: Graph, a: Architecture) -> str:
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
     if "project" in p:
-        x = dense(g, p["project"], x, "embed.project")
+        x = onnx_dense(g, p["project"], x, "embed.project")
     if a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
         x = g.add("Add", x, g.add("Gather", g.weight("embed.position", p["position"]), rows))
@@ -115,7 +115,7 @@ def _sublayer(g: Graph, p: Params, x: str, update: _Update, size: LayerSizes, sh
     before = _norm(g, p["norm"], x, a) if a.norm_position == "pre" else x
     features, out = update(g, p, before, size, shared, a), p["o" if "o" in p else "down"]
     if features is not None:
-        x = g.add("Add", x, dense(g, out, features, f"{g.place}out"))
+        x = g.add("Add", x, onnx_dense(g, out, features, f"{g.place}out"))
     elif "bias" in out:
         x = g.add("Add", x, g.weight(f"{g.place}out.bias", out["bias"]))
     return _norm(g, p["norm"], x, a) if a.norm_position == "post" else x
@@ -131,7 +131,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
 
     def heads(name: str, weights: Params, count: int) -> str:
         """[rows, count, tokens, width], normed and turned where the family does so."""
-        y = g.add("Reshape", dense(g, weights, x, f"{g.place}{name}"), g.whole(0, 0, count, width))
+        y = g.add("Reshape", onnx_dense(g, weights, x, f"{g.place}{name}"), g.whole(0, 0, count, width))
         if f"{name}_norm" in p:
             y = _rms(g, scaled.get(f"{name}_norm", p[f"{name}_norm"]["scale"]), y, a, f"{g.place}{name}_norm")
         return g.add("Transpose", y, perm=[0, 2, 1, 3])
@@ -163,10 +163,10 @@ def _feed_forward(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared
     """What neurons say, [rows, tokens, neurons]; None where there are none."""
     if not size.neurons:
         return None
-    activation, up = ACTIVATIONS[a.activation], dense(g, p["up"], x, f"{g.place}up")
+    activation, up = ACTIVATIONS[a.activation], onnx_dense(g, p["up"], x, f"{g.place}up")
     if not a.gated:
         return activation(g, up)
-    return g.add("Mul", activation(g, dense(g, p["gate"], x, f"{g.place}gate")), up)
+    return g.add("Mul", activation(g, onnx_dense(g, p["gate"], x, f"{g.place}gate")), up)
 
 
 # --- operators that runtimes know in this form, and fuse
@@ -192,23 +192,23 @@ def _rms(g: Graph, scale: Any, x: str, a: Architecture, name: str) -> str:
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
     if a.pooler != "none":
-        pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", dense(g, params["pooler"], pooled, "pooler"))
-    output(g, dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
+        pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", onnx_dense(g, params["pooler"], pooled, "pooler"))
+    output(g, onnx_dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
 
 
 def _token_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    output(g, dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
+    output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
 
 
 def _span_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    both = g.several("Split", 2, dense(g, params["head"], x, "head"), axis=-1)
+    both = g.several("Split", 2, onnx_dense(g, params["head"], x, "head"), axis=-1)
     for name, part in zip(("start_logits", "end_logits"), both, strict=True):
         output(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
 
 
 def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if not a.tied:
-        return output(g, dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, a.vocab)
+        return output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, a.vocab)
     flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
     logits = g.add("Gemm", flat, "embed.token", transB=1)  # the very table that tokens are looked up in
     shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)

@@ -70,20 +70,20 @@ class Graph:
         return name
 
 
-def row_length(g: Graph) -> str:
+def tokens_of_row(g: Graph) -> str:
     """Tokens of a row, a scalar."""
     return g.add("Gather", g.add("Shape", "input_ids"), g.index(1))
 
 
 def all_slots(g: Graph) -> str:
     """0, 1, … [tokens]."""
-    return g.add("Range", g.index(0), row_length(g), g.index(1))
+    return g.add("Range", g.index(0), tokens_of_row(g), g.index(1))
 
 
 # --- operators that runtimes know in this form, and fuse
 
 
-def dense(g: Graph, p: Params, x: str, name: str) -> str:
+def onnx_dense(g: Graph, p: Params, x: str, name: str) -> str:
     """x @ kernel + bias; units flattened."""
     kernel = np.asarray(p["kernel"], np.float32)
     # Of o and down the last axis is the outputs', of all others the first is the inputs'.

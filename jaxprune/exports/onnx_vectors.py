@@ -7,7 +7,7 @@ from types import MappingProxyType
 from ..model.architecture import Architecture
 from ..model.embedding import DenseActivation, PoolingMode
 from ..model.model import Params
-from .onnx_parts import ACTIVATIONS, LOWEST, Graph, dense, last_token
+from .onnx_parts import ACTIVATIONS, LOWEST, Graph, last_token, onnx_dense
 
 _MASK = "attention_mask"
 
@@ -87,7 +87,7 @@ def vectors_of(g: Graph, head: Sequence[Params], x: str, a: Architecture) -> str
     parts = [_MODES[mode](g, x, a) for mode in a.embedding.pooling]
     y = parts[0] if len(parts) == 1 else g.add("Concat", *parts, axis=-1)
     for number, (step, p) in enumerate(zip(a.embedding.dense, head, strict=True)):
-        y = _ACTIVATIONS[step.activation](g, dense(g, p, y, f"head.{number}"))
+        y = _ACTIVATIONS[step.activation](g, onnx_dense(g, p, y, f"head.{number}"))
     if not a.embedding.normalize:
         return y
     return g.add("Div", y, g.add("Max", g.add("ReduceL2", y, axes=[-1], keepdims=1), g.number(1e-12)))

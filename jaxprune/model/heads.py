@@ -111,6 +111,7 @@ class Head:
     smooths: bool = False  # label smoothing has an effect
     softmax: bool = True  # a temperature has an effect
     exact: bool = False  # Fisher factors are exact where there are few labels
+    pools: bool = False  # a text's output is made of all of its tokens
     every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
 
     def present(self, batch: Batch) -> Bool[Array, "rows slots"] | Bool[np.ndarray, "rows slots"]:
@@ -194,6 +195,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         fisher=predictions.direction_factors,
         divergence=predictions.direction_divergence,
         softmax=False,
+        pools=True,
         every_token=True,
     ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
