@@ -214,9 +214,9 @@ def _pooling(where: Path) -> tuple[int | None, dict[str, Any]]:
     new = (new,) if isinstance(new, str) else new if new is None else tuple(map(str, new))
     if new is not None and any(key in config for key in OLD_MODES) and set(old) != set(new):
         raise CheckpointError(
-            f"{where}: pooling_mode is {', '.join(new)}, other entries say {', '.join(old) or 'none'}."
+            f"{where}: pooling_mode is {', '.join(new)}, other entries say {', '.join(old) or 'none'}; correct one of "
+            "the two."
         )
-    modes = old if new is None else new
     known_modes = get_args(PoolingMode)
     if not modes or not set(modes) <= {*known_modes}:
         raise CheckpointError(

@@ -116,7 +116,9 @@ class Architecture:
             raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
         if LAST_LAYERS[self.head].pooled != (self.embedding is not None):
             needs = "needs" if self.embedding is None else "has no use for"
-            raise SettingsError(f"a {self.head} head {needs} an embedding, which says how texts are pooled.")
+            raise SettingsError(
+                f"a {self.head} head {needs} an embedding, which says how texts are pooled; change both."
+            )
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if len(self.rotary_dynamic) not in (0, 2):
