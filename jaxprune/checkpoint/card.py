@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .head_names import HEAD_NAMES
+from .uneven import MODELLING
 
 CARD = "README.md"
 CARD_HASH = "card"  # in the record: SHA-256 of the card, by which one that was edited since is told
@@ -14,23 +15,35 @@ _LIBRARIES = {"transformers": "transformers", "onnx": "onnx", "stablehlo": "jax"
 _LOADING = {
     "jaxprune": "import jaxprune as jp\n\nmodel = jp.load(FOLDER)",
     "transformers": "from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained(FOLDER)",
+    MODELLING: "from transformers import {class_name}\n\n"
+    "model = {class_name}.from_pretrained(FOLDER, trust_remote_code=True)",
     "onnx": "import jaxprune as jp\n\nmodel = jp.load_onnx(FOLDER)  # or onnx/model.onnx in any runtime of ONNX",
     "stablehlo": "from pathlib import Path\n\nfrom jax import export\n\n"
     'program = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))',
 }
+_MODELLING = (
+    f"The classes of transformers have no place for layers of these sizes: `{MODELLING}` builds them with projections "
+    "of the sizes in config.json, and does nothing else. With `trust_remote_code=True` transformers runs that file; "
+    "read it first, it is short. Without it, loading fails at the shapes of the tensors. `jaxprune.load(FOLDER)` reads "
+    "the model without running it."
+)
 
 
 def card_text(manifest: Mapping[str, Any], class_name: str | None = None) -> str:
     """The card of a folder whose record is `manifest`; `class_name` is that of transformers, where it loads it."""
     a = manifest["architecture"]
-    kind = manifest.get("export", {}).get("format", "jaxprune")
+    export = manifest.get("export", {})
+    kind = export.get("format", "jaxprune")
+    filed = MODELLING in export.get("files", ())
+    loading = _LOADING[MODELLING if filed else kind].format(class_name=class_name)
     parts = (
         _front_matter(manifest, a, kind),
         _title(manifest, a),
         _removed(manifest, a),
         _how(manifest),
         _scores(manifest),
-        f"## Loading it\n\n```python\n{_LOADING[kind].format(class_name=class_name)}\n```",
+        f"## Loading it\n\n```python\n{loading}\n```",
+        _MODELLING if filed else "",
         _warnings(manifest),
         f"Written by jaxprune {manifest.get('versions', {}).get('jaxprune', '')}.",
     )
