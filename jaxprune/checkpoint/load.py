@@ -38,6 +38,7 @@ from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own
 from .read import Stored
 from .sentence import asks_for_vectors, assumed, check_widths, dense_tensors, encoder_folder, read_sentence
 from .tokenizer_files import TOKENIZER_FILES, config_for
+from .uneven import file_warnings, without_layers
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
@@ -104,7 +105,8 @@ def load(
             f"{where} has model_type {family.model_type!r}, and the row that was handed in is of {row.model_type!r}; "
             "correct one of the two."
         )
-    config = settings_as_read(family, config)
+    strange_file = file_warnings(folder, config)
+    config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
     declared = task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
@@ -114,6 +116,8 @@ def load(
     ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
+    if uneven is not None:
+        architecture = uneven.applied(architecture, where)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
@@ -129,16 +133,8 @@ def load(
     of_vectors = {} if sentence is None else {"sentence_transformers": sentence.config}
     of_vectors |= {} if outer == folder else {"source": str(outer)}
     record = {**of_vectors, **origin, "source_config": dict(config), **names_ignored}
-    warnings = (
-        *ignored,
-        *idle,
-        *ordered,
-        *tied,
-        *unread,
-        *strange,
-        *new,
-        *assumed(task.embedding, declared and declared.embedding, str(source)),
-    )
+    unsaid = assumed(task.embedding, declared and declared.embedding, str(source))
+    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *unsaid)
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
 
 

@@ -217,7 +217,7 @@ def _pooling(where: Path) -> tuple[int | None, dict[str, Any]]:
             f"{where}: pooling_mode is {', '.join(new)}, other entries say {', '.join(old) or 'none'}; correct one of "
             "the two."
         )
-    known_modes = get_args(PoolingMode)
+    modes, known_modes = old if new is None else new, get_args(PoolingMode)
     if not modes or not set(modes) <= {*known_modes}:
         raise CheckpointError(
             f"{where}: pooling is {', '.join(modes) or 'of no mode'}, expected {' or '.join(known_modes)}."

@@ -64,9 +64,11 @@ def test_a_pruned_model_is_exported_as_one_of_sentences(tmp_path):
     model = jp.load(write_folder(tmp_path / "m", dense=((7, TANH),)))
     texts = jp.Calibration.of_texts(TEXTS * 30)
     small = jp.prune(model, texts, jp.Budget(0.4), jp.Magnitude())
-    jp.export(small, tmp_path / "x", fill_zeros=True)
-    np.testing.assert_allclose(jp.embed(jp.load(tmp_path / "x"), TEXTS), jp.embed(small, TEXTS), rtol=0, atol=1e-5)
-    assert "sentence-transformers" in (tmp_path / "x" / "README.md").read_text()
+    expected = jp.embed(small, TEXTS)
+    for name, filled in (("uneven", False), ("filled", True)):
+        jp.export(small, tmp_path / name, fill_zeros=filled)
+        np.testing.assert_allclose(jp.embed(jp.load(tmp_path / name), TEXTS), expected, rtol=0, atol=1e-5)
+        assert "SentenceTransformer(FOLDER" in (tmp_path / name / "README.md").read_text()
 
 
 def test_the_caller_may_take_the_encoder_alone_or_another_head(tmp_path):
