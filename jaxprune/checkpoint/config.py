@@ -237,7 +237,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
     if "pre_norm" in family.keys:
         fields["norm_position"] = "pre" if switch("pre_norm") else "post"
-    if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
+    narrow = family.keys.get("embed_width", "")
+    if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
     if fields.get("positions") == "rotary":
         fields |= rotary_of(config, width, rows, where)._asdict()

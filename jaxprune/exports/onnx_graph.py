@@ -131,7 +131,7 @@ def _positions(g: Graph, a: Architecture) -> str:
 
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
-    if "project" in p:
+    if "project" in p and a.embed_projects == "tokens":
         x = _dense(g, p["project"], x, "embed.project")
     if a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
@@ -140,7 +140,8 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.add("Gather", g.weight("embed.type", p["type"]), "token_type_ids"))
     elif a.token_types:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
-    return _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    return _dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
 
 
 def _mask(g: Graph, a: Architecture) -> str:
@@ -283,6 +284,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = MappingProxyType(
         "silu": lambda g, x: g.add("Mul", x, g.add("Sigmoid", x)),
     }
 )
+_POOLERS = {**_ACTIVATIONS, "tanh": lambda g, x: g.add("Tanh", x)}
 
 
 # --- the end: one function a kind of head
@@ -302,7 +304,7 @@ def _last_token(g: Graph, x: str, a: Architecture) -> str:
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     pooled = _last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
     if a.pooler != "none":
-        pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", _dense(g, params["pooler"], pooled, "pooler"))
+        pooled = _POOLERS[a.pooler](g, _dense(g, params["pooler"], pooled, "pooler"))
     _out(g, _dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
 
 
@@ -326,7 +328,7 @@ def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
 
 
 def _hidden_states(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    _out(g, x, "last_hidden_state", ROWS, TOKENS, np.shape(params["embed"]["token"])[1] if a.embed_width else a.hidden)
+    _out(g, x, "last_hidden_state", ROWS, TOKENS, a.output_width)
 
 
 def _out(g: Graph, value: str, name: str, *shape: str | int) -> None:

@@ -82,6 +82,8 @@ class Architecture:
     pad_id: int = 0
     end_ids: tuple[int, ...] = ()  # tokens after which nothing is generated
     embed_width: int | None = None  # of the token table, where a projection lies between it and the residual stream
+    # What that projects: tokens, before positions are added, and back before the head; or the normed sum of all tables.
+    embed_projects: Literal["tokens", "sum"] = "tokens"
     token_types: int = 0  # 0: the model has no token type embedding
     embed_norm: bool = True
     norm: Literal["layer", "rms"] = "layer"
@@ -98,7 +100,8 @@ class Architecture:
     causal: bool = False
     pool: Literal["first", "last"] = "first"  # the token that stands for a text, where the head reads one of each
     pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
-    pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
+    # Dense layer and activation on the pooled token, before the head.
+    pooler: Literal["none", "tanh", "relu", "gelu"] = "none"
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
@@ -121,6 +124,11 @@ class Architecture:
     def final_norm(self) -> bool:
         """True where a norm lies between the last layer and the head."""
         return self.norm_position == "pre"
+
+    @property
+    def output_width(self) -> int:
+        """Numbers a token that the head reads."""
+        return self.hidden if self.embed_width is None or self.embed_projects == "sum" else self.embed_width
 
     @property
     def limit(self) -> str:
@@ -183,7 +191,10 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     def dense(inputs: tuple[int, ...], outputs: tuple[int, ...], bias: bool = True) -> dict[str, Any]:
         return {"kernel": inputs + outputs} | ({"bias": outputs} if bias else {})
 
-    norm: dict[str, Any] = {"scale": (hidden,)} | ({"bias": (hidden,)} if a.norm == "layer" else {})
+    def norm_over(width: int) -> dict[str, Any]:
+        return {"scale": (width,)} | ({"bias": (width,)} if a.norm == "layer" else {})
+
+    norm = norm_over(hidden)
 
     def layer(size: LayerSizes) -> dict[str, Any]:
         keys = dense((hidden,), (size.groups, width), a.attention_bias)
@@ -207,23 +218,25 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         }
 
     narrow = a.embed_width if a.embed_width is not None else hidden
+    whole = a.embed_projects == "sum"
+    summed = narrow if whole else hidden
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
     if a.embed_width is not None:
-        embed["project"] = dense((narrow,), (hidden,), False)
+        embed["project"] = dense((narrow,), (hidden,), whole)
     if a.positions == "learned":
-        embed["position"] = (a.max_positions + a.position_offset, hidden)
+        embed["position"] = (a.max_positions + a.position_offset, summed)
     if a.token_types:
-        embed["type"] = (a.token_types, hidden)
+        embed["type"] = (a.token_types, summed)
     if a.embed_norm:
-        embed["norm"] = dict(norm)
+        embed["norm"] = norm_over(summed)
     tree: dict[str, Any] = {"embed": embed, "layers": [layer(size) for size in a.layers]}
     if a.final_norm:
         tree["final_norm"] = dict(norm)
-    if a.embed_width is not None:
+    if a.embed_width is not None and not whole:
         tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
         tree["pooler"] = dense((hidden,), (hidden,))
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
-        tree["head"] = dense((narrow,), (outputs,), last.bias and a.head_bias)
+        tree["head"] = dense((a.output_width,), (outputs,), last.bias and a.head_bias)
     return tree
