@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
+from .attention_kinds import Attention, Full, Window
 
 HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
@@ -71,7 +72,7 @@ class Architecture:
     head_width: int
     layers: tuple[LayerSizes, ...]
     max_positions: int  # the longest text, in tokens
-    window: int | None = None  # what it comes from, where attention to a longer text would not reach its start
+    attention: Attention = Full()
     positions: Literal["learned", "rotary", "none"] = "learned"
     position_offset: int = 0  # rows of the position table that lie before position 0
     # Plain batches: count every slot, only tokens that are not padding by their id, or only those the mask shows.
@@ -124,6 +125,11 @@ class Architecture:
     def final_norm(self) -> bool:
         """True where a norm lies between the last layer and the head."""
         return self.norm_position == "pre"
+
+    @property
+    def window(self) -> int | None:
+        """What `max_positions` comes from, where attention to a longer text would not reach its start."""
+        return self.attention.size if isinstance(self.attention, Window) else None
 
     @property
     def output_width(self) -> int:
