@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ..model.attention_kinds import Relative
 from .family import OFF, Family, HeadModules
 
 _BERT_KEYS = {
@@ -136,5 +137,24 @@ ENCODERS = (
             *("discriminator_predictions.*", "generator_predictions.*", "generator_lm_head.*", "sequence_summary.*"),
             *("embeddings.position_ids", "embeddings.token_type_ids"),
         ),
+    ),
+    Family(
+        model_type="mpnet",
+        classes="MPNet",
+        prefix="mpnet.",
+        switches={"positions_count": "tokens", "token_types": 0, "attention": Relative()},
+        keys={name: key for name, key in _BERT_KEYS.items() if name != "token_types"},
+        defaults={name: value for name, value in _ROBERTA.defaults.items() if name != "type_vocab_size"},
+        # transformers counts positions from behind row 1, whatever padding's id, and 32 buckets, whatever the table.
+        pinned=OFF | {"pad_token_id": 1, "relative_attention_num_buckets": 32},
+        modules={
+            **{name: module for name, module in _BERT_MODULES.items() if name != "embed.type"},
+            **{f"layers.{{}}.attention.{name}": f"encoder.layer.{{}}.attention.attn.{name}" for name in "qkvo"},
+            "layers.{}.attention.norm": "encoder.layer.{}.attention.LayerNorm",
+            "layers.{}.attention.relative": "encoder.relative_attention_bias",
+        },
+        heads=_ROBERTA.heads,
+        drawn=("pooler.dense",),
+        ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids"),
     ),
 )

@@ -41,9 +41,9 @@ class Family:
     token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
     pre_norm, window, window_on and window_from where config.json has them. `pinned` are settings that would change the
     result, with the one value that we compute. `modules` names embed.token, .position, .type, .norm, .project;
-    layers.{}.attention.q, .k, .v, .o, .norm, .q_norm, .k_norm; layers.{}.feed_forward.up, .gate, .down, .norm;
-    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
-    are examples, and `dataclasses.replace` makes a relative of one.
+    layers.{}.attention.q, .k, .v, .o, .norm, .q_norm, .k_norm, .relative (one for all layers);
+    layers.{}.feed_forward.up, .gate, .down, .norm; final_norm and project_out, as far as an architecture with these
+    switches has them. The rows of `jaxprune.FAMILIES` are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str

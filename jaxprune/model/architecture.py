@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
-from .attention_kinds import Attention, Full, Window
+from .attention_kinds import Attention, Full, Relative, Window
 
 HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
@@ -21,6 +21,7 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
         "k": {"kernel": 1, "bias": 0},
         "v": {"kernel": 1, "bias": 0},
         "o": {"kernel": 0},
+        "relative": {"table": 1},
     },
     "feed_forward": {
         "up": {"kernel": 1, "bias": 0},
@@ -118,6 +119,8 @@ class Architecture:
             raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+        if isinstance(self.attention, Relative):
+            self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
         if len(self.rotary_dynamic) not in (0, 2):
             raise SettingsError(f"rotary_dynamic is {self.rotary_dynamic}, expected a factor and a length, or nothing.")
 
@@ -189,8 +192,9 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     """The parameter tree of `architecture`, with a tuple of integers (a shape) in place of every array.
 
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
-    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]. A language
-    model's head is [hidden, vocab]; where it is tied, the token table [vocab, hidden] serves.
+    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]; a table of
+    relative positions [buckets, groups]. A language model's head is [hidden, vocab]; where it is tied, the token table
+    [vocab, hidden] serves.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
@@ -205,7 +209,10 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     def layer(size: LayerSizes) -> dict[str, Any]:
         keys = dense((hidden,), (size.groups, width), a.attention_bias)
         up = dense((hidden,), (size.neurons,), a.feed_forward_bias)
-        inner = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}} if a.query_key_norm else {}
+        inner: dict[str, Any] = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}}
+        inner = inner if a.query_key_norm else {}
+        if isinstance(a.attention, Relative):
+            inner["relative"] = {"table": (a.attention.buckets, size.groups)}
         return {
             "attention": {
                 "q": dense((hidden,), (size.groups, size.queries, width), a.attention_bias),

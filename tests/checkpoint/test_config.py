@@ -7,6 +7,7 @@ from jaxprune.checkpoint.config import architecture_from, declared_head, family_
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.known_settings import settings_as_read
 from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
+from jaxprune.model.attention_kinds import Relative
 from tests.helpers import tiny
 
 BERT = tiny.config("bert")
@@ -43,6 +44,17 @@ def test_electra_reads_narrow_embeddings():
     assert tiny.architecture(tiny.config("electra", embedding_size=12)).embed_width is None
     refused(tiny.config("electra", embedding_size=0), "embedding_size is '0', expected an integer of at least 1")
     refused(tiny.config("electra", position_embedding_type="relative_key"), "only 'absolute' is supported")
+
+
+def test_mpnet_counts_positions_and_distances_as_transformers_does():
+    a = tiny.architecture(tiny.config("mpnet"))
+    assert (a.pad_id, a.position_offset, a.max_positions, a.positions_count) == (1, 2, 18, "tokens")
+    assert (a.token_types, a.attention) == (0, Relative(buckets=32, reach=128))
+    refused(tiny.config("mpnet", pad_token_id=0), "pad_token_id is '0', of a mpnet model only 1 is supported")
+    refused(tiny.config("mpnet", relative_attention_num_buckets=64), "relative_attention_num_buckets is '64', of a mpn")
+    refused(
+        tiny.config("bert", relative_attention_num_buckets=32), "relative_attention_num_buckets = '32' is not"
+    )
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ElectraForPreTraining", "none"), ("ElectraForCausalLM", None)])
@@ -228,6 +240,14 @@ PUBLISHED = {
         "summary_last_dropout": 0.1,
         "summary_type": "first",
         "summary_use_proj": True,
+    },
+    "mpnet": {
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "layer_norm_eps": 1e-05,
+        "pad_token_id": 1,
+        "relative_attention_num_buckets": 32,
     },
     "distilbert": {
         "attention_dropout": 0.1,

@@ -74,6 +74,7 @@ CASES = {
     "XLM-RoBERTa": ("xlm-roberta", write_pieces, XLM, {}),
     "CamemBERT": ("camembert", write_pieces, CAMEMBERT, {}),
     "ELECTRA": ("electra", write_bert, (), {"do_lower_case": False}),
+    "MPNet": ("mpnet", write_bert, (), {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}),
     "Qwen": ("qwen2", write_bpe, (END,), {}),
     "a Llama of bytes": ("llama", write_bpe_json, (END,), {"tokenizer_class": "LlamaTokenizer"}),
     "special tokens as text": ("bert", write_bert, (), {"split_special_tokens": True}),

@@ -83,7 +83,11 @@ def random_model(settings: dict[str, Any], seed: int = 0) -> Model:
     random = np.random.RandomState(seed)
     draw = lambda shape: jnp.array(random.normal(0, 0.4, shape), jnp.float32)  # noqa: E731
     shapes = parameter_shapes(architecture(settings))
-    return Model(architecture(settings), jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple)))
+    params = jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    for layer in params["layers"]:
+        if "relative" in layer["attention"]:  # one table for all layers
+            layer["attention"]["relative"] = dict(params["layers"][0]["attention"]["relative"])
+    return Model(architecture(settings), params)
 
 
 def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dict[str, np.ndarray]:

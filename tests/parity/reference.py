@@ -17,6 +17,7 @@ CLASSES = {
     "xlm-roberta": "XLMRoberta",
     "camembert": "Camembert",
     "electra": "Electra",
+    "mpnet": "MPNet",
     "distilbert": "DistilBert",
     "opt": "OPT",
     "gpt2": "GPT2",
@@ -26,7 +27,7 @@ CLASSES = {
     "qwen3": "Qwen3",
 }
 _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-ENCODERS = ("bert", *_ROBERTAS, "electra", "distilbert")
+ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 PAIRS = [(family, head) for family in ENCODERS for head in HEADS if head != "causal_lm"] + [
     (family, head) for family in DECODERS for head in ("causal_lm", "classification", "none")
@@ -75,6 +76,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "bert": _BERT,
     **dict.fromkeys(_ROBERTAS, _BERT),
     "electra": {**_BERT, "embedding_size": 7},
+    "mpnet": {name: size for name, size in _BERT.items() if name != "type_vocab_size"},
     "distilbert": _DISTILBERT,
     "opt": _OPT,
     "gpt2": _GPT2,
@@ -109,7 +111,7 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
 def cases(family: str) -> dict[str, dict[str, np.ndarray]]:
     """Inputs by name: texts of full length, padded right and left, and with token types where the family has them."""
     random = np.random.RandomState(0)
-    pad = 1 if family in _ROBERTAS else 0
+    pad = 1 if family in (*_ROBERTAS, "mpnet") else 0
     ids = random.randint(2, VOCAB, (3, LENGTH))
     full = {"input_ids": ids}
     right, left = np.ones_like(ids), np.ones_like(ids)
