@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import check_seed, checked
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes, states_width
+from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
 from .config import (
@@ -122,7 +122,7 @@ def load(
     arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
     if sentence is not None:
-        width = states_width(architecture)
+        width = architecture.output_width
         check_widths(outer, sentence.embedding, width)
         for ours, stored in dense_tensors(sentence, width).items():
             arrays[ours], types[ours] = stored.read().T.astype(stored_type(stored.dtype, dtype)), stored.dtype

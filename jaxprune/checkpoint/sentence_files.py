@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from ..model.architecture import states_width
 from ..model.embedding import Embedding
 from ..model.model import Model
 from .dtypes import rounded
@@ -31,7 +30,7 @@ def write_sentence(model: Model, folder: Path, types: Mapping[str, str]) -> None
     embedding = model.architecture.embedding
     if embedding is None:
         return
-    width, modules = states_width(model.architecture), [("Transformer", "")]
+    width, modules = model.architecture.output_width, [("Transformer", "")]
     for name, config in _modules(embedding, width):
         modules.append((name, f"{len(modules)}_{name}"))
         if config is not None:

@@ -12,7 +12,6 @@ from ..checks import checked, is_whole
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model import Model
-from ..model.architecture import states_width
 from ..model.embedding import Embedding
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
@@ -102,7 +101,7 @@ def embedded(
     settings = embedding_of(notes)
     unit = settings.normalize if normalize is None else normalize
     model = _unscaled(model, settings, unit)
-    widest = settings.widths(states_width(notes.architecture))[-1]
+    widest = settings.widths(notes.architecture.output_width)[-1]
     for name, value in (("batch_size", batch_size), ("max_length", max_length), ("dimensions", dimensions)):
         if value is not None and (not is_whole(value) or value < 1):
             raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}.")
