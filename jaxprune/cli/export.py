@@ -1,11 +1,11 @@
-"""Write a model as a folder for other programs: for transformers, or for runtimes of ONNX."""
+"""Write a model as a folder for other programs: transformers, runtimes of ONNX, llama.cpp, JAX alone."""
 
 import argparse
 
 from ..checkpoint import check_output
-from ..checkpoint.manifest import SAVED
 from ..checkpoint.uneven import MODELLING
 from ..exports.export import FORMATS, FORMER_NAMES, export
+from ..exports.gguf_tensors import KINDS
 from ..exports.stablehlo import PLACES
 from ..report.tables import facts_table, si
 from . import flags
@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "code where layers differ",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=SAVED, help="transformers: of the tensors (the checkpoint's own)")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(KINDS),
+        help="transformers, gguf: of the tensors; q8_0, in eight bits: gguf (the checkpoint's own)",
+    )
     parser.add_argument(
         "--int8", action="store_true", help="onnx: beside the file in float32 one with weights in eight bits"
     )
