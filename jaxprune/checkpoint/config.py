@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
+from ..model.attention_kinds import Window
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
@@ -237,14 +238,15 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
     if "pre_norm" in family.keys:
         fields["norm_position"] = "pre" if switch("pre_norm") else "post"
-    if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
+    narrow = family.keys.get("embed_width", "")
+    if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
     if fields.get("positions") == "rotary":
         fields |= rotary_of(config, width, rows, where)._asdict()
     on = switch("window_on") if "window_on" in family.keys else True
     window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
-        fields["window"] = fields["max_positions"] = window
+        fields["attention"], fields["max_positions"] = Window(size=window), window
     if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, config, task, where))

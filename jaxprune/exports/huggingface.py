@@ -6,6 +6,7 @@ in the sizes of the checkpoint that they were cut from, with zeros where units w
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -85,8 +86,13 @@ def export_transformers(
         if model.architecture.layers == dense.layers:
             raise SettingsError("fill_zeros has no effect, as the model has the sizes of its source; leave it out.")
         kept = unit_places(model, dense, warnings)
-        target = _with_biases(family, model.architecture).with_layers(dense.layers)
+        target = replace(_with_biases(family, model.architecture), layers=dense.layers, attention=dense.attention)
         config = _with_sizes(config, family, target, dense, warnings)
+    elif model.architecture.attention != dense.attention:
+        raise CheckpointError(
+            f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
+            "have lost different heads; export with fill_zeros, or as ONNX."
+        )
     elif _can_say(family, model.architecture, dense):
         target = _with_biases(family, model.architecture)
         config = _with_sizes(config, family, target, dense, warnings)
@@ -264,11 +270,16 @@ def _tensors(
 ) -> dict[str, Stored]:
     """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
     shapes, _ = named_parameters(parameter_shapes(target))
-    tensors = {}
+    tensors, copies = {}, defaultdict(list)
     for ours, name in tensor_names(family, target).items():
         layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
         read = partial(_read, ours, arrays.get(ours), shapes[ours], layer)
+        copies[name].append(read)
         tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
+    for name, reads in copies.items():
+        if len(reads) > 1:
+            whole = _one_of(name, [read() for read in reads])
+            tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
@@ -276,6 +287,22 @@ def _tensors(
         name if bare or name.startswith(outside) else family.prefix + name: stored
         for name, stored in fused(tensors, family).items()
     }
+
+
+def _one_of(name: str, copies: Sequence[np.ndarray]) -> np.ndarray:
+    """What all layers have a copy of, in part: zero where a layer has removed it, else the same in all.
+
+    Raises `CheckpointError` where copies differ by more than a rounding.
+    """
+    whole = copies[0]
+    for copy in copies[1:]:
+        whole = np.where(whole == 0, copy, whole)
+    if not all(np.allclose(copy, np.where(copy == 0, 0, whole), rtol=1e-4, atol=1e-6) for copy in copies):
+        raise CheckpointError(
+            f"the layers' copies of {name} differ, and transformers has one for all of them; load and prune the "
+            "checkpoint anew, or train a model that has all its heads."
+        )
+    return whole
 
 
 def _read(ours: str, leaf: Any, shape: tuple[int, ...], layer: Mapping[str, list[Any]] | None) -> np.ndarray:

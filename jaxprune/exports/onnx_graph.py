@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
+from ..model.attention_kinds import Relative
 from ..model.model import Params
+from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
 
 OPSET, IR = 17, 8  # LayerNormalization came with 17; files of this version every runtime of the last years reads
@@ -80,6 +82,7 @@ class _Shared(NamedTuple):
 
     mask: str  # added to attention scores, [rows, 1, 1 or tokens, tokens]
     rotation: tuple[str, str] | None  # cosine and sine, [1 or rows, 1, tokens, width / 2]
+    buckets: str | None  # of relative positions, [tokens, tokens]
 
 
 def graph_of(architecture: Architecture, params: Params) -> Graph:
@@ -90,7 +93,11 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     g.place = "embed."
     positions = _positions(g, a) if a.positions != "none" else ""
     x = _embedded(g, params["embed"], a, positions)
-    shared = _Shared(_mask(g, a), _rotation(g, a, positions) if a.positions == "rotary" else None)
+    shared = _Shared(
+        _mask(g, a),
+        _rotation(g, a, positions) if a.positions == "rotary" else None,
+        _buckets(g, a.attention) if isinstance(a.attention, Relative) else None,
+    )
     for number, (size, layer) in enumerate(zip(a.layers, params["layers"], strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
             g.place = f"layers.{number}.{half}."
@@ -131,7 +138,7 @@ def _positions(g: Graph, a: Architecture) -> str:
 
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
-    if "project" in p:
+    if "project" in p and a.embed_projects == "tokens":
         x = _dense(g, p["project"], x, "embed.project")
     if a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
@@ -140,7 +147,8 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.add("Gather", g.weight("embed.type", p["type"]), "token_type_ids"))
     elif a.token_types:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
-    return _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    return _dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
 
 
 def _mask(g: Graph, a: Architecture) -> str:
@@ -151,6 +159,16 @@ def _mask(g: Graph, a: Architecture) -> str:
         seen = g.add("GreaterOrEqual", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
         allowed = g.add("And", allowed, seen)
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
+
+
+def _buckets(g: Graph, kind: Relative) -> str:
+    """The bucket of every query and key, as `relative.pair_buckets` has it."""
+    slots = _slots(g)
+    ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
+    g.constants["relative.near"] = np.array(distance_buckets(kind.buckets, kind.reach), np.int64)
+    own = g.add("Gather", "relative.near", g.add("Min", g.add("Abs", ahead), g.index(kind.reach)))
+    after = g.add("Cast", g.add("Greater", ahead, g.index(0)), to="INT64")
+    return g.add("Add", own, g.add("Mul", after, g.index(kind.buckets // 2)))
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
@@ -212,6 +230,9 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
         k, v, mask = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v, mask))
         axes = [0, 1, 2, 4, 3]
     scores = g.add("Add", g.add("MatMul", q, g.add("Transpose", k, perm=axes)), mask)
+    if shared.buckets is not None:
+        table = g.weight(f"{g.place}relative", p["relative"]["table"])
+        scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
     mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), v)
     if size.queries > 1:
         mixed = g.add("Reshape", mixed, g.whole(0, size.heads, -1, width))
@@ -283,6 +304,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = MappingProxyType(
         "silu": lambda g, x: g.add("Mul", x, g.add("Sigmoid", x)),
     }
 )
+_POOLERS = {**_ACTIVATIONS, "tanh": lambda g, x: g.add("Tanh", x)}
 
 
 # --- the end: one function a kind of head
@@ -302,7 +324,7 @@ def _last_token(g: Graph, x: str, a: Architecture) -> str:
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     pooled = _last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
     if a.pooler != "none":
-        pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", _dense(g, params["pooler"], pooled, "pooler"))
+        pooled = _POOLERS[a.pooler](g, _dense(g, params["pooler"], pooled, "pooler"))
     _out(g, _dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
 
 
@@ -326,7 +348,7 @@ def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
 
 
 def _hidden_states(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    _out(g, x, "last_hidden_state", ROWS, TOKENS, np.shape(params["embed"]["token"])[1] if a.embed_width else a.hidden)
+    _out(g, x, "last_hidden_state", ROWS, TOKENS, a.output_width)
 
 
 def _out(g: Graph, value: str, name: str, *shape: str | int) -> None:

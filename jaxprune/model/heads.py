@@ -26,11 +26,12 @@ from .language import (
     vocabulary_logits,
 )
 from .model import Batch, Params
-from .sublayer import dense
+from .sublayer import ACTIVATIONS, dense
 
 # --- logits, from what the head reads: the last residual stream, normed (`ends.head_input`)
 
 _Logits = Callable[[Params, Array, Batch, Architecture, Dropout | None], Array]
+_POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": ACTIVATIONS["gelu"]}
 
 
 def text_logits(
@@ -39,7 +40,7 @@ def text_logits(
     """Of every text, from the token that stands for it, through the pooler where there is one."""
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
     if architecture.pooler != "none":
-        activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
+        activation = _POOLERS[architecture.pooler]
         # transformers' classes without a pooler, those on decoders, drop nothing here.
         pooled = drop(activation(dense(params["pooler"], pooled)), dropout, 1)
     return dense(params["head"], pooled)

@@ -17,6 +17,7 @@ from .dropout import Dropout, drop, held_back
 from .ends import embed, head_input
 from .heads import head_of
 from .model import Batch, Params
+from .relative import shared_tables
 from .remat import recomputed
 from .sublayer import Context, context_of, sublayer
 
@@ -154,7 +155,7 @@ def forward(
 
     `stream` is the residual stream to start from when a section starts after sublayer 0.
     """
-    sublayers = architecture.sublayers()
+    sublayers, params = architecture.sublayers(), shared_tables(params, architecture)
     last = len(sublayers)
     first, stop = sites.section or (0, last)
     context = context_of(architecture, batch)

@@ -104,7 +104,7 @@ def sweep_back(
     [rows, length, 1]: for `add_features`. Tokens weigh by their share of the batch's energy (`token_weights`).
     """
     context = context_of(architecture, batch)
-    said, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
+    said, pull_features = jax.vjp(lambda inputs: features_of(half, p, inputs, context, architecture), trace.inputs)
     # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
     # as the point of both derivatives; the values computed on the way are not used, and never computed.
     _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)

@@ -37,7 +37,7 @@ class Trace(NamedTuple):
 def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> tuple[Array, Trace]:
     """The residual stream after one sublayer, and what `sweep_back` needs."""
     inputs = sublayer_inputs(half, p, x, architecture)
-    features = features_of(half, inputs, context_of(architecture, batch), architecture)
+    features = features_of(half, p, inputs, context_of(architecture, batch), architecture)
     update = project_out(p[OUTPUT[half]], features)
     return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
 

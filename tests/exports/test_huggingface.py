@@ -138,9 +138,20 @@ def test_uneven_layers_are_filled_up_with_zeros(tmp_path, family):
             room = 3 if name == "heads" else 10
             assert_equal(take_units(half, full[half], np.array(units[name], int)), layer[half])
             removed = take_units(half, full[half], np.setdiff1d(np.arange(room), units[name]))
+            removed.pop("relative", None)  # of other layers' heads, too
             map_units(half, lambda axis, leaf: assert_equal(leaf, 0 * leaf), removed)
-    if family in ("bert", "llama"):
+    if family in ("bert", "mpnet", "llama"):
         np.testing.assert_allclose(logits(again, IDS), logits(small, IDS), atol=1e-5)  # sums of other lengths
+
+
+def test_copies_of_one_table_that_differ_are_refused(tmp_path):
+    small = pruned(dense(tmp_path, "mpnet"), None, [0, 3, 9], None, [1, 2, 5])
+    jp.export(small, tmp_path / "equal")
+    table = small.params["layers"][1]["attention"]["relative"]["table"]
+    small.params["layers"][1]["attention"]["relative"]["table"] = table + np.float32(0.01)
+    with pytest.raises(CheckpointError, match=r"copies of encoder\.relative_attention_bias\.weight differ, and tran"):
+        jp.export(small, tmp_path / "out")
+    assert names(tmp_path) == ["dense", "equal"]
 
 
 def test_units_without_a_record_lie_first(tmp_path):

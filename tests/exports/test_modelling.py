@@ -33,7 +33,10 @@ from tests.helpers.exports import (
 KEPT = ([0, 2], [1, 7], [1], [0, 3, 9])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+BY_SHAPE = [family for family in FAMILIES if family != "mpnet"]  # whose layers share a table of scores by distance
+
+
+@pytest.mark.parametrize("family", BY_SHAPE)
 def test_uneven_layers_are_written_as_small_as_they_are(tmp_path, family):
     model = dense(tmp_path, family)
     small = pruned(model, *KEPT)
@@ -96,6 +99,14 @@ def test_what_is_written_is_not_run(tmp_path):
     assert not [name for name in {*sys.modules} - before if "torch" in name or "modeling_pruned" in name]
     file.unlink()
     assert not load(tmp_path / "out").provenance.warnings
+
+
+def test_layers_that_share_a_table_of_scores_are_refused(tmp_path):
+    small = pruned(dense(tmp_path, "mpnet"), *KEPT)
+    with pytest.raises(CheckpointError, match="one table of scores by distance for all layers of mpnet.*fill_zeros"):
+        jp.export(small, tmp_path / "out")
+    assert names(tmp_path) == ["dense"]
+    jp.export(small, tmp_path / "out", fill_zeros=True)
 
 
 @pytest.mark.parametrize("family", ["distilbert", "opt", "gpt2", "llama", "qwen3"])

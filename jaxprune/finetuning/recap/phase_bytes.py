@@ -71,7 +71,8 @@ def abstract_parts(
                     if "bias" in p:
                         p["bias"] = _parts(units, trained, p["bias"])._replace(place=None)
     if tokens is not None:
-        params["embed"]["token"] = _parts((small.vocab,), tokens, params["embed"]["token"], after=(small.hidden,))
+        table = params["embed"]["token"]
+        params["embed"]["token"] = _parts((small.vocab,), tokens, table, after=table.shape[1:])
     return params
 
 
