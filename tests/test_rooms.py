@@ -40,6 +40,7 @@ LATE = {
     "flax": "only its msgpack checkpoints and its modules need it",
     "matplotlib": "only plots need it",
     "onnx": "only its files need it, and it may be missing",
+    "gguf": "only its files need it, and it may be missing",
     "onnxruntime": "only its files need it, and it may be missing",
     "rich": "only what a person looks at needs it",
     "lm_eval": "an extra: only its benchmarks need it",

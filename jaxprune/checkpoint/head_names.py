@@ -24,6 +24,11 @@ class HeadNames:
         """The class of a family's models with this head."""
         return family.classes + (self.ending or family.language_model)
 
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that finds that one."""
+        return "AutoModel" if self.bare else f"AutoModel{self.ending or 'ForCausalLM'}"
+
 
 # In the order in which they are looked for in files that do not say which they hold.
 HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(

@@ -37,6 +37,7 @@ from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
 from .read import Stored
 from .tokenizer_files import TOKENIZER_FILES, config_for
+from .uneven import file_warnings, without_layers
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
@@ -100,7 +101,8 @@ def load(
             f"{where} has model_type {family.model_type!r}, and the row that was handed in is of {row.model_type!r}; "
             "correct one of the two."
         )
-    config = settings_as_read(family, config)
+    strange_file = file_warnings(folder, config)
+    config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
     declared = _task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
@@ -108,6 +110,8 @@ def load(
     ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
+    if uneven is not None:
+        architecture = uneven.applied(architecture, where)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
     params, new = _complete(architecture, arrays, seed, str(source), host, left_heads(family, tensors, names))
@@ -115,7 +119,7 @@ def load(
     # Who asks for a head knows that another one goes.
     unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
     record = {**origin, "source_config": dict(config), **names_ignored}
-    warnings = (*ignored, *idle, *ordered, *tied, *unread, *strange, *new)
+    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new)
     types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
 

@@ -28,6 +28,7 @@ INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "auto")  # that parameters can be loaded in; auto: bfloat16 where the file is
 SAVED = ("float32", "bfloat16", "float16")  # that they are written in
 EXPORTED = "jaxprune_export.json"  # marks a folder for other programs as written by us; `load` passes it over
+_RUN_WITH = {"onnx": "jaxprune.load_onnx", "stablehlo": "jax.export", "gguf": "llama.cpp"}  # folders that are programs
 # Of an ONNX export, where transformers.js and optimum look for it: {in eight bits: the file}.
 ONNX_FILES = {False: "onnx/model.onnx", True: "onnx/model_quantized.onnx"}
 
@@ -89,8 +90,8 @@ def check_no_program(folder: Path) -> None:
         kind = read_manifest(folder, EXPORTED).get("export", {}).get("format")
     except CheckpointError:  # there is none, or it is nothing that a checkpoint needs
         return
-    if kind in ("onnx", "stablehlo"):
-        run = "run it with jaxprune.load_onnx" if kind == "onnx" else "run it with jax.export"
+    if kind in _RUN_WITH:
+        run = f"run it with {_RUN_WITH[kind]}"
         raise CheckpointError(f"{folder} is an export in the format {kind}; {run}, or load what it was exported from.")
 
 

@@ -1,10 +1,11 @@
-"""Write a model as a folder for other programs: for transformers, or for runtimes of ONNX."""
+"""Write a model as a folder for other programs: transformers, runtimes of ONNX, llama.cpp, JAX alone."""
 
 import argparse
 
 from ..checkpoint import check_output
-from ..checkpoint.manifest import SAVED
+from ..checkpoint.uneven import MODELLING
 from ..exports.export import FORMATS, FORMER_NAMES, export
+from ..exports.gguf_tensors import KINDS
 from ..exports.stablehlo import PLACES
 from ..report.tables import facts_table, si
 from . import flags
@@ -23,11 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fill-zeros",
         action="store_true",
-        help="transformers: in the sizes of the source, zeros where units were removed, for layers that differ; no "
-        "speed-up",
+        help="transformers: in the sizes of the source, zeros where units were removed; no speed-up, and no file of "
+        "code where layers differ",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
-    parser.add_argument("--dtype", choices=SAVED, help="transformers: of the tensors (the checkpoint's own)")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(KINDS),
+        help="transformers, gguf: of the tensors; q8_0, in eight bits: gguf (the checkpoint's own)",
+    )
     parser.add_argument(
         "--int8", action="store_true", help="onnx: beside the file in float32 one with weights in eight bits"
     )
@@ -62,6 +67,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "warnings": [*model.provenance.warnings, *written.warnings],
     }
     full = "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own"
+    if "auto_map" in written.config:
+        full += f"; {MODELLING} builds it in transformers, with trust_remote_code=True"
     facts = {
         "class": written.config.get("architectures", [None])[0],
         "sizes": full,

@@ -10,6 +10,7 @@ from ..checks import checked
 from ..errors import SettingsError
 from ..model.model import Model
 from .exported import Exported
+from .gguf import export_gguf
 from .huggingface import export_transformers
 from .onnx import export_onnx
 from .stablehlo import export_stablehlo
@@ -26,6 +27,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "transformers": Format(export_transformers, ("fill_zeros", "dtype", "shard_bytes")),
         "onnx": Format(export_onnx, ("int8",)),
+        "gguf": Format(export_gguf, ("dtype",)),
         "stablehlo": Format(export_stablehlo, ("weights",)),
     }
 )
@@ -49,12 +51,16 @@ def export(
     """Write `model` to `folder` in a `format` that other programs read.
 
     "transformers": an ordinary Hugging Face folder. Tensors are in their own types, as `save` writes them, or in
-    `dtype`, in files of `shard_bytes` at most. Its config.json has one size for all layers: of a model whose layers
-    differ, `fill_zeros` writes the sizes of its source, with zeros where units were removed.
+    `dtype`, in files of `shard_bytes` at most. A config.json has one size for all layers: a model that it cannot
+    describe has the file `modeling_pruned.py` beside it, which transformers runs with trust_remote_code=True and
+    jaxprune never does; or `fill_zeros` writes the sizes of its source, with zeros where units were removed.
 
     "onnx": `onnx/model.onnx` with config.json and tokenizer beside it, as transformers.js and optimum lay them out;
     layers may differ. With `int8` also `onnx/model_quantized.onnx`, weights and embeddings in eight bits. Where
     onnxruntime is installed, what was written is run and compared with the model.
+
+    "gguf": `model.gguf` for llama.cpp and the programs around it, tokenizer and chat template in it; layers may differ.
+    `dtype` may also be "q8_0" there: eight bits, a scale for every 32 numbers of a row.
 
     "stablehlo": `model.stablehlo`, a program of jax.export for CPUs, CUDA and TPUs that JAX alone loads and runs, for
     any number of rows and tokens; its `weights` are "inside", or "beside" in `weights.npz`.

@@ -1,0 +1,98 @@
+"""Rotary frequencies as a GGUF file says them: a base, a scaling that llama.cpp computes, or a divisor for each."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..checkpoint.rotary import settings_of
+from ..model.architecture import Architecture
+
+_CLOSE = 1e-5  # relative: llama.cpp multiplies float32 steps, where checkpoints' code takes powers
+
+
+class RotaryWritten(NamedTuple):
+    """Keys without the architecture's name before each, and the tensor `rope_freqs` where there is one."""
+
+    keys: dict[str, Any]
+    factors: np.ndarray | None = None  # what each plain frequency is divided by
+
+
+def rotary_written(source: Mapping[str, Any], a: Architecture, factors: bool) -> RotaryWritten | None:
+    """What a file says of a model's rotary positions; None where it cannot be said.
+
+    `source` is the checkpoint's config.json, which names the base and the kind of scaling. What llama.cpp makes of it
+    has to be what the model computes; where not, and with `factors`, frequencies are told one by one.
+    """
+    _, settings = settings_of(source, "the model's source_config")
+    base = float(settings.get("rope_theta") or source.get("rope_theta") or 10000.0)
+    keys = {"rope.dimension_count": a.head_width, "rope.freq_base": base}
+    scaling = _scaling(source, settings, a)
+    if scaling is not None and _agrees(scaling, base, a):
+        return RotaryWritten(keys | scaling)
+    if not factors:
+        return None
+    divisors = (_plain(base, a.head_width) / np.array(a.rotary)).astype(np.float32)
+    scale = {} if a.rotary_scale == 1.0 else {"rope.scaling.attn_factor": a.rotary_scale}
+    return RotaryWritten(keys | scale, divisors)
+
+
+def _scaling(source: Mapping[str, Any], settings: Mapping[str, Any], a: Architecture) -> dict[str, Any] | None:
+    """The keys of a scaling that llama.cpp computes by itself, as its converter writes them."""
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    if kind == "default":
+        return {}
+    positions = float(source.get("max_position_embeddings") or a.max_positions)
+    given = source.get("original_max_position_embeddings") or settings.get("original_max_position_embeddings")
+    made_for = float(given or positions)
+    factor = float(settings.get("factor") or positions / made_for)
+    if kind == "linear":
+        return {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+    if kind != "yarn":
+        return None
+    keys = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": factor,
+        "rope.scaling.original_context_length": int(made_for),
+    }
+    for name in ("beta_fast", "beta_slow"):
+        if settings.get(name) is not None:
+            keys[f"rope.scaling.yarn_{name}"] = float(settings[name])
+    beside = a.rotary_scale / _yarn_scale(factor)
+    # Not yarn_attn_factor, as llama.cpp's converter has it: llama.cpp replaces that by its own.
+    return keys if abs(beside - 1) < _CLOSE else keys | {"rope.scaling.attn_factor": beside}
+
+
+def _agrees(keys: Mapping[str, Any], base: float, a: Architecture) -> bool:
+    """Whether llama.cpp computes the model's frequencies from these keys."""
+    frequencies, scale = read_frequencies(keys, base, a.head_width)
+    return bool(np.allclose(frequencies, a.rotary, rtol=_CLOSE, atol=0)) and abs(scale / a.rotary_scale - 1) < _CLOSE
+
+
+def read_frequencies(keys: Mapping[str, Any], base: float, width: int) -> tuple[np.ndarray, float]:
+    """Radians a position for each pair of features, and what multiplies sine and cosine, as llama.cpp reads keys.
+
+    Source: llama.cpp, ggml/src/ggml-cpu/ops.cpp, `rope_yarn`, and src/llama-context.cpp for the factor.
+    """
+    plain = _plain(base, width)
+    factor, scale = keys.get("rope.scaling.factor", 1.0), keys.get("rope.scaling.attn_factor", 1.0)
+    if keys.get("rope.scaling.type") != "yarn":
+        return plain / factor, scale
+    made_for = keys["rope.scaling.original_context_length"]
+
+    def feature(turns: float) -> float:
+        return width * math.log(made_for / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(math.floor(feature(keys.get("rope.scaling.yarn_beta_fast", 32.0))), 0)
+    high = min(math.ceil(feature(keys.get("rope.scaling.yarn_beta_slow", 1.0))), width - 1)
+    kept = 1 - np.clip((np.arange(width // 2) - low) / max(high - low, 0.001), 0, 1)
+    return plain / factor * (1 - kept) + plain * kept, scale * _yarn_scale(factor)
+
+
+def _plain(base: float, width: int) -> np.ndarray:
+    return base ** -(np.arange(0, width, 2) / width)
+
+
+def _yarn_scale(factor: float) -> float:
+    return 1 + 0.1 * math.log(factor)

@@ -1,0 +1,175 @@
+"""A reader of GGUF files that shares nothing with their writer, and a small forward pass from such a file alone.
+
+The format: github.com/ggml-org/ggml, docs/gguf.md. What the architectures compute: llama.cpp, src/models.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_PLAIN = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: np.dtype(ml_dtypes.bfloat16)}
+TYPE_NAMES = {0: "F32", 1: "F16", 8: "Q8_0", 30: "BF16"}
+
+
+class File(NamedTuple):
+    keys: dict[str, Any]
+    kinds: dict[str, int]  # of the keys; of a list that of its entries
+    tensors: dict[str, np.ndarray]  # float32, [out, in]
+    types: dict[str, str]  # of the tensors
+
+    @property
+    def name(self) -> str:
+        return self.keys["general.architecture"]
+
+    def own(self, key: str, default: Any = None) -> Any:
+        """A key of the architecture."""
+        return self.keys.get(f"{self.name}.{key}", default)
+
+
+def read_gguf(path: Path) -> File:
+    data, at = path.read_bytes(), 0
+
+    def scalar(kind: int) -> Any:
+        nonlocal at
+        (value,) = struct.unpack_from(_SCALARS[kind], data, at)
+        at += struct.calcsize(_SCALARS[kind])
+        return value
+
+    def text() -> str:
+        nonlocal at
+        length = scalar(10)
+        at += length
+        return data[at - length : at].decode("utf-8")
+
+    def value(kind: int) -> tuple[Any, int]:
+        if kind == 9:
+            inner, count = scalar(4), scalar(10)
+            return [value(inner)[0] for _ in range(count)], inner
+        return (text() if kind == 8 else scalar(kind)), kind
+
+    assert data[:4] == b"GGUF"
+    at = 4
+    assert scalar(4) == 3
+    tensors, count = scalar(10), scalar(10)
+    keys: dict[str, Any] = {}
+    kinds: dict[str, int] = {}
+    for _ in range(count):
+        name = text()
+        assert name not in keys
+        keys[name], kinds[name] = value(scalar(4))
+    infos = []
+    for _ in range(tensors):
+        name, dims = text(), scalar(4)
+        infos.append((name, [scalar(10) for _ in range(dims)][::-1], scalar(4), scalar(10)))
+    align = keys.get("general.alignment", 32)
+    start = math.ceil(at / align) * align
+    arrays = {name: _array(data, start + offset, shape, kind) for name, shape, kind, offset in infos}
+    return File(keys, kinds, arrays, {name: TYPE_NAMES[kind] for name, _, kind, _ in infos})
+
+
+def _array(data: bytes, at: int, shape: list[int], kind: int) -> np.ndarray:
+    count = math.prod(shape)
+    if kind in _PLAIN:
+        return np.frombuffer(data, _PLAIN[kind], count, at).astype(np.float32).reshape(shape)
+    assert kind == 8 and shape[-1] % 32 == 0  # Q8_0: a float16 scale, then 32 whole numbers
+    blocks = np.frombuffer(data, np.dtype([("scale", "<f2"), ("numbers", "i1", 32)]), count // 32, at)
+    return (blocks["scale"].astype(np.float32)[:, None] * blocks["numbers"]).reshape(shape)
+
+
+def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
+    """[tokens, vocab] for one text, as llama.cpp computes them from the file."""
+    t, keys, layers = file.tensors, file.own, file.own("block_count")
+    used: set[str] = set()
+
+    def weight(name: str) -> np.ndarray | None:
+        used.add(name)
+        return t.get(name)
+
+    def dense(name: str, x: np.ndarray) -> np.ndarray:
+        matrix, bias = weight(f"{name}.weight"), weight(f"{name}.bias")
+        assert matrix is not None, name
+        return x @ matrix.T + (0 if bias is None else bias)
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        scale, bias = weight(f"{name}.weight"), weight(f"{name}.bias")
+        assert scale is not None, name
+        if (eps := keys("attention.layer_norm_rms_epsilon")) is None:
+            x, eps = x - x.mean(-1, keepdims=True), keys("attention.layer_norm_epsilon")
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * scale + (0 if bias is None else bias)
+
+    def of_layer(key: str, number: int) -> int:
+        given = keys(key)
+        return given[number] if isinstance(given, list) else given
+
+    x = t["token_embd.weight"][ids]
+    used.add("token_embd.weight")
+    positions = weight("position_embd.weight")
+    if positions is not None:
+        assert len(positions) == keys("context_length")
+        x = x + positions[: len(ids)]
+    width = keys("attention.key_length")
+    for number in range(layers):
+        heads, groups = of_layer("attention.head_count", number), of_layer("attention.head_count_kv", number)
+        place = f"blk.{number}."
+        assert heads > 0 < of_layer("feed_forward_length", number)  # what llama.cpp misreads
+        y = norm(f"{place}attn_norm", x)
+        if f"{place}attn_qkv.weight" in t:
+            parts = np.split(dense(f"{place}attn_qkv", y), [heads * width, (heads + groups) * width], axis=1)
+        else:
+            parts = [dense(f"{place}attn_{name}", y) for name in "qkv"]
+        q, k, v = (part.reshape(len(ids), -1, width) for part in parts)
+        if f"{place}attn_q_norm.weight" in t:
+            q, k = norm(f"{place}attn_q_norm", q), norm(f"{place}attn_k_norm", k)
+        if positions is None:
+            q, k = (rotated(file, part, weight("rope_freqs.weight")) for part in (q, k))
+        assert q.shape[1] == heads and k.shape[1] == v.shape[1] == groups
+        k, v = (np.repeat(part, heads // groups, axis=1) for part in (k, v))
+        scores = np.einsum("qhw,khw->hqk", q, k) / math.sqrt(width)
+        scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = np.einsum("hqk,khw->qhw", weights / weights.sum(-1, keepdims=True), v)
+        x = x + dense(f"{place}attn_output", mixed.reshape(len(ids), -1))
+        y = norm(f"{place}ffn_norm", x)
+        up = dense(f"{place}ffn_up", y)
+        assert up.shape[1] == of_layer("feed_forward_length", number)
+        if f"{place}ffn_gate.weight" in t:
+            gate = dense(f"{place}ffn_gate", y)
+            up = gate / (1 + np.exp(-gate)) * up
+        else:
+            up = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+        x = x + dense(f"{place}ffn_down", up)
+    x = norm("output_norm", x)
+    out = dense("output", x) if "output.weight" in t else x @ t["token_embd.weight"].T
+    assert not set(t) - used, set(t) - used  # llama.cpp refuses a file with tensors that it does not load
+    return out
+
+
+def rotated(file: File, x: np.ndarray, factors: np.ndarray | None) -> np.ndarray:
+    """Queries or keys [tokens, heads, width], turned by position as the architecture pairs features."""
+    width = x.shape[-1]
+    assert file.own("rope.dimension_count") == width
+    frequencies = file.own("rope.freq_base") ** -(np.arange(0, width, 2) / width)
+    frequencies = frequencies / (1 if factors is None else factors)
+    kind, factor, scale = file.own("rope.scaling.type"), file.own("rope.scaling.factor", 1.0), 1.0
+    assert kind in (None, "linear", "yarn")
+    stretched = np.ones(width // 2)
+    if kind == "yarn":
+        made_for, base = file.own("rope.scaling.original_context_length"), file.own("rope.freq_base")
+        turns = [file.own(f"rope.scaling.yarn_beta_{name}", usual) for name, usual in (("fast", 32.0), ("slow", 1.0))]
+        places = [width * math.log(made_for / (2 * math.pi * turn)) / (2 * math.log(base)) for turn in turns]
+        low, high = max(math.floor(places[0]), 0), min(math.ceil(places[1]), width - 1)
+        stretched = ((np.arange(width // 2) - low) / max(0.001, high - low)).clip(0, 1)
+        scale = 1 + 0.1 * math.log(factor)
+    frequencies = stretched * frequencies / factor + (1 - stretched) * frequencies
+    scale *= file.own("rope.scaling.attn_factor", 1.0)
+    angles = (np.arange(len(x))[:, None] * frequencies)[:, None, :]
+    cosine, sine = scale * np.cos(angles), scale * np.sin(angles)
+    neighbours = file.name in ("llama", "deci")
+    first, second = (x[..., ::2], x[..., 1::2]) if neighbours else np.split(x, 2, axis=-1)
+    one, other = first * cosine - second * sine, second * cosine + first * sine
+    return np.stack([one, other], -1).reshape(x.shape) if neighbours else np.concatenate([one, other], -1)
