@@ -175,7 +175,11 @@ class Architecture:
         return layers
 
     def with_layers(self, layers: tuple[LayerSizes, ...]) -> "Architecture":
-        return replace(self, layers=layers)
+        """The same with layers of other sizes, whichever units these are."""
+        kind = self.attention
+        if isinstance(kind, Relative) and [len(own) for own in kind.columns] != [size.groups for size in layers]:
+            kind = replace(kind, columns=())
+        return replace(self, layers=layers, attention=kind)
 
 
 class LastLayer(NamedTuple):

@@ -49,10 +49,12 @@ class Relative:
                 "of 4, and more tokens than a fourth of that."
             )
         if any(queries > 1 for _, queries in sizes):
-            raise SettingsError("relative attention needs keys and values for every head, but heads share them.")
+            raise SettingsError(
+                "in relative attention every head has its own keys and values, expected no queries that share them."
+            )
         have, groups = [len(numbers) for numbers in self.columns], [groups for groups, _ in sizes]
         if self.columns and have != groups:
-            raise SettingsError(f"relative attention names columns for {have} heads, but the layers have {groups}.")
+            raise SettingsError(f"relative attention names columns for {have} heads in turn, expected {groups}.")
 
     def of_groups(self, kept: Sequence[Sequence[int]], total: Sequence[int]) -> "Relative":
         """The same for layers that keep these of their `total` groups."""

@@ -36,6 +36,13 @@ KEPT = ([0, 2], [1, 7], [1], [0, 3, 9])
 BY_SHAPE = [family for family in FAMILIES if family != "mpnet"]  # whose layers share a table of scores by distance
 
 
+def test_layers_that_share_a_table_of_scores_may_differ_in_neurons(tmp_path):
+    small = pruned(dense(tmp_path, "mpnet"), None, [1, 7], None, [0, 3, 9])
+    jp.export(small, tmp_path / "out")
+    assert "relative" not in (tmp_path / "out" / MODELLING).read_text()  # all heads stay, and the table as it is
+    assert_same(load(tmp_path / "out"), small)
+
+
 @pytest.mark.parametrize("family", BY_SHAPE)
 def test_uneven_layers_are_written_as_small_as_they_are(tmp_path, family):
     model = dense(tmp_path, family)

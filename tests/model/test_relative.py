@@ -67,6 +67,9 @@ def test_masked_equals_cut_twice_over():
     np.testing.assert_allclose(states(smaller), gated, rtol=0, atol=1e-5 * np.abs(gated).max())
     empty = cut(model, [np.zeros(3, bool), FIRST[1], FIRST[2], FIRST[3]])
     assert np.isfinite(states(empty)).all() and empty.architecture.attention == Relative(columns=((), (1, 2)))
+    # Layers of any size: what tables of costs ask about.
+    assert small.architecture.with_layers(small.architecture.layers[:1]).attention == Relative()
+    assert small.architecture.with_layers(small.architecture.layers) == small.architecture
     assert architecture_of(manifest_of(smaller)["architecture"]) == smaller.architecture
     # A head takes its column along: 4 * 12 * 4 + 3 * 4 weights and biases, and 32.
     assert parameters(model.architecture) - parameters(small.architecture) == 2 * (4 * 48 + 12 + 32) + 16 * 25
@@ -143,8 +146,8 @@ def test_training_keeps_the_copies_equal():
     [
         ({"attention": Relative(buckets=6)}, "has 6 buckets .* expected a multiple of 4"),
         ({"attention": Relative(buckets=32, reach=8)}, "reaches 8 tokens, expected .* more tokens than a fourth"),
-        ({"attention": Relative(columns=((0,), (1,)))}, r"columns for \[1, 1\] heads, but the layers have \[3, 3\]"),
-        ({"layers": (LayerSizes(groups=1, queries=3, neurons=4),) * 2}, "needs keys and values for every head"),
+        ({"attention": Relative(columns=((0,), (1,)))}, r"columns for \[1, 1\] heads in turn, expected \[3, 3\]"),
+        ({"layers": (LayerSizes(groups=1, queries=3, neurons=4),) * 2}, "expected no queries that share them"),
     ],
 )
 def test_tables_that_fit_no_layer_are_refused(changes, message):

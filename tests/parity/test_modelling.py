@@ -32,6 +32,7 @@ AUTO = {
 # Layers that lost some of their heads, all of them, and all neurons.
 KEPT = ([0, 2], [], [], [1, 2, 5])
 GROUPS = ([1], [], [], [1, 2, 5])
+SHARED = ([0, 1, 2], [], [0, 1, 2], [1, 2, 5])  # where layers share a table of scores by distance
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,8 @@ def uneven(folder, family, head, kept=None, seed=7, biases=False, **changes):
     reference = random_reference(family, head, seed=seed, **changes)
     reference.save_pretrained(folder)
     model = jp.load(folder)
-    kept = kept or (GROUPS if hasattr(reference.config, "num_key_value_heads") else KEPT)
+    by_family = GROUPS if hasattr(reference.config, "num_key_value_heads") else KEPT
+    kept = kept or (SHARED if family == "mpnet" else by_family)
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     model = cut(model, [np.isin(np.arange(count), units) for count, units in zip(counts, kept, strict=True)])
     return with_output_biases(model) if biases else model
