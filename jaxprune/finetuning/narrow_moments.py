@@ -23,10 +23,10 @@ def narrow_moments(adam: optax.GradientTransformation, key: Array | None) -> opt
         mu, nu = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (state.mu, state.nu))
         return state._replace(mu=mu, nu=nu)
 
-    def update(gradient: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
         assert isinstance(state, optax.ScaleByAdamState) and key is not None
         mu, nu = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (state.mu, state.nu))
-        updates, after = adam.update(gradient, state._replace(mu=mu, nu=nu), params)
+        updates, after = adam.update(updates, state._replace(mu=mu, nu=nu), params)
         assert isinstance(after, optax.ScaleByAdamState)
         leaves, form = jax.tree.flatten((after.mu, after.nu))
         keys = jax.random.split(key, len(leaves))

@@ -1,6 +1,7 @@
 """What rests in bfloat16 while a model trains: frozen weights, and Adam's moments."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +37,11 @@ def test_rounding_at_random_is_right_in_the_mean_and_never_further_than_the_neig
 
 def test_the_second_moment_follows_what_to_the_nearest_would_stand_still():
     """A gradient that grows once: after 600 steps the moment is less than half of the way there."""
-    adam, params = optax.scale_by_adam(), jnp.zeros(4000)
+    adam: Any = optax.scale_by_adam()
+    params = jnp.zeros(4000)
     rule = lambda step: narrow_moments(adam, jax.random.fold_in(jax.random.key(0), step))  # noqa: E731
-    exact, narrow = adam.init(params), rule(0).init(params)
+    exact: Any = adam.init(params)
+    narrow: Any = rule(0).init(params)
     stuck = exact.nu.astype(jnp.bfloat16)
     step_of = jax.jit(lambda gradient, state, step: rule(step).update(gradient, state))
     for step in range(600):
