@@ -21,7 +21,7 @@ class Exported(NamedTuple):
     """What was written."""
 
     folder: Path
-    config: dict[str, Any]  # the contents of config.json
+    config: dict[str, Any]  # the contents of config.json; of GGUF, the architecture's keys
     bytes: int  # of all tensors; of ONNX and StableHLO, of the files that are run
     warnings: tuple[str, ...]
     dtype: str  # of the numbers

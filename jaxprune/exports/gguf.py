@@ -1,6 +1,6 @@
 """`format="gguf"`: one file for llama.cpp and the programs around it, layers as uneven as they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .exported import Exported, ready_to_export, source_config
 from .gguf_file import write_gguf
 from .gguf_layout import BIASES, Layout, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
-from .gguf_tensors import BLOCK, KINDS, holds_all, tensors_of
+from .gguf_tensors import BLOCK, KINDS, Tensor, holds_all, tensors_of
 from .gguf_tokenizer import tokenizer_keys
 
 GGUF_FILE = "model.gguf"
@@ -49,21 +49,22 @@ def export_gguf(
     own = {f"{layout.name}.{key}": value for key, value in (size_keys(layout, a) | rotary.keys).items()}
     keys = _general(model, kind) | own | tokenizer_keys(model, warnings)
 
-    def read() -> Any:
+    def read() -> Iterator[Tensor]:
+        """The tensors, made anew each time: all of them together may be more than there is room for."""
         for tensor in tensors_of(model.params, a, layout, kind, rotary.factors):
             yield tensor._replace(kind="float32") if tensor.name in large else tensor
 
-    large: set[str] = set()
-    large |= {tensor.name for tensor in read() if not holds_all(tensor)}
+    large: frozenset[str] = frozenset()
+    large = frozenset(tensor.name for tensor in read() if not holds_all(tensor))
     if large and dtype is not None:
-        raise NumericalError(f"tensor {sorted(large)[0]} has numbers too large for {kind}; choose dtype 'float32'.")
+        raise NumericalError(f"tensor {min(large)} has numbers too large for {kind}; choose dtype 'float32'.")
     if large:
         warnings.append(f"{listed(sorted(large))}: numbers too large for {kind}, the checkpoint's type; in float32.")
     tensors = [(tensor.name, tensor.array.shape, tensor.kind) for tensor in read()]
     if kind == "q8_0" and (wide := [name for name, _, stored in tensors if stored == "float16"]):
         warnings.append(
             f"{len(wide)} of {len(tensors)} tensors are float16 ({listed(wide)}): their rows do not divide by {BLOCK}, "
-            f"as Q8_0's have to; prune with round_to={BLOCK}."
+            f"as Q8_0's have to{f'; prune with round_to={BLOCK}' if a.hidden % BLOCK == 0 else ''}."
         )
     size = 0
 
