@@ -55,7 +55,7 @@ def test_a_method_prunes_to_its_budget(name, model_of, task, tmp_path):  # noqa:
         lambda base, texts: jp.finetune(base, texts, jp.Train(epochs=1)),
         lambda base, texts: jp.finetune(base, texts, jp.Train(epochs=1), lora=Lora(rank=2)),
         lambda base, texts: jp.prune_lora(base, texts, jp.PruneLora(remove_neurons=0.3), jp.Train(epochs=1)),
-        lambda base, texts: jp.recap(base, texts, jp.Recap(rounds=2, remove=0.3, freeze=0.5), jp.Train(epochs=1)),
+        lambda base, texts: jp.recap(base, texts, jp.Recap(rounds=2, remove=0.3, freeze=0.5)),
     ],
     ids=["full", "lora", "prune-lora", "recap"],
 )
