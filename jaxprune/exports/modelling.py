@@ -18,8 +18,9 @@ def modelling_text(family: Family, head: HeadKind) -> str:
     names = dict.fromkeys(HEAD_NAMES[kind].class_name(family) for kind in (head, "none"))
     parts = defaultdict(list)  # of each module that holds projections
     for half, projections in UNIT_AXES.items():
-        for name in projections:
-            if (module := family.modules.get(f"layers.{{}}.{half}.{name}")) is not None:
+        for name, leaves in projections.items():
+            module = family.modules.get(f"layers.{{}}.{half}.{name}")
+            if module is not None and "kernel" in leaves:
                 parts[holder_of(module, family)[0]].append(name)
     rows = (f'    "{module}": [{", ".join(f"{name!r}" for name in held)}],' for module, held in parts.items())
     return Template(files(__package__).joinpath(f"{MODELLING}.txt").read_text(encoding="utf-8")).substitute(

@@ -32,6 +32,7 @@ AUTO = {
 # Layers that lost some of their heads, all of them, and all neurons.
 KEPT = ([0, 2], [], [], [1, 2, 5])
 GROUPS = ([1], [], [], [1, 2, 5])
+NEURONS = ([0, 1, 2], [], [0, 1, 2], [1, 2, 5])  # of layers that share a table with a column for every head
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,8 @@ def uneven(folder, family, head, kept=None, seed=7, biases=False, **changes):
     reference = random_reference(family, head, seed=seed, **changes)
     reference.save_pretrained(folder)
     model = jp.load(folder)
+    if family == "mpnet":
+        kept = NEURONS
     kept = kept or (GROUPS if hasattr(reference.config, "num_key_value_heads") else KEPT)
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     model = cut(model, [np.isin(np.arange(count), units) for count, units in zip(counts, kept, strict=True)])
