@@ -16,7 +16,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.parity.reference import PAIRS, cases, random_reference, reference_logits
+from tests.helpers.tiny import PAIRS
+from tests.parity.reference import cases, random_reference, reference_logits
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden"
 

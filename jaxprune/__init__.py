@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .checkpoint.families import FAMILIES as FAMILIES, Family as Family, HeadModules as HeadModules
     from .checkpoint.push import push as push
     from .errors import JaxpruneError as JaxpruneError
+    from .evaluation.embed import embed as embed
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
     from .evaluation.lm_eval import lm_eval as lm_eval
@@ -75,6 +76,7 @@ _HOMES = {
     "save": "checkpoint",
     "push": "checkpoint.push",
     "export": "exports.export",
+    "embed": "evaluation.embed",
     "evaluate": "evaluation.evaluate",
     "generate": "evaluation.generate",
     "load_onnx": "evaluation.onnx_model",

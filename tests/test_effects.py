@@ -102,6 +102,8 @@ WITH_MODEL = [
         "temperature",
     ),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(save_minutes=1.0)), "save_minutes"),
+    (lambda g: jp.finetune(g.model, g.task, jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
+    (lambda g: jp.recap(g.model, g.task, jp.Recap(freeze=0.0), jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(holdout=4, keep="last")), "holdout"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(distill=0.5)), "teacher"),
     (lambda g: jp.finetune(g.model, g.task, teacher=g.model), "teacher"),
@@ -136,7 +138,8 @@ WITH_MODEL = [
 
 # Fields that have an effect wherever they may be given; seeds may stand where nothing is drawn.
 ALWAYS = {
-    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype keep seed result_dtype",
+    jp.Train: "batch_size learning_rate warmup weight_decay clip dropout accumulate remat dtype moments_dtype keep "
+    "seed result_dtype",
     jp.Lora: "projections rslora train rank_pattern alpha_pattern",
     jp.PruneLora: "remove_heads remove_neurons rank_budget alpha rslora projections train",
     jp.Recap: "rounds epochs_per_round remove freeze cost samples moments outer measure_on learning_rate",

@@ -7,33 +7,52 @@ from pathlib import PurePath
 from typing import Any
 
 from .head_names import HEAD_NAMES
+from .uneven import MODELLING
 
 CARD = "README.md"
 CARD_HASH = "card"  # in the record: SHA-256 of the card, by which one that was edited since is told
 # By format; saved folders: jaxprune.
 _LIBRARIES = {"transformers": "transformers", "onnx": "onnx", "stablehlo": "jax", "gguf": "gguf"}
+_LIBRARIES |= {"sentence-transformers": "sentence-transformers"}
 _LOADING = {
     "jaxprune": "import jaxprune as jp\n\nmodel = jp.load(FOLDER)",
     "transformers": "from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained(FOLDER)",
+    "sentence-transformers": "from sentence_transformers import SentenceTransformer\n\n"
+    "model = SentenceTransformer(FOLDER)",
+    MODELLING: "from transformers import {class_name}\n\n"
+    "model = {class_name}.from_pretrained(FOLDER, trust_remote_code=True)",
     "onnx": "import jaxprune as jp\n\nmodel = jp.load_onnx(FOLDER)  # or onnx/model.onnx in any runtime of ONNX",
     "stablehlo": "from pathlib import Path\n\nfrom jax import export\n\n"
     'program = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))',
     "gguf": "llama-cli -m FOLDER/model.gguf",
 }
+_MODELLING = (
+    f"The classes of transformers have no place for layers of these sizes: `{MODELLING}` builds them with projections "
+    "of the sizes in config.json, and does nothing else. With `trust_remote_code=True` transformers runs that file; "
+    "read it first, it is short. Without it, loading fails at the shapes of the tensors. `jaxprune.load(FOLDER)` reads "
+    "the model without running it."
+)
 _SHELL = {"gguf": "sh"}  # formats that are run by a command
 
 
 def card_text(manifest: Mapping[str, Any], class_name: str | None = None) -> str:
     """The card of a folder whose record is `manifest`; `class_name` is that of transformers, where it loads it."""
     a = manifest["architecture"]
-    kind = manifest.get("export", {}).get("format", "jaxprune")
+    export = manifest.get("export", {})
+    kind = export.get("format", "jaxprune")
+    filed = MODELLING in export.get("files", ())
+    loading = _LOADING[MODELLING if filed else kind].format(class_name=class_name)
+    if kind == "transformers" and a.get("embedding") is not None:  # which that package reads, and few others
+        kind = "sentence-transformers"
+        loading = _LOADING[kind].replace("(FOLDER", "(FOLDER, trust_remote_code=True" if filed else "(FOLDER")
     parts = (
         _front_matter(manifest, a, kind),
         _title(manifest, a),
         _removed(manifest, a),
         _how(manifest),
         _scores(manifest),
-        f"## Loading it\n\n```{_SHELL.get(kind, 'python')}\n{_LOADING[kind].format(class_name=class_name)}\n```",
+        f"## Loading it\n\n```{_SHELL.get(kind, 'python')}\n{loading}\n```",
+        _MODELLING if filed else "",
         _warnings(manifest),
         f"Written by jaxprune {manifest.get('versions', {}).get('jaxprune', '')}.",
     )
@@ -86,6 +105,7 @@ def _title(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> str:
     name, method = model_name(manifest, a), manifest.get("method")
     title = f"# {name}, pruned" if method else f"# {name}"
     head = "" if HEAD_NAMES[a["head"]].bare else f" with a {a['head'].replace('_', ' ')} head"
+    head = head if a.get("embedding") is None else " that makes vectors of texts"
     return f"{title}\n\nA {a['family']} model{head}" + (
         f", made smaller by {method}: heads and neurons were cut out, and the matrices shrank." if method else "."
     )

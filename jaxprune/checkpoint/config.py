@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
+from ..model.attention_kinds import Window
+from ..model.embedding import Embedding
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
@@ -24,10 +26,12 @@ class HeadChoice(NamedTuple):
     head: HeadKind
     labels: tuple[str, ...] = ()
     problem: Problem = "single_label"
+    embedding: Embedding | None = None
 
     def keeps_weights_of(self, other: "HeadChoice") -> bool:
         """True where a head for `other` has the weights that this one needs; the labels' names may differ."""
-        return self.head == other.head and len(self.labels) == len(other.labels)
+        same = self.head == other.head and len(self.labels) == len(other.labels)
+        return same and self.embedding == other.embedding
 
 
 def config_in(folder: Path) -> dict[str, Any]:
@@ -119,7 +123,8 @@ def choose_head(
     if not LAST_LAYERS[kind].labelled:
         if labels is not None or problem is not None:
             raise SettingsError(f"labels and problem are for a classification head, but head is {kind!r}.")
-        return HeadChoice(kind)
+        asked = HeadChoice(kind, embedding=Embedding() if LAST_LAYERS[kind].pooled else None)
+        return declared if declared is not None and declared.head == kind else asked
     if problem is not None and not HEAD_NAMES[kind].problems:
         raise SettingsError(f"problem is for the classification of whole texts, but head is {kind!r}.")
     old = declared if declared is not None and declared.head == kind else None
@@ -237,14 +242,15 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
     if "pre_norm" in family.keys:
         fields["norm_position"] = "pre" if switch("pre_norm") else "post"
-    if config.get(family.keys.get("embed_width", "")) not in (None, hidden):
+    narrow = family.keys.get("embed_width", "")
+    if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
     if fields.get("positions") == "rotary":
         fields |= rotary_of(config, width, rows, where)._asdict()
     on = switch("window_on") if "window_on" in family.keys else True
     window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
-        fields["window"] = fields["max_positions"] = window
+        fields["attention"], fields["max_positions"] = Window(size=window), window
     if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, config, task, where))
@@ -261,6 +267,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "head_bias": head.bias,
         "labels": task.labels,
         "problem": task.problem,
+        "embedding": task.embedding,
     }
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
+from .config import HeadChoice, class_of, declared_head
 from .families import Family, HeadModules
 from .files import listed
+from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
 from .layout import separated
 from .read import FLOATS, Stored, read_tensors
 
@@ -74,6 +76,27 @@ def tied_as_stored(
         return {**config, key: False}, dict(tensors), (warning,)
     others = {name: stored for name, stored in tensors.items() if name != head}
     return config, {**others, table: tensors[head]}, ()
+
+
+def task_of_head(
+    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str, asked: str | None
+) -> HeadChoice | None:
+    """The task of a head that the files hold and config.json does not name: its class is missing or a bare encoder.
+
+    Of the head that was `asked` for, also where its class is another one, unless that one's tensors are named alike.
+    """
+    name = class_of(config, where)
+    kind = None if name is None else kind_of_class(family, name)
+    bare = name is None or (is_bare(kind) and name.lower().endswith("model"))
+    for wanted, names in HEAD_NAMES.items():
+        head = family.heads.get(wanted)
+        stored = None if head is None else tensors.get(f"{head.output}.weight")
+        taken = kind is not None and (kind == wanted or named_alike(family, kind, wanted))
+        read = bare if asked is None else wanted == asked and not taken
+        if read and stored is not None and stored.shape:
+            counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
+            return declared_head(family, {**config, **counted, "architectures": [names.class_name(family)]}, where)
+    return None
 
 
 def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where: str) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ NAMED = 5  # so many tensors are named in an error; the rest are counted
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
     """The object in a JSON file. Raises `CheckpointError`; `hint` says what to do where the file is missing."""
+    return _read_json(path, hint, dict, "an object")
 
+
+def read_json_list(path: Path, hint: str) -> list[Any]:
+    """The list in a JSON file; `hint` and errors as `read_json`."""
+    return _read_json(path, hint, list, "a list")
+
+
+def _read_json(path: Path, hint: str, kind: type, expected: str) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
 
@@ -27,8 +35,8 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({one_line(error)}); copy it anew.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected an object; copy it anew.")
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected {expected}; copy it anew.")
     return value
 
 

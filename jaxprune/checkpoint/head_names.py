@@ -24,6 +24,11 @@ class HeadNames:
         """The class of a family's models with this head."""
         return family.classes + (self.ending or family.language_model)
 
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that finds that one."""
+        return "AutoModel" if self.bare else f"AutoModel{self.ending or 'ForCausalLM'}"
+
 
 # In the order in which they are looked for in files that do not say which they hold.
 HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
@@ -34,6 +39,8 @@ HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
         "token_classification": HeadNames(ending="ForTokenClassification", sized=True, pipeline="token-classification"),
         "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True, pipeline="question-answering"),
         "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel"), pipeline="text-generation"),
+        # Before "none": a class of that name has no head, unless modules.json says what is made of its hidden states.
+        "embedding": HeadNames(ending="Model", bare=True, pipeline="sentence-similarity"),
         "none": HeadNames(
             ending="Model", others=("ForMaskedLM", "ForPreTraining"), bare=True, pipeline="feature-extraction"
         ),

@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import check_seed, checked
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import Architecture, parameter_shapes
+from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
 from .config import (
@@ -25,18 +25,20 @@ from .config import (
     family_of,
     head_fields,
 )
-from .contents import check_fit, family_tensors, left_heads, tied_as_stored, unread_heads
+from .contents import check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family
 from .files import inside
 from .generation import ends_in
-from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
+from .head_names import kind_of_class, named_alike
 from .hub import locate
 from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
 from .read import Stored
+from .sentence import asks_for_vectors, assumed, check_widths, dense_tensors, encoder_folder, read_sentence
 from .tokenizer_files import TOKENIZER_FILES, config_for
+from .uneven import file_warnings, without_layers
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
 
@@ -57,10 +59,11 @@ def load(
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
-    `head` ("classification", "question_answering", "causal_lm", "none"), `labels` (names, or how many) and `problem`
-    ("single_label", "multi_label", "regression") default to what the checkpoint says. Where the file's head is for
-    another task, or missing, a new one is drawn with `seed` and a warning goes into the provenance; it says which head
-    of the file is left out.
+    `head` ("classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"), `labels`
+    (names, or how many) and `problem` ("single_label", "multi_label", "regression") default to what the checkpoint
+    says. Where the file's head is for another task, or missing, a new one is drawn with `seed` and a warning goes into
+    the provenance; it says which head of the file is left out. A folder of sentence-transformers
+    has an "embedding" head, as its modules.json says.
 
     Parameters are float32 JAX arrays, whatever the file has. `dtype` "bfloat16" halves their memory, "auto" takes
     bfloat16 where the file does; products are computed in float32 all the same. The file's own types are noted, and
@@ -84,13 +87,15 @@ def load(
         raise SettingsError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     row = None if family is None else hand_in(family)
     folder, origin = locate(source, revision)
-    for name in TOKENIZER_FILES:  # they are copied when the model is saved
-        inside(folder, name)
     if (folder / MANIFEST).exists():
+        _check_tokenizer(folder)
         model = _with_task(load_own(folder, dtype, host), head, labels, problem, seed)
         model = model.replace(architecture=_ended(model.architecture, folder))
         return _told(_warned(model, without({}, ignore_config_keys, str(folder / MANIFEST))[1]))
     check_no_program(folder)
+    sentence = read_sentence(folder) if asks_for_vectors(head, labels) else None
+    outer, folder = folder, encoder_folder(folder)
+    _check_tokenizer(folder)
     where = str(folder / "config.json")
     config = config_in(folder)
     config, ignored = without(config, ignore_config_keys, where)
@@ -100,24 +105,43 @@ def load(
             f"{where} has model_type {family.model_type!r}, and the row that was handed in is of {row.model_type!r}; "
             "correct one of the two."
         )
-    config = settings_as_read(family, config)
+    strange_file = file_warnings(folder, config)
+    config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family)
-    declared = _task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
+    declared = task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
+    if sentence is not None:
+        declared = HeadChoice("embedding", embedding=sentence.embedding)
     task = choose_head(declared, head, labels, problem, where)
     ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
+    if uneven is not None:
+        architecture = uneven.applied(architecture, where)
     names = _names_to_read(family, config, architecture, tensors, task, declared)
     arrays, strange = _parameters(folder, tensors, family, architecture, names, dtype)
+    types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
+    if sentence is not None:
+        width = architecture.output_width
+        check_widths(outer, sentence.embedding, width)
+        for ours, stored in dense_tensors(sentence, width).items():
+            arrays[ours], types[ours] = stored.read().T.astype(stored_type(stored.dtype, dtype)), stored.dtype
     params, new = _complete(architecture, arrays, seed, str(source), host, left_heads(family, tensors, names))
     names_ignored = {"ignored_config_keys": list(ignore_config_keys)} if ignore_config_keys else {}
     # Who asks for a head knows that another one goes.
     unread = unread_heads(family, tensors, task.head, where) if head is None and labels is None else ()
-    record = {**origin, "source_config": dict(config), **names_ignored}
-    warnings = (*ignored, *idle, *ordered, *tied, *unread, *strange, *new)
-    types = {ours: tensors[name].dtype for ours, name in names.items() if name in tensors}
+    of_vectors = {} if sentence is None else {"sentence_transformers": sentence.config}
+    of_vectors |= {} if outer == folder else {"source": str(outer)}
+    record = {**of_vectors, **origin, "source_config": dict(config), **names_ignored}
+    unsaid = assumed(task.embedding, declared and declared.embedding, str(source))
+    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *unsaid)
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raise `CheckpointError` for tokenizer files that lie elsewhere: they are copied when the model is saved."""
+    for name in TOKENIZER_FILES:
+        inside(folder, name)
 
 
 def _told(model: Model) -> Model:
@@ -144,6 +168,8 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
         modules |= {"head": head.output} | ({"pooler": head.pooler} if head.pooler else {})
     names = {}
     for ours in _shapes(architecture):
+        if ours.startswith("head.") and LAST_LAYERS[architecture.head].pooled:
+            continue  # dense layers of an embedding model lie in files of their own
         module, _, leaf = ours.rpartition(".")
         number = module.split(".")[1] if module.startswith("layers.") else ""
         if ours in modules:  # a table is a leaf of its own
@@ -156,27 +182,6 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
             )
         names[ours] = f"{modules[template].format(number)}.{'bias' if leaf == 'bias' else 'weight'}"
     return names
-
-
-def _task_of_head(
-    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str, asked: str | None
-) -> HeadChoice | None:
-    """The task of a head that the files hold and config.json does not name: its class is missing or a bare encoder.
-
-    Of the head that was `asked` for, also where its class is another one, unless that one's tensors are named alike.
-    """
-    name = class_of(config, where)
-    kind = None if name is None else kind_of_class(family, name)
-    bare = name is None or (is_bare(kind) and name.lower().endswith("model"))
-    for wanted, names in HEAD_NAMES.items():
-        head = family.heads.get(wanted)
-        stored = None if head is None else tensors.get(f"{head.output}.weight")
-        taken = kind is not None and (kind == wanted or named_alike(family, kind, wanted))
-        read = bare if asked is None else wanted == asked and not taken
-        if read and stored is not None and stored.shape:
-            counted = {} if config.get("id2label") or config.get("num_labels") else {"num_labels": stored.shape[0]}
-            return declared_head(family, {**config, **counted, "architectures": [names.class_name(family)]}, where)
-    return None
 
 
 def _names_to_read(
@@ -262,7 +267,7 @@ def _with_task(
 ) -> Model:
     """`model` with the head that the caller asks for: its own where that fits, else a new one."""
     a = model.architecture
-    old = HeadChoice(a.head, a.labels, a.problem)
+    old = HeadChoice(a.head, a.labels, a.problem, a.embedding)
     where = str(model.provenance.source)
     task = choose_head(old, head, labels, problem, where)
     if task == old:
@@ -278,7 +283,9 @@ def _with_task(
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)
     params, warnings = _complete(changed, arrays, seed, where, host, left)
-    return _warned(Model(changed, params, model.provenance), warnings)
+    return _warned(
+        Model(changed, params, model.provenance), (*warnings, *assumed(task.embedding, old.embedding, where))
+    )
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..jsonio import plain
 from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.attention_kinds import ATTENTION_KINDS
 from ..model.model import Model, Params, Provenance
 from .files import inside, listed, one_line, read_json, shards
 from .read import FLOATS
@@ -119,9 +120,25 @@ def architecture_of(entry: Mapping[str, Any], where: str = MANIFEST) -> Architec
         raise CheckpointError(f"{where}: architecture.layers is {str(layers)[:60]!r}, expected a list.")
     sizes = tuple(_checked(LayerSizes, layer, f"{where}: architecture.layers[{i}]") for i, layer in enumerate(layers))
     try:
-        return _checked(Architecture, {**entry, "layers": sizes}, f"{where}: architecture")
+        return _checked(Architecture, {**_with_attention(entry, where), "layers": sizes}, f"{where}: architecture")
     except SettingsError as error:
         raise CheckpointError(f"{where}: {error}") from error
+
+
+def _with_attention(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`entry` with its attention as one of `ATTENTION_KINDS`; folders of earlier releases have a window, or null."""
+    values = dict(entry)
+    if "window" in values:
+        window = values.pop("window")
+        values.setdefault("attention", {"kind": "full"} if window is None else {"kind": "window", "size": window})
+    if "attention" not in values:
+        return values
+    given, where = values["attention"], f"{where}: architecture.attention"
+    kind = given.get("kind") if isinstance(given, Mapping) else None
+    if not isinstance(kind, str) or kind not in ATTENTION_KINDS:
+        known = ", ".join(ATTENTION_KINDS)
+        raise CheckpointError(f"{where} is {str(given)[:60]!r}, expected an object whose kind is one of {known}.")
+    return {**values, "attention": _checked(ATTENTION_KINDS[kind], given, where)}
 
 
 def _checked(kind: type, entry: Any, where: str) -> Any:
@@ -133,11 +150,20 @@ def _checked(kind: type, entry: Any, where: str) -> Any:
     for complaint, names in (("lacks", needed - entry.keys()), ("has unknown", entry.keys() - hints.keys())):
         if names:
             raise CheckpointError(f"{where} {complaint} {', '.join(sorted(names))}; save the model anew.")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    values = {name: _read(value, hints[name], f"{where}.{name}") for name, value in entry.items()}
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise CheckpointError(f"{where}.{name} is {str(entry[name])[:60]!r}, expected {_words(hints[name])}.")
     return kind(**values)
+
+
+def _read(value: Any, hint: Any, where: str) -> Any:
+    """A value as it was before it was JSON: lists are tuples, objects dataclasses."""
+    if isinstance(value, list):
+        inner = get_args(hint)[0] if get_origin(hint) is tuple else None
+        return tuple(_read(item, inner, where) for item in value)
+    kind = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
+    return _checked(kind, value, where) if kind is not None and isinstance(value, Mapping) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -146,7 +172,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        kinds = get_args(hint)
+        if not isinstance(value, tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            return False
+        return all(_fits(item, kinds[0]) for item in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

@@ -40,6 +40,7 @@ from .manifest import (
 )
 from .notes import to_save, write_tokenizer
 from .read import Stored, source_hash
+from .sentence_files import is_sentence_file, write_sentence
 from .tokenizer_files import TOKENIZER_FILES
 
 SHARD_BYTES = 5 * 2**30
@@ -92,6 +93,7 @@ def save(
         write_tensors(part, tensors, shard_bytes)
         write_tokenizer(model, part)
         write_generation(model, part)
+        write_sentence(model, part, types.of)
         if run_folder is not None:
             for file in (Path(run_folder) / name for name in RUN_FILES):
                 if file.is_file():
@@ -209,7 +211,11 @@ def _made_files(folder: Path, mark: str) -> tuple[str, ...]:
 
 def _ours(name: str) -> bool:
     weights = name.startswith("model") and name.endswith(".safetensors") and "/" not in name
-    return weights or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
+    return (
+        weights
+        or is_sentence_file(name)
+        or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
+    )
 
 
 def write_tensors(

@@ -3,6 +3,7 @@
 import argparse
 
 from ..checkpoint import check_output
+from ..checkpoint.uneven import MODELLING
 from ..exports.export import FORMATS, FORMER_NAMES, export
 from ..exports.gguf_tensors import KINDS
 from ..exports.stablehlo import PLACES
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fill-zeros",
         action="store_true",
-        help="transformers: in the sizes of the source, zeros where units were removed, for layers that differ; no "
-        "speed-up",
+        help="transformers: in the sizes of the source, zeros where units were removed; no speed-up, and no file of "
+        "code where layers differ",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that jaxprune wrote")
     parser.add_argument(
@@ -66,6 +67,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "warnings": [*model.provenance.warnings, *written.warnings],
     }
     full = "those of the source, zeros where units were removed" if arguments.fill_zeros else "the model's own"
+    if "auto_map" in written.config:
+        full += f"; {MODELLING} builds it in transformers, with trust_remote_code=True"
     facts = {
         "class": written.config.get("architectures", [None])[0],
         "sizes": full,

@@ -16,7 +16,7 @@ from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
 from ..errors import BudgetError, CheckpointError, SettingsError, UnknownSettingError
 from ..evaluation.onnx_model import OnnxModel, load_onnx
-from ..model import Model
+from ..model import Architecture, Model
 from ..model.heads import head_of
 from ..pruning import by_name
 from ..pruning.budget import Budget
@@ -197,18 +197,23 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     )
 
 
-def calibration_alone(arguments: argparse.Namespace, architecture: Any) -> Any:
+def calibration_alone(arguments: argparse.Namespace, architecture: Architecture) -> Any:
     """The calibration texts of a file, for a model without a task: windows of running text for a language model.
 
     Raises `DataError`.
     """
-    running, file = head_of(architecture).language is not None, arguments.calibration_texts
+    running, file = reads_running_text(architecture), arguments.calibration_texts
     count = samples(arguments, *((KINDS["language"].samples,) if running else ()))
     if running:
         length = {} if arguments.seq_len is None else {"length": arguments.seq_len}
         return Calibration.of_running_text(file, count, arguments.seed, **length)
     texts = Calibration.of_file(file, count, arguments.seed)
     return dataclasses.replace(texts, **length_fields(arguments.seq_len))
+
+
+def reads_running_text(architecture: Architecture) -> bool:
+    """Whether texts without a task are windows of running text for a model: of a language model."""
+    return head_of(architecture).language is not None
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:

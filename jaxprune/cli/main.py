@@ -18,11 +18,11 @@ from ..doubts import LOGGER
 from ..errors import JaxpruneError
 from ..jsonio import dumps
 from ..settings import FormerName
-from . import bench, compare, demo, evaluate, export, finetune, generate, inspect, plan, predict, prune, recap
+from . import bench, compare, demo, embed, evaluate, export, finetune, generate, inspect, plan, predict, prune, recap
 from .outcome import Outcome
 from .told import in_flags
 
-COMMANDS = (prune, finetune, recap, evaluate, predict, generate, compare, plan, inspect, bench, export, demo)
+COMMANDS = (prune, finetune, recap, evaluate, predict, embed, generate, compare, plan, inspect, bench, export, demo)
 
 
 class UsageError(JaxpruneError):

@@ -1,19 +1,14 @@
 """Say what a model makes of texts: classes, numbers, tags of words, answers."""
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import tee
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..checkpoint.write import check_writable
-from ..errors import DataError, OutputError
+from ..errors import DataError
 from ..evaluation.onnx_model import described
 from ..evaluation.predict import BATCH, predict
 from ..evaluation.readings import HeadReading, Prediction, reading_of
@@ -25,6 +20,7 @@ from ..tasks.jsonl import iter_texts
 from ..tasks.words import iter_words
 from . import flags
 from .outcome import Outcome
+from .text_files import check_out, spooled
 
 _Text = tuple[str | list[str], str | None]  # a text, or its words; and its second text
 
@@ -55,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.pair is not None and arguments.text is None:
         raise DataError("--pair is the second text of --text; in a file it stands behind a tab, or as text_pair.")
     if arguments.out is not None:
-        _check_out(Path(arguments.out), arguments.input, arguments.overwrite)
+        check_out(Path(arguments.out), arguments.input, arguments.overwrite)
     model = flags.load_to_run(arguments)
     notes, reading = described(model).provenance, reading_of(described(model).architecture)
     settings = {"batch_size": arguments.batch_size, "max_length": arguments.seq_len, "nullable": arguments.nullable}
@@ -87,41 +83,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome(data, tuple(said(prediction) for _, prediction in kept))
 
 
-def _check_out(out: Path, source: str | None, overwrite: bool) -> None:
-    """Raise `OutputError` where predictions cannot be written, before any are made."""
-    if source not in (None, "-") and out.exists() and os.path.exists(source) and os.path.samefile(out, source):
-        raise OutputError(f"{out} is where the texts are read from; choose another file.")
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; name a file.")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; choose another file, or pass overwrite=True.")
-    check_writable(out.absolute().parent)
-
-
 @contextmanager
 def _texts(arguments: argparse.Namespace, reading: HeadReading) -> Iterator[Callable[[], Iterable[_Text]]]:
     """A function that gives the texts from the first on: they are looked over, and then predicted."""
     if arguments.text is not None:
         yield lambda: [(arguments.text, arguments.pair)]
-    elif arguments.input != "-":
-        yield lambda: _read(Path(arguments.input), reading)
     else:
-        with TemporaryDirectory() as folder:
-            try:
-                file = _spooled(Path(folder))
-                yield lambda: _read(file, reading)
-            except DataError as error:
-                raise DataError(str(error).replace(f"{folder}{os.sep}", "")) from error
-
-
-def _spooled(folder: Path) -> Path:
-    """Standard input in a file, called as what it holds."""
-    file = folder / "stdin"
-    with file.open("wb") as copy:
-        copyfileobj(sys.stdin.buffer, copy)
-    with file.open("rb") as text:
-        is_json = text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
-    return file.rename(folder / ("stdin.jsonl" if is_json else "stdin.txt"))
+        with spooled(arguments.input) as file:
+            yield lambda: _read(file, reading)
 
 
 def _read(path: Path, reading: HeadReading) -> Iterable[_Text]:

@@ -28,10 +28,19 @@ from ..tasks.example import MAX_LENGTH
 from . import flags
 from .finetune import hint
 from .outcome import Outcome, on_disk, told_on_disk
+from .recovery import add_recovery, recovery
 
 # What a run says of itself, in this order; more is in the folder's jaxprune.json.
 RECORDED = ("method", "settings", "budget", "removed", "masked_vs_cut", "seconds", "phases", "compile_seconds")
-RECORDED += ("dense_forwards", "dense_forward_seconds", "peak_bytes", "host_peak_bytes", "calibration", "reused")
+RECORDED += (
+    "dense_forwards",
+    "dense_forward_seconds",
+    "peak_bytes",
+    "host_peak_bytes",
+    "calibration",
+    "reused",
+    "recovery",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
@@ -64,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         help="score before and after (the default where a task is named)",
     )
     flags.add_limit(parser)
+    add_recovery(parser)
     flags.add_settings(parser, {**METHODS, **flags.foreign_method(words)})
 
 
@@ -88,6 +98,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         calibration = flags.calibration_alone(arguments, model.architecture)
     else:
         calibration = made_up(model.architecture, chosen.name, arguments.seq_len)
+    recover = recovery(arguments, task, model.architecture)
     for budget in budgets:
         budget.allowed(model.architecture, budget.length or calibration.max_length)
 
@@ -101,7 +112,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise SettingsError(f"{chosen.name} keeps no measurement, as it is set; leave out --save-minutes.")
     with progress(chosen.name, arguments.quiet) as on_step, hint(work, has_measured):
         dense = score(model, on_step)
-        results = prune(model, calibration, budgets, chosen, on_step=on_step, **where)
+        results = prune(model, calibration, budgets, chosen, on_step=on_step, recover=recover, **where)
     runs, show = [], []
     for folder, pruned in zip(folders, results, strict=True):
         pruned = as_saved(pruned, arguments.save_dtype)  # scored as it will be read back
@@ -221,6 +232,7 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
         "dense forward passes": entry["dense_forwards"],
         "peak": f"{peak / 2**20:.0f} MiB" if peak is not None else None,
         "peak of the process": f"{host_peak / 2**20:.0f} MiB" if host_peak is not None else None,
+        "recovery": _told_recovery(entry["recovery"]),
         "weights on disk": told_on_disk(entry),
         "reused": ", ".join(entry["reused"] or []) or None,
     }
@@ -228,3 +240,13 @@ def _tables(model: Model, pruned: Model, entry: dict[str, Any]) -> list[Any]:
         facts_table(f"{entry['method']}: {entry['out']}", facts),
         layers_table(pruned.architecture, length, model.architecture),
     ]
+
+
+def _told_recovery(notes: dict[str, Any] | None) -> str | None:
+    """How far the smaller model was from the model before its recovery, and after it."""
+    if notes is None:
+        return None
+    gap = notes["gap"]
+    return (
+        f"apart by {gap['after']:.3g}, before by {gap['before']:.3g} ({notes['steps']} steps, {notes['seconds']:.0f} s)"
+    )

@@ -19,14 +19,16 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="NAME",
         help="a GLUE task (sst2, mrpc, …), squad, squad2, "
         "text-classification or token-classification for a folder of your own, "
+        "sts or retrieval: of embedding models, pairs of sentences or a search; "
         "text: perplexity of a language model, or chat: of what the assistant says",
     )
     parser.add_argument(
         "--data",
         nargs="+",
         metavar="PATH",
-        help="local files of the task; of text files, plain or JSON lines, of chat JSON lines; for both "
-        "hub:ORG/NAME[:SPLIT[:CONFIG]] with --hub-rows (default: the hub, through datasets)",
+        help="local files of the task; of retrieval a folder, or corpus, queries and qrels; of text files, plain or "
+        "JSON lines, of chat JSON lines; for both hub:ORG/NAME[:SPLIT[:CONFIG]] with --hub-rows (default: the hub, "
+        "through datasets)",
     )
     parser.add_argument(
         "--train-data", nargs="+", metavar="FILE", help="text and chat: files to train on, beside those of --data"

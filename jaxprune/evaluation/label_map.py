@@ -41,10 +41,12 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     needed = KINDS[task.kind].head
     if needed is None:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
+    if KINDS[task.kind].pairs_too and len(a.labels) == 1 and head_of(a).per_text:  # a reranker
+        return LabelMap(task, np.arange(0))
     if a.head != needed:
         error = HeadMismatch(
-            f"{task.name} needs a {needed} head, the model has {a.head}; load a checkpoint tuned for it, or fine-tune "
-            "this one on it first."
+            f"{task.name} needs {'an' if needed[0] in 'aeiou' else 'a'} {needed} head, the model has {a.head}; load a "
+            "checkpoint tuned for it, or fine-tune this one on it first."
         )
         # A note shows in a traceback, beside the code that can follow it, and not on the command line.
         error.add_note("head= and labels= of jp.load give it a new head to train.")

@@ -195,6 +195,7 @@ READINGS: Mapping[str, HeadReading] = MappingProxyType(
 # By the name of a head that answers nothing: what to do instead.
 _OTHERWISE = {
     "causal_lm": "jaxprune.generate continues texts",
+    "embedding": "jaxprune.embed gives their vectors",
     "none": "jaxprune.logits gives its hidden states; for answers load a checkpoint that was tuned for a task",
 }
 

@@ -20,6 +20,7 @@ from .numbering import classes, truth
 from .onnx_model import OnnxModel, runner_of
 from .outputs import TextsRun
 from .perplexity import completions
+from .similarity import retrieved, similar
 from .spans import OVERLAP, best_answers
 from .tags import tag
 
@@ -92,5 +93,7 @@ SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
         "question_answering": answer,
         "token_classification": tag,
         "chat": completions,
+        "sts": similar,
+        "retrieval": retrieved,
     }
 )

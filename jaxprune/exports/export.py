@@ -51,8 +51,9 @@ def export(
     """Write `model` to `folder` in a `format` that other programs read.
 
     "transformers": an ordinary Hugging Face folder. Tensors are in their own types, as `save` writes them, or in
-    `dtype`, in files of `shard_bytes` at most. Its config.json has one size for all layers: of a model whose layers
-    differ, `fill_zeros` writes the sizes of its source, with zeros where units were removed.
+    `dtype`, in files of `shard_bytes` at most. A config.json has one size for all layers: a model that it cannot
+    describe has the file `modeling_pruned.py` beside it, which transformers runs with trust_remote_code=True and
+    jaxprune never does; or `fill_zeros` writes the sizes of its source, with zeros where units were removed.
 
     "onnx": `onnx/model.onnx` with config.json and tokenizer beside it, as transformers.js and optimum lay them out;
     layers may differ. With `int8` also `onnx/model_quantized.onnx`, weights and embeddings in eight bits. Where

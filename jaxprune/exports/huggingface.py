@@ -1,10 +1,12 @@
-"""`format="transformers"`: a model as an ordinary Hugging Face folder, which transformers loads without code of ours.
+"""`format="transformers"`: a model as a Hugging Face folder, which transformers loads.
 
-Its config.json has one size for all layers. A model whose layers are equal is written as small as it is; any other one
-in the sizes of the checkpoint it was cut from, with zeros where units were removed (`fill_zeros`).
+The config.json of a family has one size for all layers. A model that it can describe needs no code of ours. For any
+other one, layers as uneven as they are, a modelling file is written beside it (`modelling`), or the layers are written
+in the sizes of the checkpoint that they were cut from, with zeros where units were removed (`fill_zeros`).
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -25,15 +27,18 @@ from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import EXPORTED, check_saved_type, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
 from ..checkpoint.read import Stored
+from ..checkpoint.sentence_files import write_sentence
+from ..checkpoint.uneven import MODELLING, PER_LAYER, added_biases, with_layers, without_layers
 from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import ATTENTION, UNIT_AXES, Architecture, LayerSizes, parameter_shapes
+from ..model.architecture import Architecture, parameter_shapes
 from ..model.model import Model
 from .exported import Exported, ready_to_export, source_config, with_head
+from .modelling import modelling_text
+from .places import filled_up, first_places, unit_places
 
 _WHERE = "the exported config.json"
-_FILL = "fill it up with zeros (fill_zeros=True: the source's sizes, the same outputs, no speed-up)"
 # Fields of the architecture that one setting of a config.json switches together: our name of its key -> the fields.
 _BIASES = {
     "attention_bias": ("attention_bias", "output_bias"),
@@ -56,8 +61,11 @@ def export_transformers(
     Tensors are in their own types, as `save` writes them, or in `dtype`. Where numbers are too large for the
     checkpoint's type, all are in float32, with a warning: transformers would turn such numbers into infinities.
 
-    config.json is that of the checkpoint the model was read from, with sizes, biases and head as they are now. With
-    `fill_zeros` the sizes are those of the checkpoint: kept units lie at their old places, removed ones are zero.
+    config.json is that of the checkpoint the model was read from, with sizes, biases and head as they are now. Sizes
+    and biases that it has no keys for are in keys of ours (`checkpoint.uneven`), for the file `modeling_pruned.py` that
+    lies beside it then and that transformers runs with trust_remote_code=True; a sublayer that lost everything has one
+    head or neuron of zeros. With `fill_zeros` there is no such file, and the sizes are those of the checkpoint: kept
+    units lie at their old places, removed ones are zero.
     The record of the pruning lies beside it in `jaxprune_export.json`.
 
     The folder is there whole or not at all, as with `save`, and `tokenizer` is that of `save`. Raises `CheckpointError`
@@ -74,24 +82,34 @@ def export_transformers(
     warnings: list[str] = []
     config = with_head(source, family, model.architecture)
     dense = as_config(family, config, _WHERE)
-    target = _with_biases(family, model.architecture)
-    kept = None
+    kept, file = None, None
     if fill_zeros:
-        if target.layers == dense.layers:
+        if model.architecture.layers == dense.layers:
             raise SettingsError("fill_zeros has no effect, as the model has the sizes of its source; leave it out.")
-        kept = _places(model, dense, warnings)
-        target = target.with_layers(dense.layers)
+        kept = unit_places(model, dense, warnings)
+        target = replace(_with_biases(family, model.architecture), layers=dense.layers, attention=dense.attention)
+        config = _with_sizes(config, family, target, dense, warnings)
+    elif model.architecture.attention != dense.attention:
+        raise CheckpointError(
+            f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
+            "have lost different heads; export with fill_zeros, or as ONNX."
+        )
+    elif _can_say(family, model.architecture, dense):
+        target = _with_biases(family, model.architecture)
+        config = _with_sizes(config, family, target, dense, warnings)
     else:
-        _check_uniform(family, target, dense)
-    config = _with_sizes(config, family, target, dense, warnings)
-    _check_description(as_config(family, config, _WHERE), target)
+        kept, file = first_places(model.architecture.layers), modelling_text(family, model.architecture.head)
+        target, config = _with_file(config, family, model.architecture, dense, file, warnings)
+    stock, uneven = without_layers(config, family, _WHERE)
+    described = as_config(family, stock, _WHERE)
+    _check_description(described if uneven is None else uneven.applied(described, _WHERE), target)
     types = _types(model, dtype, warnings)
     config = _with_dtype(config, types.most)
     tensors = _tensors(arrays, family, target, kept, types)
-    if HEAD_NAMES[target.head].bare and family.drawn:
+    if HEAD_NAMES[target.head].bare and target.embedding is None and family.drawn:
         modules = ", ".join(family.drawn)
         warnings.append(
-            f"{config['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
+            f"{stock['architectures'][0]} also has {modules}, which is no part of this model: transformers draws it "
             "at random; use last_hidden_state."
         )
 
@@ -103,13 +121,17 @@ def export_transformers(
 
     def fill(part: Path) -> None:
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
+        if file is not None:
+            (part / MODELLING).write_text(file, encoding="utf-8", newline="\n")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
         write_tokenizer(model, part)
         write_generation(model, part)
+        write_sentence(model, part, types.of)
 
     settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
-    record = manifest_of(model) | {"export": settings}
-    write_folder(folder, EXPORTED, record, fill, overwrite, config["architectures"][0])
+    record = manifest_of(model) | {"export": settings | ({} if file is None else {"files": [MODELLING]})}
+    loader = config["architectures"][0] if file is None else HEAD_NAMES[target.head].auto_class
+    write_folder(folder, EXPORTED, record, fill, overwrite, loader)
     size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
     tell(warnings)
     return Exported(folder, config, size, tuple(warnings), types.most)
@@ -118,21 +140,65 @@ def export_transformers(
 # --- what config.json says
 
 
-def _with_biases(family: Family, a: Architecture) -> Architecture:
-    """`a` with every bias that the family's config.json needs to have those of `a`; what is added will be zero."""
-    needed: dict[str, Any] = {}
+def _needed_biases(family: Family, a: Architecture) -> dict[str, bool]:
+    """Which biases a config.json of the family says, so that it has those of `a` that it has a place for."""
+    needed: dict[str, bool] = {}
     for key, pair in _BIASES.items():
         if key in family.keys:
             needed |= dict.fromkeys(pair, any(getattr(a, name) for name in pair))
-            continue
-        for name in pair:
-            needed[name] = family.switches.get(name, True)
-            if getattr(a, name) and not needed[name]:
-                raise CheckpointError(
-                    f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
-                    "place for them; prune without adding them (FLAP: Flap(compensate=False)), then export."
-                )
+        else:
+            needed |= {name: family.switches.get(name, True) for name in pair}
+    return needed
+
+
+def _with_biases(family: Family, a: Architecture) -> Architecture:
+    """`a` with every bias that the family's config.json needs to have those of `a`; what is added will be zero.
+
+    Raises `CheckpointError` where it has no place for one.
+    """
+    needed = _needed_biases(family, a)
+    for name, there in needed.items():
+        if getattr(a, name) and not there:
+            raise CheckpointError(
+                f"the model has {name.replace('_', ' ')}es, and a {family.model_type} model of transformers has no "
+                "place for them; prune without adding them (FLAP: Flap(compensate=False)), then export."
+            )
     return replace(a, **needed)
+
+
+def _can_say(family: Family, a: Architecture, dense: Architecture) -> bool:
+    """Whether a config.json of the family can describe `a`: one size for all layers, and a place for every bias.
+
+    A model with the sizes of its source is left to `_with_biases`: transformers would load it without running a file,
+    and drop biases that it does not know.
+    """
+    new, old = a.layers[0], dense.layers[0]
+    if a.layers == dense.layers:
+        return True
+    if a.ragged or min(new.groups, new.neurons) < 1 or not family.can_say(new.heads, old.heads, a.hidden):
+        return False
+    return not any(getattr(a, name) and not there for name, there in _needed_biases(family, a).items())
+
+
+def _with_file(
+    config: Mapping[str, Any], family: Family, a: Architecture, dense: Architecture, file: str, warnings: list[str]
+) -> tuple[Architecture, dict[str, Any]]:
+    """`a` as it is written for the modelling file, without empty sublayers, and `config` that says so.
+
+    torch cannot tell the number of heads of a tensor without numbers.
+    """
+    layers = tuple(replace(size, groups=max(size.groups, 1), neurons=max(size.neurons, 1)) for size in a.layers)
+    if layers == dense.layers:  # as in `_can_say`; it had one group, and lost it in some layer
+        _with_biases(family, a)
+    needed = {name: getattr(a, name) or getattr(dense, name) for pair in _BIASES.values() for name in pair}
+    target = replace(a, layers=layers, **needed)
+    told = with_layers(config, family, target, added_biases(target, dense), file)
+    if target.causal and PER_LAYER not in told:
+        warnings.append(
+            f"config.json has no {PER_LAYER}, as transformers refuses {family.model_type} layers whose heads do not "
+            f"divide the hidden size {a.hidden}; programs that look there for the sizes of caches do not find them."
+        )
+    return target, told
 
 
 def _with_sizes(
@@ -180,7 +246,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _check_description(as_config: Architecture, target: Architecture) -> None:
     """Raise `CheckpointError` unless config.json, as we read it, says what the tensors are."""
-    elsewhere = ("end_ids",)  # generation_config.json says them
+    elsewhere = ("end_ids", *(("head", "embedding") if target.embedding is not None else ()))  # in files of their own
     names = [field.name for field in fields(target) if field.name not in elsewhere]
     differ = [name for name in names if getattr(as_config, name) != getattr(target, name)]
     if "rotary" in differ and np.shape(as_config.rotary) == np.shape(target.rotary):
@@ -194,106 +260,7 @@ def _check_description(as_config: Architecture, target: Architecture) -> None:
         )
 
 
-def _check_uniform(family: Family, a: Architecture, dense: Architecture) -> None:
-    """Raise `CheckpointError` where the sizes of the layers fit no config.json of the family, with the ways out."""
-    if a.ragged:
-        heads, neurons = ([getattr(size, name) for size in a.layers] for name in ("heads", "neurons"))
-        raise CheckpointError(
-            f"the layers differ in size ({_range(heads)} heads, {_range(neurons)} neurons), and a config.json has one "
-            f"size for all; prune with Budget(uniform=True), or {_FILL}."
-        )
-    new, old = a.layers[0], dense.layers[0]
-    if min(new.groups, new.neurons) < 1:
-        raise CheckpointError(
-            f"every layer has {new.heads} heads and {new.neurons} neurons, and a config.json needs at least one of "
-            f"each; prune less, or {_FILL}."
-        )
-    if family.can_say(new.heads, old.heads, a.hidden):
-        return
-    if "head_width" not in family.keys:
-        raise CheckpointError(
-            f"{new.heads} of {old.heads} heads are left in every layer, which {family.model_type}'s config.json cannot "
-            "say: the width of a head is hidden size / heads there; prune neurons only, with "
-            f"Budget(uniform=True, keep_heads=True), or {_FILL}."
-        )
-    raise CheckpointError(
-        f"{new.heads} heads are left in every layer, and transformers refuses a {family.model_type} model whose heads "
-        f"do not divide the hidden size {a.hidden}; keep a number that does, or {_FILL}."
-    )
-
-
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 # --- what the tensors are
-
-
-def _places(model: Model, dense: Architecture, warnings: list[str]) -> list[dict[str, list[Any]]]:
-    """For every layer, where its groups, the query heads of each and its neurons lay in the source."""
-    sizes = model.architecture.layers
-    fits = len(sizes) == len(dense.layers) and all(
-        size.queries <= room.queries and size.groups <= room.groups and size.neurons <= room.neurons
-        for size, room in zip(sizes, dense.layers, strict=False)
-    )
-    if not fits:
-        raise CheckpointError(
-            "the model's layers do not fit into those of its source's config.json; load and prune the checkpoint anew."
-        )
-    recorded = model.provenance.record.get("kept")
-    if isinstance(recorded, list) and len(recorded) == len(sizes):
-        layers = [_with_queries(layer, size) for layer, size in zip(recorded, sizes, strict=True)]
-        if all(_says(layer, size, room) for layer, size, room in zip(layers, sizes, dense.layers, strict=True)):
-            return layers
-    if sizes != dense.layers:
-        warnings.append("the record does not say which units were kept: they lie first in their layers, zeros after.")
-    return [
-        _with_queries({"heads": list(range(size.groups)), "neurons": list(range(size.neurons))}, size) for size in sizes
-    ]
-
-
-def _with_queries(layer: Any, size: LayerSizes) -> Any:
-    """A layer of the record; where it names no query heads, the first ones of every group."""
-    if not isinstance(layer, dict) or "queries" in layer:
-        return layer
-    return {**layer, "queries": [list(range(size.queries))] * size.groups}
-
-
-def _says(layer: Any, size: LayerSizes, room: LayerSizes) -> bool:
-    """True where a layer of the record names units of `room`, as many as `size` has."""
-    if not isinstance(layer, dict) or not isinstance(layer.get("queries"), list):
-        return False
-    return (
-        _is_choice(layer.get("heads"), size.groups, room.groups)
-        and _is_choice(layer.get("neurons"), size.neurons, room.neurons)
-        and len(layer["queries"]) == size.groups
-        and all(_is_choice(heads, size.queries, room.queries) for heads in layer["queries"])
-    )
-
-
-def _is_choice(units: Any, count: int, room: int) -> bool:
-    """True for a list of `count` numbers below `room`, each once."""
-    return (
-        isinstance(units, list)
-        and len(units) == len(set(map(str, units))) == count
-        and all(isinstance(unit, int) and not isinstance(unit, bool) and 0 <= unit < room for unit in units)
-    )
-
-
-def _filled_up(
-    array: np.ndarray, shape: tuple[int, ...], layer: Mapping[str, list[Any]], half: str, name: str, leaf: str
-) -> np.ndarray:
-    """A smaller array at its units' places in an array of zeros."""
-    full, axis = np.zeros(shape, array.dtype), UNIT_AXES[half][name][leaf]
-    units = np.array(layer["heads" if half == ATTENTION else "neurons"], int)
-    if name in ("q", "o"):  # a block for every query head: the groups' axis, then theirs
-        heads = np.array(layer["queries"], int).reshape(len(units), array.shape[axis + 1])
-        here = np.moveaxis(full, (axis, axis + 1), (0, 1))
-        here[units[:, None], heads] = np.moveaxis(array, (axis, axis + 1), (0, 1))
-    else:
-        np.moveaxis(full, axis, 0)[units] = np.moveaxis(array, axis, 0)
-    return full
 
 
 def _tensors(
@@ -305,11 +272,16 @@ def _tensors(
 ) -> dict[str, Stored]:
     """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
     shapes, _ = named_parameters(parameter_shapes(target))
-    tensors = {}
+    tensors, copies = {}, defaultdict(list)
     for ours, name in tensor_names(family, target).items():
         layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
         read = partial(_read, ours, arrays.get(ours), shapes[ours], layer)
+        copies[name].append(read)
         tensors[name] = Stored(file_shape(ours, shapes[ours]), types.of.get(ours, types.most), read)
+    for name, reads in copies.items():
+        if len(reads) > 1:
+            whole = _one_of(name, [read() for read in reads])
+            tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
     modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
@@ -319,6 +291,22 @@ def _tensors(
     }
 
 
+def _one_of(name: str, copies: Sequence[np.ndarray]) -> np.ndarray:
+    """What all layers have a copy of, in part: zero where a layer has removed it, else the same in all.
+
+    Raises `CheckpointError` where copies differ by more than a rounding.
+    """
+    whole = copies[0]
+    for copy in copies[1:]:
+        whole = np.where(whole == 0, copy, whole)
+    if not all(np.allclose(copy, np.where(copy == 0, 0, whole), rtol=1e-4, atol=1e-6) for copy in copies):
+        raise CheckpointError(
+            f"the layers' copies of {name} differ, and transformers has one for all of them; load and prune the "
+            "checkpoint anew, or train a model that has all its heads."
+        )
+    return whole
+
+
 def _read(ours: str, leaf: Any, shape: tuple[int, ...], layer: Mapping[str, list[Any]] | None) -> np.ndarray:
     """The numbers of a parameter as files have them; a bias that the model lacks is zero, as are removed units.
 
@@ -326,6 +314,6 @@ def _read(ours: str, leaf: Any, shape: tuple[int, ...], layer: Mapping[str, list
     """
     array = np.zeros(shape, np.float32) if leaf is None else np.asarray(leaf, np.float32)
     if layer is not None and array.shape != shape:
-        array = _filled_up(array, shape, layer, *ours.split(".")[2:])
+        array = filled_up(array, shape, layer, *ours.split(".")[2:])
     in_file = file_shape(ours, shape)
     return array.reshape(in_file[::-1]).T if ours.endswith(".kernel") else array.reshape(in_file)

@@ -10,6 +10,7 @@ from ..checkpoint.config import family_of
 from ..checkpoint.generation import write_generation
 from ..checkpoint.manifest import EXPORTED, ONNX_FILES, check_finite, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
+from ..checkpoint.sentence_files import write_sentence
 from ..checkpoint.write import write_folder
 from ..doubts import tell
 from ..errors import NumericalError, SettingsError
@@ -60,6 +61,7 @@ def export_onnx(
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tokenizer(model, part)
         write_generation(model, part)
+        write_sentence(model, part, {})
         sizes.update({file.relative_to(part).as_posix(): file.stat().st_size for file in (part / "onnx").iterdir()})
 
     def told() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import __version__
 from ..doubts import without_others
-from .onnx_graph import IR, OPSET, ROWS, TOKENS, Graph
+from .onnx_parts import IR, OPSET, ROWS, TOKENS, Graph
 
 LARGEST = 2**31 - 2**24  # bytes of a file; what protobuf holds, less some for names
 WEIGHTS_BESIDE = "_data"  # behind the name of a file: the weights of a model that is larger

@@ -5,74 +5,19 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
+from ..model.attention_kinds import Relative
 from ..model.model import Params
+from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
-
-OPSET, IR = 17, 8  # LayerNormalization came with 17; files of this version every runtime of the last years reads
-ROWS, TOKENS = "batch", "sequence"  # what optimum calls the dimensions
-LOWEST = float(np.finfo(np.float32).min)
-_GELU_TANH = (2 / np.pi) ** 0.5
-
-
-class Node(NamedTuple):
-    """One operator."""
-
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any]
-
-
-@dataclass
-class Graph:
-    """Operators in their order, constants by name, and what goes in and comes out; values are known by their names."""
-
-    inputs: tuple[str, ...]
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
-    outputs: dict[str, tuple[str | int, ...]] = field(default_factory=dict)  # shapes by name
-    place: str = ""  # where in the model: the beginning of names that are made up
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Apply an operator with one output, whose name comes back."""
-        return self.several(operator, 1, *inputs, **attributes)[0]
-
-    def several(self, operator: str, count: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
-        """Apply an operator with so many outputs."""
-        name = f"{self.place}{operator}.{len(self.nodes)}"
-        outputs = (name,) if count == 1 else tuple(f"{name}.{number}" for number in range(count))
-        self.nodes.append(Node(operator, inputs, outputs, attributes))
-        return outputs
-
-    def number(self, value: float) -> str:
-        """A float32 scalar."""
-        return self._shared(np.array(value, np.float32))
-
-    def index(self, value: int) -> str:
-        """An integer without an axis."""
-        return self._shared(np.array(value, np.int64))
-
-    def whole(self, *values: int) -> str:
-        """A row of integers: a shape, axes."""
-        return self._shared(np.array(values, np.int64))
-
-    def weight(self, name: str, array: Any) -> str:
-        """A parameter, float32."""
-        # Not ascontiguousarray: that of a scalar has an axis.
-        self.constants[name] = np.array(array, np.float32, order="C")
-        return name
-
-    def _shared(self, array: np.ndarray) -> str:
-        name = f"constant.{array.dtype}.{'x'.join(map(str, array.reshape(-1).tolist()))}" + ("" if array.ndim else "s")
-        self.constants[name] = array
-        return name
+from ..runtime.onnx import VECTORS
+from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
+from .onnx_vectors import vectors_of
 
 
 class _Shared(NamedTuple):
@@ -80,6 +25,7 @@ class _Shared(NamedTuple):
 
     mask: str  # added to attention scores, [rows, 1, 1 or tokens, tokens]
     rotation: tuple[str, str] | None  # cosine and sine, [1 or rows, 1, tokens, width / 2]
+    buckets: str | None  # of relative positions, [tokens, tokens]
 
 
 def graph_of(architecture: Architecture, params: Params) -> Graph:
@@ -90,7 +36,11 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     g.place = "embed."
     positions = _positions(g, a) if a.positions != "none" else ""
     x = _embedded(g, params["embed"], a, positions)
-    shared = _Shared(_mask(g, a), _rotation(g, a, positions) if a.positions == "rotary" else None)
+    shared = _Shared(
+        _mask(g, a),
+        _rotation(g, a, positions) if a.positions == "rotary" else None,
+        _buckets(g, a.attention) if isinstance(a.attention, Relative) else None,
+    )
     for number, (size, layer) in enumerate(zip(a.layers, params["layers"], strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
             g.place = f"layers.{number}.{half}."
@@ -99,7 +49,7 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     if a.final_norm:
         x = _norm(g, params["final_norm"], x, a, "final_norm")
     if "project_out" in params:
-        x = _dense(g, params["project_out"], x, "project_out")
+        x = onnx_dense(g, params["project_out"], x, "project_out")
     _OUTPUTS[a.head](g, params, x, a)
     return g
 
@@ -107,20 +57,10 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
 # --- the beginning
 
 
-def _length(g: Graph) -> str:
-    """Tokens of a row, a scalar."""
-    return g.add("Gather", g.add("Shape", "input_ids"), g.index(1))
-
-
-def _slots(g: Graph) -> str:
-    """0, 1, … [tokens]."""
-    return g.add("Range", g.index(0), _length(g), g.index(1))
-
-
 def _positions(g: Graph, a: Architecture) -> str:
     """The position of every token, [1 or rows, tokens], as `plain_batch` counts it."""
     if a.positions_count == "slots":
-        return g.add("Unsqueeze", _slots(g), g.whole(0))
+        return g.add("Unsqueeze", all_slots(g), g.whole(0))
     counted = "attention_mask"
     if a.positions_count == "tokens":
         real = g.add("Not", g.add("Equal", "input_ids", g.whole(a.pad_id)))
@@ -131,8 +71,8 @@ def _positions(g: Graph, a: Architecture) -> str:
 
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
-    if "project" in p:
-        x = _dense(g, p["project"], x, "embed.project")
+    if "project" in p and a.embed_projects == "tokens":
+        x = onnx_dense(g, p["project"], x, "embed.project")
     if a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
         x = g.add("Add", x, g.add("Gather", g.weight("embed.position", p["position"]), rows))
@@ -140,17 +80,28 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.add("Gather", g.weight("embed.type", p["type"]), "token_type_ids"))
     elif a.token_types:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
-    return _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    return onnx_dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
 
 
 def _mask(g: Graph, a: Architecture) -> str:
     """0 where a query may look at a key, the lowest float32 where not: a row without any looks at all alike."""
     allowed = g.add("Unsqueeze", g.add("Greater", "attention_mask", g.whole(0)), g.whole(1, 2))
     if a.causal:
-        slots = _slots(g)
+        slots = all_slots(g)
         seen = g.add("GreaterOrEqual", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
         allowed = g.add("And", allowed, seen)
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
+
+
+def _buckets(g: Graph, kind: Relative) -> str:
+    """The bucket of every query and key, as `relative.pair_buckets` has it."""
+    slots = all_slots(g)
+    ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
+    g.constants["relative.near"] = np.array(distance_buckets(kind.buckets, kind.reach), np.int64)
+    own = g.add("Gather", "relative.near", g.add("Min", g.add("Abs", ahead), g.index(kind.reach)))
+    after = g.add("Cast", g.add("Greater", ahead, g.index(0)), to="INT64")
+    return g.add("Add", own, g.add("Mul", after, g.index(kind.buckets // 2)))
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
@@ -182,7 +133,7 @@ def _sublayer(g: Graph, p: Params, x: str, update: _Update, size: LayerSizes, sh
     before = _norm(g, p["norm"], x, a) if a.norm_position == "pre" else x
     features, out = update(g, p, before, size, shared, a), p["o" if "o" in p else "down"]
     if features is not None:
-        x = g.add("Add", x, _dense(g, out, features, f"{g.place}out"))
+        x = g.add("Add", x, onnx_dense(g, out, features, f"{g.place}out"))
     elif "bias" in out:
         x = g.add("Add", x, g.weight(f"{g.place}out.bias", out["bias"]))
     return _norm(g, p["norm"], x, a) if a.norm_position == "post" else x
@@ -198,7 +149,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
 
     def heads(name: str, weights: Params, count: int) -> str:
         """[rows, count, tokens, width], normed and turned where the family does so."""
-        y = g.add("Reshape", _dense(g, weights, x, f"{g.place}{name}"), g.whole(0, 0, count, width))
+        y = g.add("Reshape", onnx_dense(g, weights, x, f"{g.place}{name}"), g.whole(0, 0, count, width))
         if f"{name}_norm" in p:
             y = _rms(g, scaled.get(f"{name}_norm", p[f"{name}_norm"]["scale"]), y, a, f"{g.place}{name}_norm")
         return g.add("Transpose", y, perm=[0, 2, 1, 3])
@@ -212,6 +163,9 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
         k, v, mask = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v, mask))
         axes = [0, 1, 2, 4, 3]
     scores = g.add("Add", g.add("MatMul", q, g.add("Transpose", k, perm=axes)), mask)
+    if shared.buckets is not None:
+        table = g.weight(f"{g.place}relative", p["relative"]["table"])
+        scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
     mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), v)
     if size.queries > 1:
         mixed = g.add("Reshape", mixed, g.whole(0, size.heads, -1, width))
@@ -230,24 +184,13 @@ def _feed_forward(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared
     """What neurons say, [rows, tokens, neurons]; None where there are none."""
     if not size.neurons:
         return None
-    activation, up = _ACTIVATIONS[a.activation], _dense(g, p["up"], x, f"{g.place}up")
+    activation, up = ACTIVATIONS[a.activation], onnx_dense(g, p["up"], x, f"{g.place}up")
     if not a.gated:
         return activation(g, up)
-    return g.add("Mul", activation(g, _dense(g, p["gate"], x, f"{g.place}gate")), up)
+    return g.add("Mul", activation(g, onnx_dense(g, p["gate"], x, f"{g.place}gate")), up)
 
 
 # --- operators that runtimes know in this form, and fuse
-
-
-def _dense(g: Graph, p: Params, x: str, name: str) -> str:
-    """x @ kernel + bias; units flattened."""
-    kernel = np.asarray(p["kernel"], np.float32)
-    # Of o and down the last axis is the outputs', of all others the first is the inputs'.
-    inputs = int(np.prod(kernel.shape[:-1])) if name.endswith("out") else kernel.shape[0]
-    y = g.add("MatMul", x, g.weight(f"{name}.weight", kernel.reshape(inputs, -1)))
-    if "bias" not in p:
-        return y
-    return g.add("Add", y, g.weight(f"{name}.bias", np.asarray(p["bias"], np.float32).reshape(-1)))
 
 
 def _norm(g: Graph, p: Params, x: str, a: Architecture, name: str | None = None) -> str:
@@ -264,74 +207,47 @@ def _rms(g: Graph, scale: Any, x: str, a: Architecture, name: str) -> str:
     return g.add("Mul", g.add("Div", x, root), g.weight(f"{name}.scale", scale))
 
 
-def _gelu(g: Graph, x: str) -> str:
-    cumulative = g.add("Add", g.add("Erf", g.add("Div", x, g.number(2**0.5))), g.number(1.0))
-    return g.add("Mul", g.add("Mul", x, cumulative), g.number(0.5))
-
-
-def _gelu_tanh(g: Graph, x: str) -> str:
-    cube = g.add("Mul", g.add("Pow", x, g.number(3.0)), g.number(0.044715))
-    inner = g.add("Tanh", g.add("Mul", g.add("Add", x, cube), g.number(_GELU_TANH)))
-    return g.add("Mul", g.add("Mul", x, g.add("Add", inner, g.number(1.0))), g.number(0.5))
-
-
-_ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = MappingProxyType(
-    {
-        "gelu": _gelu,
-        "gelu_tanh": _gelu_tanh,
-        "relu": lambda g, x: g.add("Relu", x),
-        "silu": lambda g, x: g.add("Mul", x, g.add("Sigmoid", x)),
-    }
-)
-
-
 # --- the end: one function a kind of head
 
-
-def _last_token(g: Graph, x: str, a: Architecture) -> str:
-    """The last token of every row that is no padding, or the first, [rows, hidden]: as `pooling.pool_slots` does."""
-    shown = g.add("Greater", "attention_mask", g.whole(0))
-    if a.pool_pad is not None:
-        shown = g.add("Not", g.add("Equal", "input_ids", g.whole(a.pool_pad)))
-    slots = g.add("Unsqueeze", _slots(g), g.whole(0))
-    last = g.add("ReduceMax", g.add("Where", shown, slots, g.whole(-1)), axes=[1], keepdims=1)
-    chosen = g.add("Cast", g.add("Equal", slots, g.add("Max", last, g.whole(0))), to="FLOAT")
-    return g.add("Squeeze", g.add("MatMul", g.add("Unsqueeze", chosen, g.whole(1)), x), g.whole(1))
+_POOLERS = {**ACTIVATIONS, "tanh": lambda g, x: g.add("Tanh", x)}
 
 
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    pooled = _last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
+    pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
     if a.pooler != "none":
-        pooled = g.add("Tanh" if a.pooler == "tanh" else "Relu", _dense(g, params["pooler"], pooled, "pooler"))
-    _out(g, _dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
+        pooled = _POOLERS[a.pooler](g, onnx_dense(g, params["pooler"], pooled, "pooler"))
+    output(g, onnx_dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
 
 
 def _token_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    _out(g, _dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
+    output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
 
 
 def _span_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    both = g.several("Split", 2, _dense(g, params["head"], x, "head"), axis=-1)
+    both = g.several("Split", 2, onnx_dense(g, params["head"], x, "head"), axis=-1)
     for name, part in zip(("start_logits", "end_logits"), both, strict=True):
-        _out(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
+        output(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
 
 
 def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if not a.tied:
-        return _out(g, _dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, a.vocab)
+        return output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, a.vocab)
     flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
     logits = g.add("Gemm", flat, "embed.token", transB=1)  # the very table that tokens are looked up in
     shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)
-    return _out(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
+    return output(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
+
+
+def _vectors(g: Graph, params: Params, x: str, a: Architecture) -> None:
+    """The hidden states too: programs that pool on their own read them."""
+    assert a.embedding is not None
+    width = a.output_width
+    output(g, vectors_of(g, params.get("head", ()), x, a), VECTORS, ROWS, a.embedding.widths(width)[-1])
+    output(g, x, "last_hidden_state", ROWS, TOKENS, width)
 
 
 def _hidden_states(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    _out(g, x, "last_hidden_state", ROWS, TOKENS, np.shape(params["embed"]["token"])[1] if a.embed_width else a.hidden)
-
-
-def _out(g: Graph, value: str, name: str, *shape: str | int) -> None:
-    g.nodes.append(Node("Identity", (value,), (name,), {}))
-    g.outputs[name] = shape
+    output(g, x, "last_hidden_state", ROWS, TOKENS, a.output_width)
 
 
 _OUTPUTS: Mapping[HeadKind, Callable[[Graph, Params, str, Architecture], None]] = MappingProxyType(
@@ -340,6 +256,7 @@ _OUTPUTS: Mapping[HeadKind, Callable[[Graph, Params, str, Architecture], None]] 
         "token_classification": _token_logits,
         "question_answering": _span_logits,
         "causal_lm": _word_logits,
+        "embedding": _vectors,
         "none": _hidden_states,
     }
 )

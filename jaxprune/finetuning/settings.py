@@ -38,7 +38,14 @@ class Train:
     )
     remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
     dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "type to compute in; what trains and its moments stay float32"}
+        default="float32", metadata={"help": "type to compute in; what trains stays float32"}
+    )
+    frozen_dtype: Literal["float32", "bfloat16"] | None = field(
+        default=None,
+        metadata={"help": "type that weights which do not train are kept in while others do; the one they came in"},
+    )
+    moments_dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "type of Adam's moments; bfloat16 takes half the bytes"}
     )
     result_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None,

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float
 from ..model import Architecture, Batch, Dropout, Params, Sites
 from .lora import sites_of
 from .losses import summed_losses, unit_count
+from .narrow_moments import narrow_moments
 from .settings import Train
 
+ROUNDING = 2**31 - 1  # folded into a step's key: no layer, whose dropout folds its number, is so deep
 Trainable = Callable[[str], bool]  # a leaf's path, such as "layers/0/attention/q/kernel" -> does it train?
 
 
@@ -82,12 +84,20 @@ def rate(step: ArrayLike, settings: Train, steps: ArrayLike, highest: ArrayLike)
     return jnp.asarray(highest, jnp.float32) * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 
-def optimizer(settings: Train, steps: ArrayLike, highest: ArrayLike) -> optax.GradientTransformation:
-    """AdamW with clipping, for a run of `steps` steps at learning rates up to `highest`."""
+def optimizer(
+    settings: Train, steps: ArrayLike, highest: ArrayLike, key: Array | None = None
+) -> optax.GradientTransformation:
+    """AdamW with clipping, for a run of `steps` steps at learning rates up to `highest`.
+
+    `key` rounds moments that are kept in bfloat16; `init` needs none.
+    """
+    adam = optax.scale_by_adam()
     return optax.chain(
         optax.stateless(lambda gradient, _: clipped(gradient, settings.clip)),
-        optax.adamw(
-            lambda step: rate(step, settings, steps, highest), weight_decay=settings.weight_decay, mask=_decays
+        optax.chain(  # optax.adamw
+            adam if settings.moments_dtype == "float32" else narrow_moments(adam, key),
+            optax.add_decayed_weights(settings.weight_decay, _decays),
+            optax.scale_by_learning_rate(lambda step: rate(step, settings, steps, highest)),
         ),
     )
 
@@ -162,7 +172,8 @@ def train_step(
 
         nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         (value, gradient), _ = jax.lax.scan(add, nothing, parts)
-    updates, moments = optimizer(settings, clock.steps, clock.highest).update(gradient, state.moments, state.params)
+    rule = optimizer(settings, clock.steps, clock.highest, jax.random.fold_in(key, ROUNDING))
+    updates, moments = rule.update(gradient, state.moments, state.params)
     return State(optax.apply_updates(state.params, updates), moments), value
 
 

@@ -24,7 +24,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from .lora import Adapters
 from .losses import targets_of, unit_count
-from .masters import masters
+from .masters import in_types, masters, result_types
 from .run_store import Saved, Store
 from .settings import SAVE_MINUTES, Train
 from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
@@ -61,7 +61,8 @@ def train(
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
 
-    What trains is float32, whatever type `model` keeps it in, and comes back so.
+    What trains is float32, whatever type `model` keeps it in, and comes back so. What does not comes back as it was,
+    whatever `settings.frozen_dtype` it was read in.
 
     `batches(epoch)` gives the batches of an epoch; the first epoch's number sets the length of the schedule.
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
@@ -84,6 +85,8 @@ def train(
     variables = masters({"params": chosen, "adapters": weights})
     if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
+    if not jax.tree.leaves(frozen):
+        check_effect(settings, ("frozen_dtype",), "where every weight trains")
     first = batches(0)
     steps = settings.epochs * len(first)
     highest = np.float32(settings.learning_rate)
@@ -94,8 +97,9 @@ def train(
             saved, training_fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
         )
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
+    resting = frozen if settings.frozen_dtype is None else in_types(frozen, result_types(frozen, settings.frozen_dtype))
     state, constants = place(
-        (saved.state, Frozen(frozen, scaling, teacher.params if teacher and settings.distills else None)), False
+        (saved.state, Frozen(resting, scaling, teacher.params if teacher and settings.distills else None)), False
     )
     key = place(jax.random.key(settings.seed), False)
     books = Programs()

@@ -15,7 +15,7 @@ from .masters import masters
 from .settings import Train
 from .step import Clock, Frozen, State, Trainable, everything, optimizer, select, train_step
 
-FLOAT = 4  # bytes; what trains, its gradients and its moments are float32
+FLOAT = 4  # bytes; what trains and its gradients are float32
 REMAT = MappingProxyType({"hidden": 5.1, "heads": 4.1, "neurons": 3.3, "pairs": 3.1})  # numbers, see activation_bytes
 
 
@@ -74,9 +74,9 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
-    trainable = FLOAT * count(parts)
-    parameters = trainable + held_bytes([leaf for leaf in jax.tree.leaves(model.params) if id(leaf) not in trains])
-    copies = wide_copies(model.params, trains) if settings.dtype == "float32" else 0
+    trainable, params = FLOAT * count(parts), in_frozen_type(model.params, settings, trains)
+    parameters = trainable + held_bytes([leaf for leaf in jax.tree.leaves(params) if id(leaf) not in trains])
+    copies = wide_copies(params, trains) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(model.architecture, rows, length, settings, share, parts[0])
@@ -84,7 +84,7 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
-        "moments": 2 * trainable,
+        "moments": moment_bytes(parts, settings),
         "activations": activations,
     }
     return {
@@ -93,6 +93,24 @@ def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: T
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + temp,
     }
+
+
+def moment_bytes(parts: Any, settings: Train) -> int:
+    """What both of Adam's moments of these leaves take."""
+    return 2 * count(parts) * np.dtype(settings.moments_dtype).itemsize
+
+
+def in_frozen_type(params: Params, settings: Train, trains: Collection[int] = ()) -> Params:
+    """Shapes of `params` in the types that training holds them in; those of `trains`, by their ids, are the leaves."""
+    if settings.frozen_dtype is None:
+        return params
+
+    def typed(leaf: Any) -> Any:
+        if id(leaf) in trains or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(settings.frozen_dtype))
+
+    return jax.tree.map(typed, params)
 
 
 def wide_copies(params: Params, trains: Collection[int] = ()) -> int:
@@ -126,6 +144,7 @@ def compiled_step(
     abstract = lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), getattr(leaf, "dtype", np.float32))  # noqa: E731
     params = jax.tree.map(abstract, model.params)
     chosen, frozen = select(params, trainable)
+    frozen = in_frozen_type(frozen, settings)
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))
     variables = jax.eval_shape(masters, {"params": chosen, "adapters": weights})
     moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
+from .attention_kinds import Attention, Full, Relative, Window
+from .embedding import Embedding
 
-HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "none"]
+HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
@@ -20,6 +22,7 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
         "k": {"kernel": 1, "bias": 0},
         "v": {"kernel": 1, "bias": 0},
         "o": {"kernel": 0},
+        "relative": {"table": 1},
     },
     "feed_forward": {
         "up": {"kernel": 1, "bias": 0},
@@ -71,7 +74,7 @@ class Architecture:
     head_width: int
     layers: tuple[LayerSizes, ...]
     max_positions: int  # the longest text, in tokens
-    window: int | None = None  # what it comes from, where attention to a longer text would not reach its start
+    attention: Attention = Full()
     positions: Literal["learned", "rotary", "none"] = "learned"
     position_offset: int = 0  # rows of the position table that lie before position 0
     # Plain batches: count every slot, only tokens that are not padding by their id, or only those the mask shows.
@@ -82,6 +85,8 @@ class Architecture:
     pad_id: int = 0
     end_ids: tuple[int, ...] = ()  # tokens after which nothing is generated
     embed_width: int | None = None  # of the token table, where a projection lies between it and the residual stream
+    # What that projects: tokens, before positions are added, and back before the head; or the normed sum of all tables.
+    embed_projects: Literal["tokens", "sum"] = "tokens"
     token_types: int = 0  # 0: the model has no token type embedding
     embed_norm: bool = True
     norm: Literal["layer", "rms"] = "layer"
@@ -98,12 +103,14 @@ class Architecture:
     causal: bool = False
     pool: Literal["first", "last"] = "first"  # the token that stands for a text, where the head reads one of each
     pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
-    pooler: Literal["none", "tanh", "relu"] = "none"  # dense layer and activation on the pooled token, before the head
+    # Dense layer and activation on the pooled token, before the head.
+    pooler: Literal["none", "tanh", "relu", "gelu"] = "none"
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
+    embedding: Embedding | None = None  # of a head that makes one vector of a text
     dropout: float = 0.1  # for training only
 
     def __post_init__(self):
@@ -112,8 +119,15 @@ class Architecture:
                 raise SettingsError(f"layer {index}: sizes must not be negative, got {layer}.")
         if LAST_LAYERS[self.head].labelled and not self.labels:
             raise SettingsError(f"a {self.head} head needs at least one label, got none; name the labels.")
+        if LAST_LAYERS[self.head].pooled != (self.embedding is not None):
+            needs = "needs" if self.embedding is None else "has no use for"
+            raise SettingsError(
+                f"a {self.head} head {needs} an embedding, which says how texts are pooled; change both."
+            )
         if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+        if isinstance(self.attention, Relative):
+            self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
         if len(self.rotary_dynamic) not in (0, 2):
             raise SettingsError(f"rotary_dynamic is {self.rotary_dynamic}, expected a factor and a length, or nothing.")
 
@@ -121,6 +135,16 @@ class Architecture:
     def final_norm(self) -> bool:
         """True where a norm lies between the last layer and the head."""
         return self.norm_position == "pre"
+
+    @property
+    def window(self) -> int | None:
+        """What `max_positions` comes from, where attention to a longer text would not reach its start."""
+        return self.attention.size if isinstance(self.attention, Window) else None
+
+    @property
+    def output_width(self) -> int:
+        """Numbers a token that the head reads."""
+        return self.hidden if self.embed_width is None or self.embed_projects == "sum" else self.embed_width
 
     @property
     def limit(self) -> str:
@@ -151,7 +175,11 @@ class Architecture:
         return layers
 
     def with_layers(self, layers: tuple[LayerSizes, ...]) -> "Architecture":
-        return replace(self, layers=layers)
+        """The same with layers of other sizes, whichever units these are."""
+        kind = self.attention
+        if isinstance(kind, Relative) and [len(own) for own in kind.columns] != [size.groups for size in layers]:
+            kind = replace(kind, columns=())
+        return replace(self, layers=layers, attention=kind)
 
 
 class LastLayer(NamedTuple):
@@ -160,6 +188,7 @@ class LastLayer(NamedTuple):
     outputs: Callable[[Architecture], int]  # 0: no such layer
     bias: bool = True  # unless the architecture's head has none
     labelled: bool = False  # one output a label, so that there has to be one
+    pooled: bool = False  # `Architecture.embedding` says what is made of the hidden states, dense layers included
 
 
 LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
@@ -167,6 +196,7 @@ LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
     "token_classification": LastLayer(lambda a: len(a.labels), labelled=True),
     "question_answering": LastLayer(lambda a: 2),  # start and end
     "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
+    "embedding": LastLayer(lambda a: 0, pooled=True),
     "none": LastLayer(lambda a: 0),
 }
 
@@ -175,20 +205,27 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     """The parameter tree of `architecture`, with a tuple of integers (a shape) in place of every array.
 
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
-    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]. A language
-    model's head is [hidden, vocab]; where it is tied, the token table [vocab, hidden] serves.
+    width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]; a table of
+    relative positions [buckets, groups]. A language model's head is [hidden, vocab]; where it is tied, the token table
+    [vocab, hidden] serves. That of an embedding model is a list of dense layers, where there are any.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
     def dense(inputs: tuple[int, ...], outputs: tuple[int, ...], bias: bool = True) -> dict[str, Any]:
         return {"kernel": inputs + outputs} | ({"bias": outputs} if bias else {})
 
-    norm: dict[str, Any] = {"scale": (hidden,)} | ({"bias": (hidden,)} if a.norm == "layer" else {})
+    def norm_over(width: int) -> dict[str, Any]:
+        return {"scale": (width,)} | ({"bias": (width,)} if a.norm == "layer" else {})
+
+    norm = norm_over(hidden)
 
     def layer(size: LayerSizes) -> dict[str, Any]:
         keys = dense((hidden,), (size.groups, width), a.attention_bias)
         up = dense((hidden,), (size.neurons,), a.feed_forward_bias)
-        inner = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}} if a.query_key_norm else {}
+        inner: dict[str, Any] = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}}
+        inner = inner if a.query_key_norm else {}
+        if isinstance(a.attention, Relative):
+            inner["relative"] = {"table": (a.attention.buckets, size.groups)}
         return {
             "attention": {
                 "q": dense((hidden,), (size.groups, size.queries, width), a.attention_bias),
@@ -207,23 +244,31 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         }
 
     narrow = a.embed_width if a.embed_width is not None else hidden
+    whole = a.embed_projects == "sum"
+    summed = narrow if whole else hidden
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
     if a.embed_width is not None:
-        embed["project"] = dense((narrow,), (hidden,), False)
+        embed["project"] = dense((narrow,), (hidden,), whole)
     if a.positions == "learned":
-        embed["position"] = (a.max_positions + a.position_offset, hidden)
+        embed["position"] = (a.max_positions + a.position_offset, summed)
     if a.token_types:
-        embed["type"] = (a.token_types, hidden)
+        embed["type"] = (a.token_types, summed)
     if a.embed_norm:
-        embed["norm"] = dict(norm)
+        embed["norm"] = norm_over(summed)
     tree: dict[str, Any] = {"embed": embed, "layers": [layer(size) for size in a.layers]}
     if a.final_norm:
         tree["final_norm"] = dict(norm)
-    if a.embed_width is not None:
+    if a.embed_width is not None and not whole:
         tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
         tree["pooler"] = dense((hidden,), (hidden,))
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
-        tree["head"] = dense((narrow,), (outputs,), last.bias and a.head_bias)
+        tree["head"] = dense((a.output_width,), (outputs,), last.bias and a.head_bias)
+    if a.embedding is not None and a.embedding.dense:
+        widths = a.embedding.widths(a.output_width)
+        tree["head"] = [
+            dense((inputs,), (step.outputs,), step.bias)
+            for inputs, step in zip(widths[:-1], a.embedding.dense, strict=True)
+        ]
     return tree

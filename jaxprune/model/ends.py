@@ -9,17 +9,18 @@ from .partial_rows import look_up
 from .sublayer import dense, norm
 
 
-def embed(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
+def embed_tokens(params: Params, batch: Batch, architecture: Architecture) -> Float[Array, "rows length hidden"]:
     """The residual stream before the first sublayer, float32: sums of tables that may be kept in fewer bits."""
-    p = params["embed"]
+    p, projected = params["embed"], architecture.embed_projects
     x = look_up(p["token"], batch.ids).astype(jnp.float32)
-    if "project" in p:
+    if "project" in p and projected == "tokens":
         x = dense(p["project"], x)
     if architecture.positions == "learned":
         x = x + p["position"][batch.positions + architecture.position_offset]
     if architecture.token_types:
         x = x + p["type"][batch.types]
-    return norm(p["norm"], x, architecture) if architecture.embed_norm else x
+    x = norm(p["norm"], x, architecture) if architecture.embed_norm else x
+    return dense(p["project"], x) if "project" in p and projected == "sum" else x
 
 
 def head_input(params: Params, x: Array, architecture: Architecture) -> Array:

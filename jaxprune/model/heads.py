@@ -26,11 +26,13 @@ from .language import (
     vocabulary_logits,
 )
 from .model import Batch, Params
-from .sublayer import dense
+from .pooling import vectors
+from .sublayer import ACTIVATIONS, dense
 
 # --- logits, from what the head reads: the last residual stream, normed (`ends.head_input`)
 
 _Logits = Callable[[Params, Array, Batch, Architecture, Dropout | None], Array]
+_POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": ACTIVATIONS["gelu"]}
 
 
 def text_logits(
@@ -39,7 +41,7 @@ def text_logits(
     """Of every text, from the token that stands for it, through the pooler where there is one."""
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
     if architecture.pooler != "none":
-        activation = jnp.tanh if architecture.pooler == "tanh" else jax.nn.relu
+        activation = _POOLERS[architecture.pooler]
         # transformers' classes without a pooler, those on decoders, drop nothing here.
         pooled = drop(activation(dense(params["pooler"], pooled)), dropout, 1)
     return dense(params["head"], pooled)
@@ -64,6 +66,14 @@ def no_logits(
 ) -> Float[Array, "rows length hidden"]:
     """The hidden states themselves."""
     return x
+
+
+def embeddings(
+    params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None = None
+) -> Float[Array, "rows texts dimensions"]:
+    """One vector of every text."""
+    assert architecture.embedding is not None
+    return vectors(params.get("head", ()), x, batch, architecture.embedding)
 
 
 # --- the rows
@@ -102,6 +112,7 @@ class Head:
     smooths: bool = False  # label smoothing has an effect
     softmax: bool = True  # a temperature has an effect
     exact: bool = False  # Fisher factors are exact where there are few labels
+    pools: bool = False  # a text's output is made of all of its tokens
     every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
 
     def present(self, batch: Batch) -> Bool[Array, "rows slots"] | Bool[np.ndarray, "rows slots"]:
@@ -177,6 +188,16 @@ _ALONE: Mapping[HeadKind, Head] = {
         check_targets=targets.learnt_targets,
         blank=lambda labels: np.zeros(0, np.int32),
         language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+    ),
+    "embedding": Head(
+        name="embedding",
+        per_text=True,
+        logits=embeddings,
+        fisher=predictions.direction_factors,
+        divergence=predictions.direction_divergence,
+        softmax=False,
+        pools=True,
+        every_token=True,
     ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
 }

@@ -198,6 +198,36 @@ def tag_divergence(student: Array, teacher: Array, batch: Batch, temperature: fl
     return token_mean(class_divergence(student, teacher, batch, temperature), batch.real, batch)
 
 
+# --- an embedding: its direction is what similarities read, its length is not
+
+
+def unit(vectors: Float[Array, "... dimensions"]) -> Float[Array, "... dimensions"]:
+    """Vectors of length 1 (0 for those of none), as torch's `normalize` makes them; the gradient is finite."""
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    there = squared > 0
+    length = jnp.sqrt(jnp.where(there, squared, 1.0))
+    return jnp.where(there, vectors / jnp.maximum(length, 1e-12), 0.0)
+
+
+def direction_divergence(
+    student: Float[Array, "rows texts dimensions"],
+    teacher: Float[Array, "rows texts dimensions"],
+    batch: Batch | None,
+    temperature: float,
+) -> Float[Array, "rows texts"]:
+    """One minus the cosine, which is half the squared distance of the two on the unit sphere."""
+    return jnp.sum((unit(student) - unit(teacher)) ** 2, axis=-1) / 2
+
+
+def direction_factors(
+    logits: Float[Array, "rows texts dimensions"], batch: Batch, temperature: float, key: Array, exact_up_to: int
+) -> Float[Array, "1 rows texts dimensions"]:
+    """A random direction on the unit sphere, pulled back to the vector: F = Jᵀ J, J the derivative of its direction."""
+    drawn = jax.random.normal(key, (1, *logits.shape))
+    _, pull = jax.vjp(unit, logits)
+    return jax.vmap(lambda seed: pull(seed)[0])(drawn)
+
+
 # --- hidden states, of a model without a head
 
 

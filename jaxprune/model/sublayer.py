@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import FEED_FORWARD, HALVES, Architecture
+from .attention_kinds import Relative
 from .dropout import Dropout, drop
 from .model import Batch, Params
 from .partial_rows import Split, split_dense, split_project
 from .product import product
+from .relative import added_scores, pair_buckets
 
 INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}  # projections that read the residual stream
 OUTPUT = {"attention": "o", "feed_forward": "down"}  # the projection that writes to it
@@ -88,12 +90,17 @@ class Context(NamedTuple):
 
     mask: Bool[Array, "rows 1 length length"]  # True where a query may look at a key
     rotation: tuple[Array, Array] | None = None  # cosine and sine, [rows, length, width / 2]; None: not rotary
+    buckets: Int[Array, "length length"] | None = None  # of relative positions, by query and key; None: there are none
 
 
 def context_of(architecture: Architecture, batch: Batch) -> Context:
-    """Which tokens see each other, and how far their queries and keys are turned."""
-    lengths = text_lengths(batch) if architecture.rotary_dynamic else None
-    return Context(attention_mask(architecture, batch), rotation_at(architecture, batch.positions, lengths))
+    """Which tokens see each other, how far their queries and keys are turned, and how far apart they are."""
+    lengths, kind = text_lengths(batch) if architecture.rotary_dynamic else None, architecture.attention
+    return Context(
+        attention_mask(architecture, batch),
+        rotation_at(architecture, batch.positions, lengths),
+        pair_buckets(kind, batch.ids.shape[1]) if isinstance(kind, Relative) else None,
+    )
 
 
 def text_lengths(batch: Batch) -> Int[Array, "rows length"]:
@@ -176,6 +183,7 @@ def sublayer_inputs(
 
 def features_of(
     half: str,
+    p: Params,
     inputs: tuple[Array, ...],
     context: Context,
     architecture: Architecture,
@@ -183,6 +191,7 @@ def features_of(
 ) -> Array:
     """Features from input projections: what heads read from other tokens, or what neurons say.
 
+    Of the half's parameters `p` only what stands between is read, a table of relative positions.
     Attention: [rows, length, groups, queries, width]. Feed-forward: [rows, length, neurons].
     """
     if half == FEED_FORWARD:
@@ -190,12 +199,14 @@ def features_of(
         return activation(inputs[1]) * inputs[0] if architecture.gated else activation(inputs[0])
     q, k, v = inputs
     q, k = turned(q, k, context.rotation)
+    added = None if context.buckets is None else added_scores(p["relative"]["table"], context.buckets)
     if dropout is not None and q.shape[2]:  # the library's attention does not show its weights
         scale, mask = attention_scale(architecture), context.mask
         weights = product("bqgnw,bkgw->bgnqk", q, k, jnp.float32) * scale
+        weights = weights if added is None else weights + added[:, :, None]
         weights = jax.nn.softmax(jnp.where(mask[:, None], weights, jnp.finfo(weights.dtype).min))
         return product("bgnqk,bkgw->bqgnw", drop(weights, dropout, 0).astype(q.dtype), v)
-    return attend(q, k, v, context.mask, architecture)
+    return attend(q, k, v, context.mask, architecture, added)
 
 
 def attention_scale(architecture: Architecture) -> float:
@@ -203,13 +214,16 @@ def attention_scale(architecture: Architecture) -> float:
     return architecture.head_width**-0.5 if scale is None else scale
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture) -> Array:
-    """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width]."""
+def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture, added: Array | None = None) -> Array:
+    """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width].
+
+    `added` to the scores of every head: [1, heads, length, keys].
+    """
     rows, length, groups, queries, width = q.shape
     if not groups:  # no heads are left
         return q
     flat = q.reshape(rows, length, groups * queries, width)
-    mixed = jax.nn.dot_product_attention(flat, k, v, mask=mask, scale=attention_scale(architecture))
+    mixed = jax.nn.dot_product_attention(flat, k, v, added, mask, scale=attention_scale(architecture))
     return mixed.reshape(q.shape)
 
 
@@ -223,7 +237,7 @@ def sublayer_features(
     dropout: Dropout | None = None,
 ) -> Array:
     """The features of one half, from the residual stream `x`."""
-    return features_of(half, sublayer_inputs(half, p, x, architecture, adapters), context, architecture, dropout)
+    return features_of(half, p, sublayer_inputs(half, p, x, architecture, adapters), context, architecture, dropout)
 
 
 def residual(p: Params, x: Array, update: Array, architecture: Architecture) -> Array:

@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 
 from .architecture import HALVES, Architecture
 from .dropout import Dropout, drop, held_back
-from .ends import embed, head_input
+from .ends import embed_tokens, head_input
 from .heads import head_of
 from .model import Batch, Params
+from .relative import shared_tables
 from .remat import recomputed
 from .sublayer import Context, context_of, sublayer
 
@@ -154,13 +155,13 @@ def forward(
 
     `stream` is the residual stream to start from when a section starts after sublayer 0.
     """
-    sublayers = architecture.sublayers()
+    sublayers, params = architecture.sublayers(), shared_tables(params, architecture)
     last = len(sublayers)
     first, stop = sites.section or (0, last)
     context = context_of(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
     if stream is None:
-        looked_up = lambda batch, p: embed({"embed": p}, batch, architecture)  # noqa: E731
+        looked_up = lambda batch, p: embed_tokens({"embed": p}, batch, architecture)  # noqa: E731
         x = (recomputed(looked_up) if remat else looked_up)(batch, params["embed"])
         x = drop(x.astype(dtype), outside, 0)
     else:

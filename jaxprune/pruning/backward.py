@@ -60,7 +60,10 @@ def segment_sum(values: Float[Array, "rows length n"], batch: Batch) -> Float[Ar
 # --- seeds: cotangents at the logits whose outer product is the Fisher information of the model's own prediction
 
 
-@partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to"))
+DEALT = 32  # seeds that are dealt to the tokens of a text
+
+
+@partial(jax.jit, static_argnames=("architecture", "temperature", "exact_up_to", "apart"))
 def head_cotangents(
     params: Params,
     x: Array,
@@ -70,15 +73,31 @@ def head_cotangents(
     architecture: Architecture,
     temperature: float,
     exact_up_to: int,
+    apart: bool = False,
 ) -> Float[Array, "seeds rows length hidden"]:
-    """The Fisher seeds pulled back to the last residual stream."""
+    """The Fisher seeds pulled back to the last residual stream.
+
+    `apart` is for heads that pool a text's tokens: every token then has a seed of its own. What a refit leaves of a
+    unit that went are errors that differ from token to token and cancel in a mean; one seed a text measures them as if
+    they added up.
+    """
     head = head_of(architecture)
     if head.language is not None:
         return head.language.cotangents(params, x, batch, architecture, temperature, key)[None]
-    assert head.fisher is not None
+    fisher = head.fisher
+    assert fisher is not None
     logits, pull = jax.vjp(lambda x: apply_head(params, x, batch, architecture).astype(jnp.float32), x)
-    seeds = jnp.where(head.present(batch)[..., None], head.fisher(logits, batch, temperature, key, exact_up_to), 0)
-    return jax.vmap(lambda seed: pull(seed)[0])(seeds)
+    there = head.present(batch)[..., None]
+    seeds = lambda key: jnp.where(there, fisher(logits, batch, temperature, key, exact_up_to), 0)  # noqa: E731
+    if not (apart and head.pools):
+        return jax.vmap(lambda seed: pull(seed)[0])(seeds(key))
+
+    def deal(dealt: Array, entry: tuple[Array, Array]) -> tuple[Array, None]:
+        number, key = entry
+        here = (batch.positions % DEALT == number)[..., None]
+        return jnp.where(here, pull(seeds(key)[0])[0], dealt), None
+
+    return jax.lax.scan(deal, jnp.zeros_like(x), (jnp.arange(DEALT), jax.random.split(key, DEALT)))[0][None]
 
 
 # --- the backward sweep
@@ -104,7 +123,7 @@ def sweep_back(
     [rows, length, 1]: for `add_features`. Tokens weigh by their share of the batch's energy (`token_weights`).
     """
     context = context_of(architecture, batch)
-    said, pull_features = jax.vjp(lambda inputs: features_of(half, inputs, context, architecture), trace.inputs)
+    said, pull_features = jax.vjp(lambda inputs: features_of(half, p, inputs, context, architecture), trace.inputs)
     # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
     # as the point of both derivatives; the values computed on the way are not used, and never computed.
     _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
 from ..model.architecture import HALVES, Architecture, parameter_shapes
+from ..model.attention_kinds import Relative
 from ..model.heads import head_of
 
 Cost = Literal["flops", "params", "bytes"]
@@ -22,7 +23,7 @@ class PartCosts(NamedTuple):
     """What the parts of a layer cost, whatever its sizes; a key-value group is keys, values and its query heads."""
 
     query_head: int  # its q and o, and scores and mix over all pairs of tokens
-    key_value: int  # k and v, once for all query heads of a group
+    key_value: int  # k and v, once for all query heads of a group; and its column of a table of relative positions
     neuron: int  # up and down, and the gate where there is one
 
 
@@ -41,9 +42,10 @@ def part_parameters(architecture: Architecture) -> PartCosts:
     """Weights and biases that leave with each part; output biases stay."""
     hidden, width = architecture.hidden, architecture.head_width
     bias = width if architecture.attention_bias else 0
+    table = architecture.attention.buckets if isinstance(architecture.attention, Relative) else 0
     inputs = 2 if architecture.gated else 1
     neuron = (inputs + 1) * hidden + (inputs if architecture.feed_forward_bias else 0)
-    return PartCosts(2 * hidden * width + bias, 2 * hidden * width + 2 * bias, neuron)
+    return PartCosts(2 * hidden * width + bias, 2 * hidden * width + 2 * bias + table, neuron)
 
 
 def part_costs(architecture: Architecture, cost: Cost, length: int | None = None) -> PartCosts:

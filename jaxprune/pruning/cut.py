@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, UNIT_AXES, Architecture, LayerSizes
+from ..model.attention_kinds import Relative
 from ..model.model import Model, Params
 from ..model.sublayer import OUTPUT
 
@@ -119,12 +120,16 @@ def unit_counts(architecture: Architecture) -> list[int]:
 
 def cut_architecture(architecture: Architecture, masks: Sequence[Mask]) -> Architecture:
     """The architecture that remains; `masks` per sublayer, true keeps."""
-    layers = []
+    layers, groups = [], []
     for layer, masked in zip(architecture.layers, architecture.by_layer(masks), strict=True):
         heads, neurons = masked[ATTENTION], masked[FEED_FORWARD]
         queries = layer.queries if heads.ndim == 1 else kept_queries(heads).shape[1]
-        layers.append(LayerSizes(groups=int(kept_groups(heads).sum()), queries=queries, neurons=int(neurons.sum())))
-    return architecture.with_layers(tuple(layers))
+        groups.append(np.flatnonzero(kept_groups(heads)).tolist())
+        layers.append(LayerSizes(groups=len(groups[-1]), queries=queries, neurons=int(neurons.sum())))
+    kind = architecture.attention
+    if isinstance(kind, Relative):
+        kind = kind.of_groups(groups, [layer.groups for layer in architecture.layers])
+    return replace(architecture, layers=tuple(layers), attention=kind)
 
 
 def cut(model: Model, masks: Sequence[Mask]) -> Model:

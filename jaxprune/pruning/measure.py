@@ -87,6 +87,7 @@ def measure(
                     architecture=architecture,
                     temperature=temperature,
                     exact_up_to=exact_up_to,
+                    apart=grams,
                 )
             )
         del outer

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def _beginning(model: Model, depth: int) -> Model:
     sizes = model.architecture.layers
     order = sorted(range(len(sizes)), key=lambda index: (sizes[index].heads, sizes[index].neurons))
     middle = order[len(order) // 2]
-    architecture = replace(model.architecture, layers=(sizes[middle],) * depth)
+    architecture = model.architecture.with_layers((sizes[middle],) * depth)
     return Model(architecture, {**model.params, "layers": [model.params["layers"][middle]] * depth})
 
 

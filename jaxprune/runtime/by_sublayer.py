@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..model.architecture import Architecture
-from ..model.ends import embed
+from ..model.ends import embed_tokens
 from ..model.heads import head_of
 from ..model.model import Batch, Params
 from ..model.sublayer import OUTPUT, context_of, features_of, project_out, residual, sublayer_inputs
@@ -23,7 +23,7 @@ WAITING = 2**30  # bytes of residual streams that wait for their next sublayer
 @partial(jax.jit, static_argnames="architecture")
 def start(params: Params, batch: Batch, *, architecture: Architecture) -> Array:
     """The residual stream before sublayer 0."""
-    return embed(params, batch, architecture).astype(jnp.float32)
+    return embed_tokens(params, batch, architecture).astype(jnp.float32)
 
 
 class Trace(NamedTuple):
@@ -37,7 +37,7 @@ class Trace(NamedTuple):
 def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Architecture) -> tuple[Array, Trace]:
     """The residual stream after one sublayer, and what `sweep_back` needs."""
     inputs = sublayer_inputs(half, p, x, architecture)
-    features = features_of(half, inputs, context_of(architecture, batch), architecture)
+    features = features_of(half, p, inputs, context_of(architecture, batch), architecture)
     update = project_out(p[OUTPUT[half]], features)
     return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checks import checked
 from ..errors import NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
-from ..model.ends import embed, head_input
+from ..model.ends import embed_tokens, head_input
 from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
 from ..model.sublayer import (
@@ -236,7 +236,7 @@ def read(
 
     Without caches the tokens see one another only, and the caches are theirs.
     """
-    x, kept = embed(params, batch, architecture).astype(dtype), []
+    x, kept = embed_tokens(params, batch, architecture).astype(dtype), []
     for index, p in enumerate(params["layers"]):
         cache = None if caches is None else caches[index]
         x, cache = attention_step(p[ATTENTION], x, context, cache, first, architecture)

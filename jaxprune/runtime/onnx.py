@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import CheckpointError, SettingsError
 
+VECTORS = "sentence_embedding"  # the output of an embedding model that is read, where there are others
+
 
 @dataclass(frozen=True, eq=False)
 class OnnxProgram:
@@ -16,11 +18,12 @@ class OnnxProgram:
 
     session: Any  # onnxruntime.InferenceSession
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...] | None = None  # that are computed; None: all
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> np.ndarray:
         """The outputs for plainly padded token ids, [rows, length]; several, such as start and end, on a last axis."""
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        outputs = self.session.run(None, {name: np.asarray(given[name], np.int64) for name in self.inputs})
+        outputs = self.session.run(self.outputs, {name: np.asarray(given[name], np.int64) for name in self.inputs})
         return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
 
 
@@ -53,4 +56,5 @@ def open_onnx(file: str | Path | bytes, threads: int | None = None) -> OnnxProgr
     strange = set(inputs) - {"input_ids", "attention_mask", "token_type_ids"}
     if strange:
         raise CheckpointError(f"the ONNX file wants {sorted(strange)[0]}, expected token ids; export the model anew.")
-    return OnnxProgram(session, inputs)
+    vectors = VECTORS in {entry.name for entry in session.get_outputs()}
+    return OnnxProgram(session, inputs, (VECTORS,) if vectors else None)

@@ -14,7 +14,9 @@ from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .hub import Hub as Hub, Sources, listed_sources
 from .language import text as text
+from .retrieval import retrieval as retrieval
 from .squad import squad as squad
+from .sts import sts as sts
 from .task import Task as Task
 from .token_rows import of_ids as of_ids
 from .words import token_classification as token_classification
@@ -29,12 +31,17 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "text-classification": folder,
     "token-classification": token_classification,
     "chat": chat,
+    "sts": sts,
+    "retrieval": retrieval,
 }
+# What their folder holds, where that is something else than texts to train on and to score.
+_NEEDED = {"retrieval": "corpus.jsonl, queries.jsonl and qrels"}
 NAMES = (*_LOADERS, *_OWN, "text")
 # Options beside `data` and `length`, by the task that has them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
+    "retrieval": (),  # corpus, queries and qrels are three files
 }
 
 
@@ -64,5 +71,5 @@ def load(name: str, data: Sources | None = None, *, length: int | None = None, *
     if name in _LOADERS:
         return _LOADERS[name](data, max_length=length)
     if data is None:
-        raise DataError(f"{name} needs data=FOLDER with train.jsonl and validation.jsonl.")
+        raise DataError(f"{name} needs data=FOLDER with {_NEEDED.get(name, 'train.jsonl and validation.jsonl')}.")
     return _OWN[name](data, max_length=length, **options)

@@ -15,6 +15,8 @@ Kind = Literal[
     "token_classification",
     "language",
     "chat",
+    "sts",
+    "retrieval",
     "unlabelled",
 ]
 
@@ -42,7 +44,15 @@ class Tags(NamedTuple):
     classes: tuple[int, ...]
 
 
-Label = int | float | tuple[int, ...] | Answers | Tags
+class Relevant(NamedTuple):
+    """The judged documents of a query, as rows of the corpus, and how relevant each is: not at all up to 0."""
+
+    documents: tuple[int, ...]
+    grades: tuple[float, ...]
+    itself: int | None = None  # the document that is the query: it is not searched for
+
+
+Label = int | float | tuple[int, ...] | Answers | Tags | Relevant
 
 
 class TokenIds(NamedTuple):
@@ -66,8 +76,9 @@ class Conversation(NamedTuple):
 class Example(NamedTuple):
     """A text, or a pair of texts, and its label.
 
-    A class index, a number (regression), the indices of the classes that hold (multi-label), or `Answers`, where the
-    text is the question and the pair its context; or `Tags`. None: no label, which calibration does not need.
+    A class index, a number (regression, similarity), the indices of the classes that hold (multi-label), or `Answers`,
+    where the text is the question and the pair its context; or `Tags`, or of a query `Relevant`. None: no label, which
+    calibration does not need.
     """
 
     text: str

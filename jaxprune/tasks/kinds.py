@@ -20,6 +20,7 @@ class TaskKind(NamedTuple):
     # What to do where there are no texts to calibrate on, or to train on.
     to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"
     to_train: str = "add train.jsonl there"
+    pairs_too: bool = False  # a model with one output for a pair of texts is scored on it as well
     labelled: bool = True  # its texts have labels; where not, what is predicted is in the texts
 
 
@@ -41,6 +42,8 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
             to_train=_SHARE,
             labelled=False,
         ),
+        "sts": TaskKind("embedding", ("spearman", "pearson"), pairs_too=True),
+        "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100")),
         "unlabelled": TaskKind(None),
     }
 )

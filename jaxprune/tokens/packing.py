@@ -4,6 +4,7 @@ A text attends only to itself (segment ids), so that packing never changes a res
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -204,4 +205,7 @@ def batch_of(
             index[row, place] = text
             start = stop
     pool = pool_slots(architecture, ids, segments, places)
+    if encoded.unpooled:
+        last = pool_slots(replace(architecture, pool="last", pool_pad=None), ids, segments, places)
+        pool = np.minimum(pool + encoded.unpooled, last)
     return Batch(ids, segments, positions, types, pool, index)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from ..checkpoint.notes import tokenizer_of
 from ..checkpoint.tokenizer_files import TokenizerRead, read_tokenizer
 from ..errors import DataError
 from ..model import Model
+from ..model.embedding import Embedding
 from ..tasks.example import Example
 from .word_places import word_tokens, words_in
 
@@ -19,6 +20,7 @@ from .word_places import word_tokens, words_in
 # published checkpoints leave up to 2.4 % of theirs unused (DeepSeek 102,400 rows for 100,015 entries, Phi 51,200 for
 # 50,295). Beyond both it is likely another model's: BERT's cased vocabulary lacks 5.0 % of the uncased one's rows.
 PADDED_ROWS, PADDED_SHARE = 128, 0.03
+UNLIMITED = 10**9  # transformers writes 10**30 where a tokenizer says nothing of how long texts may be
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Encoded:
     cut: int = 0  # how many texts lost their end, or beginning
     longest: int | None = None  # tokens that they were cut to
     row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
+    unpooled: int = 0  # tokens at the beginning of every text that are no part of its vector: those of a prompt
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +72,9 @@ class Tokenizer:
     rows: int | None = None  # of the embedding: ids from there on are an error where a text has them
     types: int | None = None  # that its embedding tells apart
     first: int = 0  # the number of the first text, in errors: of texts that come in parts
+    usual: int | None = None  # tokens that are read of a text where nobody asks for a number
+    prompt: str = ""  # what is written before every text
+    prompt_pooled: bool = True  # whether its tokens are part of a text's vector
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
@@ -80,7 +86,26 @@ class Tokenizer:
         if not isinstance(source, Model):
             return Tokenizer(_ready(read_tokenizer(source)))
         a, read = source.architecture, _ready(tokenizer_of(source))
-        return Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
+        tokenizer = Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
+        return tokenizer if a.embedding is None else tokenizer._for_vectors(a.embedding)
+
+    def _for_vectors(self, embedding: Embedding) -> "Tokenizer":
+        """As sentence-transformers reads texts for a model: their length, small letters, the default prompt."""
+        if embedding.lower_case:
+            from tokenizers import normalizers
+
+            before = self.backend.normalizer
+            lower = normalizers.Lowercase()
+            self.backend.normalizer = lower if before is None else normalizers.Sequence([lower, before])
+        own = getattr(self.read.own, "model_max_length", None)
+        usual = own if embedding.max_tokens is None else embedding.max_tokens
+        prompt = dict(embedding.prompts).get(embedding.default_prompt or "", "")
+        return replace(
+            self,
+            usual=None if usual is None or usual > UNLIMITED else usual,
+            prompt=prompt,
+            prompt_pooled=embedding.include_prompt,
+        )
 
     @property
     def backend(self) -> Any:
@@ -263,10 +288,22 @@ class Tokenizer:
         paired = any(example.pair is not None for example in examples)
         room = self.room(max_length, paired, strict)
         self._cut(room, strategy="longest_first")
-        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+        texts = [self.prompt + example.text if self.prompt else example.text for example in examples]
+        inputs = [
+            text if example.pair is None else (text, example.pair)
+            for text, example in zip(texts, examples, strict=True)
+        ]
         encodings = self._encode(inputs)
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        return replace(self._encoded(encodings), cut=cut, longest=room), encodings
+        return replace(self._encoded(encodings), cut=cut, longest=room, unpooled=self._unpooled()), encodings
+
+    def _unpooled(self) -> int:
+        """Tokens of a text up to the end of its prompt, where these are no part of its vector."""
+        if not self.prompt or self.prompt_pooled:
+            return 0
+        self.backend.no_truncation()
+        encoding = self._encode([self.prompt], numbered=False)[0]
+        return len(encoding.ids) - (encoding.special_tokens_mask[-1] if encoding.ids else 0)
 
     def _cut(self, max_length: int, **options: Any) -> None:
         """Have texts cut from now on, at the side that the tokenizer's settings name."""
@@ -295,7 +332,8 @@ class Tokenizer:
         )
 
     def room(self, max_length: int, pair: bool, strict: bool) -> int:
-        """The most tokens of a text or pair: `max_length`, or what the model reads if that is less.
+        """The most tokens of a text or pair: `max_length`, or what the model reads if that is less; without `strict`
+        also what it reads of texts as a rule.
 
         Raises `DataError` where it is less and `strict`, and where special tokens alone would fill it.
         """
@@ -303,7 +341,8 @@ class Tokenizer:
             raise DataError(
                 f"texts of {max_length} tokens do not fit the model's {self.longest} positions; ask for shorter ones."
             )
-        room = max_length if self.longest is None else min(max_length, self.longest)
+        limits = [self.longest, None if strict else self.usual]
+        room = min([max_length, *(limit for limit in limits if limit is not None)])
         special = self.backend.num_special_tokens_to_add(pair)
         if room <= special:
             raise DataError(f"max_length {room} leaves no room beside {special} special tokens; raise it.")

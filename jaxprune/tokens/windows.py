@@ -14,6 +14,7 @@ from ..model import Model
 from ..runtime.events import OnStep
 from ..tasks.calibration import Calibration
 from ..tasks.example import Example
+from ..tasks.kinds import KINDS
 from ..tasks.running_text import characters_of, chunks_of
 from .conversations import read_conversations
 from .cut_texts import cut_texts
@@ -62,6 +63,11 @@ def encoded_for(
         ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
         return Encoded(ids, types), ()
     tokenizer = Tokenizer.of(model)
+    if calibration.kind is not None and KINDS[calibration.kind].pairs_too and model.architecture.labels:
+        raise DataError(
+            f"the texts of {calibration.source} are single sentences, for embedding models, and the model's "
+            f"{model.architecture.head} head reads a pair; pass Calibration.of_texts(texts, pairs)."
+        )
     if calibration.windows is None and calibration.examples[0].chat is not None:
         rows, reading = read_conversations(
             tokenizer, calibration.examples, calibration.max_length, calibration.strict_length

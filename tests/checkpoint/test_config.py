@@ -7,6 +7,7 @@ from jaxprune.checkpoint.config import architecture_from, declared_head, family_
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.known_settings import settings_as_read
 from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
+from jaxprune.model.attention_kinds import Relative
 from tests.helpers import tiny
 
 BERT = tiny.config("bert")
@@ -34,6 +35,31 @@ def test_roberta_positions_lie_behind_the_padding_row():
     assert (a.pad_id, a.position_offset, a.max_positions, a.positions_count) == (1, 2, 18, "tokens")
     a = tiny.architecture(tiny.config("roberta", pad_token_id=4, layer_norm_eps=1e-5))
     assert (a.pad_id, a.position_offset, a.max_positions, a.norm_eps) == (4, 5, 15, 1e-5)
+
+
+def test_electra_reads_narrow_embeddings():
+    a = tiny.architecture(tiny.config("electra", embedding_size=5))
+    assert (a.embed_width, a.embed_projects, a.output_width, a.pooler) == (5, "sum", 12, "gelu")
+    assert tiny.architecture(tiny.config("electra", embedding_size=None)).embed_width == 128  # transformers' default
+    assert tiny.architecture(tiny.config("electra", embedding_size=12)).embed_width is None
+    refused(tiny.config("electra", embedding_size=0), "embedding_size is '0', expected an integer of at least 1")
+    refused(tiny.config("electra", position_embedding_type="relative_key"), "only 'absolute' is supported")
+
+
+def test_mpnet_counts_positions_and_distances_as_transformers_does():
+    a = tiny.architecture(tiny.config("mpnet"))
+    assert (a.pad_id, a.position_offset, a.max_positions, a.positions_count) == (1, 2, 18, "tokens")
+    assert (a.token_types, a.attention) == (0, Relative(buckets=32, reach=128))
+    refused(tiny.config("mpnet", pad_token_id=0), "pad_token_id is '0', of a mpnet model only 1 is supported")
+    refused(tiny.config("mpnet", relative_attention_num_buckets=64), "relative_attention_num_buckets is '64', of a mpn")
+    refused(tiny.config("bert", relative_attention_num_buckets=32), "relative_attention_num_buckets = '32' is not")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ElectraForPreTraining", "none"), ("ElectraForCausalLM", None)])
+def test_the_heads_that_electra_was_trained_with(name, kind):
+    """The discriminator's is left out, as BERT's are; a decoder is none of ours."""
+    task = declared_head(FAMILIES["electra"], tiny.config("electra", architectures=[name]), "here")
+    assert (None if task is None else task.head) == kind
 
 
 def test_distilbert_has_other_keys_and_no_token_types():
@@ -125,7 +151,13 @@ def tiny_labels(count):
 
 @pytest.mark.parametrize(
     "name, family",
-    [("BertModel", "bert"), ("LLaMAForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2"), ("Qwen2Model", "qwen2")],
+    [
+        ("BertModel", "bert"),
+        ("XLMRobertaModel", "xlm-roberta"),
+        ("LLaMAForCausalLM", "llama"),
+        ("GPT2LMHeadModel", "gpt2"),
+        ("Qwen2Model", "qwen2"),
+    ],
 )
 def test_without_a_model_type_the_class_says_the_family(tmp_path, name, family):
     head = "causal_lm" if "LM" in name else "none"
@@ -180,6 +212,40 @@ PUBLISHED = {
         "layer_norm_eps": 1e-05,
         "name": "Roberta",
         "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    },
+    "xlm-roberta": {
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "layer_norm_eps": 1e-05,
+        "output_past": True,
+        "pad_token_id": 1,
+        "position_embedding_type": "absolute",
+        "use_cache": True,
+        "classifier_dropout": None,
+    },
+    "camembert": {
+        "bos_token_id": 5,
+        "eos_token_id": 6,
+        "layer_norm_eps": 1e-05,
+        "output_past": True,
+        "pad_token_id": 1,
+    },
+    "electra": {
+        "attention_probs_dropout_prob": 0.1,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "summary_activation": "gelu",
+        "summary_last_dropout": 0.1,
+        "summary_type": "first",
+        "summary_use_proj": True,
+    },
+    "mpnet": {
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "layer_norm_eps": 1e-05,
+        "pad_token_id": 1,
+        "relative_attention_num_buckets": 32,
     },
     "distilbert": {
         "attention_dropout": 0.1,
@@ -265,7 +331,7 @@ def test_folders_of_old_sentence_transformers_point_at_the_model_in_them(tmp_pat
 @pytest.mark.parametrize("model_type", ["gpt_neox", ["bert"], "BERT"])
 def test_an_unknown_family_lists_the_known_ones(model_type):
     with pytest.raises(
-        CheckpointError, match="supported are bert, roberta, distilbert, opt, .*; another family needs a row"
+        CheckpointError, match="supported are bert, roberta, distilbert, .*opt, .*; another family needs a row"
     ):
         family_of({"model_type": model_type}, "config.json")
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ from jaxprune.checkpoint import read_manifest, save
 from jaxprune.checkpoint.manifest import FORMAT_VERSION, architecture_of, load_own, manifest_of, manifest_text
 from jaxprune.errors import CheckpointError, NumericalError
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, logits, parameter_shapes
+from jaxprune.model.attention_kinds import Full, Window
 
 RAGGED = Architecture(
     family="bert",
@@ -174,12 +176,24 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         ({"layers": [{"groups": 1}]}, r"architecture.layers\[0\] lacks neurons"),
         ({"layers": [{"groups": -1, "neurons": 2}]}, r"architecture.layers\[0\].groups is '-1'"),
         ({"attention_scale": "x"}, "architecture.attention_scale is 'x', expected float | None"),
+        ({"attention": 8}, "architecture.attention is '8', expected an object whose kind is one of full, window"),
+        ({"attention": {"kind": "sparse"}}, "attention is .*sparse.*, expected an object whose kind is one of full"),
+        ({"attention": {"kind": "window", "size": "8"}}, "architecture.attention.size is '8', expected int"),
     ],
 )
 def test_an_architecture_that_makes_no_sense_is_named(saved, changes, message):
     edit(saved, architecture={**read_manifest(saved)["architecture"], **changes})
     with pytest.raises(CheckpointError, match=message):
         load_own(saved)
+
+
+@pytest.mark.parametrize(("window", "attention"), [(None, Full()), (8, Window(size=8))])
+def test_folders_of_earlier_releases_say_their_attention_as_a_window(saved, window, attention):
+    entry = read_manifest(saved)["architecture"]
+    assert entry.pop("attention") == {"kind": "full"}
+    assert architecture_of({**entry, "window": window}) == replace(RAGGED, attention=attention)
+    now = manifest_of(random_model(replace(RAGGED, attention=attention)))["architecture"]
+    assert architecture_of(json.loads(json.dumps(now))) == replace(RAGGED, attention=attention)
 
 
 def test_an_architecture_without_a_size_is_named(saved):

@@ -14,11 +14,13 @@ from jaxprune.errors import CheckpointError
 from jaxprune.tasks.example import Example
 from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers import tiny
-from tests.helpers.tokenizers import write_bert, write_bpe, write_bpe_json, write_settings
+from tests.helpers.tokenizers import write_bert, write_bpe, write_bpe_json, write_pieces, write_settings
 
 TEXTS = ["the films", "Film café 電", "電影", "<s> [SEP] the</s>", ""]
 PAIR = Example("the film", "Café", None)
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+XLM = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>", "<mask>")
 END = "<|endoftext|>"
 
 
@@ -69,6 +71,10 @@ CASES = {
     "GPT-2 with a space": ("gpt2", write_bpe_json, (END,), {"add_prefix_space": True}),
     "OPT": ("opt", write_bpe, ROBERTA, {"add_bos_token": True, "bos_token": "</s>", "unk_token": "</s>"}),
     "RoBERTa": ("roberta", write_bpe, ROBERTA, {}),
+    "XLM-RoBERTa": ("xlm-roberta", write_pieces, XLM, {}),
+    "CamemBERT": ("camembert", write_pieces, CAMEMBERT, {}),
+    "ELECTRA": ("electra", write_bert, (), {"do_lower_case": False}),
+    "MPNet": ("mpnet", write_bert, (), {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}),
     "Qwen": ("qwen2", write_bpe, (END,), {}),
     "a Llama of bytes": ("llama", write_bpe_json, (END,), {"tokenizer_class": "LlamaTokenizer"}),
     "special tokens as text": ("bert", write_bert, (), {"split_special_tokens": True}),

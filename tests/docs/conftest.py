@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from jaxprune.checkpoint import known_families
 from tests.docs import snippets
 
 
@@ -13,8 +14,9 @@ def reader(tmp_path_factory):
 
 
 @pytest.fixture
-def quickly():
+def quickly(monkeypatch):
     """What a page computes is small: most of its time is compiling."""
+    monkeypatch.setattr(known_families, "_handed_in", {})  # a family that a page makes is not known to other tests
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -17,6 +17,7 @@ from tests.cli.conftest import write_data, write_model
 from tests.finetuning.conftest import WORDS
 from tests.helpers.chat import chat_model
 from tests.helpers.decoders import language_model
+from tests.helpers.sentences import write_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,6 +47,7 @@ def write_inputs(root: Path) -> Path:
     language_model(root / "my-language-model", "llama")
     chat_model(root / "my-chat-model")
     of_another_family(root / "my-own-family")
+    write_folder(root / "my-embedding-model")
     random = np.random.RandomState(0)
     text = "\n".join(" ".join(random.choice(WORDS, 12)) for _ in range(200))
     for name in ("test.txt", "c4.txt"):

@@ -1,9 +1,6 @@
 import errno
-import json
 import os
-from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,48 +11,20 @@ from jaxprune.checkpoint import load, save, write
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import logits
-from jaxprune.pruning.cut import cut, kept_units, map_units, take_units
+from jaxprune.pruning.cut import cut, map_units, take_units
 from tests.helpers import tiny
-
-IDS = np.arange(2, 16).reshape(2, 7)
-WIDTHS = ("llama", "mistral", "qwen2", "qwen3")  # their config.json says how wide a head is
-
-
-def dense(path, family, **changes):
-    settings = tiny.config(family, **changes)
-    folder = tiny.write(path / "dense", settings, tiny.tensors(settings))
-    (folder / "merges.txt").write_text("words")
-    return load(folder)
-
-
-def masks_of(model, *kept):
-    """One flag a unit; `kept` per sublayer, None for all."""
-    counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
-    return [np.isin(np.arange(n), range(n) if k is None else k) for n, k in zip(counts, kept, strict=True)]
-
-
-def pruned(model, *kept):
-    masks = masks_of(model, *kept)
-    return cut(model, masks).with_record(kept=kept_units(model.architecture, masks))
-
-
-def config_of(folder):
-    return json.loads((folder / "config.json").read_text())
-
-
-def assert_same(one, other):
-    """Architecture and every number: then so are the logits."""
-    assert one.architecture == other.architecture
-    assert_equal(one.params, other.params)
-
-
-def assert_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
+from tests.helpers.exports import (
+    IDS,
+    WIDTHS,
+    assert_equal,
+    assert_same,
+    config_of,
+    dense,
+    masks_of,
+    names,
+    pruned,
+    with_output_biases,
+)
 
 # --- uniform models
 
@@ -133,18 +102,6 @@ def test_labels_of_a_new_head_are_told(tmp_path):
 # --- biases that pruning added
 
 
-def with_output_biases(model):
-    layers = []
-    for number, layer in enumerate(model.params["layers"]):
-        attention, feed_forward = dict(layer["attention"]), dict(layer["feed_forward"])
-        bias = np.full(model.architecture.hidden, 0.1 * (number + 1), np.float32)
-        attention["o"] = {**attention["o"], "bias": bias}
-        feed_forward["down"] = {**feed_forward["down"], "bias": -bias}
-        layers.append({"attention": attention, "feed_forward": feed_forward})
-    architecture = replace(model.architecture, output_bias=True, down_bias=True)
-    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
-
-
 def test_new_output_biases_bring_zero_biases_for_the_others(tmp_path):
     model = with_output_biases(pruned(dense(tmp_path, "llama"), [0, 2], [1], [0, 1], [4]))
     jp.export(model, tmp_path / "out", fill_zeros=True)
@@ -171,9 +128,8 @@ def test_biases_that_a_family_has_no_place_for_are_refused(tmp_path, family, say
 def test_uneven_layers_are_filled_up_with_zeros(tmp_path, family):
     model = dense(tmp_path, family)
     small = pruned(model, [0, 2], [1, 7], [], [0, 3, 9])
-    with pytest.raises(CheckpointError, match=r"0 to 2 heads, 2 to 3 neurons.*Budget.uniform=True.*fill_zeros=True"):
-        jp.export(small, tmp_path / "out")
     jp.export(small, tmp_path / "out", fill_zeros=True)
+    assert names(tmp_path / "out") == names(jp.export(model, tmp_path / "as it was").folder)  # no file of code
     again = load(tmp_path / "out")
     assert again.architecture == model.architecture
     kept = small.provenance.record["kept"]
@@ -182,9 +138,20 @@ def test_uneven_layers_are_filled_up_with_zeros(tmp_path, family):
             room = 3 if name == "heads" else 10
             assert_equal(take_units(half, full[half], np.array(units[name], int)), layer[half])
             removed = take_units(half, full[half], np.setdiff1d(np.arange(room), units[name]))
+            removed.pop("relative", None)  # of other layers' heads, too
             map_units(half, lambda axis, leaf: assert_equal(leaf, 0 * leaf), removed)
-    if family in ("bert", "llama"):
+    if family in ("bert", "mpnet", "llama"):
         np.testing.assert_allclose(logits(again, IDS), logits(small, IDS), atol=1e-5)  # sums of other lengths
+
+
+def test_copies_of_one_table_that_differ_are_refused(tmp_path):
+    small = pruned(dense(tmp_path, "mpnet"), None, [0, 3, 9], None, [1, 2, 5])
+    jp.export(small, tmp_path / "equal")
+    table = small.params["layers"][1]["attention"]["relative"]["table"]
+    small.params["layers"][1]["attention"]["relative"]["table"] = table + np.float32(0.01)
+    with pytest.raises(CheckpointError, match=r"copies of encoder\.relative_attention_bias\.weight differ, and tran"):
+        jp.export(small, tmp_path / "out")
+    assert names(tmp_path) == ["dense", "equal"]
 
 
 def test_units_without_a_record_lie_first(tmp_path):
@@ -195,30 +162,6 @@ def test_units_without_a_record_lie_first(tmp_path):
     up = load(tmp_path / "out").params["layers"][0]["feed_forward"]["up"]["kernel"]
     np.testing.assert_array_equal(up[:, 0], model.params["layers"][0]["feed_forward"]["up"]["kernel"][:, 8])
     assert not up[:, 1:].any()
-
-
-@pytest.mark.parametrize(
-    ("family", "kept", "says"),
-    [
-        (
-            "bert",
-            ([0, 2], None) * 2,
-            "2 of 3 heads are left.*bert's config.json cannot say.*only, with Budget.uniform=True, keep_heads=True",
-        ),
-        ("gpt2", ([1], None) * 2, "1 of 3 heads are left"),
-        ("mistral", ([1], []) * 2, "at least one of each"),
-    ],
-)
-def test_sizes_that_no_config_can_say_are_refused(tmp_path, family, kept, says):
-    with pytest.raises(CheckpointError, match=says) as caught:
-        jp.export(pruned(dense(tmp_path, family), *kept), tmp_path / "out")
-    assert "\n" not in str(caught.value) and names(tmp_path) == ["dense"]
-
-
-def test_heads_of_a_llama_must_divide_its_hidden_size(tmp_path):
-    model = dense(tmp_path, "llama", num_attention_heads=6, num_key_value_heads=6)
-    with pytest.raises(CheckpointError, match="5 heads are left.*do not divide the hidden size 12"):
-        jp.export(pruned(model, *([0, 1, 2, 3, 5], None) * 2), tmp_path / "out")
 
 
 # --- what else is refused

@@ -36,6 +36,18 @@ def write_bpe_json(folder: Path, *special: str) -> int:
     return len(vocabulary)
 
 
+def write_pieces(folder: Path, *special: str) -> int:
+    """A tokenizer.json made of a SentencePiece model, as XLM-RoBERTa and CamemBERT come with; "▁" begins words."""
+    pieces = ["▁", "▁the", "▁film", "▁F", "f", "i", "l", "m", "s", "c", "a", "e", "▁ca", "é", "電", "影"]
+    vocabulary = [(piece, -float(number)) for number, piece in enumerate([*special, *pieces])]
+    backend = Tokenizer(models.Unigram(vocabulary, special.index("<unk>"), byte_fallback=False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+    backend.decoder = decoders.Metaspace()  # type: ignore[assignment]
+    backend.add_special_tokens([token for token in special if not token.endswith("NOTUSED")])
+    backend.save(str(folder / "tokenizer.json"))
+    return len(vocabulary)
+
+
 def write_bert(folder: Path, form: str = "tokenizer.json", **settings: Any) -> int:
     """A WordPiece vocabulary, as vocab.txt or as a tokenizer.json that lower-cases and drops accents."""
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")

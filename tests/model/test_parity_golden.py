@@ -7,7 +7,8 @@ import pytest
 
 from jaxprune.checkpoint import load
 from jaxprune.model import logits
-from tests.parity.reference import PAIRS, compared
+from tests.helpers.tiny import PAIRS
+from tests.parity.reference import compared
 
 ROOT = Path(__file__).parent.parent / "golden"
 # Folders that an earlier release saved are for tests/checkpoint.

@@ -14,6 +14,10 @@ HEADS = {
 CLASSES = {
     "bert": "Bert",
     "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "electra": "Electra",
+    "mpnet": "MPNet",
     "distilbert": "DistilBert",
     "opt": "OPT",
     "gpt2": "GPT2",
@@ -22,7 +26,8 @@ CLASSES = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
 }
-ENCODERS = ("bert", "roberta", "distilbert")
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 PAIRS = [(family, head) for family in ENCODERS for head in HEADS if head != "causal_lm"] + [
     (family, head) for family in DECODERS for head in ("causal_lm", "classification", "none")
@@ -69,7 +74,9 @@ _LLAMA = {
 _QWEN2 = {**_LLAMA, "hidden_size": 16}
 SIZES: dict[str, dict[str, Any]] = {
     "bert": _BERT,
-    "roberta": _BERT,
+    **dict.fromkeys(_ROBERTAS, _BERT),
+    "electra": {**_BERT, "embedding_size": 7},
+    "mpnet": {name: size for name, size in _BERT.items() if name != "type_vocab_size"},
     "distilbert": _DISTILBERT,
     "opt": _OPT,
     "gpt2": _GPT2,
@@ -104,7 +111,7 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
 def cases(family: str) -> dict[str, dict[str, np.ndarray]]:
     """Inputs by name: texts of full length, padded right and left, and with token types where the family has them."""
     random = np.random.RandomState(0)
-    pad = 1 if family == "roberta" else 0
+    pad = 1 if family in (*_ROBERTAS, "mpnet") else 0
     ids = random.randint(2, VOCAB, (3, LENGTH))
     full = {"input_ids": ids}
     right, left = np.ones_like(ids), np.ones_like(ids)
@@ -114,7 +121,7 @@ def cases(family: str) -> dict[str, dict[str, np.ndarray]]:
     out = {"full": full}
     for name, mask in (("right", right), ("left", left)):
         out[name] = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}
-    if family in ("bert", "roberta"):
+    if family in ("bert", *_ROBERTAS, "electra"):
         types = random.randint(0, 2, ids.shape)
         out["types"] = {**out["right"], "token_type_ids": types * right}
     return out

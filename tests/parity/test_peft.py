@@ -47,7 +47,9 @@ def paths_of(model: jp.Model) -> list[str]:
     return [name for name in names if name.startswith(("head/", "pooler/")) or "attention/norm/" in name]
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "opt", "gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "opt", "gpt2", "llama", "qwen3"]
+)
 def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
     reference = random_reference(family, "classification", seed=1)
     reference.save_pretrained(tmp_path / "base")

@@ -12,6 +12,8 @@ import torch
 
 from jaxprune.checkpoint import load
 from jaxprune.model import logits
+from jaxprune.model.attention_kinds import Relative
+from jaxprune.model.relative import pair_buckets
 from tests.helpers import tiny
 from tests.parity.reference import (
     CLASSES,
@@ -132,6 +134,27 @@ def test_tensors_may_share_storages_and_be_views(tmp_path):
     torch.save(views, folder / "pytorch_model.bin")
     ids = np.arange(10).reshape(2, 5) + 2
     np.testing.assert_array_equal(logits(load(folder), ids), logits(tiny.random_model(config), ids))
+
+
+@pytest.mark.parametrize(("family", "length"), [("mpnet", 190), ("xlm-roberta", 17), ("camembert", 17)])
+def test_texts_as_long_as_the_model_reads(tmp_path, family, length):
+    """Of MPNet beyond the farthest distance that has a bucket of its own."""
+    reference = random_reference(family, "none", seed=7, max_position_embeddings=length + 2)
+    reference.save_pretrained(tmp_path)
+    random, mask = np.random.RandomState(0), np.ones((2, length), int)
+    mask[1, : length // 3] = 0
+    inputs = {"input_ids": np.where(mask > 0, random.randint(2, 30, mask.shape), 1), "attention_mask": mask}
+    ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_buckets_of_all_distances():
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    ahead = torch.arange(-700, 701)
+    theirs = MPNetEncoder.relative_position_bucket(ahead).numpy()
+    pairs = np.asarray(pair_buckets(Relative(), 701))
+    np.testing.assert_array_equal(np.concatenate([pairs[700, :700], pairs[0]]), theirs)
 
 
 # --- decoders: the switches of their families

@@ -16,7 +16,15 @@ from ...runtime.memory import program_bytes, temp_bytes
 from ..lora import count
 from ..settings import Train
 from ..step import select
-from ..training_bytes import FLOAT, activation_bytes, compiled_step, held_bytes, wide_copies
+from ..training_bytes import (
+    FLOAT,
+    activation_bytes,
+    compiled_step,
+    held_bytes,
+    in_frozen_type,
+    moment_bytes,
+    wide_copies,
+)
 from .selection import trained_count
 from .settings import Recap
 from .sweep import Form, compiled_sweep
@@ -63,7 +71,8 @@ def abstract_parts(
                     if "bias" in p:
                         p["bias"] = _parts(units, trained, p["bias"])._replace(place=None)
     if tokens is not None:
-        params["embed"]["token"] = _parts((small.vocab,), tokens, params["embed"]["token"], after=(small.hidden,))
+        table = params["embed"]["token"]
+        params["embed"]["token"] = _parts((small.vocab,), tokens, table, after=table.shape[1:])
     return params
 
 
@@ -100,7 +109,9 @@ def phase_bytes(
     touched = None if tokens is None else int(np.sum(tokens))
     parts = abstract_parts(small, least_frozen(settings), touched, types)
     chosen = select(parts, trainable_of(settings, small))[0]
-    whole, trained = held_bytes(parts), FLOAT * count(chosen)
+    trained, trains = FLOAT * count(chosen), {id(leaf) for leaf in jax.tree.leaves(chosen)}
+    whole, tuned = held_bytes(parts), held_bytes(in_frozen_type(parts, training, trains))
+    moments = moment_bytes(chosen, training)
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
     if settings.measure_on == "device":
@@ -118,8 +129,8 @@ def phase_bytes(
         "importance": sweep,
         "masking": sweep,
         **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
-        "tuning": whole + 3 * trained + activations,
-        "write back": whole + 2 * trained,
+        "tuning": tuned + trained + moments + activations,
+        "write back": whole + moments,
         "evaluation": scored + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
     }
 
@@ -139,7 +150,8 @@ def measured_bytes(
     """
     training = training.resolved(small, adapted=False)
     parts = abstract_parts(small, least_frozen(settings), tokens)
-    trained = FLOAT * count(select(parts, trainable_of(settings, small))[0])
+    chosen = select(parts, trainable_of(settings, small))[0]
+    moments, trains = moment_bytes(chosen, training), {id(leaf) for leaf in jax.tree.leaves(chosen)}
     tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings, small))
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
     batch = Batch(*[number(rows, length)] * 4, *[number(rows, 1)] * 2)  # type: ignore[arg-type]
@@ -156,7 +168,7 @@ def measured_bytes(
     return {
         "importance": sweep,
         "masking": sweep,
-        "tuning": held + 2 * trained + temp_bytes(tuning),
-        "write back": held + 2 * trained,
+        "tuning": held_bytes(in_frozen_type(parts, training, trains)) + moments + temp_bytes(tuning),
+        "write back": held + moments,
         "evaluation": held + temp_bytes(forward),
     }

@@ -12,6 +12,7 @@ from ...model import Architecture, Batch, Params
 from ...model.heads import head_of
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
+from ..masters import in_types, result_types
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
@@ -71,7 +72,8 @@ def as_state(chosen: Any, moments: AdamMoments, settings: Train, *, steps: int, 
 
     def fill(node: Any) -> Any:
         if isinstance(node, optax.ScaleByAdamState):
-            return node._replace(count=np.int32(since), mu=moments.first, nu=moments.second)
+            typed = jax.tree.map(lambda leaf: np.asarray(leaf, settings.moments_dtype), moments)
+            return node._replace(count=np.int32(since), mu=typed.first, nu=typed.second)
         if isinstance(node, optax.ScaleByScheduleState):
             return node._replace(count=np.int32(done))
         return node
@@ -119,17 +121,20 @@ def tune_round(
 ) -> TunedRound:
     """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
 
+    What is frozen is there in `training.frozen_dtype`, and in the result as it was.
+
     `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
     Raises `NumericalError` where a loss is not finite.
     """
     chosen, frozen = select(parts, trainable_of(settings, architecture))
     state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
                      training, steps=steps, done=done, since=since)  # fmt: skip
-    state, frozen = placement.to_device(state), placement.to_device(frozen)
+    resting = frozen if training.frozen_dtype is None else in_types(frozen, result_types(frozen, training.frozen_dtype))
+    state, there = placement.to_device(state), placement.to_device(resting)
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    constants, todo = Frozen(frozen, [], None), _arrays(epochs, targets, guides, architecture, counts)
+    constants, todo = Frozen(there, [], None), _arrays(epochs, targets, guides, architecture, counts)
     coming = placement.to_device(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
@@ -150,8 +155,11 @@ def tune_round(
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     final = moments_of(state)
+    if resting is not frozen:
+        free(there)
+        there = placement.to_device(frozen)
     return TunedRound(
-        state.params["params"], frozen, AdamMoments(final.first["params"], final.second["params"]), losses, counts
+        state.params["params"], there, AdamMoments(final.first["params"], final.second["params"]), losses, counts
     )
 
 

@@ -35,9 +35,11 @@ from .kprune_published import published_masks
 
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
-# its text is any text, so that the correlations of a few calibration windows are trusted less.
+# its text is any text, so that the correlations of a few calibration windows are trusted less. An embedding is pooled
+# of all tokens.
 BY_KIND = {
     "task": {"elimination_ridge": 700.0, "depth_ratio": 6.0, "ridge": 2000.0, "input_ridge": 700.0},
+    "embedding": {"elimination_ridge": 700.0, "depth_ratio": 3.0, "ridge": 2000.0, "input_ridge": 700.0},
     "causal_lm": {"elimination_ridge": 8000.0, "depth_ratio": 1.0, "ridge": 8000.0, "input_ridge": 3000.0},
 }
 
@@ -154,7 +156,7 @@ class KPrune(Method):
         Raises `SettingsError` for a setting that has no effect on such a model.
         """
         self._check_for(architecture)
-        kind = BY_KIND["task" if head_of(architecture).language is None else "causal_lm"]
+        kind = BY_KIND[_kind_of(architecture)]
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",
@@ -194,6 +196,13 @@ class KPrune(Method):
         if self.search == "published":
             return [_published(run, entry, self) for entry in budgets]
         return _default(run, budgets, self)
+
+
+def _kind_of(architecture: Architecture) -> str:
+    """Which row of `BY_KIND` serves a model."""
+    if head_of(architecture).language is not None:
+        return "causal_lm"
+    return "embedding" if head_of(architecture).pools else "task"
 
 
 def _unsettled(name: str) -> SettingsError:

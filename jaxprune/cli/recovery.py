@@ -1,0 +1,73 @@
+"""The flags of a recovery after the cut, and what they ask for."""
+
+import argparse
+import dataclasses
+import typing
+from typing import Any
+
+from .. import tasks
+from ..errors import DataError, SettingsError
+from ..finetuning.recover import Recover
+from ..model import Architecture
+from ..tasks.kinds import KINDS
+from . import flags
+from .field_flags import add_field, given_by
+
+TEXTS, WINDOWS = 4000, 256  # texts to recover on, and windows of a running text, where no flag says how many
+PREFIX = "recover_"
+# `steps` is --recover itself; the texts have flags of their own, and the seed is the command's.
+FIELDS = [field for field in dataclasses.fields(Recover) if field.name not in ("steps", "texts", "seed")]
+
+
+def add_recovery(parser: argparse.ArgumentParser) -> None:
+    """`--recover` and the flags that say how."""
+    steps = Recover.__dataclass_fields__["steps"].default
+    group = parser.add_argument_group("recovery")
+    group.add_argument(
+        "--recover",
+        type=int,
+        nargs="?",
+        const=steps,
+        metavar="STEPS",
+        help=f"train the smaller model so many steps, without labels, to say what the model says ({steps})",
+    )
+    group.add_argument(
+        "--recover-samples",
+        type=int,
+        metavar="N",
+        help=f"texts to recover on (at most {TEXTS}; of running text {WINDOWS} windows)",
+    )
+    group.add_argument(
+        "--recover-texts", metavar="FILE", help="draw them from this file, of the form of --calibration-texts"
+    )
+    hints = typing.get_type_hints(Recover)
+    for field in FIELDS:
+        default = f" ({field.default})" if isinstance(field.default, (int, float, str)) else ""
+        help_text = str(field.metadata["help"]) + default
+        add_field(group, field, hints[field.name], help_text, name=PREFIX + field.name)
+
+
+def recovery(arguments: argparse.Namespace, task: Any, architecture: Architecture) -> Recover | None:
+    """What the flags ask for; None: no recovery. Raises `DataError`, `SettingsError`."""
+    given = {name.removeprefix(PREFIX): v for name, v in given_by(arguments, [PREFIX + f.name for f in FIELDS]).items()}
+    if arguments.recover is None:
+        others = [name for name in ("samples", "texts") if getattr(arguments, PREFIX + name) is not None]
+        for name in (*others, *given):
+            raise SettingsError(f"{flags.flag(PREFIX + name)} has no effect without --recover; add it.")
+        return None
+    settings = Recover(steps=arguments.recover, seed=arguments.seed, **given)
+    file = arguments.calibration_texts if arguments.recover_texts is None else arguments.recover_texts
+    if task is None and file is None:
+        raise DataError("there are no texts to recover on; name a task, or a file of texts with --recover-texts.")
+    count = arguments.recover_samples
+    if count is None:
+        running = KINDS[task.kind].running if task is not None else flags.reads_running_text(architecture)
+        there = len(task.train) if task is not None and file is None and task.train else TEXTS
+        count = WINDOWS if running else min(TEXTS, there)
+    # The same texts as for calibration, but as many, and from the file, that the flags of recovery say.
+    asked = argparse.Namespace(**{**vars(arguments), "calibration_samples": count, "calibration_texts": file})
+    if task is None:
+        return dataclasses.replace(settings, texts=flags.calibration_alone(asked, architecture))
+    if arguments.recover_texts is not None and "calibration" in tasks.OPTIONS.get(task.name, ()):
+        task = flags.task(asked)  # which reads the file itself
+    return dataclasses.replace(settings, texts=flags.calibration(asked, task))

@@ -1,0 +1,167 @@
+"""Vectors scored by what they are for: how alike two sentences are, and which documents answer a query."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..model import Model
+from ..runtime.programs import Programs
+from ..tasks.example import Example, Relevant
+from ..tasks.retrieval import CORPUS
+from ..tasks.task import Task
+from ..tokens.cut_texts import cut_texts
+from ..tokens.given_ids import GivenIds
+from ..tokens.packing import unpack_logits
+from ..tokens.tokenizer import Tokenizer
+from .chance import chance_level
+from .embed import Embedded, embedded, embedding_of, unit_rows
+from .label_map import LabelMap
+from .metrics import metric_of
+from .onnx_model import OnnxModel, described, runner_of
+from .outputs import TextsRun
+
+Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, doubts, real tokens, the run
+# What prompts for the two sides of a search are called; the first that a model has is written before its texts.
+OF_QUERIES, OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")
+BLOCK = 2**24  # similarities that are held at a time
+DEPTH = 100  # documents that are looked at of every query
+
+
+def similar(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    label_map: LabelMap,
+    programs: Programs,
+) -> Scored:
+    """How alike the sentences of every pair are: the cosine of their vectors, or what a model says of the pair."""
+    true = np.array([_score(number, example) for number, example in enumerate(examples)])
+    if described(model).architecture.embedding is None:
+        encoded = reader.encode(examples, task.max_length, task.strict_length)
+        run, cut, tokens = runner_of(model, programs)(encoded), cut_texts(encoded, "evaluation texts"), encoded.tokens
+        predicted = unpack_logits(run.values, run.batches)[:, 0]
+    else:
+        # A sentence may be in many pairs, and is embedded once.
+        both = [text for example in examples for text in (example.text, example.pair or "")]
+        order = {text: place for place, text in enumerate(dict.fromkeys(both))}
+        made = _embedded(model, list(order), task, programs, None)
+        vectors, cut, tokens, run = unit_rows(made.vectors), made.warnings, made.tokens, _run_of(made)
+        first, second = (
+            vectors[[order[text] for text in side]]
+            for side in ([example.text for example in examples], [example.pair or "" for example in examples])
+        )
+        predicted = np.sum(first * second, axis=1)
+    scores = {name: metric_of(task, name)(predicted, true) for name in (task.metric, *task.beside)}
+    doubts = chance_level(
+        task.metric,
+        scores[task.metric],
+        None if task.metric in task.own_metrics else 0.0,
+        len(examples),
+        one_answer=len(np.unique(predicted)) == 1,
+        one_label=len(np.unique(true)) == 1,
+    )
+    return scores, cut + doubts, tokens, run
+
+
+def retrieved(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    label_map: LabelMap,
+    programs: Programs,
+) -> Scored:
+    """Which documents come first for every query, by the cosine of their vectors: an exact search over all."""
+    judged = [_relevant(number, example) for number, example in enumerate(examples)]
+    corpus = [example.text for example in task.others.get(CORPUS, ())]
+    if not corpus:
+        raise DataError(
+            f'{task.name} from {task.source} has no documents to search; give them as the split "{CORPUS}".'
+        )
+    asked = _embedded(model, [example.text for example in examples], task, programs, OF_QUERIES)
+    documents = _embedded(model, corpus, task, programs, OF_DOCUMENTS)
+    best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), [entry.itself for entry in judged])
+    scores = ranking_scores(best, judged)
+    wanted = {name: scores[name] for name in (task.metric, *task.beside) if name in scores}
+    run = _run_of(asked, documents)
+    doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
+    return wanted, doubts, asked.tokens + documents.tokens, run
+
+
+def nearest(
+    queries: np.ndarray, documents: np.ndarray, without: Sequence[int | None], depth: int = DEPTH
+) -> np.ndarray:
+    """The rows of the `depth` documents with the greatest products, best first, for every query: [queries, depth].
+
+    Of equal ones the first comes first. `without` names for each query one document that is not searched for. An exact
+    search, over blocks of queries.
+    """
+    depth, rows = min(depth, len(documents)), []
+    for at in range(0, len(queries), max(1, BLOCK // len(documents))):
+        block = queries[at : at + max(1, BLOCK // len(documents))] @ documents.T
+        for row, itself in enumerate(without[at : at + len(block)]):
+            if itself is not None:
+                block[row, itself] = -np.inf
+        # The best of all, then in their order: sorting everything would take longer than the products.
+        some = np.sort(np.argpartition(-block, depth - 1, axis=1)[:, :depth], axis=1)
+        rows.append(np.take_along_axis(some, np.argsort(-np.take_along_axis(block, some, 1), axis=1, kind="stable"), 1))
+    return np.concatenate(rows)
+
+
+def ranking_scores(best: np.ndarray, judged: Sequence[Relevant]) -> dict[str, float]:
+    """nDCG at 10 and recall at 10 and 100 of documents in their order, the means over queries.
+
+    As trec_eval and BEIR have them: a document's gain is its grade, divided by log2 of its place + 1; recall counts the
+    documents with a grade above 0.
+    """
+    gains, ideals, hits = [], [], {10: [], 100: []}
+    discounts = 1 / np.log2(np.arange(2, 12))
+    for row, entry in zip(best.tolist(), judged, strict=True):
+        grades = dict(zip(entry.documents, entry.grades, strict=True))
+        grades.pop(-1 if entry.itself is None else entry.itself, None)
+        relevant = {document for document, grade in grades.items() if grade > 0}
+        top = np.array([max(grades.get(document, 0.0), 0.0) for document in row[:10]])
+        ideal = np.sort(np.maximum(list(grades.values()), 0.0))[::-1][:10]
+        gains.append(float(top @ discounts[: len(top)]))
+        ideals.append(float(ideal @ discounts[: len(ideal)]))
+        for depth, shares in hits.items():
+            shares.append(len(relevant.intersection(row[:depth])) / max(len(relevant), 1))
+    ndcg = np.array(gains) / np.maximum(ideals, 1e-12)
+    return {"ndcg@10": float(ndcg.mean()), **{f"recall@{depth}": float(np.mean(of)) for depth, of in hits.items()}}
+
+
+# --- small steps
+
+
+def _embedded(
+    model: Model | OnnxModel, texts: list[str], task: Task, programs: Programs, prompts: tuple[str, ...] | None
+) -> Embedded:
+    """Vectors of texts, with the first of these prompts that the model has, else with its default one."""
+    known = dict(embedding_of(described(model)).prompts)
+    name = next((name for name in prompts or () if name in known), None)
+    longest = {"max_length": task.max_length} if task.strict_length else {"most": task.max_length}
+    return embedded(model, texts, prompt_name=name, programs=programs, **longest)
+
+
+def _run_of(*made: Embedded) -> TextsRun:
+    seconds, compile_seconds = (sum(getattr(one, name) for one in made) for name in ("seconds", "compile_seconds"))
+    return TextsRun([], [], seconds, compile_seconds)
+
+
+def _score(number: int, example: Example) -> float:
+    """Raises DataError for a pair that is none, or has no number: tasks made in Python come unchecked."""
+    label: Any = example.label
+    if example.pair is None:
+        raise DataError(f"text {number} has no second one; similarity is that of two.")
+    if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < np.inf:
+        raise DataError(f"pair {number} has the label {label!r:.40}, expected a finite number.")
+    return float(label)
+
+
+def _relevant(number: int, example: Example) -> Relevant:
+    if not isinstance(example.label, Relevant):
+        raise DataError(f"query {number} has the label {example.label!r:.40}, expected the documents that answer it.")
+    return example.label

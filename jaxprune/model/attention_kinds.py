@@ -1,0 +1,71 @@
+"""Which tokens a token attends to, and what distance does to its scores: one tagged description for a whole model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from ..errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """All tokens of the text; in a causal model, those before it and itself."""
+
+    kind: Literal["full"] = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """In some layer only the last `size` tokens, itself counted.
+
+    Not computed: texts that fit are read as if it were open, which is the same, and longer ones are refused.
+    """
+
+    kind: Literal["window"] = "window"
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relative:
+    """All tokens; each score has a number added, by head and distance: [buckets, heads], one table for all layers.
+
+    Every layer holds the columns of its own heads, equal copies of what the others have. Half of the buckets are for
+    tokens before, half for those after; of each half, one half for a single distance each, the rest for ranges that
+    grow up to `reach` tokens (Raffel et al., T5, 2020; Song et al., MPNet, 2020).
+    """
+
+    kind: Literal["relative"] = "relative"
+    buckets: int = 32
+    reach: int = 128
+    # For every layer, the columns of the whole table that its heads have: of a pruned model. Empty: all, in order.
+    columns: tuple[tuple[int, ...], ...] = ()
+
+    def check(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise `SettingsError` unless layers of these (groups, queries of each) can have such tables."""
+        if self.buckets < 4 or self.buckets % 4 or self.reach <= self.buckets // 4:
+            raise SettingsError(
+                f"relative attention has {self.buckets} buckets and reaches {self.reach} tokens, expected a multiple "
+                "of 4, and more tokens than a fourth of that."
+            )
+        if any(queries > 1 for _, queries in sizes):
+            raise SettingsError(
+                "in relative attention every head has its own keys and values, expected no queries that share them."
+            )
+        have, groups = [len(numbers) for numbers in self.columns], [groups for groups, _ in sizes]
+        if self.columns and have != groups:
+            raise SettingsError(f"relative attention names columns for {have} heads in turn, expected {groups}.")
+
+    def of_groups(self, kept: Sequence[Sequence[int]], total: Sequence[int]) -> "Relative":
+        """The same for layers that keep these of their `total` groups."""
+        if not self.columns and [len(units) for units in kept] == list(total):
+            return self
+        before = self.columns or tuple(tuple(range(count)) for count in total)
+        columns = (tuple(old[unit] for unit in units) for old, units in zip(before, kept, strict=True))
+        return replace(self, columns=tuple(columns))
+
+
+Attention = Full | Window | Relative
+ATTENTION_KINDS: Mapping[str, type[Full | Window | Relative]] = MappingProxyType(
+    {"full": Full, "window": Window, "relative": Relative}
+)

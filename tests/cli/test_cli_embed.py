@@ -1,0 +1,46 @@
+"""`jaxprune embed` and the tasks of embedding models on the command line."""
+
+import io
+import json
+import sys
+
+import numpy as np
+
+import jaxprune as jp
+from jaxprune.cli.main import main
+from tests.helpers.sentences import write_folder
+
+TEXTS = ["the film is good", "a dull book", "plot"]
+
+
+def test_texts_become_vectors_in_a_file(tmp_path, capsys, monkeypatch):
+    folder = write_folder(tmp_path / "m", prompts={"query": "film "})
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    given = ["embed", "--model", str(folder), "--out", str(tmp_path / "v.npy"), "--json"]
+    assert main([*given, "--input", str(tmp_path / "texts.txt"), "--prompt-name", "query", "--dimensions", "5"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["texts"], said["dimensions"]) == (3, 5)
+    expected = jp.embed(jp.load(folder), TEXTS, prompt_name="query", dimensions=5)
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, rtol=0, atol=1e-6)
+    assert main([*given, "--input", "-"]) == 2 and "v.npy exists" in capsys.readouterr().out
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    given[4] = str(tmp_path / "v.jsonl")
+    assert main([*given, "--input", "-", "--no-normalize"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    expected = jp.embed(jp.load(folder), TEXTS, normalize=False)
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, rtol=0, atol=1e-6)
+    capsys.readouterr()
+    given[4] = str(tmp_path / "v.csv")
+    assert main([*given, "--input", "-"]) == 2 and "neither .npy nor .jsonl" in capsys.readouterr().out
+
+
+def test_a_task_of_pairs_by_name(tmp_path, capsys):
+    folder = write_folder(tmp_path / "m")
+    rows = [{"sentence1": text, "sentence2": "a film", "score": number} for number, text in enumerate(TEXTS)]
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["evaluate", "--model", str(folder), "--task", "sts", "--data", str(tmp_path / "pairs"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["metric"] == "spearman" and said["examples"] == 3

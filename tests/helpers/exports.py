@@ -1,0 +1,62 @@
+"""Tiny checkpoints that were pruned, and what tests of exported folders ask of them."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from jaxprune.checkpoint import load
+from jaxprune.pruning.cut import cut, kept_units
+from tests.helpers import tiny
+
+IDS = np.arange(2, 16).reshape(2, 7)
+WIDTHS = ("llama", "mistral", "qwen2", "qwen3")  # their config.json says how wide a head is
+
+
+def dense(path, family, **changes):
+    settings = tiny.config(family, **changes)
+    folder = tiny.write(path / "dense", settings, tiny.tensors(settings))
+    (folder / "merges.txt").write_text("words")
+    return load(folder)
+
+
+def masks_of(model, *kept):
+    """One flag a unit; `kept` per sublayer, None for all."""
+    counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
+    return [np.isin(np.arange(n), range(n) if k is None else k) for n, k in zip(counts, kept, strict=True)]
+
+
+def pruned(model, *kept):
+    masks = masks_of(model, *kept)
+    return cut(model, masks).with_record(kept=kept_units(model.architecture, masks))
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def assert_same(one, other):
+    """Architecture and every number: then so are the logits."""
+    assert one.architecture == other.architecture
+    assert_equal(one.params, other.params)
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def with_output_biases(model):
+    layers = []
+    for number, layer in enumerate(model.params["layers"]):
+        attention, feed_forward = dict(layer["attention"]), dict(layer["feed_forward"])
+        bias = np.full(model.architecture.hidden, 0.1 * (number + 1), np.float32)
+        attention["o"] = {**attention["o"], "bias": bias}
+        feed_forward["down"] = {**feed_forward["down"], "bias": -bias}
+        layers.append({"attention": attention, "feed_forward": feed_forward})
+    architecture = replace(model.architecture, output_bias=True, down_bias=True)
+    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
