@@ -26,6 +26,7 @@ from ..model.heads import head_of
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.calibration import Calibration
+from ..tasks.variants import variants as made_up
 from ..tokens.tokenizer import Encoded
 from ..tokens.windows import encoded_for
 from .epochs import batches_for
@@ -62,6 +63,12 @@ class Recover:
         },
     )
     batch_size: int = field(default=32, metadata={"help": "texts a step of the recovery"})
+    variants: int = field(
+        default=0,
+        metadata={
+            "help": "made-up texts beside every text of the recovery, pieces and mixtures of them: where texts are few"
+        },
+    )
     hidden: float = field(default=1.0, metadata={"help": "weight of the hidden states beside the predictions"})
     learning_rate: float | None = field(
         default=None, metadata={"help": "highest rate of the recovery; chosen on texts held back by default"}
@@ -76,6 +83,7 @@ class Recover:
     def __post_init__(self):
         check_types(self)
         check_counts(self, 1, "steps", "batch_size", "accumulate")
+        check_counts(self, 0, "variants")
         check_calibration(self.texts)
         if not 0 <= self.hidden < float("inf"):
             raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
@@ -121,7 +129,10 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     check_pair(pruned, dense)
     dense = dense.replace(params=jax.tree.map(jnp.asarray, dense.params))  # it teaches in every run
     encoded, doubts = encoded_for(dense, texts, on_step)
-    held_back, rest = split_off(encoded, settings)
+    numbers_back, numbers = split_off(len(encoded), settings)
+    held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
+    if settings.variants:
+        rest = with_variants(dense, texts, encoded, numbers, settings)
     architecture = pruned.architecture
     targets = no_targets(architecture, len(rest))
     training = settings.training(head_of(architecture).softmax)
@@ -161,7 +172,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     notes = {
         "settings": {name: value for name, value in asdict(replace(settings, texts=None)).items() if name != "texts"},
         "source": texts.source,
-        "texts": len(rest),
+        "texts": len(numbers),
         "held_back": len(held_back),
         "rates": {f"{rate:g}": gap for rate, gap in tried.items()},
         "learning_rate": rate,
@@ -261,13 +272,27 @@ def check_pair(pruned: Model, dense: Model) -> None:
         )
 
 
-def split_off(encoded: Encoded, settings: Recover) -> tuple[Encoded, Encoded]:
-    """Texts held back, and the others. Raises `DataError` where there are too few."""
-    count = min(MOST_HELD_BACK, round(HELD_BACK * len(encoded)))
+def split_off(there: int, settings: Recover) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the texts held back, and of the others. Raises `DataError` where there are too few."""
+    count = min(MOST_HELD_BACK, round(HELD_BACK * there))
     if count < 1:
-        raise DataError(f"{len(encoded)} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
-    order = np.random.RandomState(settings.seed).permutation(len(encoded))
-    return encoded.picked(np.sort(order[:count])), encoded.picked(np.sort(order[count:]))
+        raise DataError(f"{there} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
+    order = np.random.RandomState(settings.seed).permutation(there)
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def with_variants(dense: Model, texts: Calibration, encoded: Encoded, rows: np.ndarray, settings: Recover) -> Encoded:
+    """The texts of these numbers, and made-up ones of them. Raises `SettingsError` where there are no single texts."""
+    plain = not texts.ids and texts.windows is None and all(example.chat is None for example in texts.examples)
+    if not plain or len(texts.examples) != len(encoded):  # contexts are read in windows
+        raise SettingsError(
+            "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations or "
+            "contexts; leave variants out."
+        )
+    made = made_up([texts.examples[row] for row in rows], settings.variants, settings.seed)
+    more, _ = encoded_for(dense, replace(texts, examples=made))
+    rest = encoded.picked(rows)
+    return replace(rest, ids=[*rest.ids, *more.ids], types=[*rest.types, *more.types])
 
 
 def no_targets(architecture: Architecture, texts: int) -> np.ndarray:

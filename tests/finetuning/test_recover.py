@@ -42,6 +42,20 @@ def test_a_classifier_comes_closer_to_the_dense_one(model, pruned, texts):
     assert np.mean((after - dense) ** 2) < np.mean((before - dense) ** 2)
 
 
+def test_made_up_texts_are_learnt_beside_the_given_ones_and_held_back_ones_stay(model, pruned, texts):
+    plain, more = (replace(SETTINGS, texts=texts, variants=count)(pruned, model) for count in (0, 3))
+    ours, theirs = (each.provenance.record["recovery"] for each in (more, plain))
+    assert (ours["texts"], ours["held_back"], ours["settings"]["variants"]) == (72, 8, 3)
+    assert ours["gap"]["before"] == theirs["gap"]["before"] > ours["gap"]["after"]
+    assert ours["gap"]["looks"] != theirs["gap"]["looks"]
+
+
+def test_variants_need_texts_that_are_read_whole(model, pruned, tmp_path):
+    ids = Calibration.of_ids(np.full((20, 5), 7), None)
+    with pytest.raises(SettingsError, match="variants are made of texts or pairs"):
+        replace(SETTINGS, texts=ids, variants=1)(pruned, model)
+
+
 def test_prune_recovers_every_result(model, texts):
     budgets, method = [jp.Budget(0.3), jp.Budget(0.5)], jp.Magnitude()
     together = jp.prune(model, texts, budgets, method, recover=SETTINGS)
