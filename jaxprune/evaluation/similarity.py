@@ -142,7 +142,7 @@ def _embedded(
     """Vectors of texts, with the first of these prompts that the model has, else with its default one."""
     known = dict(embedding_of(described(model)).prompts)
     name = next((name for name in prompts or () if name in known), None)
-    longest = {"max_length": task.max_length} if task.strict_length else {"most": task.max_length}
+    longest: dict[str, Any] = {"max_length": task.max_length} if task.strict_length else {"most": task.max_length}
     return embedded(model, texts, prompt_name=name, programs=programs, **longest)
 
 

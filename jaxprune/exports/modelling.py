@@ -22,7 +22,7 @@ def modelling_text(family: Family, head: HeadKind) -> str:
             if "kernel" in leaves and (module := family.modules.get(f"layers.{{}}.{half}.{name}")) is not None:
                 parts[holder_of(module, family)[0]].append(name)
     rows = (f'    "{module}": [{", ".join(f"{name!r}" for name in held)}],' for module, held in parts.items())
-    return Template(files(__package__).joinpath(f"{MODELLING}.txt").read_text(encoding="utf-8")).substitute(
+    return Template(files("jaxprune.exports").joinpath(f"{MODELLING}.txt").read_text(encoding="utf-8")).substitute(
         model_type=family.model_type,
         imports=", ".join(sorted(names)),
         projections="\n".join(rows).replace("'", '"'),

@@ -86,8 +86,14 @@ _MODES: Mapping[PoolingMode, Callable[[Array, Array, Array], Array]] = MappingPr
     }
 )
 _ACTIVATIONS: Mapping[DenseActivation, Callable[[Array], Array]] = MappingProxyType(
-    {"identity": lambda x: x, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
-    | {name: ACTIVATIONS[name] for name in ("relu", "gelu", "silu")}
+    {
+        "identity": lambda x: x,
+        "tanh": jnp.tanh,
+        "sigmoid": jax.nn.sigmoid,
+        "relu": ACTIVATIONS["relu"],
+        "gelu": ACTIVATIONS["gelu"],
+        "silu": ACTIVATIONS["silu"],
+    }
 )
 
 

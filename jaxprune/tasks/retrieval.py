@@ -74,7 +74,7 @@ def _files(
             f"retrieval is read from three files, corpus, queries and qrels, or from the folder they lie in; got "
             f"{', '.join(map(str, given))}."
         )
-    files = dict(zip((CORPUS, QUERIES, QRELS), map(Path, given), strict=True))
+    files: dict[str, Path] = dict(zip((CORPUS, QUERIES, QRELS), map(Path, given), strict=True))
     for name, file in files.items():
         if not file.is_file():
             raise DataError(f"{file} is no file; name that of the {name}.")

@@ -113,6 +113,7 @@ def test_pooling_in_its_present_form(tmp_path, pooling, modes):
     folder = write_folder(tmp_path / "m")
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": 12, **pooling})
     model = jp.load(folder)
+    assert model.architecture.embedding is not None
     assert model.architecture.embedding.pooling == modes
     assert model.architecture.embedding.include_prompt == pooling.get("include_prompt", True)
     jp.save(model, tmp_path / "s")

@@ -1,5 +1,7 @@
 """`embed`: the order and shape of vectors, prompts, lengths, dimensions; and what is refused by name."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,8 @@ def test_vectors_come_in_the_order_of_the_texts_however_they_are_batched(model, 
 
 def test_prompts_are_written_before_texts(model, vectors):
     expected = jp.embed(model, ["film " + text for text in TEXTS[::2]])
-    for asked in ({"prompt": "film "}, {"prompt_name": "query"}):
+    asks: list[dict[str, Any]] = [{"prompt": "film "}, {"prompt_name": "query"}]
+    for asked in asks:
         np.testing.assert_allclose(jp.embed(model, TEXTS[::2], **asked), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(jp.embed(model, TEXTS, prompt_name="document"), vectors, rtol=0, atol=1e-6)
 

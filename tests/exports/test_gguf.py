@@ -33,7 +33,7 @@ FEWER_NEURONS = ([0, 1, 2], [1, 7, 8], [0, 1, 2], [0, 3, 4])
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
 
 
-def model_of(family, kept=None, biases=False, **changes):
+def model_of(family, kept=None, biases: Any = False, **changes: Any) -> Any:
     """A tiny random model with a record of its checkpoint, cut to the units that are `kept`."""
     settings = tiny.config(family, "causal_lm", **changes)
     model = tiny.random_model(settings).with_record(source_config=settings)
@@ -402,11 +402,12 @@ def test_a_model_without_a_place_is_refused_by_name(tmp_path, name):
 
 def test_what_cannot_be_is_named(tmp_path, monkeypatch):
     model = model_of("llama")
-    for given, says in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"dtype": "q4_0"}, "dtype is 'q4_0', expected one of float32, float16, bfloat16, q8_0"),
         ({"int8": True}, r"int8 \(True\) has no effect with format 'gguf'"),
         ({"fill_zeros": True}, r"fill_zeros \(True\) has no effect with format 'gguf'"),
-    ):
+    ]
+    for given, says in wrong:
         with pytest.raises(SettingsError, match=says):
             jp.export(model, tmp_path / "out", format="gguf", **given)
     with pytest.raises(SettingsError, match="dtype is 'q8_0', expected one of float32, bfloat16, float16"):

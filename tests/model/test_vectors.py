@@ -65,7 +65,8 @@ def test_dense_layers_and_length_one():
     }  # fmt: skip
     assert activations.keys() == {*get_args(DenseActivation)}
     kernel, bias = RANDOM.normal(0, 1, (4, 3)).astype(np.float32), RANDOM.normal(0, 1, 3).astype(np.float32)
-    for name, function in activations.items():
+    for name in get_args(DenseActivation):
+        function = activations[name]
         settings = Embedding(dense=(DenseStep(outputs=3, activation=name),), normalize=True)
         head = [{"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}]
         out = np.asarray(vectors(head, jnp.asarray(STATES), batch(), settings))[1, 2]
@@ -92,7 +93,8 @@ def test_the_direction_alone_is_measured():
     seeds = np.asarray(draw(jax.random.split(jax.random.key(0), 20000)), np.float64)
     for text in range(2):
         v, c = np.asarray(x[0, text], np.float64), seeds[:, 0, text]
-        u, length = v / np.linalg.norm(v), np.linalg.norm(v)
+        length = float(np.linalg.norm(v))
+        u = v / length
         assert np.abs(c @ u).max() < 1e-5
         expected = (np.eye(5) - np.outer(u, u)) / length**2
         np.testing.assert_allclose(c.T @ c / len(c), expected, rtol=0, atol=0.05 / length**2)  # 20,000 draws

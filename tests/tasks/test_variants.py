@@ -41,4 +41,4 @@ def test_both_texts_of_a_pair_change_each_with_words_of_its_side():
     pairs = [Example("one two three four", "five six seven eight", 0), Example("two two one four", "eight nine", 1)]
     made = variants(pairs, 50, seed=0)
     assert {word for each in made for word in each.text.split()} == {"one", "two", "three", "four"}
-    assert {word for each in made for word in each.pair.split()} == {"five", "six", "seven", "eight", "nine"}
+    assert {word for each in made for word in (each.pair or "").split()} == {"five", "six", "seven", "eight", "nine"}
