@@ -109,6 +109,7 @@ def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, 
         "export": (),
         "demo": (),
         "predict": ("--text", "a film"),
+        "embed": ("--input", inputs.data + "/train.jsonl"),
     }
     assert words.keys() == {
         command.__name__.rpartition(".")[2]
@@ -117,7 +118,8 @@ def test_every_command_that_writes_tries_the_place_first(cli, inputs, tmp_path, 
     }
     for command, given in words.items():
         model = () if command == "demo" else ("--model", inputs.model)
-        run = cli(command, *model, *given, "--out", wrong)
+        out = wrong.with_suffix(".npy") if command == "embed" else wrong  # whose ending says what is written
+        run = cli(command, *model, *given, "--out", out)
         assert run.code == 2 and f"{tmp_path / 'file'} cannot be written (Not a directory)" in run.err, run.err
     words = (*task, "--out", tmp_path / "out")
     run = cli("finetune", "--model", inputs.model, *words, "--method", "lora", "--adapter-out", wrong)
