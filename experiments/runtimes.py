@@ -106,7 +106,7 @@ def runs(model: Any, runtime: str, folder: Path, threads: int | None = None) -> 
     """A function from plain ids and mask, [rows, length], to logits, by a runtime that is not JAX."""
     file = exported(model, runtime, folder)
     if runtime == "transformers":
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -244,7 +244,7 @@ def measure_decoder(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
 
 def transformers_perplexity(model: Any, task: Any, folder: Path) -> float:
     """Over the same windows: every token but the first of each is predicted."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from jaxprune.tokens.tokenizer import Tokenizer
     from jaxprune.tokens.windows import windows_of
