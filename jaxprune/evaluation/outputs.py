@@ -26,6 +26,7 @@ class TextsRun(NamedTuple):
     compile_seconds: float
 
 
+Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, doubts, real tokens, the run
 # How a model, or what it was exported to, is run over texts.
 Runner = Callable[[Encoded], TextsRun]
 

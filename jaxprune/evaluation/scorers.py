@@ -18,13 +18,11 @@ from .label_map import LabelMap
 from .metrics import METRICS, check_none_own, metric_of, squad_scores
 from .numbering import classes, truth
 from .onnx_model import OnnxModel, runner_of
-from .outputs import TextsRun
+from .outputs import Scored
 from .perplexity import completions
 from .similarity import retrieved, similar
 from .spans import OVERLAP, best_answers
 from .tags import tag
-
-Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, doubts, real tokens, the run
 
 
 def classify(

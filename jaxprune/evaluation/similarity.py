@@ -20,9 +20,8 @@ from .embed import Embedded, embedded, embedding_of, unit_rows
 from .label_map import LabelMap
 from .metrics import metric_of
 from .onnx_model import OnnxModel, described, runner_of
-from .outputs import TextsRun
+from .outputs import Scored, TextsRun
 
-Scored = tuple[dict[str, float], tuple[str, ...], int, TextsRun]  # metrics, doubts, real tokens, the run
 # What prompts for the two sides of a search are called; the first that a model has is written before its texts.
 OF_QUERIES, OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")
 BLOCK = 2**24  # similarities that are held at a time

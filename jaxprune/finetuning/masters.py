@@ -26,6 +26,11 @@ def result_types(params: Params, asked: str | None) -> Params:
     return jax.tree.map(lambda leaf: jnp.dtype(asked or leaf.dtype), params)
 
 
+def at_rest(frozen: Params, asked: str | None) -> Params:
+    """What does not train, in the type that is asked for while the rest does; None: as it is."""
+    return frozen if asked is None else in_types(frozen, result_types(frozen, asked))
+
+
 def in_types(params: Params, types: Params, spend: Callable[[Any], None] = lambda leaf: None) -> Params:
     """`params` in the types of `result_types`; a leaf that has its type already is shared.
 

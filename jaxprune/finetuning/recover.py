@@ -132,7 +132,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     numbers_back, numbers = split_off(len(encoded), settings)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
     if settings.variants:
-        rest = with_variants(dense, texts, encoded, numbers, settings)
+        rest = with_variants(dense, texts, rest, numbers, settings, len(encoded))
     architecture = pruned.architecture
     targets = no_targets(architecture, len(rest))
     training = settings.training(head_of(architecture).softmax)
@@ -281,17 +281,21 @@ def split_off(there: int, settings: Recover) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:count]), np.sort(order[count:])
 
 
-def with_variants(dense: Model, texts: Calibration, encoded: Encoded, rows: np.ndarray, settings: Recover) -> Encoded:
-    """The texts of these numbers, and made-up ones of them. Raises `SettingsError` where there are no single texts."""
+def with_variants(
+    dense: Model, texts: Calibration, rest: Encoded, rows: np.ndarray, settings: Recover, there: int
+) -> Encoded:
+    """`rest`, the texts of these numbers out of `there`, and made-up ones of them.
+
+    Raises `SettingsError` where there are no single texts.
+    """
     plain = not texts.ids and texts.windows is None and all(example.chat is None for example in texts.examples)
-    if not plain or len(texts.examples) != len(encoded):  # contexts are read in windows
+    if not plain or len(texts.examples) != there:  # contexts are read in windows
         raise SettingsError(
             "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations or "
             "contexts; leave variants out."
         )
     made = made_up([texts.examples[row] for row in rows], settings.variants, settings.seed)
     more, _ = encoded_for(dense, replace(texts, examples=made))
-    rest = encoded.picked(rows)
     return replace(rest, ids=[*rest.ids, *more.ids], types=[*rest.types, *more.types])
 
 

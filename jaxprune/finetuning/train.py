@@ -24,7 +24,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from .lora import Adapters
 from .losses import targets_of, unit_count
-from .masters import in_types, masters, result_types
+from .masters import at_rest, masters
 from .run_store import Saved, Store
 from .settings import SAVE_MINUTES, Train
 from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
@@ -97,7 +97,7 @@ def train(
             saved, training_fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
         )
     place = _placement(mesh, len(first[0].ids), settings.accumulate)
-    resting = frozen if settings.frozen_dtype is None else in_types(frozen, result_types(frozen, settings.frozen_dtype))
+    resting = at_rest(frozen, settings.frozen_dtype)
     state, constants = place(
         (saved.state, Frozen(resting, scaling, teacher.params if teacher and settings.distills else None)), False
     )

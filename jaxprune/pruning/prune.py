@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
 from ..checks import checked
+from ..doubts import tell
 from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
@@ -25,6 +27,8 @@ from .measured import SAVE_MINUTES, Measured
 from .method import Method
 from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
+
+WHOLE = "recovery held the model and the pruned one whole on one device, neither streamed nor spread over a mesh."
 
 
 @runtime_checkable
@@ -152,7 +156,15 @@ def prune(
     check_results(chosen.name, results, budgets, run.finished)
     if recover is not None:
         results = [recover(result, dense, calibration, on_step) for result in results]
+        if stream or mesh is not None:
+            tell([WHOLE])
+            results = [_doubted(result) for result in results]
     return results[0] if alone else results
+
+
+def _doubted(result: Model) -> Model:
+    notes = result.provenance
+    return result.replace(provenance=replace(notes, warnings=tuple(dict.fromkeys([*notes.warnings, WHOLE]))))
 
 
 def check_call(model: Any, calibration: Any, budget: Any) -> None:

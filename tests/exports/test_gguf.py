@@ -6,7 +6,6 @@ llama.cpp itself does not run here; what was done with it is told in docs/use.md
 import errno
 import json
 import os
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jaxprune.exports import gguf as gguf_module
 from jaxprune.model import logits
 from jaxprune.pruning.cut import cut
 from tests.helpers import tiny
+from tests.helpers.exports import with_output_biases
 from tests.helpers.gguf_reader import logits_of, read_gguf
 
 UNEVEN = ([0, 2], [1, 7, 8], [0], [0, 3])
@@ -41,21 +41,6 @@ def model_of(family, kept=None, biases: Any = False, **changes: Any) -> Any:
         counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
         model = cut(model, [np.isin(np.arange(n), units) for n, units in zip(counts, kept, strict=True)])
     return with_output_biases(model) if biases else model
-
-
-def with_output_biases(model):
-    """As a refit with an intercept leaves it: biases on every output projection."""
-    random, hidden = np.random.RandomState(1), model.architecture.hidden
-    layers = [
-        {
-            half: {name: {**leaf, "bias": random.normal(0, 0.3, hidden)} if name in ("o", "down") else leaf
-                   for name, leaf in part.items()}
-            for half, part in layer.items()
-        }
-        for layer in model.params["layers"]
-    ]  # fmt: skip
-    architecture = replace(model.architecture, output_bias=True, down_bias=True)
-    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
 
 
 def exported(model, folder, **settings):

@@ -26,6 +26,7 @@ from jaxprune.model.heads import head_of
 from jaxprune.pruning.cut import cut
 from jaxprune.runtime.onnx import open_onnx
 from tests.helpers import tiny
+from tests.helpers.exports import with_output_biases
 from tests.helpers.words import write_tokenizer
 
 UNEVEN = ([0, 2], [1, 7, 8], [], [0, 3])
@@ -35,21 +36,6 @@ EMPTY = ([1], [], [], [])
 def pruned(model, kept):
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     return cut(model, [np.isin(np.arange(n), units) for n, units in zip(counts, kept, strict=True)])
-
-
-def with_output_biases(model):
-    """As a refit with an intercept leaves it: biases on every output projection, whatever the family has."""
-    random, hidden = np.random.RandomState(1), model.architecture.hidden
-    layers = [
-        {
-            half: {name: {**leaf, "bias": random.normal(0, 0.3, hidden)} if name in ("o", "down") else leaf
-                   for name, leaf in part.items()}
-            for half, part in layer.items()
-        }
-        for layer in model.params["layers"]
-    ]  # fmt: skip
-    architecture = replace(model.architecture, output_bias=True, down_bias=True)
-    return model.replace(architecture=architecture, params={**model.params, "layers": layers})
 
 
 def inputs(architecture, rows=4, length=9, left=False):

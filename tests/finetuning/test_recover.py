@@ -64,6 +64,11 @@ def test_prune_recovers_every_result(model, texts):
         jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
+def test_a_recovery_after_streamed_pruning_says_that_it_is_not_streamed(model, texts):
+    small = jp.prune(model, texts, jp.Budget(0.5), jp.Magnitude(), stream=True, recover=replace(SETTINGS, steps=2))
+    assert any("neither streamed nor spread" in doubt for doubt in small.provenance.warnings)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_language_model_comes_closer_to_the_dense_one(family, tmp_path):
     random = np.random.RandomState(0)

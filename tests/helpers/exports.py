@@ -51,12 +51,15 @@ def names(folder):
 
 
 def with_output_biases(model):
-    layers = []
-    for number, layer in enumerate(model.params["layers"]):
-        attention, feed_forward = dict(layer["attention"]), dict(layer["feed_forward"])
-        bias = np.full(model.architecture.hidden, 0.1 * (number + 1), np.float32)
-        attention["o"] = {**attention["o"], "bias": bias}
-        feed_forward["down"] = {**feed_forward["down"], "bias": -bias}
-        layers.append({"attention": attention, "feed_forward": feed_forward})
+    """As a refit with an intercept leaves it: biases on every output projection, whatever the family has."""
+    random, hidden = np.random.RandomState(1), model.architecture.hidden
+    layers = [
+        {
+            half: {name: {**leaf, "bias": random.normal(0, 0.3, hidden).astype("f")} if name in ("o", "down") else leaf
+                   for name, leaf in part.items()}
+            for half, part in layer.items()
+        }
+        for layer in model.params["layers"]
+    ]  # fmt: skip
     architecture = replace(model.architecture, output_bias=True, down_bias=True)
     return model.replace(architecture=architecture, params={**model.params, "layers": layers})

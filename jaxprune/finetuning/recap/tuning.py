@@ -12,7 +12,7 @@ from ...model import Architecture, Batch, Params
 from ...model.heads import head_of
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
-from ..masters import in_types, result_types
+from ..masters import at_rest
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
@@ -129,7 +129,7 @@ def tune_round(
     chosen, frozen = select(parts, trainable_of(settings, architecture))
     state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
                      training, steps=steps, done=done, since=since)  # fmt: skip
-    resting = frozen if training.frozen_dtype is None else in_types(frozen, result_types(frozen, training.frozen_dtype))
+    resting = at_rest(frozen, training.frozen_dtype)
     state, there = placement.to_device(state), placement.to_device(resting)
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
