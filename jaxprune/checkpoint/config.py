@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
-from ..model.attention_kinds import Window
 from ..model.embedding import Embedding
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
@@ -17,7 +16,7 @@ from .known_families import known_families
 from .known_settings import check_settings
 from .labels import default_labels, default_problem, labels_of, problem_of
 from .rotary import rotary_of
-from .sliding import sliding_window
+from .sliding import SLIDING, attention_of, layer_types
 
 
 class HeadChoice(NamedTuple):
@@ -248,9 +247,9 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     if fields.get("positions") == "rotary":
         fields |= rotary_of(config, width, rows, where)._asdict()
     on = switch("window_on") if "window_on" in family.keys else True
-    window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
-    if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
-        fields["attention"], fields["max_positions"] = Window(size=window), window
+    types = layer_types(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
+    if SLIDING in types:
+        fields["attention"] = attention_of(family, config, types, fields["max_positions"], where)
     if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, config, task, where))

@@ -49,6 +49,7 @@ _INNER_NORMS = {
 }
 # Layers from some number on see only so many tokens back, where that is switched on.
 _LATE_WINDOW_KEYS = {"window": "sliding_window", "window_on": "use_sliding_window", "window_from": "max_window_layers"}
+_LATE_WINDOW_KEYS |= {"layer_types": "layer_types"}
 _LATE_WINDOW_DEFAULTS = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
 
 DECODERS = (

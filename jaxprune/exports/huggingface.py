@@ -33,8 +33,9 @@ from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
+from ..model.attention_kinds import Relative
 from ..model.model import Model
-from .exported import Exported, ready_to_export, source_config, with_head
+from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .modelling import modelling_text
 from .places import filled_up, first_places, unit_places
 
@@ -82,6 +83,7 @@ def export_transformers(
     warnings: list[str] = []
     config = with_head(source, family, model.architecture)
     dense = as_config(family, config, _WHERE)
+    model = model.replace(architecture=with_windows(model.architecture, dense))
     kept, file = None, None
     if fill_zeros:
         if model.architecture.layers == dense.layers:
@@ -89,7 +91,7 @@ def export_transformers(
         kept = unit_places(model, dense, warnings)
         target = replace(_with_biases(family, model.architecture), layers=dense.layers, attention=dense.attention)
         config = _with_sizes(config, family, target, dense, warnings)
-    elif model.architecture.attention != dense.attention:
+    elif isinstance(dense.attention, Relative) and model.architecture.attention != dense.attention:
         raise CheckpointError(
             f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
             "have lost different heads; export with fill_zeros, or as ONNX."

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
-from ..model.attention_kinds import Relative
+from ..model.attention_kinds import Relative, Window
 from ..model.model import Params
 from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
@@ -36,15 +36,19 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     g.place = "embed."
     positions = _positions(g, a) if a.positions != "none" else ""
     x = _embedded(g, params["embed"], a, positions)
-    shared = _Shared(
-        _mask(g, a),
-        _rotation(g, a, positions) if a.positions == "rotary" else None,
-        _buckets(g, a.attention) if isinstance(a.attention, Relative) else None,
-    )
-    for number, (size, layer) in enumerate(zip(a.layers, params["layers"], strict=True)):
+    kinds = [a.of_layer(number) for number in range(len(a.layers))]
+    shared = {}
+    for number, kind in enumerate(dict.fromkeys(kinds)):
+        g.place = f"kinds.{number}." if number else "embed."
+        shared[kind] = _Shared(
+            _mask(g, kind),
+            _rotation(g, kind, positions) if kind.positions == "rotary" else None,
+            _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None,
+        )
+    for number, (size, layer, kind) in enumerate(zip(a.layers, params["layers"], kinds, strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
             g.place = f"layers.{number}.{half}."
-            x = _sublayer(g, layer[half], x, update, size, shared, a)
+            x = _sublayer(g, layer[half], x, update, size, shared[kind], kind)
     g.place = ""
     if a.final_norm:
         x = _norm(g, params["final_norm"], x, a, "final_norm")
@@ -87,10 +91,13 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
 def _mask(g: Graph, a: Architecture) -> str:
     """0 where a query may look at a key, the lowest float32 where not: a row without any looks at all alike."""
     allowed = g.add("Unsqueeze", g.add("Greater", "attention_mask", g.whole(0)), g.whole(1, 2))
+    slots = all_slots(g) if a.causal or isinstance(a.attention, Window) else ""
     if a.causal:
-        slots = all_slots(g)
         seen = g.add("GreaterOrEqual", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
         allowed = g.add("And", allowed, seen)
+    if isinstance(a.attention, Window):
+        ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
+        allowed = g.add("And", allowed, g.add("Less", g.add("Abs", ahead), g.index(a.attention.size)))
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
 
 
@@ -105,7 +112,7 @@ def _buckets(g: Graph, kind: Relative) -> str:
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
-    frequencies = g.weight("rotary", np.array(a.rotary))
+    frequencies = g.weight(f"{g.place}rotary", np.array(a.rotary))
     at = g.add("Cast", positions, to="FLOAT")
     if a.rotary_dynamic:
         factor, made_for = a.rotary_dynamic

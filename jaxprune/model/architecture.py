@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
-from .attention_kinds import Attention, Full, Relative, Window
+from .attention_kinds import Attention, Full, Mixed, Relative
 from .embedding import Embedding
 
 HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"]
@@ -128,6 +129,8 @@ class Architecture:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if isinstance(self.attention, Relative):
             self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
+        if isinstance(self.attention, Mixed):
+            self.attention.check(len(self.layers))
         if len(self.rotary_dynamic) not in (0, 2):
             raise SettingsError(f"rotary_dynamic is {self.rotary_dynamic}, expected a factor and a length, or nothing.")
 
@@ -137,11 +140,6 @@ class Architecture:
         return self.norm_position == "pre"
 
     @property
-    def window(self) -> int | None:
-        """What `max_positions` comes from, where attention to a longer text would not reach its start."""
-        return self.attention.size if isinstance(self.attention, Window) else None
-
-    @property
     def output_width(self) -> int:
         """Numbers a token that the head reads."""
         return self.hidden if self.embed_width is None or self.embed_projects == "sum" else self.embed_width
@@ -149,14 +147,20 @@ class Architecture:
     @property
     def limit(self) -> str:
         """What bounds the length of a text, for messages: "the model's …"."""
-        if self.window is None:
-            return f"{self.max_positions} positions"
-        return f"sliding window of {self.window} tokens (longer texts would need it, which is not supported)"
+        return f"{self.max_positions} positions"
 
     @property
     def ragged(self) -> bool:
         """True when layers differ, so that they cannot be stacked."""
         return len(set(self.layers)) > 1
+
+    def of_layer(self, layer: int) -> "Architecture":
+        """The same, as if all layers were of the kind of that one: what a program for one layer has to know.
+
+        It is the same for all layers of a kind, so that they share a program.
+        """
+        kind = self.attention
+        return _of_kind(self, kind.layers[layer]) if isinstance(kind, Mixed) else self
 
     def sublayers(self) -> tuple[Sublayer, ...]:
         """Every sublayer, bottom up: the one place that knows their order."""
@@ -180,6 +184,16 @@ class Architecture:
         if isinstance(kind, Relative) and [len(own) for own in kind.columns] != [size.groups for size in layers]:
             kind = replace(kind, columns=())
         return replace(self, layers=layers, attention=kind)
+
+
+@lru_cache(maxsize=256)
+def _of_kind(architecture: Architecture, number: int) -> Architecture:
+    assert isinstance(architecture.attention, Mixed)
+    kind = architecture.attention.kinds[number]
+    if kind.rotary is None:
+        return replace(architecture, attention=kind.attention)
+    turning: dict[str, Any] = {"rotary": kind.rotary, "rotary_scale": kind.rotary_scale, "rotary_dynamic": ()}
+    return replace(architecture, attention=kind.attention, positions="rotary" if kind.rotary else "none", **turning)
 
 
 class LastLayer(NamedTuple):

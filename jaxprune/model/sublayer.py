@@ -5,6 +5,7 @@ it is mixed back into the residual stream. Gates multiply features, so a gate at
 shape.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import FEED_FORWARD, HALVES, Architecture
-from .attention_kinds import Relative
+from .attention_kinds import Relative, Window
 from .dropout import Dropout, drop
 from .model import Batch, Params
 from .partial_rows import Split, split_dense, split_project
@@ -103,6 +104,20 @@ def context_of(architecture: Architecture, batch: Batch) -> Context:
     )
 
 
+def layer_contexts(architecture: Architecture, batch: Batch) -> list[tuple[Architecture, Context]]:
+    """For every layer its own description (`Architecture.of_layer`) and context, one for all layers of a kind."""
+    return for_layers(architecture, lambda kind: context_of(kind, batch))
+
+
+def for_layers(
+    architecture: Architecture, context: Callable[[Architecture], Context]
+) -> list[tuple[Architecture, Context]]:
+    """The same, of any kind of context."""
+    kinds = [architecture.of_layer(layer) for layer in range(len(architecture.layers))]
+    contexts = {kind: context(kind) for kind in dict.fromkeys(kinds)}
+    return [(kind, contexts[kind]) for kind in kinds]
+
+
 def text_lengths(batch: Batch) -> Int[Array, "rows length"]:
     """For every slot, how many positions the text that it belongs to has."""
     same = batch.segments[:, :, None] == batch.segments[:, None, :]
@@ -154,17 +169,24 @@ def turned(q: Array, k: Array, rotation: tuple[Array, Array] | None) -> tuple[Ar
 
 
 def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "rows 1 length length"]:
-    """True where a query may look at a key: within one text, never at padding, backwards only if causal.
+    """True where a query may look at a key: within one text, never at padding, backwards only if causal, in a window.
 
     A padding slot (segment 0) looks at every token of its row, as in transformers: nothing reads it, except the pooled
-    slot of a left-padded text.
+    slot of a left-padded text. The description is that of one layer (`Architecture.of_layer`).
     """
     query, key = batch.segments[:, :, None], batch.segments[:, None, :]
     allowed = (key > 0) & ((query == key) | (query == 0))
-    if architecture.causal:
-        slots = jnp.arange(batch.segments.shape[1])
-        allowed = allowed & (slots[:, None] >= slots[None, :])
-    return allowed[:, None]
+    slots = jnp.arange(batch.segments.shape[1])
+    return (allowed & reach(architecture, slots[:, None], slots[None, :]))[:, None]
+
+
+def reach(architecture: Architecture, query: Array, key: Array) -> Bool[Array, "..."]:
+    """True where the token in slot `key` is not too far, nor too late, for the one in slot `query`."""
+    near = query >= key if architecture.causal else jnp.ones((), bool)
+    kind = architecture.attention
+    if not isinstance(kind, Window):
+        return near
+    return near & (query - key < kind.size) & (key - query < kind.size)
 
 
 def sublayer_inputs(

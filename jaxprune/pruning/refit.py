@@ -181,7 +181,7 @@ def follow_sublayer(
     parameters as NumPy arrays in full size, units that go untouched (the cut removes them), and a report of plain
     numbers.
     """
-    devices, half = programs.devices, at.half
+    devices, half, architecture = programs.devices, at.half, architecture.of_layer(at.layer)
     full = whole = devices.read(p)
     if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
         full = take_queries(whole, mask)

@@ -67,7 +67,7 @@ def streams(
     here: Any = x
     yield here
     for at, p in programs.devices.sublayers(params["layers"], architecture.sublayers()[first:]):
-        here = programs(advance, p, here, batch, half=at.half, architecture=architecture)[0]
+        here = programs(advance, p, here, batch, half=at.half, architecture=architecture.of_layer(at.layer))[0]
         yield here
 
 
@@ -110,6 +110,7 @@ def last_streams(
         xs = [programs(start, outer, batch, architecture=architecture) for batch in group]
         del outer
         for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
+            kind = architecture.of_layer(at.layer)
             for place, batch in enumerate(group):
-                xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=architecture)[0]
+                xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=kind)[0]
         yield group, devices.fetch(outer_params(params)), xs

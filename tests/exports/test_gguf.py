@@ -170,6 +170,16 @@ def test_every_parameter_is_in_the_file(tmp_path):
         )
 
 
+def test_a_window_bounds_the_files_context(tmp_path):
+    """llama.cpp's architectures for these families see all tokens."""
+    settings = {"use_sliding_window": True, "sliding_window": 13, "max_window_layers": 1}
+    model = model_of("qwen2", **GROUPED, **settings)
+    written, file = exported(model, tmp_path / "out")
+    assert file.keys["qwen2.context_length"] == 13 < model.architecture.max_positions
+    assert any("context is 13 tokens, the model's sliding window" in entry for entry in written.warnings)
+    assert_same_logits(model, file)
+
+
 # --- rotary scalings
 
 _YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}

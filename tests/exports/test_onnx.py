@@ -88,6 +88,9 @@ VARIANTS = {
     ),
     "longer than made for": ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
                                        "max_position_embeddings": 6}, UNEVEN),
+    "a window": ("mistral", {"sliding_window": 3}, UNEVEN),
+    "a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+                                UNEVEN),
     "a gelu by tanh": ("bert", {"hidden_act": "gelu_new"}, UNEVEN),
     "a gated gelu": ("llama", {"hidden_act": "gelu"}, UNEVEN),
 }  # fmt: skip

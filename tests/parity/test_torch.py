@@ -182,7 +182,12 @@ VARIANTS = {
     "Llama, yarn, mscale": ("llama", rope("yarn", factor=4.0, original_max_position_embeddings=10, truncate=False,
                                           mscale=0.7, mscale_all_dim=0.4, beta_fast=4.0, beta_slow=2.0)),
     "Llama, yarn, attention factor": ("llama", rope("yarn", factor=4.0, attention_factor=1.3)),
+    "Mistral, a window": ("mistral", {"sliding_window": 4}),
     "Qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "Qwen2, a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 4,
+                                                 "max_window_layers": 1}),
+    "Qwen3, a window in an early layer": ("qwen3", {"use_sliding_window": True, "sliding_window": 3,
+                                                    "layer_types": ["sliding_attention", "full_attention"]}),
     "Qwen3, biases": ("qwen3", {"attention_bias": True}),
     "Qwen3, heads wider than the stream": ("qwen3", {"head_dim": 6}),
 }  # fmt: skip

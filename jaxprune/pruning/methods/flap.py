@@ -118,9 +118,10 @@ def measure_moments(run: Run) -> list[FeatureSums]:
     for at, p in devices.sublayers(params["layers"], addresses[first:]):
         zeros = jnp.zeros(len(_kernel(run.model, at)))
         total = devices.everywhere(FeatureSums(zeros, zeros, jnp.zeros(())))
+        kind = architecture.of_layer(at.layer)
         for number, batch in enumerate(run.batches):
             xs[number], total = run.programs(
-                observe_moments, p, xs[number], batch, total, half=at.half, architecture=architecture
+                observe_moments, p, xs[number], batch, total, half=at.half, architecture=kind
             )
         sums.append(devices.read(total))
         run.step("measure", at.index + 1, len(addresses))

@@ -145,7 +145,7 @@ def published_masks(
                     cotangent,
                     sums[at.index],
                     half=at.half,
-                    architecture=architecture,
+                    architecture=architecture.of_layer(at.layer),
                 )
             programs.meter.sample("measure")
         scores, unit_costs = [], []

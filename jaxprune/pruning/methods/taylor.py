@@ -122,7 +122,7 @@ def summed_gradient(
                 cotangent,
                 here,
                 half=at.half,
-                architecture=architecture,
+                architecture=architecture.of_layer(at.layer),
             )
             total[at.index] = devices.keep(here)
         on_batch(number + 1)
