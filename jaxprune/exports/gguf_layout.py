@@ -23,6 +23,7 @@ BIASES = {  # fields of `Architecture`, and how they are called in messages
 }
 _CAUSAL = {"causal": True, "norm_position": "pre", "embed_norm": False, "embed_width": None, "token_types": 0}
 _CAUSAL |= {"attention_scale": None, "positions_count": "slots", "position_offset": 0, "rotary_dynamic": ()}
+_CAUSAL |= {"norm_plus_one": False, "embed_scaled": False, "score_cap": None, "logit_cap": None}
 _LLAMA = _CAUSAL | {"norm": "rms", "gated": True, "activation": "silu", "positions": "rotary", "query_key_norm": False}
 _GPT2 = _CAUSAL | {"norm": "layer", "gated": False, "activation": "gelu_tanh", "positions": "learned"}
 
@@ -70,6 +71,7 @@ def matching_layouts(a: Architecture) -> Sequence[Layout]:
         )
     own = _OWN.get(a.family, a.family)
     alike = not isinstance(a.attention, Mixed) or all(kind.rotary is None for kind in a.attention.kinds)
+    alike = alike and 2 * len(a.rotary) in (0, a.head_width)
     matching = [
         layout
         for layout in LAYOUTS
@@ -113,7 +115,7 @@ def written_sizes(a: Architecture) -> tuple[LayerSizes, ...]:
     )
 
 
-def context_of(a: Architecture) -> int:
+def file_context(a: Architecture) -> int:
     """The longest text that the file's architecture computes as the model does: none of them has a window."""
     return min(a.max_positions, shortest_window(a.attention) or a.max_positions)
 
@@ -128,7 +130,7 @@ def size_keys(layout: Layout, a: Architecture) -> dict[str, Any]:
     }
     return {
         "block_count": len(sizes),
-        "context_length": context_of(a),
+        "context_length": file_context(a),
         "embedding_length": a.hidden,
         "vocab_size": a.vocab,
         **{key: each if layout.per_layer else each[0] for key, each in counts.items()},

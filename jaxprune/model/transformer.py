@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 
 from .architecture import HALVES, Architecture
 from .attention_kinds import Mixed
+from .context import Context, layer_contexts
 from .dropout import Dropout, drop, held_back
 from .ends import embed_tokens, head_input
 from .heads import head_of
 from .model import Batch, Params
 from .relative import shared_tables
 from .remat import recomputed
-from .sublayer import Context, layer_contexts, sublayer
+from .sublayer import sublayer
 
 
 class Sites(NamedTuple):
@@ -165,7 +166,7 @@ def forward(
     contexts = layer_contexts(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
     if stream is None:
-        looked_up = lambda batch, p: embed_tokens({"embed": p}, batch, architecture)  # noqa: E731
+        looked_up = lambda batch, p: embed_tokens({"embed": p}, batch, architecture, dtype)  # noqa: E731
         x = (recomputed(looked_up) if remat else looked_up)(batch, params["embed"])
         x = drop(x.astype(dtype), outside, 0)
     else:

@@ -15,23 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checks import checked
 from ..errors import NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
+from ..model.context import Context, for_layers, layer_contexts, reach, rotation_at
 from ..model.ends import embed_tokens, head_input
 from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import (
-    OUTPUT,
-    Context,
-    attend,
-    for_layers,
-    layer_contexts,
-    project_out,
-    reach,
-    residual,
-    rotation_at,
-    sublayer,
-    sublayer_inputs,
-    turned,
-)
+from ..model.sublayer import OUTPUT, attend, project_out, residual, sublayer, sublayer_inputs, turned
 from .programs import Programs
 from .prompts import check_prompts, left_padded, prompt_rows, rounded_up
 from .sampling import Odds, Sampling, draw
@@ -242,7 +230,7 @@ def read(
 
     Without caches the tokens see one another only, and the caches are theirs. `contexts` has an entry for every layer.
     """
-    x, kept = embed_tokens(params, batch, architecture).astype(dtype), []
+    x, kept = embed_tokens(params, batch, architecture, dtype).astype(dtype), []
     for index, p in enumerate(params["layers"]):
         cache, (kind, context) = None if caches is None else caches[index], contexts[index]
         x, cache = attention_step(p[ATTENTION], x, context, cache, first, kind)

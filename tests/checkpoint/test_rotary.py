@@ -141,14 +141,16 @@ QWEN = {"use_sliding_window": True, "sliding_window": 8}
         ("qwen3", {**QWEN, "layer_types": ["sliding_attention", "full_attention"]}, [8, None]),
         ("qwen3", {**QWEN, "max_window_layers": 0, "layer_types": ["full_attention"] * 2}, [None] * 2),
         ("llama", {"sliding_window": 8}, [None] * 2),  # which Llama does not read
+        ("gemma2", {"num_hidden_layers": 3}, [4, None, 4]),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, [None, 4]),
     ],
 )
 def test_where_attention_has_a_window(family, changes, windows):
     a = tiny.architecture(tiny.config(family, **changes))
-    kinds = [a.of_layer(layer).attention for layer in range(2)]
+    kinds = [a.of_layer(layer).attention for layer in range(len(windows))]
     assert kinds == [Full() if size is None else Window(size=size) for size in windows]
     assert a.max_positions == changes.get("max_position_embeddings", POSITIONS)
-    assert (a.attention == kinds[0]) == (kinds[0] == kinds[1])  # one kind for all layers is said plainly
+    assert (a.attention == kinds[0]) == (len(set(kinds)) == 1)  # one kind for all layers is said plainly
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
-from ...model.sublayer import context_of
+from ...model.context import context_of
 from ...model.transformer import whole_layer
 from ...pruning.cut import Mask, map_units
 from ...runtime.by_sublayer import outer_params, start

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from ...checks import check_types
 from ...model.architecture import Architecture, Sublayer
+from ...model.context import context_of
 from ...model.model import Batch, Model, Params
-from ...model.sublayer import OUTPUT, context_of, sublayer
+from ...model.sublayer import OUTPUT, sublayer
 from ...runtime.by_sublayer import outer_params, start
 from ...settings import formerly
 from ..backward import output_kernel, unit_width
