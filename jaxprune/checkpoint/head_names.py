@@ -22,7 +22,9 @@ class HeadNames:
 
     def class_name(self, family: Family) -> str:
         """The class of a family's models with this head."""
-        return family.classes + (self.ending or family.language_model)
+        if self.ending is None:
+            return (family.language_classes or family.classes) + family.language_model
+        return family.classes + self.ending
 
     @property
     def auto_class(self) -> str:
@@ -59,6 +61,8 @@ ClassKind = HeadKind | Literal["other", "unknown"]
 def kind_of_class(family: Family, name: str) -> ClassKind:
     """Which head a class of that name has; "other" for one of a kind that we do not have."""
     name = name.removeprefix("Flax").removeprefix("TF").lower()
+    if family.language_classes is not None and name == (family.language_classes + family.language_model).lower():
+        return "causal_lm"
     start = family.classes.lower()
     ending = name.removeprefix(start)
     if not name.startswith(start) or ending not in (*_KINDS, *map(str.lower, _NOT_OURS)):

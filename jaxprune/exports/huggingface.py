@@ -33,8 +33,9 @@ from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
+from ..model.attention_kinds import Relative
 from ..model.model import Model
-from .exported import Exported, ready_to_export, source_config, with_head
+from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .modelling import modelling_text
 from .places import filled_up, first_places, unit_places
 
@@ -82,6 +83,7 @@ def export_transformers(
     warnings: list[str] = []
     config = with_head(source, family, model.architecture)
     dense = as_config(family, config, _WHERE)
+    model = model.replace(architecture=with_windows(model.architecture, dense))
     kept, file = None, None
     if fill_zeros:
         if model.architecture.layers == dense.layers:
@@ -89,10 +91,19 @@ def export_transformers(
         kept = unit_places(model, dense, warnings)
         target = replace(_with_biases(family, model.architecture), layers=dense.layers, attention=dense.attention)
         config = _with_sizes(config, family, target, dense, warnings)
-    elif model.architecture.attention != dense.attention:
+    elif isinstance(dense.attention, Relative) and model.architecture.attention != dense.attention:
         raise CheckpointError(
             f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
             "have lost different heads; export with fill_zeros, or as ONNX."
+        )
+    elif family.shared_config and any(
+        (size.groups, size.queries) != (dense.layers[0].groups, dense.layers[0].queries)
+        for size in model.architecture.layers
+        if model.architecture.ragged
+    ):
+        raise CheckpointError(
+            f"layers of a {family.model_type} model of transformers read the number of their heads from config.json, "
+            "and these have lost different ones; export with fill_zeros, or as ONNX."
         )
     elif _can_say(family, model.architecture, dense):
         target = _with_biases(family, model.architecture)
@@ -282,7 +293,8 @@ def _tensors(
         if len(reads) > 1:
             whole = _one_of(name, [read() for read in reads])
             tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
-    modules = [module for head in family.heads.values() for module in (head.output, head.pooler) if module]
+    heads = [(head.output, head.pooler, head.pooler_norm) for head in family.heads.values()]
+    modules = [module for names in heads for module in names if module]
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {

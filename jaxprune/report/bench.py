@@ -237,8 +237,7 @@ def generation_bench(
 
 def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:
     """One text of random tokens a row, no padding."""
-    bounded = architecture.positions == "learned" or architecture.window is not None
-    if bounded and length > architecture.max_positions:
+    if architecture.positions == "learned" and length > architecture.max_positions:
         raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
     whole = np.ones((rows, length), np.int32)

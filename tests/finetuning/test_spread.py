@@ -18,7 +18,7 @@ MODULE = ("-m", "tests.finetuning.spread_script")
 def four(folder, task, tmp_path_factory) -> dict[str, Any]:
     """What a process with four devices finds."""
     out = tmp_path_factory.mktemp("four")
-    return result(start([*MODULE, "devices", str(folder), task.source, str(out)], 4, out, quick=True))
+    return result(start([*MODULE, "devices", str(folder), task.source, str(out)], 4, out))
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def test_bytes_of_a_device_fall_as_predicted(four):
 
 def test_two_processes_train_as_one_device_and_leave_a_state_for_it(folder, task, four, tmp_path):
     words = [*MODULE, "processes", str(folder), task.source, str(tmp_path), free_address(), "2"]
-    running = [start([*words, str(rank)], 2, tmp_path, quick=True) for rank in range(2)]
+    running = [start([*words, str(rank)], 2, tmp_path) for rank in range(2)]
     try:
         answers = [result(process) for process in running]
     finally:

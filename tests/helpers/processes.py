@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("--xla_backend_optimization_level", "--xla_cpu_use_fusion_emitters")  # flags by which tests compile faster
 
 
-def start(words: Sequence[str], devices: int, folder: Path, quick: bool = False) -> subprocess.Popen[str]:
+def start(words: Sequence[str], devices: int, folder: Path) -> subprocess.Popen[str]:
     """`python WORDS…` in `folder`, on as many simulated devices."""
-    flags = [f"--xla_force_host_platform_device_count={devices}"]
-    if quick:
-        flags += [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.startswith(QUICK)]
-    environment = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder
     )
