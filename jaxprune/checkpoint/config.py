@@ -247,6 +247,13 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     narrow = family.keys.get("embed_width", "")
     if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
+    if "both_ways" in family.keys and switch("both_ways"):
+        fields["causal"] = False
+        if HEADS[task.head, task.problem].language is not None:
+            key = family.keys["both_ways"]
+            raise CheckpointError(
+                f"{where}: {key} is true, and a language model that reads both ways predicts nothing."
+            )
     on = switch("window_on") if "window_on" in family.keys else True
     first = value("window_from", int, 0) or 0
     fields |= attention_fields(family, config, where, fields, rows, on, first)
@@ -283,6 +290,8 @@ def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, 
     """What config.json says of a head that pools, and of the bias of what lies before it."""
     said = {}
     for name, known in (("pool", {"cls": "first", "mean": "mean"}), ("pooler_bias", {True: True, False: False})):
+        if name not in family.keys:
+            continue
         key = family.keys[name]
         given = family.defaults[key] if config.get(key) is None else config[key]
         if not isinstance(given, str | bool) or given not in known:
