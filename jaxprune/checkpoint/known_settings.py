@@ -36,6 +36,7 @@ _HARMLESS = frozenset(
     model_name base_model base_model_name_or_path author description version library_name pipeline_tag datasets metrics
     use_flash_attention use_flash_attention_2 use_flash_attn flash_attn use_sdpa use_fused_rms_norm use_fused_rope
     low_cpu_mem_usage device_map
+    encoder_stride pooler_output_size pooler_act image_processor_type feature_extractor_type
     """.split()
 )
 _HARMLESS_PATTERNS = ("_*", "*dropout*", "*_pdrop", "*initializer*")

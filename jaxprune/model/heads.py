@@ -40,6 +40,9 @@ def text_logits(
 ) -> Float[Array, "rows texts outputs"]:
     """Of every text, from the token that stands for it, through the pooler where there is one."""
     pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
+    if architecture.pool_tokens > 1:
+        after = [batch.pool[..., None] + place for place in range(1, architecture.pool_tokens)]
+        pooled = jnp.concatenate([pooled, *(jnp.take_along_axis(x, slot, axis=1) for slot in after)], axis=-1)
     if architecture.pooler != "none":
         activation = _POOLERS[architecture.pooler]
         # transformers' classes without a pooler, those on decoders, drop nothing here.
