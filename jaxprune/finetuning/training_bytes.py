@@ -127,6 +127,14 @@ def held_bytes(tree: Any) -> int:
     return sum(int(np.size(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def abstract_batch(architecture: Architecture, rows: int, length: int) -> Batch:
+    """A batch of one text, or image, a row: shapes only."""
+    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
+    numbers = None if architecture.patches is None else architecture.patches.numbers
+    patches = None if numbers is None else jax.ShapeDtypeStruct((rows, length, numbers), np.float32)
+    return Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2, patches)  # type: ignore[arg-type]
+
+
 def compiled_step(
     model: Model,
     rows: int,
@@ -148,8 +156,7 @@ def compiled_step(
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))
     variables = jax.eval_shape(masters, {"params": chosen, "adapters": weights})
     moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)
-    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
-    batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
+    batch = abstract_batch(model.architecture, rows, length)
     blank = head_of(model.architecture).blank(len(model.architecture.labels))
     targets = jax.ShapeDtypeStruct((rows, 1, *blank.shape), blank.dtype)
     clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jnp.float32(0), jax.random.key(0)))
