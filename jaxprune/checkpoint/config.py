@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
-from ..model.attention_kinds import Window
 from ..model.embedding import Embedding
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
@@ -17,8 +16,7 @@ from .image_settings import patches_of
 from .known_families import known_families
 from .known_settings import check_settings
 from .labels import default_labels, default_problem, labels_of, problem_of
-from .rotary import rotary_of
-from .sliding import sliding_window
+from .sliding import attention_fields
 
 
 class HeadChoice(NamedTuple):
@@ -201,7 +199,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         )
     hidden, heads = value("hidden", int, 1), value("heads", int, 1)
     groups, width = heads, None
-    if config.get(family.keys.get("groups", "")) is not None:
+    key = family.keys.get("groups", "")
+    if config.get(key) is not None or key in family.defaults:
         groups = value("groups", int, 1)
     if "head_width" in family.keys and (config.get("head_dim") or family.defaults.get("head_dim")):
         width = value("head_width", int, 1)
@@ -211,6 +210,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         raise CheckpointError(f"{where}: {groups} key-value groups do not divide {heads} heads.")
     width = hidden // heads if width is None else width
     activation = value("activation", str, 0)
+    activation = family.activations.get(activation, activation)
     if activation not in ACTIVATION_NAMES:
         known = ", ".join(ACTIVATION_NAMES)
         raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {known}.")
@@ -252,15 +252,27 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
     if "pre_norm" in family.keys:
         fields["norm_position"] = "pre" if switch("pre_norm") else "post"
+    if "norm_bias" in family.keys:
+        fields["norm_bias"] = switch("norm_bias")
     narrow = family.keys.get("embed_width", "")
     if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
-    if fields.get("positions") == "rotary":
-        fields |= rotary_of(config, width, rows, where)._asdict()
+    if "both_ways" in family.keys and switch("both_ways"):
+        fields["causal"] = False
+        if HEADS[task.head, task.problem].language is not None:
+            key = family.keys["both_ways"]
+            raise CheckpointError(
+                f"{where}: {key} is true, and a language model that reads both ways predicts nothing."
+            )
     on = switch("window_on") if "window_on" in family.keys else True
-    window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
-    if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
-        fields["attention"], fields["max_positions"] = Window(size=window), window
+    first = value("window_from", int, 0) or 0
+    fields |= attention_fields(family, config, where, fields, rows, on, first)
+    for name in ("score_cap", "logit_cap"):
+        key = family.keys.get(name)
+        if key is not None and config.get(key, family.defaults.get(key)) is not None:  # null: there is none
+            fields[name] = float(value(name, float, 1))
+    if "attention_scalar" in family.keys:  # scores are divided by its root
+        fields["attention_scale"] = value("attention_scalar", float, 1) ** -0.5
     if HEADS[task.head, task.problem].language is not None:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
     return Architecture(**fields, **head_fields(family, config, task, where))
@@ -269,16 +281,19 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
 def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> dict[str, Any]:
     """The fields of `Architecture` that a task sets, but for those of a language model."""
     head = family.heads.get(task.head, HeadModules(output=""))
+    pooled = {} if "pool" not in family.keys or head.pooler is None else _pooled(family, config, where)
     return {
         "pool": head.token,
         "pool_tokens": _pool_tokens(family, config, task, where),
         "pool_pad": _padding(family, config, where) if head.token == "last" else None,
         "pooler": head.activation,
+        "pooler_norm": head.pooler_norm is not None,
         "head": task.head,
         "head_bias": head.bias,
         "labels": task.labels,
         "problem": task.problem,
         "embedding": task.embedding,
+        **pooled,
     }
 
 
@@ -286,6 +301,21 @@ def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, wh
     """How many tokens a head reads side by side: of DeiT's class with a teacher two."""
     taught = (class_of(config, where) or "").endswith(WITH_TEACHER) and task.head in family.heads
     return len(family.averaged) if taught and family.averaged else 1
+
+
+def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What config.json says of a head that pools, and of the bias of what lies before it."""
+    said = {}
+    for name, known in (("pool", {"cls": "first", "mean": "mean"}), ("pooler_bias", {True: True, False: False})):
+        if name not in family.keys:
+            continue
+        key = family.keys[name]
+        given = family.defaults[key] if config.get(key) is None else config[key]
+        if not isinstance(given, str | bool) or given not in known:
+            expected = ", ".join(map(str, known))
+            raise CheckpointError(f"{where}: {key} is {str(given)[:60]!r}, expected one of {expected}.")
+        said[name] = known[given]
+    return said
 
 
 def _padding(family: Family, config: Mapping[str, Any], where: str) -> int | None:

@@ -13,14 +13,14 @@ from .config import HeadChoice, class_of, declared_head
 from .families import Family, HeadModules
 from .files import listed
 from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
-from .layout import separated
+from .layout import separated, shared_by
 from .read import FLOATS, Stored, read_tensors
 
 # Parts of a name that wrappers add wherever they stand: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
+def family_tensors(folder: Path, family: Family, config: Mapping[str, Any]) -> dict[str, Stored]:
     """The files' tensors by the family's names, without the encoder's prefix and what training programs put before it.
 
     Raises `CheckpointError` where two different tensors come under one name.
@@ -34,7 +34,7 @@ def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
         if short in tensors and not _equal(stored, tensors[short]):
             raise CheckpointError(f"{folder} holds two different tensors {short}, one of them as {name}; delete one.")
         tensors[short] = stored
-    return separated(tensors, family)
+    return separated(tensors, family, shared_by(family, config))
 
 
 def _unwrapped(name: str) -> str:
@@ -166,10 +166,10 @@ def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
         module
         for other in family.heads.values()
         if other is not head
-        for module in (other.output, other.pooler)
+        for module in (other.output, other.pooler, other.pooler_norm)
         if module
     }
-    own = [module for module in (head.output, head.pooler) if module] if head else []
+    own = [module for module in (head.output, head.pooler, head.pooler_norm) if module] if head else []
     apart = [module for module in modules if not any(f"{ours}.".startswith(f"{module}.") for ours in own)]
     patterns = (*family.ignored, *(f"{module}.*" for module in apart))
     return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -177,5 +177,5 @@ def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
 
 def _of_model(name: str, family: Family, head: HeadModules | None) -> bool:
     """True for tensors of modules that the family computes, in whatever layer."""
-    modules = [*family.modules.values(), *([head.output, head.pooler] if head else [])]
+    modules = [*family.modules.values(), *([head.output, head.pooler, head.pooler_norm] if head else [])]
     return any(fnmatchcase(name, f"{module.replace('{}', '*')}.*") for module in modules if module)

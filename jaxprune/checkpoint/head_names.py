@@ -22,8 +22,9 @@ class HeadNames:
 
     def class_name(self, family: Family) -> str:
         """The class of a family's models with this head."""
-        ending = self.ending or family.language_model
-        return family.classes + family.endings.get(ending, ending)
+        if self.ending is None:
+            return (family.language_classes or family.classes) + family.language_model
+        return family.classes + family.endings.get(self.ending, self.ending)
 
     @property
     def auto_class(self) -> str:
@@ -64,6 +65,8 @@ ClassKind = HeadKind | Literal["other", "unknown"]
 def kind_of_class(family: Family, name: str) -> ClassKind:
     """Which head a class of that name has; "other" for one of a kind that we do not have."""
     name = name.removeprefix("Flax").removeprefix("TF").lower()
+    if family.language_classes is not None and name == (family.language_classes + family.language_model).lower():
+        return "causal_lm"
     start = family.classes.lower()
     own = {theirs.lower(): usual.lower() for usual, theirs in family.endings.items()}
     ending = name.removeprefix(start).removesuffix(WITH_TEACHER.lower() if family.averaged else "")

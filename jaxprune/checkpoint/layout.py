@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from .families import Family
 from .read import Stored
 
 
-def separated(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored]:
+def separated(tensors: Mapping[str, Stored], family: Family, queries: int = 1) -> dict[str, Stored]:
     """Every projection under a name of its own, [out, in]: "h.0.attn.c_attn.weight" becomes "….c_attn.q.weight" …
 
-    Nothing is read yet.
+    `queries` is how many heads share keys and values: so many times as many rows have queries. Nothing is read yet.
     """
     out: dict[str, Stored] = {}
     for name, stored in _as_tables(tensors, family).items():
@@ -22,16 +23,18 @@ def separated(tensors: Mapping[str, Stored], family: Family) -> dict[str, Stored
         if leaf == "weight" and len(stored.shape) == 2 and _matches(module, family.transposed):
             stored = _transposed(stored)
         parts = next((parts for pattern, parts in family.fused.items() if fnmatchcase(module, pattern)), None)
-        if parts is None or not stored.shape or stored.shape[0] % len(parts):
+        shares = [queries if part == "q" else 1 for part in parts or ()]
+        if parts is None or not stored.shape or stored.shape[0] % sum(shares):
             out[name] = stored
             continue
-        rows = stored.shape[0] // len(parts)
-        for place, part in enumerate(parts):
+        rows, first = stored.shape[0] // sum(shares), 0
+        for part, share in zip(parts, shares, strict=True):
 
-            def read(place: int = place, rows: int = rows, whole: Stored = stored) -> np.ndarray:
-                return whole.read()[place * rows : (place + 1) * rows]
+            def read(first: int = first, last: int = first + share * rows, whole: Stored = stored) -> np.ndarray:
+                return whole.read()[first:last]
 
-            out[f"{module}.{part}.{leaf}"] = Stored((rows, *stored.shape[1:]), stored.dtype, read)
+            out[f"{module}.{part}.{leaf}"] = Stored((share * rows, *stored.shape[1:]), stored.dtype, read)
+            first += share * rows
     return out
 
 
@@ -148,6 +151,13 @@ def _with_heads_apart(tensors: dict[str, Stored], family: Family) -> dict[str, S
 
 def _shaped(stored: Stored, shape: tuple[int, ...]) -> Stored:
     return Stored(shape, stored.dtype, lambda: stored.read().reshape(shape))
+
+
+def shared_by(family: Family, config: Mapping[str, Any]) -> int:
+    """How many query heads share keys and values, where `config` says so; what makes no sense is named elsewhere."""
+    heads, groups = (config.get(family.keys.get(name, "")) for name in ("heads", "groups"))
+    whole = all(isinstance(count, int) and count > 0 for count in (heads, groups))
+    return heads // groups if whole else 1
 
 
 def holder_of(module: str, family: Family) -> tuple[str, tuple[str, ...]]:

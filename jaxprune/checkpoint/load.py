@@ -109,7 +109,7 @@ def load(
     strange_file = file_warnings(folder, config)
     config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
-    tensors = family_tensors(folder, family)
+    tensors = family_tensors(folder, family, config)
     declared = task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
     if sentence is not None:
         declared = HeadChoice("embedding", embedding=sentence.embedding)
@@ -167,6 +167,7 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     modules = dict(family.modules)
     if head := family.heads.get(architecture.head):
         modules |= {"head": head.output} | ({"pooler": head.pooler} if head.pooler else {})
+        modules |= {"pooler.norm": head.pooler_norm} if head.pooler_norm else {}
     names = {}
     for ours in _shapes(architecture):
         if ours.startswith("head.") and LAST_LAYERS[architecture.head].pooled:
@@ -299,7 +300,7 @@ def _of_head(name: str) -> bool:
 
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a parameter of ours has in a file: units flattened, kernels [out, in]."""
-    if name.endswith(".bias"):
+    if name.endswith((".bias", ".scale")):
         return (prod(shape),)
     if not name.endswith(".kernel"):
         return shape

@@ -105,5 +105,5 @@ def outputs_of(model: Model, batches: Sequence[Batch], programs: Programs) -> It
     if programs.devices.stream:
         on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
         return last_outputs(model.params, on_device, architecture, programs)
-    params, whole = jax.device_put(scannable(model.params)), whole_pass(architecture)
+    params, whole = jax.device_put(scannable(model.params, architecture)), whole_pass(architecture)
     return (programs(whole, params, batch, architecture=architecture) for batch in batches)

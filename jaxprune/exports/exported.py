@@ -1,6 +1,7 @@
 """What exports of every format share: what they start from, what of config.json they keep, what they tell."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ..checkpoint.notes import to_save
 from ..checkpoint.write import check_output
 from ..errors import CheckpointError, OutputError
 from ..model.architecture import Architecture
+from ..model.attention_kinds import Window, shortest_window
 from ..model.model import REGAIN, Model
 
 
@@ -83,6 +85,14 @@ def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dic
         if names.problems and (problem is not None or a.problem != default_problem(a.labels)):
             config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
     return config
+
+
+def with_windows(a: Architecture, dense: Architecture) -> Architecture:
+    """`a` as it is read now, where it was saved by a release that read no texts beyond a window."""
+    size = a.attention.size if isinstance(a.attention, Window) else None
+    if size is None or a.max_positions != size or shortest_window(dense.attention) != size:
+        return a
+    return replace(a, attention=dense.attention, max_positions=dense.max_positions)
 
 
 def probe(architecture: Architecture, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from ..model.architecture import Architecture
 from ..model.model import Model
 from .exported import Exported, check_texts, ready_to_export, source_config
 from .gguf_file import write_gguf
-from .gguf_layout import BIASES, Layout, matching_layouts, misfit, size_keys
+from .gguf_layout import BIASES, Layout, file_context, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
 from .gguf_tensors import BLOCK, KINDS, Tensor, holds_all, tensors_of
 from .gguf_tokenizer import tokenizer_keys
@@ -47,6 +47,11 @@ def export_gguf(
     layout, rotary = chosen_layout(a, source)
     kind = dtype or saved_types(model).most
     warnings: list[str] = []
+    if (context := file_context(a)) < a.max_positions:
+        warnings.append(
+            f"the file's context is {context} tokens, the model's sliding window: llama.cpp's {layout.name} has none, "
+            f"and would read longer texts otherwise than the model, which reads {a.max_positions}."
+        )
     own = {f"{layout.name}.{key}": value for key, value in (size_keys(layout, a) | rotary.keys).items()}
     keys = _general(model, kind) | own | tokenizer_keys(model, warnings)
 

@@ -14,6 +14,7 @@ from .model import Batch, Params
 from .partial_rows import Split, permute
 from .predictions import class_divergence, of_tokens
 from .product import product
+from .sublayer import capped
 
 SLICE = 256  # tokens, of vocabularies up to 65,536; of larger ones fewer
 LEAST = 32
@@ -37,6 +38,10 @@ def vocabulary_logits(
     params: Params, x: Float[Array, "... hidden"], architecture: Architecture
 ) -> Float[Array, "... vocab"]:
     """A language model's logits from `head_input`, over the whole vocabulary; sums, and so the result, in float32."""
+    return capped(_products(params, x, architecture), architecture.logit_cap)
+
+
+def _products(params: Params, x: Array, architecture: Architecture) -> Array:
     if architecture.tied:
         table = params["embed"]["token"]
         if isinstance(table, Split):
