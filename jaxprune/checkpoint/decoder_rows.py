@@ -247,7 +247,9 @@ DECODERS = (
         | {"attention_bias": False, "output_bias": False}
         | {"feed_forward_bias": False, "down_bias": False},
         keys=LLAMA_KEYS | {"window": "sliding_window"},
-        defaults=LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5, "pad_token_id": 32000, "sliding_window": None},
+        defaults=LLAMA_DEFAULTS
+        | {"rms_norm_eps": 1e-5, "pad_token_id": 32000, "sliding_window": None}
+        | {"original_max_position_embeddings": 4096},
         pinned=OFF,
         modules={
             **LLAMA_MODULES,

@@ -70,10 +70,12 @@ GEMMAS = (
         language_classes="Gemma3",
         prefix="model.",
         switches=_SWITCHES | {"norm_position": "around", "query_key_norm": True},
-        keys=_KEYS | _WINDOWS,
-        defaults=_DEFAULTS | {"num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096},
+        keys=_KEYS | _WINDOWS | {"both_ways": "use_bidirectional_attention"},
+        defaults=_DEFAULTS
+        | {"num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096}
+        | {"use_bidirectional_attention": False},
         # transformers has a key for capped scores, and caps none.
-        pinned=_OFF | {"hidden_act": "gelu_pytorch_tanh", "attn_logit_softcapping": None},
+        pinned=OFF | {"hidden_act": "gelu_pytorch_tanh", "attn_logit_softcapping": None},
         modules=LLAMA_MODULES | _AROUND | INNER_NORMS,
         heads=DECODER_HEADS,
         ignored=ANGLES,

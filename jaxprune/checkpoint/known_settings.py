@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import CheckpointError, SettingsError, UnknownSettingError
 from .families import Family
-from .rotary import KEYS, by_type, renamed, unread_settings
+from .rotary import KEYS, MADE_FOR, by_type, renamed, unread_settings
 
 # Keys of config.json that leave the logits as they are: bookkeeping, training, generation, the choice among programs
 # that compute the same. Biases show in the tensors, where a family has no key for them.
@@ -38,6 +38,7 @@ _HARMLESS = frozenset(
     low_cpu_mem_usage device_map cache_implementation
     decoder_bias sparse_prediction sparse_pred_ignore_index deterministic_flash_attn reference_compile
     repad_logits_with_grad
+    encoder_stride pooler_output_size pooler_act image_processor_type feature_extractor_type
     """.split()
 )
 _HARMLESS_PATTERNS = ("_*", "*dropout*", "*_pdrop", "*initializer*")
@@ -126,7 +127,7 @@ def check_settings(family: Family, config: Mapping[str, Any], where: str) -> tup
 
 def _unread_rotary(family: Family, config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not family.rotary_bases:
-        return unread_settings(renamed(config, family.rotary_names, where), where)
+        return unread_settings(renamed(config, family.rotary_names, where, family.defaults.get(MADE_FOR)), where)
     nested, warnings = {}, []
     for kind, own in by_type(config, family.rotary_bases, family.scaled_types, where).items():
         unread, told = unread_settings(own, f"{where}, {kind}")

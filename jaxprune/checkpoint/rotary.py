@@ -30,8 +30,9 @@ _ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 # Known elsewhere, without a meaning for a text alone: other kinds of scaling, positions in pictures, notes of training.
 _ELSEWHERE = ("mrope_section", "mrope_interleaved", "finetuned")
 _NEUTRAL = {"attn_factor": 1.0, "extrapolation_factor": 1.0}  # factors of the code of YaRN's authors, and no change
+MADE_FOR = "original_max_position_embeddings"
 # Of config.json: two older ones, one that replaces both, and two that transformers takes from beside them.
-KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "original_max_position_embeddings")
+KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", MADE_FOR)
 
 
 class Rotary(NamedTuple):
@@ -108,9 +109,16 @@ def by_type(
     return out
 
 
-def renamed(config: Mapping[str, Any], names: Mapping[str, str], where: str) -> Mapping[str, Any]:
-    """`config` with the kind of its rotary scaling as a family means it, by `names`."""
+def renamed(
+    config: Mapping[str, Any], names: Mapping[str, str], where: str, made_for: int | None = None
+) -> Mapping[str, Any]:
+    """`config` with the kind of its rotary scaling as a family means it, by `names`.
+
+    `made_for` is how long texts were before a scaling stretched them, where neither says so.
+    """
     key, settings = settings_of(config, where)
+    if made_for is not None and config.get("original_max_position_embeddings") is None:
+        config = {**config, "original_max_position_embeddings": made_for}
     kind = settings.get("rope_type", settings.get("type"))
     return config if kind not in names else {**config, key: {**settings, "rope_type": names[kind]}}
 

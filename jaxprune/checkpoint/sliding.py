@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..model.attention_kinds import Attention, Full, LayerKind, Window, by_layer
 from .family import Family
-from .rotary import Rotary, by_type, renamed, rotary_of
+from .rotary import MADE_FOR, Rotary, by_type, renamed, rotary_of
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -29,7 +29,7 @@ def attention_fields(
     rotary: dict[str, Rotary] = {}
     if known.get("positions") == "rotary":
         by_kind = by_type(config, family.rotary_bases, family.scaled_types, where)
-        by_kind = by_kind or {FULL: renamed(config, family.rotary_names, where)}
+        by_kind = by_kind or {FULL: renamed(config, family.rotary_names, where, family.defaults.get(MADE_FOR))}
         base = family.defaults.get("rope_theta", 10000.0)
         rotary = {
             kind: rotary_of(own, known["head_width"], positions, where, base, family.partly_turned)

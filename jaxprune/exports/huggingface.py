@@ -33,7 +33,7 @@ from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
-from ..model.attention_kinds import Relative
+from ..model.attention_kinds import Relative, alike
 from ..model.model import Model
 from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .modelling import modelling_text
@@ -96,19 +96,17 @@ def export_transformers(
             f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
             "have lost different heads; export with fill_zeros, or as ONNX."
         )
-    elif family.shared_config and any(
-        (size.groups, size.queries) != (dense.layers[0].groups, dense.layers[0].queries)
-        for size in model.architecture.layers
-        if model.architecture.ragged
-    ):
-        raise CheckpointError(
-            f"layers of a {family.model_type} model of transformers read the number of their heads from config.json, "
-            "and these have lost different ones; export with fill_zeros, or as ONNX."
-        )
     elif _can_say(family, model.architecture, dense):
         target = _with_biases(family, model.architecture)
         config = _with_sizes(config, family, target, dense, warnings)
+    elif family.reads_images:
+        raise CheckpointError(
+            f"the layers differ, and how transformers calls the modules of a {family.model_type} model depends on its "
+            "version, so that no file is written for it; export with fill_zeros, or prune to one size with "
+            "Budget(uniform=True, keep_heads=True)."
+        )
     else:
+        _check_heads(family, model.architecture, dense)
         kept, file = first_places(model.architecture.layers), modelling_text(family, model.architecture.head)
         target, config = _with_file(config, family, model.architecture, dense, file, warnings)
     stock, uneven = without_layers(config, family, _WHERE)
@@ -191,6 +189,16 @@ def _can_say(family: Family, a: Architecture, dense: Architecture) -> bool:
     return not any(getattr(a, name) and not there for name, there in _needed_biases(family, a).items())
 
 
+def _check_heads(family: Family, a: Architecture, dense: Architecture) -> None:
+    """Raise `CheckpointError` where the family's class would take the heads of `dense` for those of `a`."""
+    heads, old = {(size.groups, size.queries) for size in a.layers}, dense.layers[0]
+    if family.shared_config and heads != {(old.groups, old.queries)}:
+        raise CheckpointError(
+            f"layers of a {family.model_type} model of transformers read the number of their heads from config.json, "
+            "and these have lost some, which it cannot say here; export with fill_zeros, or as ONNX."
+        )
+
+
 def _with_file(
     config: Mapping[str, Any], family: Family, a: Architecture, dense: Architecture, file: str, warnings: list[str]
 ) -> tuple[Architecture, dict[str, Any]]:
@@ -263,6 +271,8 @@ def _check_description(as_config: Architecture, target: Architecture) -> None:
     if "rotary" in differ and np.shape(as_config.rotary) == np.shape(target.rotary):
         if np.allclose(as_config.rotary, target.rotary, rtol=1e-5, atol=0):  # another machine's last bit
             differ.remove("rotary")
+    if "attention" in differ and alike(as_config.attention, target.attention, 1e-5):
+        differ.remove("attention")
     if differ:
         name = differ[0]
         raise CheckpointError(
@@ -295,11 +305,12 @@ def _tensors(
             tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
     heads = [(head.output, head.pooler, head.pooler_norm) for head in family.heads.values()]
     modules = [module for names in heads for module in names if module]
+    modules += family.averaged
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {
         name if bare or name.startswith(outside) else family.prefix + name: stored
-        for name, stored in fused(tensors, family).items()
+        for name, stored in fused(tensors, family, target).items()
     }
 
 

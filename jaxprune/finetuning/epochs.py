@@ -1,6 +1,7 @@
 """The batches of every epoch: all texts, in a new order, as many a batch as were asked for, in one shape."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -73,6 +74,7 @@ def shuffled(
     the greatest length, than a batch needs.
     """
     lengths = encoded.lengths
+    length = encoded.slots if length is None else length
     size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
     check_encoded(encoded, lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
@@ -102,7 +104,7 @@ def shuffled(
         groups = np.delete(order, left_over).reshape(size, whole)
         groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
         chosen = [*groups.T, *([order[left_over]] if rest else [])]
-        altered = Encoded(ids, encoded.types)
+        altered = replace(encoded, ids=ids)
 
         def build(texts: np.ndarray, share: Share) -> Batch:
             mine = _own_rows(rows, share)

@@ -257,7 +257,8 @@ def scored_texts(task: Task, split: str) -> dict[str, Any]:
         told = [task.max_length, task.windows, text_digest(task.split(split))]
         return {f"{split} texts": digest_of(told), "metric": task.metric}
     examples = [*task.split(split), *(example for name in further for example in task.others.get(name, ()))]
-    texts = [[example.text, example.pair] for example in examples]
+    told = lambda example: [example.text, example.pair] if example.image is None else example.image.hash  # noqa: E731
+    texts = [told(example) for example in examples]
     return {
         f"{split} texts": digest_of([task.max_length, texts]),
         f"{split} labels": digest_of([task.labels, [example.label for example in examples]]),

@@ -256,10 +256,11 @@ def training_fingerprint(
 
 
 def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
-    """The token ids of every text in batches, by its number: whatever rows and batches they lie in."""
+    """The token ids of every text in batches, or an image's patches, by its number: whatever rows they lie in."""
     by_text: dict[int, np.ndarray] = {}
     for batch in batches:
-        ids, segments, index = (np.asarray(part) for part in (batch.ids, batch.segments, batch.index))
+        read = batch.ids if batch.patches is None else batch.patches
+        ids, segments, index = (np.asarray(part) for part in (read, batch.segments, batch.index))
         for row, place in np.argwhere(index >= 0):
             by_text[int(index[row, place])] = ids[row, segments[row] == place + 1]
     return [np.append(by_text[number], -1) for number in sorted(by_text)]  # -1: where a text ends

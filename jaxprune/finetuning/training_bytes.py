@@ -162,6 +162,14 @@ def held_bytes(tree: Any) -> int:
     return sum(int(np.size(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def abstract_batch(architecture: Architecture, rows: int, length: int) -> Batch:
+    """A batch of one text, or image, a row: shapes only."""
+    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
+    numbers = None if architecture.patches is None else architecture.patches.numbers
+    patches = None if numbers is None else jax.ShapeDtypeStruct((rows, length, numbers), np.float32)
+    return Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2, patches)  # type: ignore[arg-type]
+
+
 def compiled_step(
     model: Model,
     rows: int,
@@ -190,8 +198,9 @@ def compiled_step(
         spread, more = NamedSharding(devices.mesh, PartitionSpec("data")), {"devices": devices}
         on_mesh = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
         state, constants = jax.tree.map(on_mesh, (state, constants), devices.shardings((state, constants)))
-    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32, sharding=spread)  # noqa: E731
-    batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
+    batch = abstract_batch(model.architecture, rows, length)
+    if spread is not None:
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), batch)
     blank = head_of(model.architecture).blank(len(model.architecture.labels))
     targets = jax.ShapeDtypeStruct((rows, 1, *blank.shape), blank.dtype, sharding=spread)
     clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jnp.float32(0), jax.random.key(0)))

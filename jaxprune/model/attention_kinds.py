@@ -1,5 +1,6 @@
 """Which tokens a token attends to, and what distance does to its scores: one tagged description for a whole model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -99,6 +100,20 @@ def shortest_window(attention: Attention) -> int | None:
     """How many tokens the layers that see least attend to; None where all see all."""
     kinds = [kind.attention for kind in attention.kinds] if isinstance(attention, Mixed) else [attention]
     return min((kind.size for kind in kinds if isinstance(kind, Window)), default=None)
+
+
+def alike(one: Attention, other: Attention, tolerance: float) -> bool:
+    """True where two are the same but for what another machine makes of the last bits of angles, relative."""
+    if not (isinstance(one, Mixed) and isinstance(other, Mixed)):
+        return one == other
+    bare = [replace(kind, kinds=tuple(replace(entry, rotary=None) for entry in kind.kinds)) for kind in (one, other)]
+    if bare[0] != bare[1]:
+        return False
+    pairs = [(entry.rotary or (), there.rotary or ()) for entry, there in zip(one.kinds, other.kinds, strict=True)]
+    return all(
+        len(here) == len(there) and all(math.isclose(a, b, rel_tol=tolerance) for a, b in zip(here, there, strict=True))
+        for here, there in pairs
+    )
 
 
 def by_layer(kinds: Sequence[LayerKind]) -> Attention:

@@ -182,6 +182,17 @@ def test_modernbert_may_pool_the_first_token(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("head", ["none", "classification"])
+def test_gemma_3_may_read_both_ways(tmp_path, head):
+    """As EmbeddingGemma does."""
+    reference = random_reference("gemma3_text", head, seed=5, use_bidirectional_attention=True, sliding_window=6)
+    reference.save_pretrained(tmp_path)
+    assert not load(tmp_path).architecture.causal
+    assert_parity(tmp_path, reference, "gemma3_text")
+    with pytest.raises(jp.JaxpruneError, match="use_bidirectional_attention is true, and a language model that reads"):
+        load(tmp_path, head="causal_lm")
+
+
 def test_long_factors_of_phi3_are_refused_by_length(tmp_path):
     """Up to the length that the model was made for, short factors are computed as in transformers."""
     scaling = {"rope_type": "longrope", "short_factor": [1.5], "long_factor": [4.0], "rope_theta": 100.0}

@@ -15,7 +15,7 @@ from jaxprune.pruning.refit import follow
 from jaxprune.pruning.refit_settings import Fit
 from jaxprune.runtime.by_sublayer import advance
 from jaxprune.runtime.programs import Programs
-from tests.finetuning.conftest import WORDS
+from tests.finetuning.conftest import WORDS, task, write_tokenizer  # noqa: F401  (a fixture)
 from tests.helpers import tiny
 from tests.helpers.decoders import language_model
 
@@ -100,3 +100,31 @@ def test_heads_that_are_normed_together_stay():
     masks[0][1] = False
     with pytest.raises(SettingsError, match="so that none can leave without changing the others; remove neurons alone"):
         cut(model, masks)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    labels = {"id2label": {"0": "no", "1": "yes"}, "vocab_size": 4 + len(WORDS)}
+    config = tiny.config("modernbert", **labels, max_position_embeddings=64)
+    tiny.write(folder, config, {name: 0.5 * tensor for name, tensor in tiny.tensors(config).items()})
+    write_tokenizer(folder)
+    return jp.load(folder)
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [
+        lambda base, texts: jp.prune_lora(base, texts, jp.PruneLora(remove_neurons=0.3), jp.Train(epochs=1)),
+        lambda base, texts: jp.recap(base, texts, jp.Recap(rounds=2, remove=0.3, freeze=0.5)),
+    ],
+    ids=["prune-lora", "recap"],
+)
+def test_modernbert_is_tuned(tune, classifier, task, tmp_path):  # noqa: F811
+    """Layers of two kinds, the first without a norm; the head has one."""
+    tuned = tune(classifier, task)
+    tuned = getattr(tuned, "model", tuned)
+    assert np.isfinite(np.asarray(jp.logits(tuned, IDS))).all()
+    assert tuned.architecture.attention == classifier.architecture.attention
+    again = jp.load(jp.save(tuned, tmp_path / "tuned"))
+    assert again.architecture == tuned.architecture
