@@ -73,7 +73,8 @@ def finetune(
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
     a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
     the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
-    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`; where a
+    mesh spreads weights the result is in host memory, as NumPy arrays.
     `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
@@ -175,6 +176,8 @@ def tune(
         "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes, devices),
         "peak_bytes": trained.peak_bytes,
     }
+    if devices.mesh is not None:
+        notes["mesh"] = {**devices.mesh.shape, "processes": jax.process_count()}
     base = trained.model.replace(params=in_types(trained.model.params, types))
     result = merged(base, trained.adapters)
     if trained.adapters is not None:

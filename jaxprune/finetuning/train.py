@@ -91,6 +91,11 @@ def train(
     assert settings.epochs is not None and settings.learning_rate is not None  # resolved
     if store is None:
         check_effect(settings, ("save_minutes",), "without a folder for states (out)")
+    elif mesh is None and jax.process_count() > 1:
+        raise SettingsError(
+            f"{jax.process_count()} processes, each of which trains alone, would write to {store.folder}; pass a mesh "
+            "of the devices of all."
+        )
     check_targets(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)

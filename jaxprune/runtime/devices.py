@@ -185,8 +185,9 @@ class Devices:
 
     def _put(self, array: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(self.mesh, spec)  # type: ignore[arg-type]  # only called where there is a mesh
-        if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
-            return array
+        if isinstance(array, jax.Array) and isinstance(array.sharding, NamedSharding):
+            if array.sharding.mesh == self.mesh and array.sharding.is_equivalent_to(sharding, array.ndim):
+                return array
         if jax.process_count() == 1:
             return jax.device_put(array, sharding)
         # Every process has the whole array, and gives its devices their part.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.errors import SettingsError
 from jaxprune.runtime.devices import _spec
 from tests.finetuning.spread_script import FEW, SETTINGS
 from tests.helpers.processes import free_address, result, start
@@ -84,6 +85,14 @@ def test_where_a_weight_is_divided():
     assert spec(q, (12, 0, 1, 4), True, data=1, model=2) == (None,) * 4  # none are
     assert spec(token, (30, 12), True, data=4, model=2) == ("model", "data")
     assert spec((key("norm"), key("scale")), (12,), True, data=5) == (None,)
+
+
+def test_processes_that_train_alone_share_no_folder(model, task, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        SettingsError, match="2 processes, each of which trains alone, would write to .*run; pass a mesh"
+    ):
+        jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
 
 
 def test_what_does_not_go_together_is_refused(four):
