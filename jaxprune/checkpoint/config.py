@@ -242,7 +242,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         fields["patches"] = patches
         if task.embedding is not None:
             raise CheckpointError(
-                f"{where}: a {family.model_type} model reads images, of which no vectors are made here."
+                f"{where}: a {family.model_type} model reads images, of which no vectors are made here; load it with "
+                "another head."
             )
     if "input_bias" in family.keys:
         fields["attention_bias"] = switch("input_bias")

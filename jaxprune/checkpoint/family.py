@@ -39,15 +39,15 @@ class Family:
 
     `keys` says under which key of config.json a size lies; a size whose key is missing there and in `defaults` is an
     error. Every row has those of vocab, hidden, layers, heads, neurons, positions and activation; groups, head_width,
-    token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias,
-    feed_forward_bias, pre_norm, window, window_on, window_from, layer_types (where the family reads it), score_cap,
-    logit_cap, attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias and pool ("cls" or "mean") where
-    config.json has them. A family of images has image, patch and channels in the place of vocab and positions, and
-    input_bias (of q, k and v alone). `pinned` are settings that would change the result, with the one value that we
-    compute. `modules` names embed.token, .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v,
-    .o, .norm, .update_norm, .q_norm, .k_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate,
-    .down, .norm, .update_norm; final_norm and project_out, as far as an architecture with these switches has them.
-    The rows of `jaxprune.FAMILIES` are examples, and `dataclasses.replace` makes a relative of one.
+    token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
+    pre_norm, window, window_on, window_from, layer_types (where the family reads it), score_cap, logit_cap,
+    attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias and pool ("cls" or "mean") where config.json
+    has them. A family of images has image, patch and channels in place of vocab and positions, and input_bias (of q, k
+    and v alone). `pinned` are settings that would change the result, with the one value that we compute. `modules`
+    names embed.token, .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v, .o, .norm, .q_norm,
+    .k_norm, .update_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate, .down, .norm, .update_norm;
+    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
+    are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str

@@ -65,7 +65,7 @@ def image_batch(architecture: Architecture, pixel_values: Any) -> Batch:
     """
     patches = architecture.patches
     if patches is None:
-        raise DataError("the model reads token ids, and pixels were given.")
+        raise DataError("the model reads token ids, and pixels were given; take a model of images.")
     pixels = pixel_values if isinstance(pixel_values, jax.Array) else jnp.asarray(np.asarray(pixel_values, np.float32))
     cut = patches.cut(pixels)
     rows = cut.shape[0]

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.checkpoint import hub
 from jaxprune.checkpoint.image_settings import PREPROCESSOR
 from jaxprune.errors import CheckpointError, DataError, SettingsError
 from jaxprune.model.patches import Patches
+from jaxprune.pruning.cost import flops, whole_flops
+from jaxprune.tokens.image_reader import ImageReader
 from tests.helpers import tiny
 from tests.helpers.images import SIZE, write_model
 
@@ -75,6 +78,15 @@ def test_other_formats_and_names(tmp_path, form):
     np.testing.assert_array_equal(np.asarray(jp.logits(model, PIXELS)), expected)
 
 
+def test_what_is_fetched_from_the_hub_has_the_image_processor():
+    assert {PREPROCESSOR, "processor_config.json"} <= {*hub._PATTERNS}
+
+
+def test_flops_count_the_projection_of_patches():
+    a = tiny.architecture(tiny.config("vit"))
+    assert whole_flops(a, 10) - flops(a, 10) == 2 * (9 * 12 * 12 + 12 * 3)  # and the head, on one token
+
+
 def test_texts_and_images_are_not_mistaken_for_each_other(tmp_path):
     model = jp.load(write_model(tmp_path / "model"))
     with pytest.raises(DataError, match=r"pixels have shape \(2, 9\), expected \[images, 3, 6, 6\]"):
@@ -87,7 +99,7 @@ def test_texts_and_images_are_not_mistaken_for_each_other(tmp_path):
         jp.prune(model, jp.Calibration.of_texts(["a text"] * 64), jp.Budget(0.3))
     with pytest.raises(DataError, match="these are texts, and the model reads images"):
         jp.prune(model, jp.Calibration.of_ids(np.zeros((64, 10), int), None), jp.Budget(0.3))
-    with pytest.raises(CheckpointError, match="reads images, of which no vectors"):
+    with pytest.raises(CheckpointError, match="model reads images, of which no vectors"):
         jp.load(tmp_path / "model", head="embedding")
     with pytest.raises(SettingsError, match="plan forecasts runs on texts"):
         jp.plan(model, 64, jp.Budget(0.3))
@@ -155,16 +167,12 @@ def test_qkv_biases_and_tensors_of_other_shapes(tmp_path):
     ],
 )
 def test_image_processors_that_are_refused(tmp_path, settings, message):
-    from jaxprune.tokens.image_reader import ImageReader
-
     model = jp.load(write_model(tmp_path / "model", processor=settings))
     with pytest.raises(CheckpointError, match=message):
         ImageReader.of(model)
 
 
 def test_a_folder_without_an_image_processor_and_settings_that_nobody_reads(tmp_path):
-    from jaxprune.tokens.image_reader import ImageReader
-
     model = jp.load(write_model(tmp_path / "model", processor={"size": 6, "crop_pct": 0.9}))
     assert "settings that its class does not read: crop_pct" in ImageReader.of(model).said[0]
     file = tmp_path / "model" / PREPROCESSOR
