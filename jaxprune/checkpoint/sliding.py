@@ -73,7 +73,8 @@ def layer_types(
         raise CheckpointError(f"{where}: layer_types names {len(given)} layers, and the model has {layers}.")
     if SLIDING in given and off:
         key = family.keys["window"]
-        raise CheckpointError(f"{where}: layer_types names sliding layers, but {key} is off; say how far they reach.")
+        said = "layer_types names" if config.get("layer_types") else f"a {family.model_type} model has"
+        raise CheckpointError(f"{where}: {said} sliding layers, but {key} is off; say how far they reach.")
     return tuple(given)
 
 

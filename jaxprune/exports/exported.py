@@ -65,6 +65,7 @@ def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dic
     """`source` for the class that has the model's head, with the model's labels."""
     names = HEAD_NAMES[a.head]
     config = dict(source, architectures=[names.class_name(family)])
+    config.pop("auto_map", None)  # the files that it names are not here
     if names.sized:
         problem = config.pop("problem_type", None)
         for key in ("id2label", "label2id", "num_labels"):
