@@ -11,7 +11,8 @@ from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
 from .generation import end_ids
-from .head_names import HEAD_NAMES, kind_of_class
+from .head_names import HEAD_NAMES, WITH_TEACHER, kind_of_class
+from .image_settings import patches_of
 from .known_families import known_families
 from .known_settings import check_settings
 from .labels import default_labels, default_problem, labels_of, problem_of
@@ -213,7 +214,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     if activation not in ACTIVATION_NAMES:
         known = ", ".join(ACTIVATION_NAMES)
         raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {known}.")
-    rows, pad = value("positions", int, 1), value("pad_id", int, 0) or 0
+    patches = patches_of(family, config, where) if family.reads_images else None
+    rows, pad = value("positions", int, 1) if patches is None else patches.tokens, value("pad_id", int, 0) or 0
     by_id = family.switches.get("positions_count") == "tokens"  # then the table's rows include those before position 0
     if by_id and rows <= pad + 1:
         raise CheckpointError(f"{where}: {family.keys['positions']} is {rows}, expected more than {pad + 1}.")
@@ -225,7 +227,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     }
     fields: dict[str, Any] = {
         "family": family.model_type,
-        "vocab": value("vocab", int, 1),
+        "vocab": value("vocab", int, 1) if patches is None else patches.specials,
         "hidden": hidden,
         "head_width": width,
         "layers": (layer,) * value("layers", int, 1),
@@ -236,6 +238,15 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         **{name: number for name, number in optional.items() if number is not None},
         **family.switches,
     }
+    if patches is not None:
+        fields["patches"] = patches
+        if task.embedding is not None:
+            raise CheckpointError(
+                f"{where}: a {family.model_type} model reads images, of which no vectors are made here; load it with "
+                "another head."
+            )
+    if "input_bias" in family.keys:
+        fields["attention_bias"] = switch("input_bias")
     if "attention_bias" in family.keys:
         fields["attention_bias"] = fields["output_bias"] = switch("attention_bias")
     if "feed_forward_bias" in family.keys:
@@ -274,6 +285,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
     pooled = {} if "pool" not in family.keys or head.pooler is None else _pooled(family, config, where)
     return {
         "pool": head.token,
+        "pool_tokens": _pool_tokens(family, config, task, where),
         "pool_pad": _padding(family, config, where) if head.token == "last" else None,
         "pooler": head.activation,
         "pooler_norm": head.pooler_norm is not None,
@@ -284,6 +296,12 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "embedding": task.embedding,
         **pooled,
     }
+
+
+def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> int:
+    """How many tokens a head reads side by side: of DeiT's class with a teacher two."""
+    taught = (class_of(config, where) or "").endswith(WITH_TEACHER) and task.head in family.heads
+    return len(family.averaged) if taught and family.averaged else 1
 
 
 def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:

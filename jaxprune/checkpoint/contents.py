@@ -1,5 +1,6 @@
 """What a folder's files hold, under its family's names: prefixes off, tied tensors told apart, leftovers named."""
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +26,7 @@ def family_tensors(folder: Path, family: Family, config: Mapping[str, Any]) -> d
     Raises `CheckpointError` where two different tensors come under one name.
     """
     by_name = read_tensors(folder)
-    inner = {name: _unwrapped(name) for name in by_name}
+    inner = {name: _in_row_names(family, _unwrapped(name)) for name in by_name}
     outer = _outer_prefix(inner.values(), family)
     tensors: dict[str, Stored] = {}
     for name, stored in by_name.items():
@@ -38,6 +39,12 @@ def family_tensors(folder: Path, family: Family, config: Mapping[str, Any]) -> d
 
 def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _in_row_names(family: Family, name: str) -> str:
+    for pattern, ours in family.renamed:
+        name = re.sub(pattern, ours, name)
+    return name
 
 
 def _outer_prefix(names: Iterable[str], family: Family) -> str:

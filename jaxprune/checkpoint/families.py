@@ -7,8 +7,11 @@ from .decoder_rows import DECODERS
 from .encoder_rows import ENCODERS
 from .family import Family as Family, HeadModules as HeadModules
 from .gemma_rows import GEMMAS
+from .image_rows import IMAGES
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in (*ENCODERS, *DECODERS, *GEMMAS)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {row.model_type: row for row in (*ENCODERS, *DECODERS, *GEMMAS, *IMAGES)}
+)
 """Our rows by their model_type."""
 
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(

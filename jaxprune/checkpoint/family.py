@@ -42,11 +42,12 @@ class Family:
     token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
     pre_norm, window, window_on, window_from, layer_types (where the family reads it), score_cap, logit_cap,
     attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias and pool ("cls" or "mean") where config.json
-    has them. `pinned` are settings that would change the result, with the one value that we compute. `modules` names
-    embed.token, .position, .type, .norm, .project; layers.{}.attention.q, .k, .v, .o, .norm, .update_norm, .q_norm,
-    .k_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate, .down, .norm, .update_norm; final_norm
-    and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES` are
-    examples, and `dataclasses.replace` makes a relative of one.
+    has them. A family of images has image, patch and channels in place of vocab and positions, and input_bias (of q, k
+    and v alone). `pinned` are settings that would change the result, with the one value that we compute. `modules`
+    names embed.token, .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v, .o, .norm, .q_norm,
+    .k_norm, .update_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate, .down, .norm, .update_norm;
+    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
+    are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str
@@ -66,6 +67,14 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # patterns of modules that hold several, in order
+    # What holds an image's special tokens, in their order, and other tables that files keep as [1, rows, hidden]: our
+    # module -> their tensors, one behind the other.
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    convolutions: tuple[str, ...] = ()  # modules of patches, whose weight is [hidden, channels, height, width] in files
+    # Modules of classes called …WithTeacher: a head each on the first tokens, whose outputs are averaged.
+    averaged: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()  # regular expressions of other names of tensors, and those of the row
+    endings: Mapping[str, str] = field(default_factory=dict)  # of classes of transformers: the usual one -> theirs
     # What an export has to know of transformers:
     language_model: str = "ForCausalLM"  # how the name of the class with that head ends
     drawn: tuple[str, ...] = ()  # modules of the class without a head that we do not compute: drawn at random there
@@ -87,6 +96,11 @@ class Family:
     rotary_bases: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     scaled_types: tuple[str, ...] = ()  # those of them that rope_scaling is for
     language_classes: str | None = None  # how the name of the class with that head starts, where not as `classes`
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its models read images, not texts."""
+        return "image" in self.keys
 
     def can_say(self, heads: int, of: int, hidden: int) -> bool:
         """Whether a config.json of the family can describe layers with `heads` of originally `of` heads left."""

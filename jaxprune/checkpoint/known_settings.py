@@ -38,6 +38,7 @@ _HARMLESS = frozenset(
     low_cpu_mem_usage device_map cache_implementation
     decoder_bias sparse_prediction sparse_pred_ignore_index deterministic_flash_attn reference_compile
     repad_logits_with_grad
+    encoder_stride pooler_output_size pooler_act image_processor_type feature_extractor_type
     """.split()
 )
 _HARMLESS_PATTERNS = ("_*", "*dropout*", "*_pdrop", "*initializer*")

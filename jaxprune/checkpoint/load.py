@@ -31,6 +31,7 @@ from .files import inside
 from .generation import ends_in
 from .head_names import kind_of_class, named_alike
 from .hub import locate
+from .image_settings import IMAGE_FILES
 from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
@@ -140,7 +141,7 @@ def load(
 
 def _check_tokenizer(folder: Path) -> None:
     """Raise `CheckpointError` for tokenizer files that lie elsewhere: they are copied when the model is saved."""
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *IMAGE_FILES):
         inside(folder, name)
 
 

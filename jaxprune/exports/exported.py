@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checkpoint.families import Family
-from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.head_names import HEAD_NAMES, WITH_TEACHER
 from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.manifest import check_shapes, named_parameters
 from ..checkpoint.notes import to_save
@@ -28,6 +28,15 @@ class Exported(NamedTuple):
     warnings: tuple[str, ...]
     dtype: str  # of the numbers
     errors: Mapping[str, float] = {}  # by file: its largest difference from the model's own outputs, where it was run
+
+
+def check_texts(architecture: Architecture, format: str) -> None:
+    """Raise `CheckpointError` for a model of images, which a format is not written of."""
+    if architecture.patches is not None:
+        raise CheckpointError(
+            f"format {format!r} is written of models of texts, and the model reads images; export it with format "
+            "'transformers', or run it in jaxprune."
+        )
 
 
 def ready_to_export(model: Model, folder: Path, overwrite: bool, tokenizer: Any) -> Model:
@@ -64,7 +73,8 @@ def source_config(model: Model) -> dict[str, Any]:
 def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
     """`source` for the class that has the model's head, with the model's labels."""
     names = HEAD_NAMES[a.head]
-    config = dict(source, architectures=[names.class_name(family)])
+    taught = WITH_TEACHER if a.pool_tokens > 1 else ""
+    config = dict(source, architectures=[names.class_name(family) + taught])
     config.pop("auto_map", None)  # the files that it names are not here
     if names.sized:
         problem = config.pop("problem_type", None)

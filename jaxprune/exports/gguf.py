@@ -16,7 +16,7 @@ from ..doubts import tell
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
-from .exported import Exported, ready_to_export, source_config
+from .exported import Exported, check_texts, ready_to_export, source_config
 from .gguf_file import write_gguf
 from .gguf_layout import BIASES, Layout, file_context, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
@@ -34,6 +34,7 @@ def export_gguf(
     The architecture in the file is the family's own where it has a place for the model, else one whose layers differ.
     """
     folder = Path(folder)
+    check_texts(model.architecture, "gguf")
     if find_spec("gguf") is None:
         raise SettingsError("format 'gguf' needs the package gguf; pip install 'jaxprune[gguf]'.")
     if dtype is not None and dtype not in KINDS:

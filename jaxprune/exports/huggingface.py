@@ -99,6 +99,12 @@ def export_transformers(
     elif _can_say(family, model.architecture, dense):
         target = _with_biases(family, model.architecture)
         config = _with_sizes(config, family, target, dense, warnings)
+    elif family.reads_images:
+        raise CheckpointError(
+            f"the layers differ, and how transformers calls the modules of a {family.model_type} model depends on its "
+            "version, so that no file is written for it; export with fill_zeros, or prune to one size with "
+            "Budget(uniform=True, keep_heads=True)."
+        )
     else:
         _check_heads(family, model.architecture, dense)
         kept, file = first_places(model.architecture.layers), modelling_text(family, model.architecture.head)
@@ -299,11 +305,12 @@ def _tensors(
             tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
     heads = [(head.output, head.pooler, head.pooler_norm) for head in family.heads.values()]
     modules = [module for names in heads for module in names if module]
+    modules += family.averaged
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {
         name if bare or name.startswith(outside) else family.prefix + name: stored
-        for name, stored in fused(tensors, family).items()
+        for name, stored in fused(tensors, family, target).items()
     }
 
 

@@ -16,6 +16,7 @@ from ..model.model import Params
 from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
 from ..runtime.onnx import VECTORS
+from .exported import check_texts
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import mean_of, vectors_of
 
@@ -31,6 +32,7 @@ class _Shared(NamedTuple):
 def graph_of(architecture: Architecture, params: Params) -> Graph:
     """The graph of a model."""
     a = architecture
+    check_texts(a, "onnx")
     types = ("token_type_ids",) if a.token_types > 1 else ()
     g = Graph(("input_ids", "attention_mask", *types))
     g.place = "embed."

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from ..errors import SettingsError
 from .attention_kinds import Attention, Full, Mixed, Relative
 from .embedding import Embedding
+from .patches import Patches
 
 HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
@@ -113,6 +114,7 @@ class Architecture:
     causal: bool = False
     # The token that stands for a text, where the head reads one of each; or the mean of all of them.
     pool: Literal["first", "last", "mean"] = "first"
+    pool_tokens: int = 1  # that the head reads side by side, from that one on: of DeiT also the distillation token
     pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
     # Dense layer and activation on what the head would read, before it: the pooled token, or every one.
     pooler: Literal["none", "tanh", "relu", "gelu"] = "none"
@@ -125,6 +127,7 @@ class Architecture:
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     embedding: Embedding | None = None  # of a head that makes one vector of a text
+    patches: Patches | None = None  # of images, which are read in place of texts; `vocab` counts their special tokens
     dropout: float = 0.1  # for training only
 
     def __post_init__(self):
@@ -140,6 +143,14 @@ class Architecture:
             )
         if self.positions == "rotary" and not 0 < 2 * len(self.rotary) <= self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+        if self.patches is not None and (self.vocab, self.max_positions) != (
+            self.patches.specials,
+            self.patches.tokens,
+        ):
+            raise SettingsError(
+                f"an image has {self.patches.specials} special tokens and {self.patches.tokens} in all, the model a "
+                f"vocabulary of {self.vocab} and {self.max_positions} positions; make the two agree."
+            )
         if isinstance(self.attention, Relative):
             self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
         if isinstance(self.attention, Mixed):
@@ -291,6 +302,8 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     whole = a.embed_projects == "sum"
     summed = narrow if whole else hidden
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
+    if a.patches is not None:
+        embed["patch"] = dense((a.patches.numbers,), (hidden,))
     if a.embed_width is not None:
         embed["project"] = dense((narrow,), (hidden,), whole)
     if a.positions == "learned":
@@ -310,7 +323,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         tree["pooler"] = dense((hidden,), (hidden,), a.pooler_bias) | ({"norm": norm} if a.pooler_norm else {})
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
-        tree["head"] = dense((a.output_width,), (outputs,), last.bias and a.head_bias)
+        tree["head"] = dense((a.output_width * a.pool_tokens,), (outputs,), last.bias and a.head_bias)
     if a.embedding is not None and a.embedding.dense:
         widths = a.embedding.widths(a.output_width)
         tree["head"] = [

@@ -20,6 +20,10 @@ def embed_tokens(
     """
     p, projected = params["embed"], architecture.embed_projects
     x = look_up(p["token"], batch.ids).astype(jnp.float32)
+    if architecture.patches is not None:
+        assert batch.patches is not None  # whoever made the batch has looked
+        special = batch.positions < architecture.patches.specials
+        x = jnp.where(special[..., None], x, dense(p["patch"], batch.patches))
     if "project" in p and projected == "tokens":
         x = dense(p["project"], x)
     if architecture.embed_scaled:

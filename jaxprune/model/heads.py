@@ -43,6 +43,9 @@ def text_logits(
         pooled = mean_states(x, batch)
     else:
         pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
+    if architecture.pool_tokens > 1:
+        after = [batch.pool[..., None] + place for place in range(1, architecture.pool_tokens)]
+        pooled = jnp.concatenate([pooled, *(jnp.take_along_axis(x, slot, axis=1) for slot in after)], axis=-1)
     return dense(params["head"], through_pooler(params, pooled, architecture, dropout))
 
 

@@ -1,4 +1,4 @@
-"""Tasks by name: GLUE, SQuAD, texts and conversations of your own (public as `jaxprune.tasks`)."""
+"""Tasks by name: GLUE, SQuAD, texts, conversations and images of your own (public as `jaxprune.tasks`)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +13,7 @@ from .example import Answers as Answers, Example as Example
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .hub import Hub as Hub, Sources, listed_sources
+from .images import images as images
 from .language import text as text
 from .retrieval import retrieval as retrieval
 from .squad import squad as squad
@@ -33,14 +34,19 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "chat": chat,
     "sts": sts,
     "retrieval": retrieval,
+    "images": images,
 }
 # What their folder holds, where that is something else than texts to train on and to score.
-_NEEDED = {"retrieval": "corpus.jsonl, queries.jsonl and qrels"}
+_NEEDED = {
+    "retrieval": "corpus.jsonl, queries.jsonl and qrels",
+    "images": "train/CLASS/*.png and validation/CLASS/*.png, or an .npz with images and labels",
+}
 NAMES = (*_LOADERS, *_OWN, "text")
 # Options beside `data` and `length`, by the task that has them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
+    "images": ("validation", "seed"),
     "retrieval": (),  # corpus, queries and qrels are three files
 }
 
@@ -49,8 +55,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
-    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text` and `chat`,
-    for the tasks of these names; for these `data` may be several files.
+    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`
+    and `images`, for the tasks of these names; for the first two `data` may be several files.
     """
     if name not in NAMES:
         raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

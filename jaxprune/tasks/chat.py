@@ -94,13 +94,18 @@ def _splits(data: Sources, validation: Sources | float | int | None, seed: int) 
     return {"train": picked(every, rest), "validation": picked(every, held)}
 
 
-def set_aside_rows(there: int, share: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of rows set aside, and those of all others, each in rising order: a share below 1, or so many."""
+def set_aside_rows(
+    there: int, share: float | int, seed: int, what: str = "conversations"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of rows set aside, and those of all others, each in rising order: a share below 1, or so many.
+
+    `what` they are called in errors.
+    """
     whole = share >= 1
     if isinstance(share, bool) or not share > 0 or (whole and share != int(share)):
-        raise DataError(f"validation is {share}; pass files, a share such as 0.05, or a number of conversations.")
+        raise DataError(f"validation is {share}; pass files, a share such as 0.05, or a number of {what}.")
     count = int(share) if whole else max(1, round(share * there))
     if count >= there:
-        raise DataError(f"validation {share} leaves nothing of {there} conversations to train on; set aside fewer.")
+        raise DataError(f"validation {share} leaves nothing of {there} {what} to train on; set aside fewer.")
     order = np.random.RandomState(seed).permutation(there)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 
 import jaxprune as jp
 from jaxprune.checkpoint import load, save, write
-from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import logits
 from jaxprune.model.attention_kinds import Window
@@ -27,6 +26,7 @@ from tests.helpers.exports import (
     pruned,
     with_output_biases,
 )
+from tests.helpers.tiny import TEXT_FAMILIES as FAMILIES
 
 # --- uniform models
 

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 import jaxprune as jp
 from jaxprune.checkpoint import load, write
-from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.uneven import MODELLING
 from jaxprune.errors import CheckpointError, OutputError
 from jaxprune.exports.modelling import modelling_text
@@ -29,6 +28,7 @@ from tests.helpers.exports import (
     pruned,
     with_output_biases,
 )
+from tests.helpers.tiny import TEXT_FAMILIES as FAMILIES
 
 KEPT = ([0, 2], [1, 7], [1], [0, 3, 9])
 

@@ -30,11 +30,12 @@ CLASSES = {
     "causal_lm": "ForCausalLM",
     "none": "Model",
 }
+TEXT_FAMILIES = {name: row for name, row in FAMILIES.items() if not row.reads_images}
 # What another family computes under other names, or a part of it: one head is enough.
 ALIKE = ("xlm-roberta", "camembert", "gemma", "gemma2", "smollm3", "olmo2", "phi3")
 PAIRS = [
     (name, head)
-    for name, row in FAMILIES.items()
+    for name, row in TEXT_FAMILIES.items()
     for head in (*row.heads, "none")
     if name not in ALIKE or head == next(iter(row.heads))
 ]
@@ -49,6 +50,9 @@ _SIZES = {
     "neurons": 10,
     "positions": 20,
     "token_types": 2,
+    "image": 6,
+    "patch": 2,
+    "channels": 3,
 }
 _OWN_SIZES = {
     "electra": {"embedding_size": 7},
@@ -71,7 +75,10 @@ def config(family: str, head: str | None = None, **changes: Any) -> dict[str, An
     labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head in ("classification", "token_classification") else {}
     return {
         "model_type": family,
-        "architectures": [(head == "causal_lm" and row.language_classes or row.classes) + CLASSES[head]],
+        "architectures": [
+            (head == "causal_lm" and row.language_classes or row.classes)
+            + row.endings.get(CLASSES[head], CLASSES[head])
+        ],
         **sizes,
         **_OWN_SIZES.get(family, {}),
         **labels,
@@ -120,7 +127,7 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
     held = {name: Stored(leaf.shape, "float32", lambda leaf=leaf: leaf) for name, leaf in out.items()}
     return {
         ("" if name.startswith(outside) or not prefix else family.prefix) + name: np.array(stored.read(), order="C")
-        for name, stored in fused(held, family).items()
+        for name, stored in fused(held, family, model.architecture).items()
     }
 
 
@@ -160,7 +167,8 @@ def flax_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
         elif leaf == "weight" and (modules[-1].endswith("_embeddings") or modules[-1] in _TABLES):
             leaf = "embedding"
         elif leaf == "weight":
-            leaf, array = "kernel", np.ascontiguousarray(array.T)
+            turned = array.T if array.ndim != 4 else array.transpose(2, 3, 1, 0)  # of a convolution
+            leaf, array = "kernel", np.ascontiguousarray(turned)
         node = tree
         for module in modules:
             node = node.setdefault(module, {})

@@ -185,3 +185,37 @@ def compared(inputs: dict[str, np.ndarray], family: str) -> np.ndarray:
     """
     mask = inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
     return np.ones_like(mask, bool) if family in ENCODERS and family != "modernbert" else mask == 1
+
+
+# --- models of images
+
+IMAGE_CLASSES = {"vit": "ViT", "deit": "DeiT"}
+IMAGE_SIZES = {
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 10,
+    "image_size": 12,
+    "patch_size": 4,
+}
+
+
+def image_reference(family: str, ending: str = "ForImageClassification", seed: int = 0, **changes: Any) -> Any:
+    """A torch model of images in evaluation mode whose parameters are all random."""
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{IMAGE_CLASSES[family]}Config")(**{**IMAGE_SIZES, "num_labels": 5, **changes})
+    model = getattr(transformers, IMAGE_CLASSES[family] + ending)(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = 0.4 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise + 1 if "norm" in name and name.endswith("weight") else noise)
+    return model
+
+
+def image_pixels(config: Any, rows: int = 3) -> np.ndarray:
+    """What an image processor could give for the model of a config."""
+    size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+    return np.random.RandomState(0).normal(size=(rows, config.num_channels, *size)).astype(np.float32)
