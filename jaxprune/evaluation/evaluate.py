@@ -100,7 +100,8 @@ def evaluate(
             warnings=reader.doubts(()) + doubts,
         )
     examples = task.split(split)[:limit]
-    surprises = reader.doubts(examples if KINDS[task.kind].labelled else ())
+    row = KINDS[task.kind]
+    surprises = reader.doubts(examples if row.labelled and not row.apart else ())
     score = SCORERS[task.kind]
     metrics, doubts, tokens, run = score(shipped, task, examples, reader, label_map, programs)
     for further in task.scored_beside if split == "validation" else ():

@@ -180,9 +180,7 @@ def _checked(texts: Any, pairs: Any, reading: HeadReading) -> Iterator[Text]:
     """The texts one by one. Raises `DataError`: at once for what can hold no texts, else when it comes to the text."""
     if isinstance(texts, str):
         texts, pairs = [texts], None if pairs is None else [pairs]
-    for name, given in (("texts", texts), ("pairs", pairs)):
-        if given is None and name == "pairs":
-            continue
+    for name, given in (("texts", texts), *(() if pairs is None else (("pairs", pairs),))):
         unordered = isinstance(given, (str, bytes, Mapping, set, frozenset)) or not isinstance(given, Iterable)
         if unordered or getattr(given, "ndim", 1) != 1:  # of a table, iterating gives the names of its columns
             kind = type(given).__name__

@@ -1,6 +1,6 @@
 """Vectors scored by what they are for: how alike two sentences are, and which documents answer a query."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,9 @@ import numpy as np
 from ..errors import DataError
 from ..model import Model
 from ..runtime.programs import Programs
-from ..tasks.example import Example, Relevant
+from ..tasks.example import Example, Negatives, Relevant
+from ..tasks.kinds import KINDS
+from ..tasks.pairs import texts_of
 from ..tasks.retrieval import CORPUS
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_texts
@@ -18,7 +20,7 @@ from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .embed import Embedded, embedded, embedding_of, unit_rows
 from .label_map import LabelMap
-from .metrics import metric_of
+from .metrics import check_none_own, metric_of
 from .onnx_model import OnnxModel, described, runner_of
 from .outputs import Scored, TextsRun
 
@@ -26,6 +28,7 @@ from .outputs import Scored, TextsRun
 OF_QUERIES, OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")
 BLOCK = 2**24  # similarities that are held at a time
 DEPTH = 100  # documents that are looked at of every query
+FEW = 20  # texts among which one that belongs is easily the nearest
 
 
 def similar(
@@ -88,6 +91,68 @@ def retrieved(
     run = _run_of(asked, documents)
     doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
     return wanted, doubts, asked.tokens + documents.tokens, run
+
+
+def matched(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    label_map: LabelMap,
+    programs: Programs,
+) -> Scored:
+    """How often an anchor's own text is the nearest of all texts that are no anchors, and the mean of 1 over its place.
+
+    Texts that are equal to it, or belong to an equal anchor, are as right; the anchor itself is not searched for.
+    Pairs that have numbers are scored as `similar` does it.
+    """
+    if not any(isinstance(example.label, Negatives) for example in examples):
+        return similar(model, task, examples, reader, label_map, programs)
+    check_none_own(task)
+    if task.metric not in KINDS[task.kind].scores:
+        raise DataError(
+            f"{task.name} is scored by {task.metric} of its validation pairs, and these have no scores; set no "
+            "training pairs aside (holdout 0), or give other validation pairs."
+        )
+    groups = [texts_of(example) for example in examples]
+    known: dict[str, set[str]] = {}
+    for anchor, positive, *_ in groups:
+        known.setdefault(anchor, set()).add(positive)
+    searched = {text: place for place, text in enumerate(dict.fromkeys(text for group in groups for text in group[1:]))}
+    order = {text: place for place, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
+    made = _embedded(model, list(order), task, programs, None)
+    vectors = unit_rows(made.vectors)
+    asked = list(known)
+    itself = [None if text in known[text] else searched.get(text) for text in asked]
+    places = dict(zip(asked, _places(vectors, asked, known, order, searched, itself), strict=True))
+    ranks = np.array([places[anchor] for anchor, *_ in groups], np.float64)
+    scores = {"accuracy": float(np.mean(ranks == 1)), "mrr": float(np.mean(1 / ranks))}
+    doubts = made.warnings
+    if len(searched) < FEW:
+        doubts += (f"each text is looked for among {len(searched)} only: the score says little; score more pairs.",)
+    return {name: scores[name] for name in (task.metric, *task.beside)}, doubts, made.tokens, _run_of(made)
+
+
+def _places(
+    vectors: np.ndarray,
+    asked: Sequence[str],
+    known: Mapping[str, set[str]],
+    order: Mapping[str, int],
+    searched: Mapping[str, int],
+    itself: Sequence[int | None],
+) -> Iterator[int]:
+    """From 1, the place of the first text that belongs to each of those `asked`; of equal similarities the worst."""
+    documents = vectors[[order[text] for text in searched]]
+    step = max(1, BLOCK // len(documents))
+    for at in range(0, len(asked), step):
+        block = vectors[[order[text] for text in asked[at : at + step]]] @ documents.T
+        for row, text, own in zip(block, asked[at : at + step], itself[at : at + step], strict=True):
+            right = [searched[positive] for positive in known[text]]
+            best = row[right].max()
+            row[right] = -np.inf
+            if own is not None:
+                row[own] = -np.inf
+            yield 1 + int(np.sum(row >= best))
 
 
 def nearest(

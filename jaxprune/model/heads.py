@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import predictions, targets
+from . import in_batch, predictions, targets
 from .architecture import Architecture, HeadKind, Problem
 from .dropout import Dropout, drop
 from .language import (
@@ -90,6 +90,14 @@ class Language:
     cotangents: Callable[[Params, Array, Batch, Architecture, float, Array], Array]
 
 
+@dataclass(frozen=True)
+class Together:
+    """What a head computes where texts of a batch are compared with one another, so that a loss is of all of them."""
+
+    counted: Callable[[Array], Array]  # from targets, which texts the loss is a mean of
+    divergence: Callable[[Array, Array, Array, Batch], Array]  # (student, teacher, targets, batch)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """One kind of head. Functions are pure; `predictions` and `targets` say what they take and give.
@@ -107,11 +115,13 @@ class Head:
     blank: Callable[[int], np.ndarray] = lambda labels: np.zeros((), np.int32)  # a text's target where none is read
     divergence: Callable[[Array, Array, Batch, float], Array] | None = None
     nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
+    together: Together | None = None  # texts of a batch are compared
     language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
     classes: bool = False  # outputs are classes, which have names and could stand in another order
     smooths: bool = False  # label smoothing has an effect
     softmax: bool = True  # a temperature has an effect
     exact: bool = False  # Fisher factors are exact where there are few labels
+    drawn: bool = True  # for a task that a checkpoint has no head for, a new one is drawn
     pools: bool = False  # a text's output is made of all of its tokens
     every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
 
@@ -188,18 +198,24 @@ _ALONE: Mapping[HeadKind, Head] = {
         check_targets=targets.learnt_targets,
         blank=lambda labels: np.zeros(0, np.int32),
         language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+        drawn=False,
     ),
     "embedding": Head(
         name="embedding",
         per_text=True,
         logits=embeddings,
         fisher=predictions.direction_factors,
+        loss=in_batch.ranking_loss,
+        check_targets=targets.pair_targets,
+        blank=lambda labels: np.zeros(0, np.int32),
         divergence=predictions.direction_divergence,
+        together=Together(in_batch.anchors, in_batch.similarity_divergence),
         softmax=False,
+        drawn=False,
         pools=True,
         every_token=True,
     ),
-    "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
+    "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False, drawn=False),
 }
 # A head that is no classification is one row, whatever `problem` says beside it.
 HEADS: Mapping[tuple[HeadKind, Problem], Head] = MappingProxyType(

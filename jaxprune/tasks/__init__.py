@@ -9,11 +9,12 @@ from ..checks import checked
 from ..errors import DataError
 from .calibration import Calibration as Calibration
 from .chat import chat as chat
-from .example import Answers as Answers, Example as Example
+from .example import Answers as Answers, Example as Example, Negatives as Negatives
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .hub import Hub as Hub, Sources, listed_sources
 from .language import text as text
+from .pairs import pairs as pairs
 from .retrieval import retrieval as retrieval
 from .squad import squad as squad
 from .sts import sts as sts
@@ -33,6 +34,7 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "chat": chat,
     "sts": sts,
     "retrieval": retrieval,
+    "pairs": pairs,
 }
 # What their folder holds, where that is something else than texts to train on and to score.
 _NEEDED = {"retrieval": "corpus.jsonl, queries.jsonl and qrels"}
@@ -41,6 +43,7 @@ NAMES = (*_LOADERS, *_OWN, "text")
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
+    "pairs": ("validation", "min_score", "seed"),
     "retrieval": (),  # corpus, queries and qrels are three files
 }
 
@@ -49,8 +52,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
-    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text` and `chat`,
-    for the tasks of these names; for these `data` may be several files.
+    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`
+    and `pairs`, for the tasks of these names; for these `data` may be several files.
     """
     if name not in NAMES:
         raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

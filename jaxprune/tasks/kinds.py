@@ -21,6 +21,7 @@ class TaskKind(NamedTuple):
     to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"
     to_train: str = "add train.jsonl there"
     pairs_too: bool = False  # a model with one output for a pair of texts is scored on it as well
+    apart: bool = False  # the two texts of a pair are read one by one
     labelled: bool = True  # its texts have labels; where not, what is predicted is in the texts
 
 
@@ -44,6 +45,7 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
         ),
         "sts": TaskKind("embedding", ("spearman", "pearson"), pairs_too=True),
         "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100")),
+        "pairs": TaskKind("embedding", ("accuracy", "mrr"), to_calibrate=_SHARE, to_train=_SHARE, apart=True),
         "unlabelled": TaskKind(None),
     }
 )
