@@ -539,7 +539,8 @@ for devices in (1, 4):
 
 def test_one_and_four_devices_give_the_same_losses(folder, task):
     """With dropout: its draws do not depend on how rows are spread."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SPREAD, str(folder), task.source],
         capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment, check=False,

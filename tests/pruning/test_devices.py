@@ -156,7 +156,7 @@ print("RESULT " + json.dumps([len(jax.devices()), far]), flush=True)
 
 
 def start(devices: int, processes: int, rank: int, address: str, folder: Path) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     words = [sys.executable, "-c", SCRIPT, str(processes), str(rank), address, str(folder)]
