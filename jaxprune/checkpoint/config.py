@@ -251,8 +251,16 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
     if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
         fields["attention"], fields["max_positions"] = Window(size=window), window
-    if HEADS[task.head, task.problem].language is not None:
+    row = HEADS[task.head, task.problem]
+    if row.generates:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
+    elif row.language is not None:
+        if config.get("tie_word_embeddings") is False:
+            raise CheckpointError(
+                f"{where}: tie_word_embeddings is false, and a masked language model's head is the token table here; "
+                "load it with head='none', or take a checkpoint that ties them."
+            )
+        fields["tied"] = True
     return Architecture(**fields, **head_fields(family, config, task, where))
 
 
@@ -265,6 +273,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "pooler": head.activation,
         "head": task.head,
         "head_bias": head.bias,
+        "transform": head.transform_activation if LAST_LAYERS[task.head].transformed else "none",
         "labels": task.labels,
         "problem": task.problem,
         "embedding": task.embedding,

@@ -108,7 +108,7 @@ def predict(
     Of a classification, classes with probabilities (`ClassPrediction`, `SeveralPrediction`) or a number
     (`NumberPrediction`); of a token classification, the tag of every word (`TagsPrediction`), where a text may be a
     list of words; of question answering, an answer and its place (`AnswerPrediction`), where `texts` are the questions
-    and `pairs` their contexts.
+    and `pairs` their contexts; of a masked language model, the likeliest tokens at every mask (`MaskPrediction`).
 
     One text, a list of texts, or any iterable of them, such as a generator. One and a list give `Predictions`, an
     iterable gives a `PredictionStream`, which reads `batch_size` texts at a time and keeps no more than those.
@@ -124,10 +124,11 @@ def predict(
     Raises `DataError` that names the text for what is none, is blank, or is a pair where there is none; for a model
     whose head answers nothing, such as a language model's.
     """
-    runner = runner_of(model, Programs() if programs is None else programs, few_shapes=True)
+    programs = Programs() if programs is None else programs
+    reading = reading_of(described(model).architecture)
+    runner = (reading.runner or partial(runner_of, few_shapes=True))(model, programs)
     model = described(model).with_tokenizer(tokenizer)
     architecture = model.architecture
-    reading = reading_of(architecture)
     if not is_whole(batch_size) or batch_size < 1:
         raise SettingsError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     if max_length is not None and (not is_whole(max_length) or max_length < 1):

@@ -87,7 +87,7 @@ def shuffled(
         ids = encoded.ids
         if change is not None:
             ids = [np.zeros(0, np.int32)] * len(encoded)
-            for text in (order[:, None] * each + np.arange(each)).ravel():
+            for text in (order[:, None] * each + np.arange(each)).ravel().tolist():
                 ids[text] = change(encoded.ids[text], random)
         order = order[np.argsort(-lengths[order], kind="stable")]
         # Those left over come from all lengths too, and are then no longer than those of a whole batch.

@@ -12,7 +12,7 @@ from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
 from ..model.ends import head_input
 from ..model.heads import head_of
-from ..model.language import Guide, Lesson, learnt, vocabulary
+from ..model.language import Guide, Lesson, vocabulary
 from ..model.pooling import pooled
 from ..model.predictions import own_tokens
 from ..model.transformer import Outputs, apply_head
@@ -161,7 +161,7 @@ def units(batch: Batch, targets: Array, architecture: Architecture) -> Float[Arr
     if head.language is None:
         there = batch.index >= 0
         return (there if head.together is None else there & head.together.counted(targets)).astype(jnp.float32)
-    counted = learnt(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
+    counted = head.language.counted(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
     return jnp.sum(counted, axis=-1).astype(jnp.float32)
 
 

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checkpoint.files import listed
+from ..errors import DataError
 from ..evaluation.label_map import LabelMap, match_labels
 from ..evaluation.label_rows import check_rows
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..evaluation.tags import read_tags
 from ..model import Architecture, Model
+from ..model.heads import head_of
 from ..model.in_batch import NEGATIVE, PAIR, ROLE, TEXT
 from ..model.targets import IGNORED
 from ..tasks.example import Answers, Example, Kind
@@ -149,6 +151,11 @@ def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) ->
 
 
 def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    if not head_of(architecture).generates:
+        raise DataError(
+            "training on running text is for models that predict the next token, and this one predicts masked ones; "
+            "jaxprune.Recover trains it without labels after pruning, and labels= of jp.load give it a head for a task."
+        )
     return _language(label_map.task, tokenizer, architecture.end_ids)
 
 

@@ -92,8 +92,8 @@ def test_the_loss_of_a_batch_is_that_of_its_vectors(model, task):
         wrong = [at for at, text in enumerate(texts_of) if at != row and text in known[anchor] | {positive}]
         scores[row, wrong] = -np.inf
     expected = np.mean(-np.log(np.diag(softmax(scores))))
-    arrays = jax.tree.map(jnp.asarray, (batch, targets_of(batch, texts.targets)))
-    loss = mean_loss(model.params, *arrays, model.architecture)
+    batch, goal = jax.tree.map(jnp.asarray, (batch, targets_of(batch, texts.targets)))
+    loss = mean_loss(model.params, batch, goal, model.architecture)
     np.testing.assert_allclose(float(loss), expected, rtol=1e-4)  # float32
 
 

@@ -28,14 +28,17 @@ CLASSES = {
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "causal_lm": "ForCausalLM",
+    "masked_lm": "ForMaskedLM",
     "none": "Model",
 }
 ALIKE = ("xlm-roberta", "camembert")  # other names for what another family computes: one head is enough
+MASKED = ("bert", "electra")  # with that head: the others differ from one of these in names of tensors only
 PAIRS = [
     (name, head)
     for name, row in FAMILIES.items()
     for head in (*row.heads, "none")
     if name not in ALIKE or head == "classification"
+    if head != "masked_lm" or name in MASKED
 ]
 _TABLES = ("wte", "wpe", "embed_tokens", "embed_positions")
 _SIZES = {
@@ -105,7 +108,7 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
         elif ours.endswith(".bias"):
             leaf = leaf.reshape(-1)
         out[name] = leaf
-    outside = tuple(f"{module}." for head in family.heads.values() for module in (head.output, head.pooler) if module)
+    outside = tuple(f"{module}." for head in family.heads.values() for module in head.modules)
     if family.pretrained_pooler:
         outside = tuple(module for module in outside if not module.startswith("pooler."))
     held = {name: Stored(leaf.shape, "float32", lambda leaf=leaf: leaf) for name, leaf in out.items()}
