@@ -23,7 +23,7 @@ from ..tasks.example import Example
 from ..tasks.task import Task
 from ..tokens.given_ids import GivenIds
 from ..tokens.language_texts import by_document
-from ..tokens.masking import mask_of, special_of
+from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, row_length
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import windows_of
@@ -58,24 +58,25 @@ def pseudo_perplexity(
     windows = windows_of(reader, texts, length, task.source, on_step)
     wanted = min([most for most in (limit, task.windows) if most is not None], default=None)
     rows = (np.concatenate([before, ids, after]) for ids in islice(windows, wanted))
-    run = _scored(model, rows, mask_of(reader), special_of(reader), programs, on_step, wanted)
+    run = _scored(model, rows, slice(len(before), len(before) + length), mask_of(reader), programs, on_step, wanted)
     return *perplexity_of(model, run), run
 
 
 def _scored(
     model: Model,
     rows: Iterator[np.ndarray],
+    inside: slice,
     mask: int,
-    special: np.ndarray,
     programs: Programs,
     on_step: OnStep | None,
     wanted: int | None,
 ) -> ScoredRows:
+    """The mean loss of the tokens `inside` every window."""
     params = jax.tree.map(jnp.asarray, model.params)
     total, counted, done, tokens = 0.0, 0, 0, 0
     began, compiled = time.perf_counter(), programs.compile_seconds
     for ids in rows:
-        places = np.flatnonzero(~np.isin(ids, special))
+        places = np.arange(len(ids))[inside]
         for at in range(0, len(places), COPIES):
             some = places[at : at + COPIES]
             for batch, truth in _copies(ids, some, mask, model.architecture):

@@ -28,6 +28,7 @@ from .outputs import Scored, TextsRun
 OF_QUERIES, OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")
 BLOCK = 2**24  # similarities that are held at a time
 DEPTH = 100  # documents that are looked at of every query
+MOST_PAIRS = 250_000  # of a query and a document, that a model of pairs reads
 FEW = 20  # texts among which one that belongs is easily the nearest
 
 
@@ -76,21 +77,51 @@ def retrieved(
     label_map: LabelMap,
     programs: Programs,
 ) -> Scored:
-    """Which documents come first for every query, by the cosine of their vectors: an exact search over all."""
+    """Which documents come first for every query, by the cosine of their vectors, or by what a model says of query and
+    document as a pair: an exact search over all.
+    """
     judged = [_relevant(number, example) for number, example in enumerate(examples)]
     corpus = [example.text for example in task.others.get(CORPUS, ())]
     if not corpus:
         raise DataError(
             f'{task.name} from {task.source} has no documents to search; give them as the split "{CORPUS}".'
         )
-    asked = _embedded(model, [example.text for example in examples], task, programs, OF_QUERIES)
-    documents = _embedded(model, corpus, task, programs, OF_DOCUMENTS)
-    best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), [entry.itself for entry in judged])
+    itself = [entry.itself for entry in judged]
+    if described(model).architecture.embedding is None:
+        best, doubts, tokens, run = _reranked(model, task, examples, corpus, itself, reader, programs)
+    else:
+        asked = _embedded(model, [example.text for example in examples], task, programs, OF_QUERIES)
+        documents = _embedded(model, corpus, task, programs, OF_DOCUMENTS)
+        best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), itself)
+        tokens, run = asked.tokens + documents.tokens, _run_of(asked, documents)
+        doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
     scores = ranking_scores(best, judged)
     wanted = {name: scores[name] for name in (task.metric, *task.beside) if name in scores}
-    run = _run_of(asked, documents)
-    doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
-    return wanted, doubts, asked.tokens + documents.tokens, run
+    return wanted, doubts, tokens, run
+
+
+def _reranked(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    corpus: Sequence[str],
+    itself: Sequence[int | None],
+    reader: Tokenizer | GivenIds,
+    programs: Programs,
+) -> tuple[np.ndarray, tuple[str, ...], int, TextsRun]:
+    """What `nearest` gives, by a model that reads every query with every document. Raises `DataError` for too many."""
+    count = len(examples) * len(corpus)
+    if count > MOST_PAIRS:
+        raise DataError(
+            f"a model of pairs reads every query with every document, {count:,} pairs, and {MOST_PAIRS:,} are the "
+            "most; score fewer queries (limit), or a smaller corpus."
+        )
+    pairs = [Example(example.text, text, None) for example in examples for text in corpus]
+    encoded = reader.encode(pairs, task.max_length, task.strict_length)
+    run = runner_of(model, programs)(encoded)
+    scores = unpack_logits(run.values, run.batches)[:, 0].reshape(len(examples), len(corpus))
+    best = _first(scores, itself, min(DEPTH, len(corpus)))
+    return best, cut_texts(encoded, "pairs of a query and a document"), encoded.tokens, run
 
 
 def matched(
@@ -166,13 +197,19 @@ def nearest(
     depth, rows = min(depth, len(documents)), []
     for at in range(0, len(queries), max(1, BLOCK // len(documents))):
         block = queries[at : at + max(1, BLOCK // len(documents))] @ documents.T
-        for row, itself in enumerate(without[at : at + len(block)]):
-            if itself is not None:
-                block[row, itself] = -np.inf
-        # The best of all, then in their order: sorting everything would take longer than the products.
-        some = np.sort(np.argpartition(-block, depth - 1, axis=1)[:, :depth], axis=1)
-        rows.append(np.take_along_axis(some, np.argsort(-np.take_along_axis(block, some, 1), axis=1, kind="stable"), 1))
+        rows.append(_first(block, without[at : at + len(block)], depth))
     return np.concatenate(rows)
+
+
+def _first(scores: np.ndarray, without: Sequence[int | None], depth: int) -> np.ndarray:
+    """The columns with the `depth` greatest scores of every row but the one it is `without`, best first."""
+    scores = np.array(scores)
+    for row, itself in enumerate(without):
+        if itself is not None:
+            scores[row, itself] = -np.inf
+    # The best of all, then in their order: sorting everything would take longer than the products.
+    some = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
+    return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable"), 1)
 
 
 def ranking_scores(best: np.ndarray, judged: Sequence[Relevant]) -> dict[str, float]:

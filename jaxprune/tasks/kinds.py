@@ -52,7 +52,7 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
             labelled=False,
         ),
         "sts": TaskKind("embedding", ("spearman", "pearson"), pairs_too=True),
-        "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100")),
+        "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100"), pairs_too=True),
         "pairs": TaskKind("embedding", ("accuracy", "mrr"), to_calibrate=_SHARE, to_train=_SHARE, apart=True),
         "unlabelled": TaskKind(None),
     }
