@@ -216,7 +216,7 @@ def _longrope(
     numbers = isinstance(divisors, list) and all(
         isinstance(entry, (int, float)) and not isinstance(entry, bool) and entry > 0 for entry in divisors
     )
-    if not numbers or len(divisors) != len(plain):
+    if not isinstance(divisors, list) or not numbers or len(divisors) != len(plain):
         raise CheckpointError(
             f"{where}: short_factor of the rotary settings is {str(divisors)[:60]!r}, expected {len(plain)} numbers."
         )

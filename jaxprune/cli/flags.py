@@ -119,13 +119,18 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_mesh(parser: argparse.ArgumentParser) -> None:
-    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
+def add_mesh(parser: argparse.ArgumentParser, batches: str) -> None:
+    """`--mesh`, over whose axis data such batches are spread."""
     parser.add_argument(
         "--mesh",
         metavar="data=N[,model=M]",
-        help="spread calibration batches over N devices, large weights over M (default: one device)",
+        help=f"spread {batches} over N devices, large weights over M (default: one device)",
     )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
+    add_mesh(parser, "calibration batches")
     parser.add_argument(
         "--keep-bytes",
         type=byte_count,
@@ -215,7 +220,7 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Architecture)
 
 def reads_running_text(architecture: Architecture) -> bool:
     """Whether texts without a task are windows of running text for a model: of a language model."""
-    return head_of(architecture).language is not None
+    return head_of(architecture).generates
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     flags.add_calibration(parser)
     flags.add_storage(parser)
     flags.add_saved_type(parser)
-    flags.add_mesh(parser)
+    flags.add_placement(parser)
     parser.add_argument(
         "--seed", type=flags.seed, default=0, help="draws the calibration texts and seeds the method (0)"
     )

@@ -1,5 +1,6 @@
 """The loss of a batch that holds several texts in a row; and of a student beside its teacher."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,10 +13,10 @@ from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
 from ..model.ends import head_input
 from ..model.heads import head_of
-from ..model.language import Guide, Lesson, learnt, vocabulary
+from ..model.language import Guide, Lesson, vocabulary
 from ..model.pooling import pooled
 from ..model.predictions import own_tokens
-from ..model.transformer import Outputs, apply_head
+from ..model.transformer import Outputs, Spread, apply_head
 
 
 class Distillation(NamedTuple):
@@ -27,14 +28,22 @@ class Distillation(NamedTuple):
 
 
 def prediction_gap(
-    student: Array, teacher: Array, batch: Batch, architecture: Architecture, temperature: float
+    student: Array,
+    teacher: Array,
+    batch: Batch,
+    architecture: Architecture,
+    temperature: float,
+    targets: Array | None = None,
 ) -> Float[Array, "rows texts"]:
     """How far a student's prediction is from its teacher's, per text: the divergence in the measure of the loss.
 
     T²·KL(teacher ‖ student) at temperature T. Multi-label: the mean over labels of each label's own KL. Answer spans:
-    the mean of start and end. Regression: the squared difference.
+    the mean of start and end. Regression: the squared difference. Pairs of texts: KL of their similarities in the
+    batch.
     """
     head = head_of(architecture)
+    if head.together is not None and targets is not None:
+        return head.together.divergence(student, teacher, targets, batch)
     assert head.divergence is not None  # a model that can be trained has one
     return head.divergence(student, teacher, batch, temperature) / head.nats(len(architecture.labels))
 
@@ -99,7 +108,10 @@ def summed_losses(
     reads, and `teacher` then holds the parameters of that head alone. Hidden states then count nothing. Without either:
     the task's loss.
     """
-    language = head_of(architecture).language
+    language, spread = head_of(architecture).language, sites.spread
+    if spread is not None:
+        params = outside_whole(params, spread)
+        teacher = None if teacher is None else (teacher[0], outside_whole(teacher[1], spread))
     if language is not None and guide is not None and teacher is None:
         raise ValueError("the guide of a language model is read by its teacher's head; hand that in as teacher")
     taps = teacher is not None and guide is None and distillation.hidden > 0
@@ -109,13 +121,13 @@ def summed_losses(
     theirs: Outputs | None = None
     if teacher is not None and guide is None:
         taught_batch = pooled(as_taught(batch, teacher[0]), teacher[0])
-        theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps), dtype=dtype)
+        theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps, spread=spread), dtype=dtype)
     if language is None:
         assert out.logits is not None  # a whole forward pass ends with the head
         each = logits_losses(out.logits, batch, targets, architecture, smoothing)
         logits = guide if theirs is None else theirs.logits
         if logits is not None:
-            gap = prediction_gap(out.logits, logits, batch, architecture, distillation.temperature)
+            gap = prediction_gap(out.logits, logits, batch, architecture, distillation.temperature, targets)
             each = (1 - distillation.weight) * each + distillation.weight * gap
         total = over_texts(each, batch)
     else:
@@ -126,12 +138,46 @@ def summed_losses(
             assert read is not None
             taught = Guide(read, vocabulary(outer, a))
             lesson = Lesson(a, distillation.weight, distillation.temperature)
-        total = language.summed(params, out.hidden, batch, targets, architecture, taught, lesson)
+        summed = lambda x, batch, targets, taught: language.summed(  # noqa: E731
+            params, x, batch, targets, architecture, taught, lesson
+        )
+        if spread is None:
+            total = summed(out.hidden, batch, targets, taught)
+        else:
+            total = summed_by_parts(summed, spread.parts, out.hidden, batch, targets, taught)
     if theirs is not None and taps:
         ends = zip(layer_ends(out, architecture), layer_ends(theirs, teacher[0]), strict=True)  # type: ignore[index]
         gaps = [jnp.sum(stream_gap(ours, other, batch) * units(batch, targets, architecture)) for ours, other in ends]
         total = total + distillation.hidden * sum(gaps) / len(gaps)
     return total
+
+
+def outside_whole(params: Params, spread: Spread) -> Params:
+    """`params`, of which all but the layers are made whole: they are read at both ends of a forward pass."""
+    outside = {name: part for name, part in params.items() if name != "layers"}
+    return {**spread.whole(outside), "layers": params["layers"]}
+
+
+def summed_by_parts(
+    summed: Callable[[Array, Batch, Array, Guide | None], Array],
+    parts: int,
+    x: Float[Array, "rows length hidden"],
+    batch: Batch,
+    targets: Array,
+    taught: Guide | None,
+) -> Float[Array, ""]:
+    """Σ of `summed` over as many equal parts of the rows, all at once.
+
+    Rows of one part lie on one device. What goes through a batch in slices of tokens would else have every device
+    compute all slices, one after the other.
+    """
+    split = lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:])  # noqa: E731
+    rows = jax.tree.map(split, (x, batch, targets, None if taught is None else taught.x))
+
+    def part(x: Array, batch: Batch, targets: Array, read: Array | None) -> Array:
+        return summed(x, batch, targets, None if taught is None or read is None else taught._replace(x=read))
+
+    return jnp.sum(jax.vmap(part)(*rows))
 
 
 def layer_ends(out: Outputs, architecture: Architecture) -> list[Array]:
@@ -145,10 +191,15 @@ def over_texts(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, "
 
 
 def units(batch: Batch, targets: Array, architecture: Architecture) -> Float[Array, "rows texts"]:
-    """How much each text weighs in a batch's mean loss: 1, of a language model the number of its learnt tokens."""
-    if head_of(architecture).language is None:
-        return (batch.index >= 0).astype(jnp.float32)
-    counted = learnt(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
+    """How much each text weighs in a batch's mean loss: 1, of a language model the number of its learnt tokens.
+
+    Where texts are compared with one another, of a pair the anchor alone.
+    """
+    head = head_of(architecture)
+    if head.language is None:
+        there = batch.index >= 0
+        return (there if head.together is None else there & head.together.counted(targets)).astype(jnp.float32)
+    counted = head.language.counted(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
     return jnp.sum(counted, axis=-1).astype(jnp.float32)
 
 

@@ -41,6 +41,7 @@ from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
+from .spread import training_devices
 from .teacher import check_teacher, fitting
 from .texts import Texts, encoded_by, prepare
 from .train import check_head, train
@@ -74,7 +75,7 @@ def prune_lora(
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
-    if head_of(model.architecture).language is not None:
+    if not head_of(model.architecture).drawn:
         settings = replace(settings, head_steps=0)  # there is no new head to warm up
     check_resume(out, resume)
     if adapter_out is not None:
@@ -86,6 +87,7 @@ def prune_lora(
     check_head(model.architecture)
     training.check_for(model.architecture)
     check_teacher(model.architecture, teacher, training)
+    training_devices(mesh, training)
     check_model(model)
     _check_room(model.architecture, settings)
     patterns = patterns_of(settings.lora, model.architecture)
@@ -103,7 +105,9 @@ def prune_lora(
     phases["head warm-up"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    batches = pack(texts.encoded, model.architecture)
+    # Texts that are compared with one another stay together.
+    each = texts.encoded.together
+    batches = pack(texts.encoded, model.architecture, group=None if each == 1 else each * training.batch_size)
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
         importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress)
@@ -129,7 +133,7 @@ def prune_lora(
         on_step=on_step,
     )  # fmt: skip
     phases["training"] = time.perf_counter() - began
-    if adapter_out is not None and tuned.adapters is not None:
+    if adapter_out is not None and tuned.adapters is not None and not jax.process_index():
         paths = trained_paths(tuned.base, patterns)
         write_peft(adapter_out, tuned.base, tuned.adapters, paths, again=resume, with_base=True)
     length = ceil(texts.encoded.tokens / len(texts.encoded))
@@ -165,7 +169,7 @@ def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on
     ready = prepare(model, texts)
     warm = replace(
         training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0, accumulate=1,
-        dropout=0.0, save_minutes=None,
+        dropout=0.0, save_minutes=None, shard="batches",
     )  # fmt: skip
     wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in (HEAD, "pooler/*")]
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)
@@ -273,7 +277,7 @@ def _some_texts(task: Task, count: int, seed: int) -> Task:
 
 def _some_windows(texts: Texts, count: int, seed: int) -> Texts:
     """`count` of the windows that a running text was cut into, or all where there are fewer, as of other texts."""
-    if count >= len(texts.encoded):
+    if count * texts.encoded.together >= len(texts.encoded):
         return texts
     rows = np.random.RandomState(seed).choice(len(texts.encoded), count, replace=False)
     return texts._replace(encoded=texts.encoded.picked(rows), targets=texts.targets[rows])

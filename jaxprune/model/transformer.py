@@ -24,6 +24,13 @@ from .remat import recomputed
 from .sublayer import sublayer
 
 
+class Spread(NamedTuple):
+    """How a forward pass that is trained is spread over devices."""
+
+    parts: int  # devices that share the rows of a batch, each as many, in their order
+    whole: Callable[[Any], Any]  # parameters as every device reads them, from those of which each holds a part
+
+
 class Sites(NamedTuple):
     """The seam between the model and the methods; every field may be left out.
 
@@ -34,6 +41,7 @@ class Sites(NamedTuple):
     section: (first, last): run sublayers first … last - 1 only, on the residual stream handed to `forward`.
     taps: ask for the residual stream before every sublayer and every sublayer's features.
     dropout: for training; left out, a forward pass is deterministic.
+    spread: of training on several devices. A layer's weights are made whole when it is that layer's turn.
     """
 
     gates: Sequence[Any] | None = None
@@ -41,6 +49,7 @@ class Sites(NamedTuple):
     section: tuple[int, int] | None = None
     taps: bool = False
     dropout: Dropout | None = None
+    spread: Spread | None = None
 
 
 class Outputs(NamedTuple):
@@ -123,7 +132,8 @@ def encode(
     def step_of(kind: Architecture, context: Context) -> Callable[[Array, Any], tuple[Array, Any]]:
         def body(x: Array, entry: Any) -> tuple[Array, Any]:
             dropout = None if sites.dropout is None else sites.dropout._replace(key=held_back(entry[3], x))
-            x, streams, features = whole_layer(entry[0], x, context, kind, entry[1], entry[2], dropout)
+            p = entry[0] if sites.spread is None else sites.spread.whole(entry[0])
+            x, streams, features = whole_layer(p, x, context, kind, entry[1], entry[2], dropout)
             return x, (streams, features) if sites.taps else None
 
         return recomputed(body) if remat else body

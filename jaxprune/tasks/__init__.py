@@ -9,12 +9,13 @@ from ..checks import checked
 from ..errors import DataError
 from .calibration import Calibration as Calibration
 from .chat import chat as chat
-from .example import Answers as Answers, Example as Example
+from .example import Answers as Answers, Example as Example, Negatives as Negatives
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .hub import Hub as Hub, Sources, listed_sources
 from .images import images as images
 from .language import text as text
+from .pairs import pairs as pairs
 from .retrieval import retrieval as retrieval
 from .squad import squad as squad
 from .sts import sts as sts
@@ -35,6 +36,7 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "sts": sts,
     "retrieval": retrieval,
     "images": images,
+    "pairs": pairs,
 }
 # What their folder holds, where that is something else than texts to train on and to score.
 _NEEDED = {
@@ -47,6 +49,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
     "images": ("validation", "seed"),
+    "pairs": ("validation", "min_score", "seed"),
     "retrieval": (),  # corpus, queries and qrels are three files
 }
 
@@ -55,8 +58,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
-    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`
-    and `images`, for the tasks of these names; for the first two `data` may be several files.
+    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`,
+    `pairs` and `images`, for the tasks of these names; for the first three `data` may be several files.
     """
     if name not in NAMES:
         raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

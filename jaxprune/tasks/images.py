@@ -9,13 +9,13 @@ import numpy as np
 
 from ..checks import check_seed, checked
 from ..errors import DataError
-from .chat import set_aside_rows
 from .example import ClassesFrom, Example, picked
 from .folder import label_names
 from .hub import Hub, Sources, listed_sources
 from .jsonl import shown
 from .kinds import KINDS
 from .picture import Picture
+from .set_aside import set_aside_rows
 from .task import Task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

@@ -82,7 +82,7 @@ def test_distilbert_has_other_keys_and_no_token_types():
         ("BertForTokenClassification", "token_classification"),
         ("BertForQuestionAnswering", "question_answering"),
         ("BertModel", "none"),
-        ("BertForMaskedLM", "none"),
+        ("BertForMaskedLM", "masked_lm"),
         ("BertForPreTraining", "none"),
     ],
 )
@@ -454,7 +454,7 @@ def test_every_row_of_the_table_is_consistent():
     for name, family in FAMILIES.items():
         assert family.model_type == name
         assert set(family.heads) in (
-            {"classification", "token_classification", "question_answering"},
+            {"classification", "token_classification", "question_answering", "masked_lm"},
             {"causal_lm", "classification"},
             {"classification"},  # of images
         )
