@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers.tiny import PAIRS
-from tests.parity.reference import cases, random_reference, reference_logits
+from tests.parity.reference import cases, image_pixels, image_reference, random_reference, reference_logits
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
@@ -36,7 +36,29 @@ def make(family: str, head: str, folder: Path) -> None:
     np.savez_compressed(folder / "expected.npz", **arrays)
 
 
+IMAGES = {
+    "vit": ("vit", "ForImageClassification"),
+    "deit": ("deit", "ForImageClassification"),
+    "deit-with-teacher": ("deit", "ForImageClassificationWithTeacher"),
+}
+
+
+def make_of_images(family: str, ending: str, folder: Path) -> None:
+    """The same of a model of images: one case, pixels."""
+    model = image_reference(family, ending)
+    model.save_pretrained(folder)
+    for extra in set(folder.iterdir()) - {folder / "config.json", folder / "model.safetensors"}:
+        extra.unlink()
+    inputs = {"pixel_values": image_pixels(model.config)}
+    arrays: dict[str, Any] = {**inputs, "logits": reference_logits(model, inputs)}
+    np.savez_compressed(folder / "expected.npz", **arrays)
+
+
 def main(overwrite: bool) -> None:
+    for name, (family, ending) in IMAGES.items():
+        folder = OUT / "images" / name
+        if overwrite or not folder.exists():
+            make_of_images(family, ending, folder)
     for family, head in PAIRS:
         folder = OUT / f"{family}-{head}"
         if folder.exists() and not overwrite:

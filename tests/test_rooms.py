@@ -42,6 +42,7 @@ LATE = {
     "onnx": "only its files need it, and it may be missing",
     "gguf": "only its files need it, and it may be missing",
     "onnxruntime": "only its files need it, and it may be missing",
+    "PIL": "only image files need it, and it may be missing",
     "rich": "only what a person looks at needs it",
     "lm_eval": "an extra: only its benchmarks need it",
     "resource": "there is none on Windows",

@@ -68,8 +68,8 @@ def _front_matter(manifest: Mapping[str, Any], a: Mapping[str, Any], kind: str) 
     method = manifest.get("method")
     tags = ["jaxprune", *(["pruned", str(method)] if method else []), *([kind] if kind in ("onnx", "gguf") else [])]
     entries: dict[str, Any] = {"library_name": _LIBRARIES.get(kind, "jaxprune")}
-    if HEAD_NAMES[a["head"]].pipeline is not None:
-        entries["pipeline_tag"] = HEAD_NAMES[a["head"]].pipeline
+    if (pipeline := _pipeline(a)) is not None:
+        entries["pipeline_tag"] = pipeline
     if isinstance(manifest.get("hub"), Mapping):  # a folder on someone's disk is no name on the hub
         entries["base_model"] = str(manifest["source"])
     entries["tags"] = tags
@@ -80,7 +80,7 @@ def _front_matter(manifest: Mapping[str, Any], a: Mapping[str, Any], kind: str) 
 def _model_index(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> list[str]:
     """The scores as the hub reads them."""
     scores = manifest.get("scores")
-    pipeline = HEAD_NAMES[a["head"]].pipeline
+    pipeline = _pipeline(a)
     if not isinstance(scores, Mapping) or not isinstance(scores.get("pruned"), float) or pipeline is None:
         return []
     task, metric = str(scores.get("task")), str(scores.get("metric"))
@@ -91,6 +91,12 @@ def _model_index(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> list[str]
     }
     index = [{"name": f"{model_name(manifest, a)}, pruned", "results": [results]}]
     return [f"model-index: {json.dumps(index, ensure_ascii=False)}"]
+
+
+def _pipeline(a: Mapping[str, Any]) -> str | None:
+    """What the hub calls the task."""
+    pipeline = HEAD_NAMES[a["head"]].pipeline
+    return pipeline if pipeline is None or not a.get("patches") else pipeline.replace("text", "image", 1)
 
 
 def model_name(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> str:

@@ -6,18 +6,17 @@ from typing import Any, NamedTuple, cast, get_args
 
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
-from ..model.attention_kinds import Window
 from ..model.embedding import Embedding
 from ..model.heads import HEADS
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
 from .generation import end_ids
-from .head_names import HEAD_NAMES, kind_of_class
+from .head_names import HEAD_NAMES, WITH_TEACHER, kind_of_class
+from .image_settings import patches_of
 from .known_families import known_families
 from .known_settings import check_settings
 from .labels import default_labels, default_problem, labels_of, problem_of
-from .rotary import rotary_of
-from .sliding import sliding_window
+from .sliding import attention_fields
 
 
 class HeadChoice(NamedTuple):
@@ -200,7 +199,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         )
     hidden, heads = value("hidden", int, 1), value("heads", int, 1)
     groups, width = heads, None
-    if config.get(family.keys.get("groups", "")) is not None:
+    key = family.keys.get("groups", "")
+    if config.get(key) is not None or key in family.defaults:
         groups = value("groups", int, 1)
     if "head_width" in family.keys and (config.get("head_dim") or family.defaults.get("head_dim")):
         width = value("head_width", int, 1)
@@ -210,10 +210,12 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         raise CheckpointError(f"{where}: {groups} key-value groups do not divide {heads} heads.")
     width = hidden // heads if width is None else width
     activation = value("activation", str, 0)
+    activation = family.activations.get(activation, activation)
     if activation not in ACTIVATION_NAMES:
         known = ", ".join(ACTIVATION_NAMES)
         raise CheckpointError(f"{where}: activation {activation!r} is not supported, only {known}.")
-    rows, pad = value("positions", int, 1), value("pad_id", int, 0) or 0
+    patches = patches_of(family, config, where) if family.reads_images else None
+    rows, pad = value("positions", int, 1) if patches is None else patches.tokens, value("pad_id", int, 0) or 0
     by_id = family.switches.get("positions_count") == "tokens"  # then the table's rows include those before position 0
     if by_id and rows <= pad + 1:
         raise CheckpointError(f"{where}: {family.keys['positions']} is {rows}, expected more than {pad + 1}.")
@@ -225,7 +227,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     }
     fields: dict[str, Any] = {
         "family": family.model_type,
-        "vocab": value("vocab", int, 1),
+        "vocab": value("vocab", int, 1) if patches is None else patches.specials,
         "hidden": hidden,
         "head_width": width,
         "layers": (layer,) * value("layers", int, 1),
@@ -236,21 +238,42 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         **{name: number for name, number in optional.items() if number is not None},
         **family.switches,
     }
+    if patches is not None:
+        fields["patches"] = patches
+        if task.embedding is not None:
+            raise CheckpointError(
+                f"{where}: a {family.model_type} model reads images, of which no vectors are made here; load it with "
+                "another head."
+            )
+    if "input_bias" in family.keys:
+        fields["attention_bias"] = switch("input_bias")
     if "attention_bias" in family.keys:
         fields["attention_bias"] = fields["output_bias"] = switch("attention_bias")
     if "feed_forward_bias" in family.keys:
         fields["feed_forward_bias"] = fields["down_bias"] = switch("feed_forward_bias")
     if "pre_norm" in family.keys:
         fields["norm_position"] = "pre" if switch("pre_norm") else "post"
+    if "norm_bias" in family.keys:
+        fields["norm_bias"] = switch("norm_bias")
     narrow = family.keys.get("embed_width", "")
     if (family.defaults.get(narrow) if config.get(narrow) is None else config[narrow]) not in (None, hidden):
         fields["embed_width"] = value("embed_width", int, 1)
-    if fields.get("positions") == "rotary":
-        fields |= rotary_of(config, width, rows, where)._asdict()
+    if "both_ways" in family.keys and switch("both_ways"):
+        fields["causal"] = False
+        if HEADS[task.head, task.problem].language is not None:
+            key = family.keys["both_ways"]
+            raise CheckpointError(
+                f"{where}: {key} is true, and a language model that reads both ways predicts nothing."
+            )
     on = switch("window_on") if "window_on" in family.keys else True
-    window = sliding_window(family, config, where, on, value("window_from", int, 0) or 0, len(fields["layers"]))
-    if window is not None and window < fields["max_positions"]:  # texts that fit a window are read as if it were open
-        fields["attention"], fields["max_positions"] = Window(size=window), window
+    first = value("window_from", int, 0) or 0
+    fields |= attention_fields(family, config, where, fields, rows, on, first)
+    for name in ("score_cap", "logit_cap"):
+        key = family.keys.get(name)
+        if key is not None and config.get(key, family.defaults.get(key)) is not None:  # null: there is none
+            fields[name] = float(value(name, float, 1))
+    if "attention_scalar" in family.keys:  # scores are divided by its root
+        fields["attention_scale"] = value("attention_scalar", float, 1) ** -0.5
     row = HEADS[task.head, task.problem]
     if row.generates:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
@@ -267,17 +290,42 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
 def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> dict[str, Any]:
     """The fields of `Architecture` that a task sets, but for those of a language model."""
     head = family.heads.get(task.head, HeadModules(output=""))
+    pooled = {} if "pool" not in family.keys or head.pooler is None else _pooled(family, config, where)
     return {
         "pool": head.token,
+        "pool_tokens": _pool_tokens(family, config, task, where),
         "pool_pad": _padding(family, config, where) if head.token == "last" else None,
         "pooler": head.activation,
+        "pooler_norm": head.pooler_norm is not None,
         "head": task.head,
         "head_bias": head.bias,
         "transform": head.transform_activation if LAST_LAYERS[task.head].transformed else "none",
         "labels": task.labels,
         "problem": task.problem,
         "embedding": task.embedding,
+        **pooled,
     }
+
+
+def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> int:
+    """How many tokens a head reads side by side: of DeiT's class with a teacher two."""
+    taught = (class_of(config, where) or "").endswith(WITH_TEACHER) and task.head in family.heads
+    return len(family.averaged) if taught and family.averaged else 1
+
+
+def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What config.json says of a head that pools, and of the bias of what lies before it."""
+    said = {}
+    for name, known in (("pool", {"cls": "first", "mean": "mean"}), ("pooler_bias", {True: True, False: False})):
+        if name not in family.keys:
+            continue
+        key = family.keys[name]
+        given = family.defaults[key] if config.get(key) is None else config[key]
+        if not isinstance(given, str | bool) or given not in known:
+            expected = ", ".join(map(str, known))
+            raise CheckpointError(f"{where}: {key} is {str(given)[:60]!r}, expected one of {expected}.")
+        said[name] = known[given]
+    return said
 
 
 def _padding(family: Family, config: Mapping[str, Any], where: str) -> int | None:

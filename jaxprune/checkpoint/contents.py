@@ -1,5 +1,6 @@
 """What a folder's files hold, under its family's names: prefixes off, tied tensors told apart, leftovers named."""
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,20 +13,20 @@ from .config import HeadChoice, class_of, declared_head
 from .families import Family, HeadModules
 from .files import listed
 from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
-from .layout import separated
+from .layout import separated, shared_by
 from .read import FLOATS, Stored, read_tensors
 
 # Parts of a name that wrappers add wherever they stand: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
+def family_tensors(folder: Path, family: Family, config: Mapping[str, Any]) -> dict[str, Stored]:
     """The files' tensors by the family's names, without the encoder's prefix and what training programs put before it.
 
     Raises `CheckpointError` where two different tensors come under one name.
     """
     by_name = read_tensors(folder)
-    inner = {name: _unwrapped(name) for name in by_name}
+    inner = {name: _in_row_names(family, _unwrapped(name)) for name in by_name}
     outer = _outer_prefix(inner.values(), family)
     tensors: dict[str, Stored] = {}
     for name, stored in by_name.items():
@@ -33,11 +34,17 @@ def family_tensors(folder: Path, family: Family) -> dict[str, Stored]:
         if short in tensors and not _equal(stored, tensors[short]):
             raise CheckpointError(f"{folder} holds two different tensors {short}, one of them as {name}; delete one.")
         tensors[short] = stored
-    return separated(tensors, family)
+    return separated(tensors, family, shared_by(family, config))
 
 
 def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _in_row_names(family: Family, name: str) -> str:
+    for pattern, ours in family.renamed:
+        name = re.sub(pattern, ours, name)
+    return name
 
 
 def _outer_prefix(names: Iterable[str], family: Family) -> str:

@@ -3,12 +3,12 @@
 from .family import OFF, Family, HeadModules
 
 _DECODER = {"causal": True, "norm_position": "pre", "embed_norm": False}
-_DECODER_HEADS = {
+DECODER_HEADS = {
     "causal_lm": HeadModules(output="lm_head"),
     "classification": HeadModules(output="score", token="last", bias=False),
 }
 
-_LLAMA_KEYS = {
+LLAMA_KEYS = {
     "vocab": "vocab_size",
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -21,15 +21,15 @@ _LLAMA_KEYS = {
     "activation": "hidden_act",
     "tied": "tie_word_embeddings",
 }
-_LLAMA_SWITCHES = _DECODER | {"norm": "rms", "gated": True, "positions": "rotary", "dropout": 0.0}
-_LLAMA_DEFAULTS = {
+LLAMA_SWITCHES = _DECODER | {"norm": "rms", "gated": True, "positions": "rotary", "dropout": 0.0}
+LLAMA_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "attention_bias": False,
     "mlp_bias": False,
 }
-_LLAMA_MODULES = {
+LLAMA_MODULES = {
     "embed.token": "embed_tokens",
     "final_norm": "norm",
     "layers.{}.attention.norm": "layers.{}.input_layernorm",
@@ -42,13 +42,14 @@ _LLAMA_MODULES = {
     "layers.{}.feed_forward.up": "layers.{}.mlp.up_proj",
     "layers.{}.feed_forward.down": "layers.{}.mlp.down_proj",
 }
-_ANGLES = ("*rotary_emb.inv_freq",)  # old files hold them; they follow from config.json
-_INNER_NORMS = {
+ANGLES = ("*rotary_emb.inv_freq",)  # old files hold them; they follow from config.json
+INNER_NORMS = {
     "layers.{}.attention.q_norm": "layers.{}.self_attn.q_norm",
     "layers.{}.attention.k_norm": "layers.{}.self_attn.k_norm",
 }
 # Layers from some number on see only so many tokens back, where that is switched on.
 _LATE_WINDOW_KEYS = {"window": "sliding_window", "window_on": "use_sliding_window", "window_from": "max_window_layers"}
+_LATE_WINDOW_KEYS |= {"layer_types": "layer_types"}
 _LATE_WINDOW_DEFAULTS = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
 
 DECODERS = (
@@ -94,7 +95,7 @@ DECODERS = (
             "layers.{}.feed_forward.up": "decoder.layers.{}.fc1",
             "layers.{}.feed_forward.down": "decoder.layers.{}.fc2",
         },
-        heads=_DECODER_HEADS,
+        heads=DECODER_HEADS,
         ignored=(),
     ),
     Family(
@@ -140,7 +141,7 @@ DECODERS = (
             "layers.{}.feed_forward.up": "h.{}.mlp.c_fc",
             "layers.{}.feed_forward.down": "h.{}.mlp.c_proj",
         },
-        heads=_DECODER_HEADS,
+        heads=DECODER_HEADS,
         ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),
         neurons_per_hidden=4,
         transposed=("h.*.attn.c_*", "h.*.mlp.c_*"),
@@ -151,54 +152,116 @@ DECODERS = (
         model_type="llama",
         classes="Llama",
         prefix="model.",
-        switches=_LLAMA_SWITCHES,
-        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias", "feed_forward_bias": "mlp_bias"},
-        defaults=_LLAMA_DEFAULTS,
+        switches=LLAMA_SWITCHES,
+        keys=LLAMA_KEYS | {"attention_bias": "attention_bias", "feed_forward_bias": "mlp_bias"},
+        defaults=LLAMA_DEFAULTS,
         pinned=OFF,
-        modules=_LLAMA_MODULES,
-        heads=_DECODER_HEADS,
-        ignored=_ANGLES,
+        modules=LLAMA_MODULES,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
         heads_divide=True,
     ),
     Family(
         model_type="mistral",
         classes="Mistral",
         prefix="model.",
-        switches=_LLAMA_SWITCHES
+        switches=LLAMA_SWITCHES
         | {"attention_bias": False, "output_bias": False}
         | {"feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS | {"window": "sliding_window"},
-        defaults=_LLAMA_DEFAULTS | {"sliding_window": 4096},
+        keys=LLAMA_KEYS | {"window": "sliding_window"},
+        defaults=LLAMA_DEFAULTS | {"sliding_window": 4096},
         pinned=OFF,
-        modules=_LLAMA_MODULES,
-        heads=_DECODER_HEADS,
-        ignored=_ANGLES,
+        modules=LLAMA_MODULES,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
     ),
     Family(
         model_type="qwen2",
         classes="Qwen2",
         prefix="model.",
-        switches=_LLAMA_SWITCHES
+        switches=LLAMA_SWITCHES
         | {"attention_bias": True, "output_bias": False}
         | {"feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS | _LATE_WINDOW_KEYS,
-        defaults=_LLAMA_DEFAULTS | _LATE_WINDOW_DEFAULTS,
+        keys=LLAMA_KEYS | _LATE_WINDOW_KEYS,
+        defaults=LLAMA_DEFAULTS | _LATE_WINDOW_DEFAULTS,
         pinned=OFF,
-        modules=_LLAMA_MODULES,
-        heads=_DECODER_HEADS,
-        ignored=_ANGLES,
+        modules=LLAMA_MODULES,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
         unlisted=("head_dim",),
     ),
     Family(
         model_type="qwen3",
         classes="Qwen3",
         prefix="model.",
-        switches=_LLAMA_SWITCHES | {"query_key_norm": True, "feed_forward_bias": False, "down_bias": False},
-        keys=_LLAMA_KEYS | {"attention_bias": "attention_bias"} | _LATE_WINDOW_KEYS,
-        defaults=_LLAMA_DEFAULTS | {"head_dim": 128} | _LATE_WINDOW_DEFAULTS,
+        switches=LLAMA_SWITCHES | {"query_key_norm": True, "feed_forward_bias": False, "down_bias": False},
+        keys=LLAMA_KEYS | {"attention_bias": "attention_bias"} | _LATE_WINDOW_KEYS,
+        defaults=LLAMA_DEFAULTS | {"head_dim": 128} | _LATE_WINDOW_DEFAULTS,
         pinned=OFF,
-        modules=_LLAMA_MODULES | _INNER_NORMS,
-        heads=_DECODER_HEADS,
-        ignored=_ANGLES,
+        modules=LLAMA_MODULES | INNER_NORMS,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
+    ),
+    Family(
+        model_type="smollm3",
+        classes="SmolLM3",
+        prefix="model.",
+        switches=LLAMA_SWITCHES,
+        keys=LLAMA_KEYS
+        | {"attention_bias": "attention_bias", "feed_forward_bias": "mlp_bias"}
+        | {"window": "sliding_window", "window_on": "use_sliding_window", "layer_types": "layer_types"},
+        defaults=LLAMA_DEFAULTS
+        | {"num_key_value_heads": 4, "tie_word_embeddings": True, "pad_token_id": 128004, "rope_theta": 2_000_000.0}
+        | {"sliding_window": None, "use_sliding_window": False},
+        pinned=OFF,
+        modules=LLAMA_MODULES,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
+        unturned=("no_rope_layers", "no_rope_layer_interval", 4),
+    ),
+    Family(
+        model_type="olmo2",
+        classes="Olmo2",
+        prefix="model.",
+        switches=LLAMA_SWITCHES
+        | {"norm_position": "update", "query_key_norm": True, "whole_query_key_norm": True}
+        | {"feed_forward_bias": False, "down_bias": False},
+        keys=LLAMA_KEYS | {"attention_bias": "attention_bias"},
+        defaults=LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5, "pad_token_id": 1},
+        pinned=OFF,
+        modules={name: module for name, module in LLAMA_MODULES.items() if not name.endswith("}.attention.norm")}
+        | {
+            "layers.{}.attention.update_norm": "layers.{}.post_attention_layernorm",
+            "layers.{}.feed_forward.update_norm": "layers.{}.post_feedforward_layernorm",
+        }
+        | INNER_NORMS,
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
+        unlisted=("head_dim",),
+    ),
+    Family(
+        model_type="phi3",
+        classes="Phi3",
+        prefix="model.",
+        switches=LLAMA_SWITCHES
+        | {"attention_bias": False, "output_bias": False}
+        | {"feed_forward_bias": False, "down_bias": False},
+        keys=LLAMA_KEYS | {"window": "sliding_window"},
+        defaults=LLAMA_DEFAULTS
+        | {"rms_norm_eps": 1e-5, "pad_token_id": 32000, "sliding_window": None}
+        | {"original_max_position_embeddings": 4096},
+        pinned=OFF,
+        modules={
+            **LLAMA_MODULES,
+            **{f"layers.{{}}.attention.{name}": f"layers.{{}}.self_attn.qkv_proj.{name}" for name in "qkv"},
+            **{f"layers.{{}}.feed_forward.{name}": f"layers.{{}}.mlp.gate_up_proj.{name}" for name in ("gate", "up")},
+        },
+        heads=DECODER_HEADS,
+        ignored=ANGLES,
+        fused={"layers.*.self_attn.qkv_proj": ("q", "k", "v"), "layers.*.mlp.gate_up_proj": ("gate", "up")},
+        unlisted=("head_dim",),
+        rotary_names={"su": "longrope", "yarn": "longrope"},  # what the first files call it, as transformers reads them
+        shared_config=True,
+        partly_turned=True,
     ),
 )

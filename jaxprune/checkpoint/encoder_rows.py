@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ..model.attention_kinds import Relative
 from .family import OFF, Family, HeadModules
+from .sliding import FULL, SLIDING
 
 _BERT_KEYS = {
     "vocab": "vocab_size",
@@ -59,6 +60,10 @@ _ROBERTA = Family(
     drawn=("pooler.dense",),
     ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids", "embeddings.token_type_ids"),
 )
+
+_PREDICTION_HEAD = HeadModules(
+    output="classifier", pooler="head.dense", activation="gelu", pooler_norm="head.norm"
+)  # of ModernBERT, whatever the task
 
 ENCODERS = (
     Family(
@@ -175,5 +180,61 @@ ENCODERS = (
         heads=_ROBERTA.heads,
         drawn=("pooler.dense",),
         ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids"),
+    ),
+    Family(
+        model_type="modernbert",
+        classes="ModernBert",
+        prefix="model.",
+        switches={"norm_position": "pre", "first_norm": False, "gated": True, "positions": "rotary", "token_types": 0}
+        | {"dropout": 0.0},
+        keys={
+            "vocab": "vocab_size",
+            "hidden": "hidden_size",
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+            "neurons": "intermediate_size",
+            "positions": "max_position_embeddings",
+            "norm_eps": "norm_eps",
+            "norm_bias": "norm_bias",
+            "activation": "hidden_activation",
+            "pad_id": "pad_token_id",
+            "attention_bias": "attention_bias",
+            "feed_forward_bias": "mlp_bias",
+            "window": "local_attention",
+            "layer_types": "layer_types",
+            "pool": "classifier_pooling",
+            "pooler_bias": "classifier_bias",
+        },
+        defaults={
+            "norm_eps": 1e-5,
+            "norm_bias": False,
+            "hidden_activation": "gelu",
+            "pad_token_id": 50283,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "local_attention": 128,
+            "classifier_pooling": "cls",
+            "classifier_bias": False,
+        },
+        # The last is left over in published files, and read by nothing.
+        pinned=OFF | {"classifier_activation": "gelu", "layer_norm_eps": 1e-5},
+        modules={
+            "embed.token": "embeddings.tok_embeddings",
+            "embed.norm": "embeddings.norm",
+            "layers.{}.attention.norm": "layers.{}.attn_norm",
+            **{f"layers.{{}}.attention.{name}": f"layers.{{}}.attn.Wqkv.{name}" for name in "qkv"},
+            "layers.{}.attention.o": "layers.{}.attn.Wo",
+            "layers.{}.feed_forward.norm": "layers.{}.mlp_norm",
+            **{f"layers.{{}}.feed_forward.{name}": f"layers.{{}}.mlp.Wi.{name}" for name in ("gate", "up")},
+            "layers.{}.feed_forward.down": "layers.{}.mlp.Wo",
+            "final_norm": "final_norm",
+        },
+        heads=dict.fromkeys(("classification", "token_classification", "question_answering"), _PREDICTION_HEAD),
+        pretrained_pooler=True,  # that of the masked language model
+        ignored=("head.*", "decoder.*"),
+        fused={"layers.*.attn.Wqkv": ("q", "k", "v"), "layers.*.mlp.Wi": ("gate", "up")},
+        full_every=("global_attn_every_n_layers", 3, 0),
+        rotary_bases={FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)},
+        scaled_types=(FULL, SLIDING),
     ),
 )

@@ -1,4 +1,4 @@
-"""The families of Transformers that we read, by name; their rows stand in `encoder_rows` and `decoder_rows`."""
+"""The families of Transformers that we read, by name; their rows stand in `encoder_rows` and its like."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,8 +6,12 @@ from types import MappingProxyType
 from .decoder_rows import DECODERS
 from .encoder_rows import ENCODERS
 from .family import Family as Family, HeadModules as HeadModules
+from .gemma_rows import GEMMAS
+from .image_rows import IMAGES
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in (*ENCODERS, *DECODERS)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {row.model_type: row for row in (*ENCODERS, *DECODERS, *GEMMAS, *IMAGES)}
+)
 """Our rows by their model_type."""
 
 ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(

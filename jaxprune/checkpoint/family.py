@@ -28,6 +28,7 @@ class HeadModules:
     output: str  # the module that gives the logits
     pooler: str | None = None  # the dense layer on the pooled token before it
     activation: Literal["none", "tanh", "relu", "gelu"] = "none"  # after the pooler
+    pooler_norm: str | None = None  # the norm after that
     token: Literal["first", "last"] = "first"  # which of a text it reads, where it reads one
     bias: bool = True  # of the output
     # Of a masked language model: the dense layer and the norm before the token table; the output holds a bias alone.
@@ -38,7 +39,7 @@ class HeadModules:
     @property
     def modules(self) -> tuple[str, ...]:
         """All that hold its tensors."""
-        every = (self.output, self.pooler, self.transform, self.transform_norm)
+        every = (self.output, self.pooler, self.pooler_norm, self.transform, self.transform_norm)
         return tuple(module for module in every if module)
 
     @property
@@ -54,11 +55,14 @@ class Family:
     `keys` says under which key of config.json a size lies; a size whose key is missing there and in `defaults` is an
     error. Every row has those of vocab, hidden, layers, heads, neurons, positions and activation; groups, head_width,
     token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
-    pre_norm, window, window_on and window_from where config.json has them. `pinned` are settings that would change the
-    result, with the one value that we compute. `modules` names embed.token, .position, .type, .norm, .project;
-    layers.{}.attention.q, .k, .v, .o, .norm, .q_norm, .k_norm, .relative (one for all layers);
-    layers.{}.feed_forward.up, .gate, .down, .norm; final_norm and project_out, as far as an architecture with these
-    switches has them. The rows of `jaxprune.FAMILIES` are examples, and `dataclasses.replace` makes a relative of one.
+    pre_norm, window, window_on, window_from, layer_types (where the family reads it), score_cap, logit_cap,
+    attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias and pool ("cls" or "mean") where config.json
+    has them. A family of images has image, patch and channels in place of vocab and positions, and input_bias (of q, k
+    and v alone). `pinned` are settings that would change the result, with the one value that we compute. `modules`
+    names embed.token, .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v, .o, .norm, .q_norm,
+    .k_norm, .update_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate, .down, .norm, .update_norm;
+    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
+    are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str
@@ -77,6 +81,14 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # patterns of modules that hold several, in order
+    # What holds an image's special tokens, in their order, and other tables that files keep as [1, rows, hidden]: our
+    # module -> their tensors, one behind the other.
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    convolutions: tuple[str, ...] = ()  # modules of patches, whose weight is [hidden, channels, height, width] in files
+    # Modules of classes called …WithTeacher: a head each on the first tokens, whose outputs are averaged.
+    averaged: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()  # regular expressions of other names of tensors, and those of the row
+    endings: Mapping[str, str] = field(default_factory=dict)  # of classes of transformers: the usual one -> theirs
     # What an export has to know of transformers:
     language_model: str = "ForCausalLM"  # how the name of the class with that head ends
     left: Mapping[str, str] = field(default_factory=dict)  # module of a head that we do not have -> what it is
@@ -84,6 +96,25 @@ class Family:
     heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
     unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of its keys, which win over these
+    activations: Mapping[str, str] = field(default_factory=dict)  # names that mean another function than elsewhere
+    # Of every so many layers one sees all tokens, the others a window: the key that says how many (or none), how many
+    # where config.json is silent, and which one (0: the first, -1: the last).
+    full_every: tuple[str | None, int, int] | None = None
+    # Layers that turn nothing: the key that lists them (0: such a layer), the one that says every how many layers there
+    # is one where that is silent, and how many by default.
+    unturned: tuple[str, str, int] | None = None
+    rotary_names: Mapping[str, str] = field(default_factory=dict)  # kinds of rotary scaling that mean another here
+    shared_config: bool = False  # layers of the class read the number of heads from config.json: all have the same
+    partly_turned: bool = False  # partial_rotary_factor says which share of a head's features is turned
+    # Types of layers that turn at a base of their own: under which key config.json has it, and what it is by default.
+    rotary_bases: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    scaled_types: tuple[str, ...] = ()  # those of them that rope_scaling is for
+    language_classes: str | None = None  # how the name of the class with that head starts, where not as `classes`
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its models read images, not texts."""
+        return "image" in self.keys
 
     def can_say(self, heads: int, of: int, hidden: int) -> bool:
         """Whether a config.json of the family can describe layers with `heads` of originally `of` heads left."""

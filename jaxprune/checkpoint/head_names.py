@@ -23,7 +23,9 @@ class HeadNames:
 
     def class_name(self, family: Family) -> str:
         """The class of a family's models with this head."""
-        return family.classes + (self.ending or family.language_model)
+        if self.ending is None:
+            return (family.language_classes or family.classes) + family.language_model
+        return family.classes + family.endings.get(self.ending, self.ending)
 
     @property
     def auto_class(self) -> str:
@@ -43,9 +45,15 @@ HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
         "masked_lm": HeadNames(ending="ForMaskedLM", optional=True, pipeline="fill-mask"),
         # Before "none": a class of that name has no head, unless modules.json says what is made of its hidden states.
         "embedding": HeadNames(ending="Model", bare=True, pipeline="sentence-similarity"),
-        "none": HeadNames(ending="Model", others=("ForPreTraining",), bare=True, pipeline="feature-extraction"),
+        "none": HeadNames(
+            ending="Model",
+            others=("ForPreTraining", "ForMaskedImageModeling"),
+            bare=True,
+            pipeline="feature-extraction",
+        ),
     }
 )
+WITH_TEACHER = "WithTeacher"  # how the name of a class ends that averages heads of several tokens
 # Heads that we do not have, though their tensors are named like those of one that we do.
 _NOT_OURS = ("ForMultipleChoice", "ForNextSentencePrediction")
 # In small letters: old files write LLaMAForCausalLM.
@@ -59,8 +67,12 @@ ClassKind = HeadKind | Literal["other", "unknown"]
 def kind_of_class(family: Family, name: str) -> ClassKind:
     """Which head a class of that name has; "other" for one of a kind that we do not have."""
     name = name.removeprefix("Flax").removeprefix("TF").lower()
+    if family.language_classes is not None and name == (family.language_classes + family.language_model).lower():
+        return "causal_lm"
     start = family.classes.lower()
-    ending = name.removeprefix(start)
+    own = {theirs.lower(): usual.lower() for usual, theirs in family.endings.items()}
+    ending = name.removeprefix(start).removesuffix(WITH_TEACHER.lower() if family.averaged else "")
+    ending = own.get(ending, ending)
     if not name.startswith(start) or ending not in (*_KINDS, *map(str.lower, _NOT_OURS)):
         return "unknown"
     kind = _KINDS.get(ending)

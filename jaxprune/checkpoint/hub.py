@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..errors import CheckpointError
 from .files import one_line
 from .generation import GENERATION
+from .image_settings import IMAGE_FILES
 from .manifest import MANIFEST
 from .tokenizer_files import TOKENIZER_FILES
 
@@ -17,6 +18,7 @@ _PATTERNS = (
     MANIFEST,
     GENERATION,
     *TOKENIZER_FILES,
+    *IMAGE_FILES,
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",

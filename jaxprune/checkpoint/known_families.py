@@ -11,7 +11,19 @@ from .families import FAMILIES, Family
 
 # Sizes without which there is no architecture, by our names; and settings that need a default where they have a key.
 _NEEDED = ("vocab", "hidden", "layers", "heads", "positions", "activation")
-_SWITCHES = ("tied", "attention_bias", "feed_forward_bias", "pre_norm", "window_on")
+_NEEDED_OF_IMAGES = (*(name for name in _NEEDED if name not in ("vocab", "positions")), "image", "patch", "channels")
+_SWITCHES = (
+    "tied",
+    "input_bias",
+    "attention_bias",
+    "feed_forward_bias",
+    "pre_norm",
+    "window_on",
+    "window",
+    "both_ways",
+    "norm_bias",
+)
+_SWITCHES += ("pool", "pooler_bias")
 _MODULES = ("embed.token", *(f"layers.{{}}.attention.{name}" for name in "qkvo"), "layers.{}.feed_forward.up")
 _MODULES += ("layers.{}.feed_forward.down", "layers.{}.attention.norm", "layers.{}.feed_forward.norm")
 
@@ -28,11 +40,14 @@ def hand_in(family: Family) -> Family:
     name = family.model_type
     if FAMILIES.get(name, family) != family:
         raise SettingsError(f"family {name} is known already, with another row; give yours a model_type of its own.")
+    needed = _NEEDED_OF_IMAGES if family.reads_images else _NEEDED
     size = ("neurons",) if family.neurons_per_hidden is None else ()
     architecture = {field.name for field in fields(Architecture)}
+    # Of halves that norm only what they add, that norm.
+    norm = "update_norm" if family.switches.get("norm_position") == "update" else "norm"
     lacking = {
-        "keys": [entry for entry in (*_NEEDED, *size) if entry not in family.keys],
-        "modules": [entry for entry in _MODULES if entry not in family.modules],
+        "keys": [entry for entry in (*needed, *size) if entry not in family.keys],
+        "modules": [entry for entry in _MODULES if not {entry, entry.replace("norm", norm)} & family.modules.keys()],
         "defaults": [key for entry in _SWITCHES if (key := family.keys.get(entry)) and key not in family.defaults],
     }
     if "causal_lm" in family.heads and "tied" not in family.keys:

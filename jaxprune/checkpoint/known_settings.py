@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import CheckpointError, SettingsError, UnknownSettingError
 from .families import Family
-from .rotary import KEYS, unread_settings
+from .rotary import KEYS, MADE_FOR, by_type, renamed, unread_settings
 
 # Keys of config.json that leave the logits as they are: bookkeeping, training, generation, the choice among programs
 # that compute the same. Biases show in the tensors, where a family has no key for them.
@@ -35,7 +35,10 @@ _HARMLESS = frozenset(
     emb_size cell structure pre_trained training loss_type loss_function label_smoothing seed learning_rate
     model_name base_model base_model_name_or_path author description version library_name pipeline_tag datasets metrics
     use_flash_attention use_flash_attention_2 use_flash_attn flash_attn use_sdpa use_fused_rms_norm use_fused_rope
-    low_cpu_mem_usage device_map
+    low_cpu_mem_usage device_map cache_implementation
+    decoder_bias sparse_prediction sparse_pred_ignore_index deterministic_flash_attn reference_compile
+    repad_logits_with_grad
+    encoder_stride pooler_output_size pooler_act image_processor_type feature_extractor_type
     """.split()
 )
 _HARMLESS_PATTERNS = ("_*", "*dropout*", "*_pdrop", "*initializer*")
@@ -101,8 +104,10 @@ def check_settings(family: Family, config: Mapping[str, Any], where: str) -> tup
     if pinned:
         raise CheckpointError(f"{where}: {'; '.join(pinned)}, because it changes the result.")
     rotary = family.switches.get("positions") == "rotary"
-    nested, warnings = unread_settings(config, where) if rotary else ({}, ())
+    nested, warnings = _unread_rotary(family, config, where) if rotary else ({}, ())
     known = _HARMLESS | set(family.keys.values()) | family.pinned.keys() | {"layer_types", *(KEYS if rotary else ())}
+    known |= {key for key, _ in family.rotary_bases.values()} | {family.full_every[0] if family.full_every else None}
+    known |= {*(family.unturned or ())[:2]}
     unknown = {name: value for name, value in config.items() if name not in known and not _harmless(name, value)}
     unknown |= nested
     if unknown:
@@ -118,6 +123,17 @@ def check_settings(family: Family, config: Mapping[str, Any], where: str) -> tup
         error.add_note(f"ignore_config_keys={list(unknown)} reads the file as if it had no such setting.")
         raise error
     return warnings
+
+
+def _unread_rotary(family: Family, config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if not family.rotary_bases:
+        return unread_settings(renamed(config, family.rotary_names, where, family.defaults.get(MADE_FOR)), where)
+    nested, warnings = {}, []
+    for kind, own in by_type(config, family.rotary_bases, family.scaled_types, where).items():
+        unread, told = unread_settings(own, f"{where}, {kind}")
+        nested |= {f"{kind}: {name}": value for name, value in unread.items()}
+        warnings.extend(told)
+    return nested, tuple(warnings)
 
 
 def _harmless(name: str, value: Any) -> bool:

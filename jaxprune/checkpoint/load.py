@@ -31,6 +31,7 @@ from .files import inside
 from .generation import ends_in
 from .head_names import kind_of_class, named_alike
 from .hub import locate
+from .image_settings import IMAGE_FILES
 from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
@@ -109,7 +110,7 @@ def load(
     strange_file = file_warnings(folder, config)
     config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
-    tensors = family_tensors(folder, family)
+    tensors = family_tensors(folder, family, config)
     declared = task_of_head(family, config, tensors, where, head)
     declared = declared or as_stored(declared_head(family, config, where), family, tensors)
     if sentence is not None:
@@ -142,7 +143,7 @@ def load(
 
 def _check_tokenizer(folder: Path) -> None:
     """Raise `CheckpointError` for tokenizer files that lie elsewhere: they are copied when the model is saved."""
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *IMAGE_FILES):
         inside(folder, name)
 
 
@@ -167,7 +168,10 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     """Our parameter ("layers.0.attention.q.kernel") -> the checkpoint's tensor, without the encoder's prefix."""
     modules = dict(family.modules)
     if head := family.heads.get(architecture.head):
-        parts = {"pooler": head.pooler, "head.transform": head.transform, "head.norm": head.transform_norm}
+        parts = {
+            **{"pooler": head.pooler, "pooler.norm": head.pooler_norm},
+            **{"head.transform": head.transform, "head.norm": head.transform_norm},
+        }
         modules |= {"head": head.output} | {ours: module for ours, module in parts.items() if module}
     names = {}
     for ours in _shapes(architecture):
@@ -301,7 +305,7 @@ def _of_head(name: str) -> bool:
 
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a parameter of ours has in a file: units flattened, kernels [out, in]."""
-    if name.endswith(".bias"):
+    if name.endswith((".bias", ".scale")):
         return (prod(shape),)
     if not name.endswith(".kernel"):
         return shape

@@ -133,12 +133,17 @@ def _with_attention(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         values.setdefault("attention", {"kind": "full"} if window is None else {"kind": "window", "size": window})
     if "attention" not in values:
         return values
-    given, where = values["attention"], f"{where}: architecture.attention"
+    given = values["attention"]
+    return {**values, "attention": _tagged(ATTENTION_KINDS, given, f"{where}: architecture.attention")}
+
+
+def _tagged(kinds: Mapping[str, type], given: Any, where: str) -> Any:
+    """The dataclass that an object's "kind" names."""
     kind = given.get("kind") if isinstance(given, Mapping) else None
-    if not isinstance(kind, str) or kind not in ATTENTION_KINDS:
-        known = ", ".join(ATTENTION_KINDS)
+    if not isinstance(kind, str) or kind not in kinds:
+        known = ", ".join(kinds)
         raise CheckpointError(f"{where} is {str(given)[:60]!r}, expected an object whose kind is one of {known}.")
-    return {**values, "attention": _checked(ATTENTION_KINDS[kind], given, where)}
+    return _checked(kinds[kind], given, where)
 
 
 def _checked(kind: type, entry: Any, where: str) -> Any:
@@ -162,8 +167,12 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, list):
         inner = get_args(hint)[0] if get_origin(hint) is tuple else None
         return tuple(_read(item, inner, where) for item in value)
-    kind = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
-    return _checked(kind, value, where) if kind is not None and isinstance(value, Mapping) else value
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
+    if not kinds or not isinstance(value, Mapping):
+        return value
+    if len(kinds) == 1:
+        return _checked(kinds[0], value, where)
+    return _tagged({kind.__dataclass_fields__["kind"].default: kind for kind in kinds}, value, where)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,4 +1,6 @@
-"""A model's tokenizer, its own or one that was handed in (`tokenizer=`); and a model's notes as a folder takes them."""
+"""A model's tokenizer, its own or one that was handed in (`tokenizer=`), or of images the settings in its place; and a
+model's notes as a folder takes them.
+"""
 
 import tempfile
 from copy import deepcopy
@@ -8,6 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..model.model import REGAIN, Model
+from .image_settings import PREPROCESSOR, ImageSettings, copy_image_settings, read_image_settings
 from .tokenizer_files import TokenizerRead, built_tokenizer, config_for, config_of, copy_tokenizer, read_tokenizer
 
 
@@ -38,9 +41,33 @@ def whole_tokenizer(model: Model, **changes: Any) -> Any:
     return built_tokenizer(_source(model), config_for(model), **changes)
 
 
-def write_tokenizer(model: Model, folder: Path) -> None:
-    """Write the tokenizer's files (`tokenizer_of`); none for a model that has none."""
+def images_of(model: Model) -> tuple[ImageSettings, tuple[str, ...]]:
+    """What is done to images for a model, and doubts: of the folder that was handed in, else of its source.
+
+    Raises `CheckpointError` as `read_image_settings`, and where a tokenizer was handed in.
+    """
+    return read_image_settings(_image_source(model), model.architecture.family)
+
+
+def _image_source(model: Model) -> Path:
     given = model.provenance.tokenizer
+    if given is None:
+        return _source(model)
+    if not isinstance(given, (str, Path)):
+        raise CheckpointError(
+            f"tokenizer is a {type(given).__name__}, and the model reads images; pass a folder with {PREPROCESSOR}, or "
+            "leave it out."
+        )
+    return Path(given)
+
+
+def write_tokenizer(model: Model, folder: Path) -> None:
+    """Write the tokenizer's files (`tokenizer_of`), or what is done to images; none for a model that has none."""
+    given = model.provenance.tokenizer
+    if model.architecture.patches is not None:
+        if given is not None or model.provenance.source is not None:
+            copy_image_settings(_image_source(model), folder)
+        return
     if isinstance(given, (str, Path)):
         copy_tokenizer(given, config_of(Path(given)) or config_for(model), folder)
     elif given is None and model.provenance.source is not None:
@@ -60,7 +87,7 @@ def to_save(model: Model, tokenizer: Any) -> Model:
     model = model.with_tokenizer(tokenizer)
     notes = model.provenance
     if notes.tokenizer is not None:
-        tokenizer_of(model)
+        (tokenizer_of if model.architecture.patches is None else images_of)(model)
     if not notes.dropped:
         return model
     if notes.tokenizer is None:

@@ -133,7 +133,8 @@ def _read_msgpack(path: Path) -> Iterator[tuple[str, Stored]]:
         raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a tree of tensors; copy it anew.")
     for name, array in _leaves(tree, path):
         if name.endswith(".kernel"):
-            array = array.T  # Flax has [in, out]
+            # Flax has [in, out], and of a convolution [height, width, in, out].
+            array = array.T if array.ndim != 4 else array.transpose(3, 2, 0, 1)
         yield _torch_name(name), _stored(array)
 
 

@@ -7,7 +7,7 @@ positions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +24,15 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
         *("mscale", "mscale_all_dim", "truncate"),
     ),
+    "longrope": ("factor", "short_factor", "long_factor", "attention_factor", "original_max_position_embeddings"),
 }
 _ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 # Known elsewhere, without a meaning for a text alone: other kinds of scaling, positions in pictures, notes of training.
-_ELSEWHERE = ("short_factor", "long_factor", "mrope_section", "mrope_interleaved", "finetuned")
+_ELSEWHERE = ("mrope_section", "mrope_interleaved", "finetuned")
 _NEUTRAL = {"attn_factor": 1.0, "extrapolation_factor": 1.0}  # factors of the code of YaRN's authors, and no change
+MADE_FOR = "original_max_position_embeddings"
 # Of config.json: two older ones, one that replaces both, and two that transformers takes from beside them.
-KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "original_max_position_embeddings")
+KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", MADE_FOR)
 
 
 class Rotary(NamedTuple):
@@ -71,21 +73,85 @@ def unread_settings(config: Mapping[str, Any], where: str) -> tuple[dict[str, An
     ]
     if told := [name for name in idle if rest[name] is not None]:
         warnings.append(f"{where}: {key} is of the kind {kind}, for which {', '.join(told)} means nothing.")
+    made_for, longest = _made_for(config, settings), config.get("max_position_embeddings")
+    if kind == "longrope" and isinstance(made_for, int) and isinstance(longest, int) and made_for < longest:
+        warnings.append(
+            f"{where}: texts are read up to {made_for} tokens, which the short factors of the rotary scaling are for; "
+            "beyond, the long ones are not supported."
+        )
     if config.get("rope_scaling") and config.get("rope_parameters") not in (None, {}, config["rope_scaling"]):
         warnings.append(f"{where} has rope_scaling and rope_parameters; the first counts, as in transformers.")
     return {f"{key}.{name}": value for name, value in rest.items() if name not in idle}, tuple(warnings)
 
 
-def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str) -> Rotary:
+def by_type(
+    config: Mapping[str, Any], bases: Mapping[str, tuple[str, float]], scaled: Sequence[str], where: str
+) -> dict[str, Mapping[str, Any]]:
+    """`config` once for every type of layer, with the rotary settings of that type alone.
+
+    `bases` has for each type the key of its base and what that is by default, and nothing for a model whose layers turn
+    alike; `scaled` are those that an older file's rope_scaling is for. Raises `CheckpointError` for settings that are
+    not given by type.
+    """
+    if not bases:
+        return {}
+    given, scaling = (config.get(name) or {} for name in ("rope_parameters", "rope_scaling"))
+    if not isinstance(given, Mapping) or given.keys() - bases.keys():
+        raise CheckpointError(
+            f"{where}: rope_parameters is {str(given)[:60]!r}, expected an object for each of {', '.join(bases)}."
+        )
+    rest = {name: value for name, value in config.items() if name not in ("rope_theta", "rope_scaling")}
+    out: dict[str, Mapping[str, Any]] = {}
+    for kind, (key, base) in bases.items():
+        own = {**(given.get(kind) or {}), **(scaling if kind in scaled else {})}
+        own.setdefault("rope_theta", config.get(key) or base)
+        out[kind] = {**rest, "rope_parameters": own}
+    return out
+
+
+def renamed(
+    config: Mapping[str, Any], names: Mapping[str, str], where: str, made_for: int | None = None
+) -> Mapping[str, Any]:
+    """`config` with the kind of its rotary scaling as a family means it, by `names`.
+
+    `made_for` is how long texts were before a scaling stretched them, where neither says so.
+    """
+    key, settings = settings_of(config, where)
+    if made_for is not None and config.get("original_max_position_embeddings") is None:
+        config = {**config, "original_max_position_embeddings": made_for}
+    kind = settings.get("rope_type", settings.get("type"))
+    return config if kind not in names else {**config, key: {**settings, "rope_type": names[kind]}}
+
+
+def _made_for(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """How long texts were before a scaling stretched them, as far as `config` says so."""
+    beside = config.get("original_max_position_embeddings")
+    given = settings.get("original_max_position_embeddings") if beside is None else beside
+    return config.get("max_position_embeddings") if given is None else given
+
+
+def rotary_of(
+    config: Mapping[str, Any], width: int, positions: int, where: str, base: float = 10000.0, partly: bool = False
+) -> Rotary:
     """What `config` says of rotary positions. Raises `CheckpointError` for a scaling that we do not know.
 
-    `width` is that of a head, `positions` the longest text without a scaling that stretches it.
+    `width` is that of a head, `positions` the longest text without a scaling that stretches it, `base` the default one.
+    `partly`: of a family that may turn a part of a head's features.
     """
     _, settings = settings_of(config, where)
     kind = _kind(settings, where)
-    if settings.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1.0):
-        raise CheckpointError(f"{where}: partial_rotary_factor is not 1; rotating a part of a head is not supported.")
-    if width % 2:
+    share = settings.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if share not in (None, 1.0):
+        if not partly:
+            raise CheckpointError(
+                f"{where}: partial_rotary_factor is not 1; rotating a part of a head is not supported here."
+            )
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise CheckpointError(f"{where}: partial_rotary_factor is {share!r}, expected a number in (0, 1].")
+        if kind not in ("default", "longrope"):
+            raise CheckpointError(f"{where}: a part of a head is turned, and scaled by {kind}; it is not supported.")
+        width = int(width * share)
+    if width % 2 or not width:
         raise CheckpointError(f"{where}: heads of width {width} cannot be rotated in pairs.")
 
     def number(key: str, default: float | None = None) -> float:
@@ -95,7 +161,7 @@ def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str)
             raise CheckpointError(f"{where}: {key} of the rotary settings is {value!r}, expected a positive number.")
         return float(value)
 
-    theta = settings.get("rope_theta") or config.get("rope_theta") or 10000.0
+    theta = settings.get("rope_theta") or config.get("rope_theta") or base
     settings = {**settings, "rope_theta": theta}
     steps = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     plain = (1.0 / np.float32(number("rope_theta")) ** steps).astype(np.float32)
@@ -114,6 +180,8 @@ def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str)
     beside = config.get("original_max_position_embeddings")
     settings = settings if beside is None else {**settings, "original_max_position_embeddings": beside}
     made_for = number("original_max_position_embeddings", float(positions))
+    if kind == "longrope":
+        return _longrope(settings, plain, number, made_for, positions, where)
     if kind == "llama3":  # its positions are those after stretching
         low, high = number("low_freq_factor"), number("high_freq_factor")
         return Rotary(_floats(_llama3(plain, number("factor"), low, high, made_for)), max_positions=positions)
@@ -130,6 +198,33 @@ def rotary_of(config: Mapping[str, Any], width: int, positions: int, where: str)
         up, down = (_yarn_scale(factor, number(key)) for key in ("mscale", "mscale_all_dim"))
         return Rotary(frequencies, up / down, max_positions=longest)
     return Rotary(frequencies, _yarn_scale(factor, 1.0), max_positions=longest)
+
+
+def _longrope(
+    settings: Mapping[str, Any],
+    plain: np.ndarray,
+    number: Callable[..., float],
+    made_for: float,
+    positions: int,
+    where: str,
+) -> Rotary:
+    """Ding et al., LongRoPE, 2024: every frequency has a divisor; others for texts longer than the model was made for.
+
+    These are not computed: transformers changes to them in the middle of a text.
+    """
+    divisors = settings.get("short_factor")
+    numbers = isinstance(divisors, list) and all(
+        isinstance(entry, (int, float)) and not isinstance(entry, bool) and entry > 0 for entry in divisors
+    )
+    if not numbers or len(divisors) != len(plain):
+        raise CheckpointError(
+            f"{where}: short_factor of the rotary settings is {str(divisors)[:60]!r}, expected {len(plain)} numbers."
+        )
+    factor = number("factor", positions / made_for)
+    scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(made_for))
+    frequencies = (plain / np.array(divisors, np.float32)).astype(np.float32)
+    longest = min(positions, int(made_for))
+    return Rotary(_floats(frequencies), number("attention_factor", scale), max_positions=longest)
 
 
 def _floats(frequencies: np.ndarray) -> tuple[float, ...]:

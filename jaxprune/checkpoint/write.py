@@ -27,6 +27,7 @@ from .card import CARD, CARD_HASH, card_hash, card_text
 from .dtypes import rounded, saved_types
 from .files import read_json
 from .generation import GENERATION, write_generation
+from .image_settings import PREPROCESSOR
 from .manifest import (
     EXPORTED,
     INDEX,
@@ -214,7 +215,7 @@ def _ours(name: str) -> bool:
     return (
         weights
         or is_sentence_file(name)
-        or name in (MANIFEST, EXPORTED, INDEX, GENERATION, *TOKENIZER_FILES, *RUN_FILES)
+        or name in (MANIFEST, EXPORTED, INDEX, GENERATION, PREPROCESSOR, *TOKENIZER_FILES, *RUN_FILES)
     )
 
 

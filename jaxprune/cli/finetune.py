@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the merged model goes")
     parser.add_argument("--adapter-out", type=Path, metavar="FOLDER", help="the adapter too, as a PEFT folder")
     flags.add_saved_type(parser)
+    flags.add_mesh(parser, "training batches")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run of the same command (its FOLDER.run)"
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     training, method = _settings(arguments)
     out = arguments.out
+    mesh = None if arguments.mesh is None else flags.make_mesh(arguments.mesh)
     work = training_folder(out, arguments.resume, arguments.overwrite, {"--adapter-out": arguments.adapter_out})
     if arguments.adapter_out is not None:
         check_adapter_output(arguments.adapter_out, arguments.resume)
@@ -66,6 +68,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task.split("train")
     model = load_for(task, arguments)
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
+    shared["mesh"] = mesh
     if arguments.teacher is not None:
         shared["teacher"] = flags.load(arguments, arguments.teacher)
     with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):

@@ -14,7 +14,7 @@ from .. import tasks
 from ..checkpoint import load as read
 from ..checkpoint.manifest import SAVED
 from ..checks import check_seed
-from ..errors import BudgetError, CheckpointError, SettingsError, UnknownSettingError
+from ..errors import BudgetError, CheckpointError, DataError, SettingsError, UnknownSettingError
 from ..evaluation.onnx_model import OnnxModel, load_onnx
 from ..model import Architecture, Model
 from ..model.heads import head_of
@@ -119,13 +119,18 @@ def add_saved_type(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_mesh(parser: argparse.ArgumentParser) -> None:
-    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
+def add_mesh(parser: argparse.ArgumentParser, batches: str) -> None:
+    """`--mesh`, over whose axis data such batches are spread."""
     parser.add_argument(
         "--mesh",
         metavar="data=N[,model=M]",
-        help="spread calibration batches over N devices, large weights over M (default: one device)",
+        help=f"spread {batches} over N devices, large weights over M (default: one device)",
     )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """Where a pruning method works: `--mesh`, `--keep-bytes`."""
+    add_mesh(parser, "calibration batches")
     parser.add_argument(
         "--keep-bytes",
         type=byte_count,
@@ -188,6 +193,8 @@ def calibration(arguments: argparse.Namespace, task: Any, seed: int | None = Non
     seed = int(arguments.seed if seed is None else seed)
     if file is None or "calibration" in tasks.OPTIONS.get(task.name, ()):  # which reads the file itself
         return task.calibration(count, seed=seed)
+    if task.is_images:
+        raise DataError(f"--calibration-texts {file} are texts, and {task.name} are images; leave it out.")
     texts = Calibration.of_file(file, count, seed)
     return dataclasses.replace(
         texts,

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from ..checkpoint.config import as_config, family_of
@@ -10,6 +11,7 @@ from ..checkpoint.files import listed
 from ..checkpoint.read import weight_bytes
 from ..errors import CheckpointError
 from ..model import Architecture
+from ..model.patches import Patches
 from ..pruning.cost import flops, parameters, whole_flops, whole_parameters
 from ..report.tables import facts_table, layers_table, percent, si
 from . import flags
@@ -32,13 +34,16 @@ SHOWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
-    parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens at which FLOPs are counted (128)")
+    parser.add_argument(
+        "--length", type=int, metavar="N", help="tokens at which FLOPs are counted (128; of images those of one)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
 
     model = flags.load(arguments)
-    architecture, record, length = model.architecture, model.provenance.record, arguments.length
+    architecture, record, patches = model.architecture, model.provenance.record, model.architecture.patches
+    length = arguments.length or (128 if patches is None else patches.tokens)
     types = ", ".join(sorted(set(model.provenance.dtypes.values())))
     data = {
         "model": arguments.model,
@@ -46,6 +51,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "hidden": architecture.hidden,
         "head_width": architecture.head_width,
         "vocab": architecture.vocab,
+        "patches": None if patches is None else asdict(patches),
         "head": architecture.head,
         "labels": architecture.labels,
         "layers": [
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     }
     facts = {
         "family": f"{architecture.family}, hidden {architecture.hidden}, head width {architecture.head_width}",
+        "images": None if patches is None else told_images(patches),
         "head": told_head(architecture),
         f"FLOPs at {length} tokens": f"{si(data['flops'])} ({si(data['prunable_flops'])} in heads and neurons)",
         "parameters": f"{si(data['parameters'])} ({si(data['prunable_parameters'])} in heads and neurons)",
@@ -77,6 +84,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome(
         data, (facts_table(arguments.model, facts), layers_table(architecture, length, before if changed else None))
     )
+
+
+def told_images(patches: Patches) -> str:
+    p = patches
+    size = f"{p.height} x {p.width} pixels in {p.channels} channel{'s' if p.channels > 1 else ''}"
+    return f"{size}, patches of {p.patch_height} x {p.patch_width}, {p.tokens} tokens"
 
 
 def told_head(architecture: Architecture) -> str:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     flags.add_budget(parser, several=True)
     flags.add_calibration(parser)
     flags.add_storage(parser)
-    flags.add_mesh(parser)
+    flags.add_placement(parser)
     parser.add_argument("--seed", type=flags.seed, default=0, help="draws the calibration texts, seeds the method (0)")
     flags.add_settings(parser, {**METHODS, **flags.foreign_method(words)})
 

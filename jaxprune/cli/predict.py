@@ -1,4 +1,4 @@
-"""Say what a model makes of texts: classes, numbers, tags of words, answers."""
+"""Say what a model makes of texts or images: classes, numbers, tags of words, answers."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='texts instead, one a line (a tab before a second text), or JSON lines with "text" and "text_pair" '
         '("question" and "context"; of words to tag, "tokens"); - is standard input',
     )
+    parser.add_argument("--images", nargs="+", metavar="FILE", help="of a model that reads images: image files")
     parser.add_argument("--out", metavar="FILE", help="JSON lines, a prediction each, in the order of the texts")
     parser.add_argument("--overwrite", action="store_true", help="replace the file that --out names")
     parser.add_argument("--batch-size", type=int, default=BATCH, metavar="N", help=f"texts read at a time ({BATCH})")
@@ -46,14 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    if (arguments.text is None) == (arguments.input is None):
-        raise DataError("texts come from --text TEXT or from --input FILE; give one of the two.")
+    given = [arguments.text is not None, arguments.input is not None, arguments.images is not None]
+    if sum(given) != 1:
+        raise DataError(
+            "texts come from --text TEXT or from --input FILE, images from --images FILE; give one of them."
+        )
     if arguments.pair is not None and arguments.text is None:
         raise DataError("--pair is the second text of --text; in a file it stands behind a tab, or as text_pair.")
     if arguments.out is not None:
         check_out(Path(arguments.out), arguments.input, arguments.overwrite)
     model = flags.load_to_run(arguments)
     notes, reading = described(model).provenance, reading_of(described(model).architecture)
+    if (arguments.images is None) != (described(model).architecture.patches is None):
+        reads, flag = ("images", "--images") if arguments.images is None else ("texts", "--text or --input")
+        raise DataError(f"{arguments.model} reads {reads}; give them by {flag}.")
+    reading = reading if arguments.images is None else reading._replace(fields=("image", ""))
     settings = {"batch_size": arguments.batch_size, "max_length": arguments.seq_len, "nullable": arguments.nullable}
     with _texts(arguments, reading) as texts, progress("predict", arguments.quiet) as on_step:
         count, paired = _looked_over(texts())  # all of them, before the first is predicted
@@ -86,7 +94,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 @contextmanager
 def _texts(arguments: argparse.Namespace, reading: HeadReading) -> Iterator[Callable[[], Iterable[_Text]]]:
     """A function that gives the texts from the first on: they are looked over, and then predicted."""
-    if arguments.text is not None:
+    if arguments.images is not None:
+        yield lambda: [(name, None) for name in arguments.images]
+    elif arguments.text is not None:
         yield lambda: [(arguments.text, arguments.pair)]
     else:
         with spooled(arguments.input) as file:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     flags.add_calibration(parser)
     flags.add_storage(parser)
     flags.add_saved_type(parser)
-    flags.add_mesh(parser)
+    flags.add_placement(parser)
     parser.add_argument(
         "--seed", type=flags.seed, default=0, help="draws the calibration texts and seeds the method (0)"
     )
@@ -99,8 +99,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     else:
         calibration = made_up(model.architecture, chosen.name, arguments.seq_len)
     recover = recovery(arguments, task, model.architecture)
+    patches = model.architecture.patches
+    longest = calibration.max_length if patches is None else patches.tokens
     for budget in budgets:
-        budget.allowed(model.architecture, budget.length or calibration.max_length)
+        budget.allowed(model.architecture, budget.length or longest)
 
     def score(either: Model, on_step: OnStep | None = None) -> Any:
         how: dict[str, Any] = {"limit": arguments.limit, "stream": arguments.stream, "on_step": on_step}
@@ -138,6 +140,12 @@ def made_up(architecture: Architecture, method: str, length: int | None) -> Cali
 
     FLOPs are counted at `length` tokens (None: 128, or as many as the model reads).
     """
+    if (p := architecture.patches) is not None:
+        if length is not None:
+            raise DataError(f"a length ({length}) has no effect on images, which all have the model's; leave it out.")
+        pixels = np.random.RandomState(0).randint(0, 256, (8, p.channels, p.height, p.width)).astype(np.uint8)
+        made = Calibration.of_images(pixels, source=f"none: {method} measures no images, made-up ones check the cut")
+        return replace(made, warnings=())
     longest = architecture.max_positions if architecture.positions != "none" else MAX_LENGTH
     if length is not None and length > longest:
         raise DataError(f"texts of {length} tokens do not fit the model's {architecture.limit}.")

@@ -24,7 +24,7 @@ from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 CLASSES = {"recap": Recap, "training": Train}
 # Of Train, what RECAP does not read; and the type that --save-dtype says.
-NOT_FLAGS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype"})
+NOT_FLAGS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype", "shard"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

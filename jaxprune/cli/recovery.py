@@ -60,10 +60,14 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
     if task is None and file is None:
         raise DataError("there are no texts to recover on; name a task, or a file of texts with --recover-texts.")
     count = arguments.recover_samples
+    running = KINDS[task.kind].running if task is not None else flags.reads_running_text(architecture)
+    there = len(task.train) if task is not None and file is None and not running else None
     if count is None:
-        running = KINDS[task.kind].running if task is not None else flags.reads_running_text(architecture)
-        there = len(task.train) if task is not None and file is None and task.train else TEXTS
-        count = WINDOWS if running else min(TEXTS, there)
+        count = WINDOWS if running else min(TEXTS, there or TEXTS)
+    elif count < 1:
+        raise SettingsError(f"--recover-samples must be at least 1, got {count}; thousands are worth it.")
+    elif there and count > there:
+        raise DataError(f"--recover-samples {count}, but {task.name} has {there} training texts; ask for fewer.")
     # The same texts as for calibration, but as many, and from the file, that the flags of recovery say.
     asked = argparse.Namespace(**{**vars(arguments), "calibration_samples": count, "calibration_texts": file})
     if task is None:

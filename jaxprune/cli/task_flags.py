@@ -20,15 +20,16 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         help="a GLUE task (sst2, mrpc, …), squad, squad2, "
         "text-classification or token-classification for a folder of your own, "
         "sts, retrieval or pairs: of embedding models, how alike sentences are, a search, or pairs to train on; "
-        "text: perplexity of a language model, or chat: of what the assistant says",
+        "text: perplexity of a language model, or chat: of what the assistant says; "
+        "images: class folders, or an .npz",
     )
     parser.add_argument(
         "--data",
         nargs="+",
         metavar="PATH",
         help="local files of the task; of retrieval a folder, or corpus, queries and qrels; of text files, plain or "
-        "JSON lines, of chat JSON lines; for both hub:ORG/NAME[:SPLIT[:CONFIG]] with --hub-rows (default: the hub, "
-        "through datasets)",
+        "JSON lines, of chat JSON lines, of images a folder or an .npz; for text and chat "
+        "hub:ORG/NAME[:SPLIT[:CONFIG]] with --hub-rows (default: the hub, through datasets)",
     )
     parser.add_argument(
         "--train-data",
@@ -40,7 +41,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--set-aside",
         type=float,
         metavar="SHARE",
-        help="chat and pairs: score this share, or number, of --data, and train on the others",
+        help="chat, pairs, images: score this share, or number, of what --data holds, and train on the others",
     )
     parser.add_argument(
         "--min-score",
@@ -83,9 +84,9 @@ def task(arguments: argparse.Namespace) -> Any:
         options["calibration"] = _sources(arguments, [arguments.calibration_texts])
     data, train = _sources(arguments, arguments.data), _sources(arguments, arguments.train_data)
     if arguments.set_aside is not None and "validation" not in own:
-        raise DataError(f"--set-aside belongs to --task chat and pairs, not to {arguments.task}.")
+        raise DataError(f"--set-aside belongs to --task chat, pairs and images, not to {arguments.task}.")
     if train is not None:
-        if not own:
+        if arguments.task not in tasks.FILES:
             raise DataError(f"--train-data belongs to --task text, chat and pairs, not to {arguments.task}.")
         if arguments.set_aside is not None:
             raise DataError("--train-data and --set-aside both say what is trained on; leave one of them out.")

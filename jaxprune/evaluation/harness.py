@@ -94,8 +94,6 @@ class HarnessModel:
         """The log probability, in nats, of every whole text, in the order of the requests."""
         texts = [_texts(number, request, 1)[0] for number, request in enumerate(requests)]
         windows = self._reader.rolling(texts)
-        if self._model.architecture.window is not None and any(len(entry) > 1 for entry in windows):
-            self._doubt((f"whole texts are scored in windows of the model's {self._model.architecture.limit}.",))
         owners = [number for number, entry in enumerate(windows) for _ in entry]
         left, totals = [len(entry) for entry in windows], [0.0] * len(texts)
         every = [window for entry in windows for window in entry]

@@ -14,6 +14,7 @@ from ..model.heads import head_of
 from ..model.transformer import scannable, whole_pass
 from ..runtime.by_sublayer import last_outputs
 from ..runtime.programs import Programs
+from ..tokens.image_reader import KEPT
 from ..tokens.packing import Encoded, pack, unpack_logits, unpack_tokens
 
 
@@ -61,13 +62,30 @@ def run_texts(model: Model, encoded: Encoded, programs: Programs | None = None, 
     `few_shapes` is that of `pack`. Raises NumericalError where an output is not finite.
     """
     programs = Programs() if programs is None else programs
-    batches = pack(encoded, model.architecture, few_shapes=few_shapes)
-    outputs, began, compiled = outputs_of(model, batches, programs), time.perf_counter(), programs.compile_seconds
-    values = [np.asarray(value) for value in list(outputs)]
-    compile_seconds = programs.compile_seconds - compiled
-    seconds = time.perf_counter() - began - compile_seconds
-    check_outputs(values, batches, model.architecture)
-    return TextsRun(values, batches, seconds, compile_seconds)
+    values, seen, seconds, compiled = [], [], 0.0, programs.compile_seconds
+    for rows in in_parts(encoded):
+        part = encoded if len(rows) == len(encoded) else encoded.picked(rows)
+        batches = pack(part, model.architecture, few_shapes=few_shapes)
+        began, before = time.perf_counter(), programs.compile_seconds
+        values += [np.asarray(value) for value in list(outputs_of(model, batches, programs))]
+        seconds += time.perf_counter() - began - (programs.compile_seconds - before)
+        seen += [_without_patches(batch, rows.start) for batch in batches]
+    check_outputs(values, seen, model.architecture)
+    return TextsRun(values, seen, seconds, programs.compile_seconds - compiled)
+
+
+def in_parts(encoded: Encoded) -> list[range]:
+    """Numbers of texts that are run together: all; of images no more than fit the memory."""
+    if encoded.patches is None or not len(encoded):
+        return [range(len(encoded))]
+    size = max(1, KEPT // encoded.patches[0].nbytes)
+    return [range(at, min(at + size, len(encoded))) for at in range(0, len(encoded), size)]
+
+
+def _without_patches(batch: Batch, first: int) -> Batch:
+    """What is read of a batch afterwards, its texts numbered from `first` on."""
+    index = batch.index if not first else np.where(np.asarray(batch.index) >= 0, batch.index + first, -1)
+    return batch._replace(index=index, patches=None)  # type: ignore[arg-type]
 
 
 def check_outputs(values: Sequence[np.ndarray], batches: Sequence[Batch], architecture: Architecture) -> None:
@@ -87,5 +105,5 @@ def outputs_of(model: Model, batches: Sequence[Batch], programs: Programs) -> It
     if programs.devices.stream:
         on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
         return last_outputs(model.params, on_device, architecture, programs)
-    params, whole = jax.device_put(scannable(model.params)), whole_pass(architecture)
+    params, whole = jax.device_put(scannable(model.params, architecture)), whole_pass(architecture)
     return (programs(whole, params, batch, architecture=architecture) for batch in batches)

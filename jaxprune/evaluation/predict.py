@@ -12,6 +12,8 @@ from ..errors import DataError, SettingsError
 from ..model import Model
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
+from ..tasks.picture import is_one, picture_of
+from ..tokens.image_reader import ImageReader
 from ..tokens.tokenizer import Tokenizer
 from .onnx_model import OnnxModel, described, runner_of
 from .readings import HeadReading, HowToRead, Prediction, Read, Text, examples_of, reading_of
@@ -110,6 +112,9 @@ def predict(
     list of words; of question answering, an answer and its place (`AnswerPrediction`), where `texts` are the questions
     and `pairs` their contexts; of a masked language model, the likeliest tokens at every mask (`MaskPrediction`).
 
+    A model of images says the classes of images instead: of files' names, images of Pillow, or arrays of pixels from 0
+    to 255 ([height, width], or with channels before or behind); an array of several is a list of them.
+
     One text, a list of texts, or any iterable of them, such as a generator. One and a list give `Predictions`, an
     iterable gives a `PredictionStream`, which reads `batch_size` texts at a time and keeps no more than those.
     `pairs` are second texts, as many, of the same kind. Texts of a batch are packed by length, and what else is in it
@@ -135,11 +140,14 @@ def predict(
         raise SettingsError(f"max_length must be a whole number of at least 1, got {max_length!r}.")
     if nullable and not reading.nullable:
         raise SettingsError(f"nullable has no effect with a {architecture.head} head; leave it out.")
-    one, several = isinstance(texts, str), hasattr(texts, "__len__") and not isinstance(texts, str)
-    checked = _checked(texts, pairs, reading)
+    images = architecture.patches is not None
+    one = is_one(texts) if images else isinstance(texts, str)
+    several = hasattr(texts, "__len__") and not one
+    checked = _checked_images(texts, pairs, max_length) if images else _checked(texts, pairs, reading)
     if several:  # all are looked at before the first is read
         checked = iter(list(checked))
-    reader, asked, books = Tokenizer.of(model), HowToRead(max_length, nullable), _Books()
+    reader = ImageReader.of(model) if images else Tokenizer.of(model)
+    asked, books = HowToRead(max_length, nullable), _Books()
 
     def read(part: Sequence[Text]) -> Read:
         return reading.read(architecture, part, replace(reader, first=books.texts), asked, runner)
@@ -149,7 +157,7 @@ def predict(
     stream = PredictionStream(
         _predictions(checked, read, doubt, books, batch_size, of, on_step),
         books,
-        "questions" if reading.paired else "texts",
+        "images" if images else "questions" if reading.paired else "texts",
     )
     return stream.all() if one or several else stream
 
@@ -196,6 +204,27 @@ def _checked(texts: Any, pairs: Any, reading: HeadReading) -> Iterator[Text]:
     return _each(texts, pairs, reading)
 
 
+def _checked_images(images: Any, pairs: Any, max_length: int | None) -> Iterator[Text]:
+    """Images one by one, as `_checked`. Raises `DataError`, and `SettingsError` for a length, which they have not."""
+    if pairs is not None:
+        raise DataError("the model reads images, which have no second texts; leave pairs out.")
+    if max_length is not None:
+        raise SettingsError(f"max_length ({max_length}) has no effect on images, which are not cut; leave it out.")
+    if isinstance(images, bytes | Mapping | set | frozenset) or not (is_one(images) or isinstance(images, Iterable)):
+        raise DataError(
+            f"images is a {type(images).__name__}, expected an image, or a list or another iterable of them."
+        )
+    return _each_image([images] if is_one(images) else images)
+
+
+def _each_image(images: Iterable[Any]) -> Iterator[Text]:
+    number = -1
+    for number, image in enumerate(images):
+        yield Text("", image=picture_of(image, number))
+    if number < 0:
+        raise DataError("there are no images to predict; give at least one.")
+
+
 _END = object()
 
 
@@ -236,7 +265,9 @@ def _of_words(number: int, words: Sequence[Any]) -> Text:
     return Text(" ".join(words), None, tuple(words))
 
 
-def _doubts(model: Model, reader: Tokenizer, reading: HeadReading, texts: Sequence[Text]) -> Iterable[str]:
+def _doubts(
+    model: Model, reader: Tokenizer | ImageReader, reading: HeadReading, texts: Sequence[Text]
+) -> Iterable[str]:
     """What may surprise in how the texts are read, from the first of them."""
     yield from reader.doubts(examples_of(texts))
     if reading.paired is not None:

@@ -12,6 +12,8 @@ from ..model import Architecture, Model
 from ..model.heads import head_of
 from ..runtime.programs import Programs
 from ..tasks.example import Example
+from ..tasks.picture import Picture
+from ..tokens.image_reader import ImageReader
 from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Encoded, Tokenizer
 from .fill import FillRunner, MaskPrediction, fill_runner, filled
@@ -19,6 +21,7 @@ from .onnx_model import OnnxModel
 from .outputs import Runner, TextsRun
 from .spans import OVERLAP, Span, best_spans
 
+Reader = Tokenizer | ImageReader
 WINDOW = 384  # tokens of a window of a context, as in training and scoring
 
 
@@ -85,6 +88,7 @@ class Text(NamedTuple):
     text: str
     pair: str | None = None
     words: tuple[str, ...] | None = None  # that `text` is made of, where they were handed in
+    image: Picture | None = None  # in the place of a text
 
 
 class HowToRead(NamedTuple):
@@ -107,7 +111,8 @@ class Read(NamedTuple):
 class HeadReading(NamedTuple):
     """How the predictions of one kind of head are read."""
 
-    read: Callable[[Architecture, Sequence[Text], Tokenizer, HowToRead, Any], Read]
+    # By a tokenizer, or a reader of images.
+    read: Callable[[Architecture, Sequence[Text], Any, HowToRead, Any], Read]
     fields: tuple[str, str] = ("text", "text_pair")  # what a line of JSON calls them
     paired: bool | None = None  # true: there has to be a second text; false: there is none; None: as the model is tuned
     words: bool = False  # a text may be a list of words
@@ -119,7 +124,7 @@ def by_text(kind: Callable[[np.ndarray, tuple[str, ...]], Prediction]) -> Callab
     """A reader of heads with one output a text: `kind` makes a prediction of one text's logits."""
 
     def read(
-        architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: HowToRead, runner: Runner
+        architecture: Architecture, texts: Sequence[Text], tokenizer: Reader, asked: HowToRead, runner: Runner
     ) -> Read:
         encoded = _with_tokens(tokenizer.encode(examples_of(texts), *_length(architecture, asked)), tokenizer)
         run = runner(encoded)
@@ -227,7 +232,7 @@ def reading_of(architecture: Architecture) -> HeadReading:
 
 
 def examples_of(texts: Sequence[Text]) -> list[Example]:
-    return [Example(text.text, text.pair, None) for text in texts]
+    return [Example(text.text, text.pair, None, image=text.image) for text in texts]
 
 
 def class_names(labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -241,7 +246,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _with_tokens(encoded: Encoded, tokenizer: Tokenizer) -> Encoded:
+def _with_tokens(encoded: Encoded, tokenizer: Reader) -> Encoded:
     """The same. Raises `DataError` for a text of which the tokenizer makes nothing, by its number among all."""
     empty = next((number for number, ids in enumerate(encoded.ids) if not len(ids)), None)
     if empty is not None:

@@ -11,6 +11,7 @@ from ..tasks.example import Answers, Example, Kind
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.given_ids import GivenIds
+from ..tokens.image_reader import ImageReader
 from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
@@ -29,7 +30,7 @@ def classify(
     model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
-    reader: Tokenizer | GivenIds,
+    reader: Tokenizer | GivenIds | ImageReader,
     label_map: LabelMap,
     programs: Programs,
 ) -> Scored:

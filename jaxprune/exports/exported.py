@@ -1,19 +1,21 @@
 """What exports of every format share: what they start from, what of config.json they keep, what they tell."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checkpoint.families import Family
-from ..checkpoint.head_names import HEAD_NAMES
+from ..checkpoint.head_names import HEAD_NAMES, WITH_TEACHER
 from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.manifest import check_shapes, named_parameters
 from ..checkpoint.notes import to_save
 from ..checkpoint.write import check_output
 from ..errors import CheckpointError, OutputError
 from ..model.architecture import Architecture
+from ..model.attention_kinds import Window, shortest_window
 from ..model.model import REGAIN, Model
 
 
@@ -26,6 +28,15 @@ class Exported(NamedTuple):
     warnings: tuple[str, ...]
     dtype: str  # of the numbers
     errors: Mapping[str, float] = {}  # by file: its largest difference from the model's own outputs, where it was run
+
+
+def check_texts(architecture: Architecture, format: str) -> None:
+    """Raise `CheckpointError` for a model of images, which a format is not written of."""
+    if architecture.patches is not None:
+        raise CheckpointError(
+            f"format {format!r} is written of models of texts, and the model reads images; export it with format "
+            "'transformers', or run it in jaxprune."
+        )
 
 
 def ready_to_export(model: Model, folder: Path, overwrite: bool, tokenizer: Any) -> Model:
@@ -62,7 +73,8 @@ def source_config(model: Model) -> dict[str, Any]:
 def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dict[str, Any]:
     """`source` for the class that has the model's head, with the model's labels."""
     names = HEAD_NAMES[a.head]
-    config = dict(source, architectures=[names.class_name(family)])
+    taught = WITH_TEACHER if a.pool_tokens > 1 else ""
+    config = dict(source, architectures=[names.class_name(family) + taught])
     if names.sized:
         problem = config.pop("problem_type", None)
         for key in ("id2label", "label2id", "num_labels"):
@@ -73,6 +85,14 @@ def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dic
         if names.problems and (problem is not None or a.problem != default_problem(a.labels)):
             config["problem_type"] = next(name for name, ours in PROBLEMS.items() if ours == a.problem)
     return config
+
+
+def with_windows(a: Architecture, dense: Architecture) -> Architecture:
+    """`a` as it is read now, where it was saved by a release that read no texts beyond a window."""
+    size = a.attention.size if isinstance(a.attention, Window) else None
+    if size is None or a.max_positions != size or shortest_window(dense.attention) != size:
+        return a
+    return replace(a, attention=dense.attention, max_positions=dense.max_positions)
 
 
 def probe(architecture: Architecture, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,9 +16,9 @@ from ..doubts import tell
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
-from .exported import Exported, ready_to_export, source_config
+from .exported import Exported, check_texts, ready_to_export, source_config
 from .gguf_file import write_gguf
-from .gguf_layout import BIASES, Layout, matching_layouts, misfit, size_keys
+from .gguf_layout import BIASES, Layout, file_context, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
 from .gguf_tensors import BLOCK, KINDS, Tensor, holds_all, tensors_of
 from .gguf_tokenizer import tokenizer_keys
@@ -34,6 +34,7 @@ def export_gguf(
     The architecture in the file is the family's own where it has a place for the model, else one whose layers differ.
     """
     folder = Path(folder)
+    check_texts(model.architecture, "gguf")
     if find_spec("gguf") is None:
         raise SettingsError("format 'gguf' needs the package gguf; pip install 'jaxprune[gguf]'.")
     if dtype is not None and dtype not in KINDS:
@@ -46,6 +47,11 @@ def export_gguf(
     layout, rotary = chosen_layout(a, source)
     kind = dtype or saved_types(model).most
     warnings: list[str] = []
+    if (context := file_context(a)) < a.max_positions:
+        warnings.append(
+            f"the file's context is {context} tokens, the model's sliding window: llama.cpp's {layout.name} has none, "
+            f"and would read longer texts otherwise than the model, which reads {a.max_positions}."
+        )
     own = {f"{layout.name}.{key}": value for key, value in (size_keys(layout, a) | rotary.keys).items()}
     keys = _general(model, kind) | own | tokenizer_keys(model, warnings)
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..checkpoint.head_names import HEAD_NAMES
 from ..errors import CheckpointError
 from ..model.architecture import Architecture, LayerSizes
+from ..model.attention_kinds import Mixed, shortest_window
 from ..model.heads import head_of
 
 BIASES = {  # fields of `Architecture`, and how they are called in messages
@@ -22,6 +23,7 @@ BIASES = {  # fields of `Architecture`, and how they are called in messages
 }
 _CAUSAL = {"causal": True, "norm_position": "pre", "embed_norm": False, "embed_width": None, "token_types": 0}
 _CAUSAL |= {"attention_scale": None, "positions_count": "slots", "position_offset": 0, "rotary_dynamic": ()}
+_CAUSAL |= {"norm_plus_one": False, "embed_scaled": False, "score_cap": None, "logit_cap": None}
 _LLAMA = _CAUSAL | {"norm": "rms", "gated": True, "activation": "silu", "positions": "rotary", "query_key_norm": False}
 _GPT2 = _CAUSAL | {"norm": "layer", "gated": False, "activation": "gelu_tanh", "positions": "learned"}
 
@@ -68,7 +70,13 @@ def matching_layouts(a: Architecture) -> Sequence[Layout]:
             "format 'onnx'."
         )
     own = _OWN.get(a.family, a.family)
-    matching = [layout for layout in LAYOUTS if all(getattr(a, key) == value for key, value in layout.switches.items())]
+    alike = not isinstance(a.attention, Mixed) or all(kind.rotary is None for kind in a.attention.kinds)
+    alike = alike and 2 * len(a.rotary) in (0, a.head_width)
+    matching = [
+        layout
+        for layout in LAYOUTS
+        if alike and all(getattr(a, key) == value for key, value in layout.switches.items())
+    ]
     if not matching:
         name = next((layout for layout in LAYOUTS if layout.name == own), None)
         differ = [] if name is None else [key for key, value in name.switches.items() if getattr(a, key) != value]
@@ -107,6 +115,11 @@ def written_sizes(a: Architecture) -> tuple[LayerSizes, ...]:
     )
 
 
+def file_context(a: Architecture) -> int:
+    """The longest text that the file's architecture computes as the model does: none of them has a window."""
+    return min(a.max_positions, shortest_window(a.attention) or a.max_positions)
+
+
 def size_keys(layout: Layout, a: Architecture) -> dict[str, Any]:
     """What the file says of a model's sizes and norms, without the architecture's name before each key."""
     sizes = written_sizes(a)
@@ -117,7 +130,7 @@ def size_keys(layout: Layout, a: Architecture) -> dict[str, Any]:
     }
     return {
         "block_count": len(sizes),
-        "context_length": a.max_positions,
+        "context_length": file_context(a),
         "embedding_length": a.hidden,
         "vocab_size": a.vocab,
         **{key: each if layout.per_layer else each[0] for key, each in counts.items()},

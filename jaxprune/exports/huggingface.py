@@ -33,8 +33,9 @@ from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture, parameter_shapes
+from ..model.attention_kinds import Relative, alike
 from ..model.model import Model
-from .exported import Exported, ready_to_export, source_config, with_head
+from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .modelling import modelling_text
 from .places import filled_up, first_places, unit_places
 
@@ -82,6 +83,7 @@ def export_transformers(
     warnings: list[str] = []
     config = with_head(source, family, model.architecture)
     dense = as_config(family, config, _WHERE)
+    model = model.replace(architecture=with_windows(model.architecture, dense))
     kept, file = None, None
     if fill_zeros:
         if model.architecture.layers == dense.layers:
@@ -89,7 +91,7 @@ def export_transformers(
         kept = unit_places(model, dense, warnings)
         target = replace(_with_biases(family, model.architecture), layers=dense.layers, attention=dense.attention)
         config = _with_sizes(config, family, target, dense, warnings)
-    elif model.architecture.attention != dense.attention:
+    elif isinstance(dense.attention, Relative) and model.architecture.attention != dense.attention:
         raise CheckpointError(
             f"transformers keeps one table of scores by distance for all layers of {family.model_type}, and the layers "
             "have lost different heads; export with fill_zeros, or as ONNX."
@@ -97,7 +99,14 @@ def export_transformers(
     elif _can_say(family, model.architecture, dense):
         target = _with_biases(family, model.architecture)
         config = _with_sizes(config, family, target, dense, warnings)
+    elif family.reads_images:
+        raise CheckpointError(
+            f"the layers differ, and how transformers calls the modules of a {family.model_type} model depends on its "
+            "version, so that no file is written for it; export with fill_zeros, or prune to one size with "
+            "Budget(uniform=True, keep_heads=True)."
+        )
     else:
+        _check_heads(family, model.architecture, dense)
         kept, file = first_places(model.architecture.layers), modelling_text(family, model.architecture.head)
         target, config = _with_file(config, family, model.architecture, dense, file, warnings)
     stock, uneven = without_layers(config, family, _WHERE)
@@ -180,6 +189,16 @@ def _can_say(family: Family, a: Architecture, dense: Architecture) -> bool:
     return not any(getattr(a, name) and not there for name, there in _needed_biases(family, a).items())
 
 
+def _check_heads(family: Family, a: Architecture, dense: Architecture) -> None:
+    """Raise `CheckpointError` where the family's class would take the heads of `dense` for those of `a`."""
+    heads, old = {(size.groups, size.queries) for size in a.layers}, dense.layers[0]
+    if family.shared_config and heads != {(old.groups, old.queries)}:
+        raise CheckpointError(
+            f"layers of a {family.model_type} model of transformers read the number of their heads from config.json, "
+            "and these have lost some, which it cannot say here; export with fill_zeros, or as ONNX."
+        )
+
+
 def _with_file(
     config: Mapping[str, Any], family: Family, a: Architecture, dense: Architecture, file: str, warnings: list[str]
 ) -> tuple[Architecture, dict[str, Any]]:
@@ -252,6 +271,8 @@ def _check_description(as_config: Architecture, target: Architecture) -> None:
     if "rotary" in differ and np.shape(as_config.rotary) == np.shape(target.rotary):
         if np.allclose(as_config.rotary, target.rotary, rtol=1e-5, atol=0):  # another machine's last bit
             differ.remove("rotary")
+    if "attention" in differ and alike(as_config.attention, target.attention, 1e-5):
+        differ.remove("attention")
     if differ:
         name = differ[0]
         raise CheckpointError(
@@ -283,11 +304,12 @@ def _tensors(
             whole = _one_of(name, [read() for read in reads])
             tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
     modules = [module for head in family.heads.values() for module in head.modules]
+    modules += family.averaged
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix
     return {
         name if bare or name.startswith(outside) else family.prefix + name: stored
-        for name, stored in fused(tensors, family).items()
+        for name, stored in fused(tensors, family, target).items()
     }
 
 

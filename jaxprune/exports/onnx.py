@@ -18,7 +18,7 @@ from ..model.heads import head_of
 from ..model.model import Model
 from ..model.padded import logits
 from ..runtime.onnx import has_onnxruntime, open_onnx
-from .exported import Exported, probe, ready_to_export, source_config, with_head
+from .exported import Exported, check_texts, probe, ready_to_export, source_config, with_head
 from .onnx_file import write_int8, write_onnx
 from .onnx_graph import graph_of
 
@@ -35,6 +35,7 @@ def export_onnx(
     the dense model, which nothing that runs the file looks at; `jaxprune_export.json` has the real ones.
     """
     folder = Path(folder)
+    check_texts(model.architecture, "onnx")
     check_onnx_installed(int8)
     source = source_config(model)
     model = ready_to_export(model, folder, overwrite, tokenizer)

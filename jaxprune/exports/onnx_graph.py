@@ -4,20 +4,21 @@
 `onnx.ModelProto` of it. Rows and tokens are named dimensions, so that any number of either runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
-from ..model.attention_kinds import Relative
+from ..model.attention_kinds import Relative, Window
 from ..model.model import Params
 from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
 from ..runtime.onnx import VECTORS
+from .exported import check_texts
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
-from .onnx_vectors import vectors_of
+from .onnx_vectors import mean_of, vectors_of
 
 
 class _Shared(NamedTuple):
@@ -31,20 +32,25 @@ class _Shared(NamedTuple):
 def graph_of(architecture: Architecture, params: Params) -> Graph:
     """The graph of a model."""
     a = architecture
+    check_texts(a, "onnx")
     types = ("token_type_ids",) if a.token_types > 1 else ()
     g = Graph(("input_ids", "attention_mask", *types))
     g.place = "embed."
     positions = _positions(g, a) if a.positions != "none" else ""
     x = _embedded(g, params["embed"], a, positions)
-    shared = _Shared(
-        _mask(g, a),
-        _rotation(g, a, positions) if a.positions == "rotary" else None,
-        _buckets(g, a.attention) if isinstance(a.attention, Relative) else None,
-    )
-    for number, (size, layer) in enumerate(zip(a.layers, params["layers"], strict=True)):
+    kinds = [a.of_layer(number) for number in range(len(a.layers))]
+    shared = {}
+    for number, kind in enumerate(dict.fromkeys(kinds)):
+        g.place = f"kinds.{number}." if number else "embed."
+        shared[kind] = _Shared(
+            _mask(g, kind),
+            _rotation(g, kind, positions) if kind.positions == "rotary" else None,
+            _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None,
+        )
+    for number, (size, layer, kind) in enumerate(zip(a.layers, params["layers"], kinds, strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
             g.place = f"layers.{number}.{half}."
-            x = _sublayer(g, layer[half], x, update, size, shared, a)
+            x = _sublayer(g, layer[half], x, update, size, shared[kind], kind)
     g.place = ""
     if a.final_norm:
         x = _norm(g, params["final_norm"], x, a, "final_norm")
@@ -73,6 +79,8 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
     if "project" in p and a.embed_projects == "tokens":
         x = onnx_dense(g, p["project"], x, "embed.project")
+    if a.embed_scaled:
+        x = g.add("Mul", x, g.number(a.hidden**0.5))
     if a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
         x = g.add("Add", x, g.add("Gather", g.weight("embed.position", p["position"]), rows))
@@ -87,10 +95,13 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
 def _mask(g: Graph, a: Architecture) -> str:
     """0 where a query may look at a key, the lowest float32 where not: a row without any looks at all alike."""
     allowed = g.add("Unsqueeze", g.add("Greater", "attention_mask", g.whole(0)), g.whole(1, 2))
+    slots = all_slots(g) if a.causal or isinstance(a.attention, Window) else ""
     if a.causal:
-        slots = all_slots(g)
         seen = g.add("GreaterOrEqual", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
         allowed = g.add("And", allowed, seen)
+    if isinstance(a.attention, Window):
+        ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
+        allowed = g.add("And", allowed, g.add("Less", g.add("Abs", ahead), g.index(a.attention.size)))
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
 
 
@@ -105,7 +116,7 @@ def _buckets(g: Graph, kind: Relative) -> str:
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
-    frequencies = g.weight("rotary", np.array(a.rotary))
+    frequencies = g.weight(f"{g.place}rotary", np.array(a.rotary))
     at = g.add("Cast", positions, to="FLOAT")
     if a.rotary_dynamic:
         factor, made_for = a.rotary_dynamic
@@ -130,12 +141,15 @@ _Update = Callable[[Graph, Params, str, LayerSizes, _Shared, Architecture], str 
 
 def _sublayer(g: Graph, p: Params, x: str, update: _Update, size: LayerSizes, shared: _Shared, a: Architecture) -> str:
     """The residual stream after one half; of one that lost all units, its output bias alone is added."""
-    before = _norm(g, p["norm"], x, a) if a.norm_position == "pre" else x
-    features, out = update(g, p, before, size, shared, a), p["o" if "o" in p else "down"]
+    before = _norm(g, p["norm"], x, a) if a.norms_input and "norm" in p else x
+    features, out, added = update(g, p, before, size, shared, a), p["o" if "o" in p else "down"], None
     if features is not None:
-        x = g.add("Add", x, onnx_dense(g, out, features, f"{g.place}out"))
+        added = onnx_dense(g, out, features, f"{g.place}out")
     elif "bias" in out:
-        x = g.add("Add", x, g.weight(f"{g.place}out.bias", out["bias"]))
+        added = g.weight(f"{g.place}out.bias", out["bias"])
+    if added is not None:
+        added = _norm(g, p["update_norm"], added, a, f"{g.place}update_norm") if a.norms_update else added
+        x = g.add("Add", x, added)
     return _norm(g, p["norm"], x, a) if a.norm_position == "post" else x
 
 
@@ -144,25 +158,29 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     if not size.groups:
         return None
     width, scale = a.head_width, attention_scale(a)
-    scaled = {"q_norm": p["q_norm"]["scale"] * scale} if "q_norm" in p else {}
+    scales = {name: _scale(p[name], a) for name in ("q_norm", "k_norm") if name in p}
+    scaled = {"q_norm": scales["q_norm"] * scale} if scales else {}
     q_weights = p["q"] if scaled else {name: leaf * scale for name, leaf in p["q"].items()}
 
     def heads(name: str, weights: Params, count: int) -> str:
         """[rows, count, tokens, width], normed and turned where the family does so."""
         y = g.add("Reshape", onnx_dense(g, weights, x, f"{g.place}{name}"), g.whole(0, 0, count, width))
         if f"{name}_norm" in p:
-            y = _rms(g, scaled.get(f"{name}_norm", p[f"{name}_norm"]["scale"]), y, a, f"{g.place}{name}_norm")
+            scale = (scales | scaled)[f"{name}_norm"]
+            axes = [-2, -1] if a.whole_query_key_norm else [-1]
+            y = _rms(g, scale.reshape(-1, width) if len(axes) > 1 else scale, y, a, f"{g.place}{name}_norm", axes)
         return g.add("Transpose", y, perm=[0, 2, 1, 3])
 
     q, k, v = heads("q", q_weights, size.heads), heads("k", p["k"], size.groups), heads("v", p["v"], size.groups)
     if shared.rotation is not None:
-        q, k = _turned(g, q, shared.rotation), _turned(g, k, shared.rotation)
+        q, k = _turned(g, q, shared.rotation, a), _turned(g, k, shared.rotation, a)
     mask, axes = shared.mask, [0, 1, 3, 2]
     if size.queries > 1:  # several query heads read the keys and values of one group
         q = g.add("Reshape", q, g.whole(0, size.groups, size.queries, -1, width))
         k, v, mask = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v, mask))
         axes = [0, 1, 2, 4, 3]
-    scores = g.add("Add", g.add("MatMul", q, g.add("Transpose", k, perm=axes)), mask)
+    scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
+    scores = g.add("Add", scores, mask)
     if shared.buckets is not None:
         table = g.weight(f"{g.place}relative", p["relative"]["table"])
         scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
@@ -172,12 +190,16 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     return g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.whole(0, 0, size.heads * width))
 
 
-def _turned(g: Graph, x: str, rotation: tuple[str, str]) -> str:
+def _turned(g: Graph, x: str, rotation: tuple[str, str], a: Architecture) -> str:
     cosine, sine = rotation
+    turns, rest = 2 * len(a.rotary), ()
+    if turns < a.head_width:  # the first features alone
+        rest = (g.add("Slice", x, g.whole(turns), g.whole(a.head_width), g.whole(-1)),)
+        x = g.add("Slice", x, g.whole(0), g.whole(turns), g.whole(-1))
     first, second = g.several("Split", 2, x, axis=-1)
     one = g.add("Sub", g.add("Mul", first, cosine), g.add("Mul", second, sine))
     other = g.add("Add", g.add("Mul", second, cosine), g.add("Mul", first, sine))
-    return g.add("Concat", one, other, axis=-1)
+    return g.add("Concat", one, other, *rest, axis=-1)
 
 
 def _feed_forward(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a: Architecture) -> str | None:
@@ -196,13 +218,22 @@ def _feed_forward(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared
 def _norm(g: Graph, p: Params, x: str, a: Architecture, name: str | None = None) -> str:
     name = f"{g.place}norm" if name is None else name
     if a.norm == "rms":
-        return _rms(g, p["scale"], x, a, name)
-    weights = g.weight(f"{name}.scale", p["scale"]), g.weight(f"{name}.bias", p["bias"])
+        return _rms(g, _scale(p, a), x, a, name)
+    weights = (g.weight(f"{name}.scale", p["scale"]), *([g.weight(f"{name}.bias", p["bias"])] if "bias" in p else []))
     return g.add("LayerNormalization", x, *weights, axis=-1, epsilon=a.norm_eps)
 
 
-def _rms(g: Graph, scale: Any, x: str, a: Architecture, name: str) -> str:
-    mean = g.add("ReduceMean", g.add("Mul", x, x), axes=[-1], keepdims=1)
+def _scale(p: Params, a: Architecture) -> np.ndarray:
+    scale = np.asarray(p["scale"], np.float32)
+    return 1 + scale if a.norm_plus_one else scale
+
+
+def _capped(g: Graph, x: str, cap: float | None) -> str:
+    return x if cap is None else g.add("Mul", g.add("Tanh", g.add("Div", x, g.number(cap))), g.number(cap))
+
+
+def _rms(g: Graph, scale: Any, x: str, a: Architecture, name: str, axes: Sequence[int] = (-1,)) -> str:
+    mean = g.add("ReduceMean", g.add("Mul", x, x), axes=list(axes), keepdims=1)
     root = g.add("Sqrt", g.add("Add", mean, g.number(a.norm_eps)))
     return g.add("Mul", g.add("Div", x, root), g.weight(f"{name}.scale", scale))
 
@@ -213,17 +244,28 @@ _POOLERS = {**ACTIVATIONS, "tanh": lambda g, x: g.add("Tanh", x)}
 
 
 def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
-    if a.pooler != "none":
-        pooled = _POOLERS[a.pooler](g, onnx_dense(g, params["pooler"], pooled, "pooler"))
-    output(g, onnx_dense(g, params["head"], pooled, "head"), "logits", ROWS, len(a.labels))
+    if a.pool == "mean":
+        pooled = mean_of(g, x, a)
+    else:
+        pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
+    output(g, onnx_dense(g, params["head"], _pooler(g, params, pooled, a), "head"), "logits", ROWS, len(a.labels))
+
+
+def _pooler(g: Graph, params: Params, x: str, a: Architecture) -> str:
+    if a.pooler == "none":
+        return x
+    p = params["pooler"]
+    y = _POOLERS[a.pooler](g, onnx_dense(g, p, x, "pooler"))
+    return _norm(g, p["norm"], y, a, "pooler.norm") if "norm" in p else y
 
 
 def _token_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
+    x = _pooler(g, params, x, a)
     output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
 
 
 def _span_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
+    x = _pooler(g, params, x, a)
     both = g.several("Split", 2, onnx_dense(g, params["head"], x, "head"), axis=-1)
     for name, part in zip(("start_logits", "end_logits"), both, strict=True):
         output(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
@@ -239,10 +281,12 @@ def _masked_word_logits(g: Graph, params: Params, x: str, a: Architecture) -> No
 
 def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if not a.tied:
-        return output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, a.vocab)
+        logits = _capped(g, onnx_dense(g, params["head"], x, "head"), a.logit_cap)
+        return output(g, logits, "logits", ROWS, TOKENS, a.vocab)
     flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
     bias = [g.weight("head.bias", params["head"]["bias"])] if a.transform != "none" else []
     logits = g.add("Gemm", flat, "embed.token", *bias, transB=1)  # the very table that tokens are looked up in
+    logits = _capped(g, logits, a.logit_cap)
     shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)
     return output(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
 

@@ -46,7 +46,8 @@ def _greatest(g: Graph, x: str, a: Architecture) -> str:
     return g.add("ReduceMax", g.add("Where", there, x, g.number(LOWEST)), axes=[1], keepdims=0)
 
 
-def _mean(g: Graph, x: str, a: Architecture) -> str:
+def mean_of(g: Graph, x: str, a: Architecture) -> str:
+    """The mean of the hidden states of every row, [rows, hidden]."""
     weights = _weights(g, _MASK)
     return g.add("Div", _sum(g, weights, x), _total(g, weights))
 
@@ -65,7 +66,7 @@ _MODES: Mapping[PoolingMode, Callable[[Graph, str, Architecture], str]] = Mappin
     {
         "cls": _first,
         "max": _greatest,
-        "mean": _mean,
+        "mean": mean_of,
         "mean_sqrt_len_tokens": _mean_of_root,
         "weightedmean": _weighted_mean,
         "lasttoken": _last,

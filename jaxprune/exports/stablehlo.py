@@ -20,7 +20,7 @@ from ..model.heads import head_of
 from ..model.model import Model
 from ..model.padded import logits, plain_batch
 from ..model.transformer import forward
-from .exported import Exported, probe, ready_to_export, source_config, with_head
+from .exported import Exported, check_texts, probe, ready_to_export, source_config, with_head
 
 PROGRAM, WEIGHTS = "model.stablehlo", "weights.npz"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,6 +40,7 @@ def export_stablehlo(
     folder = Path(folder)
     if weights not in PLACES:
         raise SettingsError(f"weights is {weights!r}, expected one of {', '.join(PLACES)}.")
+    check_texts(model.architecture, "stablehlo")
     source = source_config(model)
     model = ready_to_export(model, folder, overwrite, tokenizer)
     arrays: dict[str, Any] = {

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import overload
 
-import jax
 import numpy as np
 
 from ..model import Architecture, Batch
+from ..runtime.devices import Devices
 from ..tokens.packing import STEP, TOGETHER, batch_of, check_encoded, fill_rows, row_length
 from ..tokens.token_file import Ragged
 from ..tokens.tokenizer import Encoded
@@ -18,12 +18,21 @@ CROWD = (
 )
 
 
+Share = tuple[int, int]  # which part of the rows of every batch: its number, and how many there are
+WHOLE: Share = (0, 1)
+Build = Callable[[np.ndarray, Share], Batch]
+
+
 class Epoch(Sequence[Batch]):
     """The batches of an epoch, each made when it is asked for: a run that goes on in the middle makes none before."""
 
-    def __init__(self, chosen: Sequence[np.ndarray], build: Callable[[np.ndarray], Batch], counts: np.ndarray):
-        # By batch: what `build` makes it of, and how many texts it holds.
-        self._chosen, self._build, self.counts = chosen, build, counts
+    def __init__(self, chosen: Sequence[np.ndarray], build: Build, counts: np.ndarray, share: Share = WHOLE):
+        # By batch: what `build` makes it of, and how many texts all of it holds.
+        self._chosen, self._build, self.counts, self._share = chosen, build, counts, share
+
+    def part(self, share: Share) -> "Epoch":
+        """The same with a part of the rows of every batch alone, such as one process's; other texts are not read."""
+        return Epoch(self._chosen, self._build, self.counts, share)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -34,8 +43,8 @@ class Epoch(Sequence[Batch]):
     def __getitem__(self, index: slice) -> "Epoch": ...
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return Epoch(self._chosen[index], self._build, self.counts[index])
-        return self._build(self._chosen[index])
+            return Epoch(self._chosen[index], self._build, self.counts[index], self._share)
+        return self._build(self._chosen[index], self._share)
 
 
 Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # a text's token ids -> as many token ids
@@ -49,17 +58,17 @@ def shuffled(
     seed: int = 0,
     length: int | None = None,
     multiple: int = 1,
+    devices: int = 1,
     change: Change | None = None,
-    share: tuple[int, int] = (0, 1),
 ) -> Callable[[int], Epoch]:
     """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
     A batch holds `size` texts, or groups of those that belong together (`encoded.together`), which share a row with
     each other and with further ones; the last one of an epoch holds those that are left over. All
     batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
-    filled up with empty ones to a multiple of `multiple`. Of several processes, `share` is this one's number and how
-    many there are: it gets its part of the rows of every batch, and reads the texts in these. `change` may alter a
-    text's tokens, differently in every epoch, such as drop words from it. Raises `DataError` as `pack` does.
+    filled up with empty ones to a multiple of `multiple`, and then to one that divides into `devices` too: the places
+    of texts do not depend on these, and so no noise does. `change` may alter a text's tokens, differently in every
+    epoch, such as drop words from it. Raises `DataError` as `pack` does.
 
     Every batch has one text of each of `size` groups of about equal length. So all need about as much room, and one
     plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
@@ -67,6 +76,7 @@ def shuffled(
     """
     each = encoded.together
     lengths = encoded.lengths.reshape(-1, each).sum(axis=1)
+    length = encoded.slots if length is None else length
     size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
     check_encoded(encoded, encoded.lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
@@ -78,8 +88,8 @@ def shuffled(
     room = {slots: -(-len(plan) // multiple) * multiple * slots for slots, plan in plans.items()}
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
-    shape = room[slots] // slots, slots, max(map(len, plan)) * each
-    mine, own_shape = _own_rows(shape, share)
+    rows = -(-room[slots] // slots // (multiple * devices)) * multiple * devices
+    places = max(map(len, plan)) * each
 
     def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
@@ -97,11 +107,13 @@ def shuffled(
         groups = np.take_along_axis(groups, random.random_sample(groups.shape).argsort(axis=1), axis=1)
         chosen = [*groups.T, *([order[left_over]] if rest else [])]
         altered = replace(encoded, ids=ids)
-        return Epoch(
-            chosen,
-            lambda texts: batch_of(_rows(plan, texts, each)[mine], altered, architecture, own_shape),
-            np.array([each * len(texts) for texts in chosen]),
-        )
+
+        def build(texts: np.ndarray, share: Share) -> Batch:
+            mine = _own_rows(rows, share)
+            own_shape = (mine.stop - mine.start, slots, places)
+            return batch_of(_rows(plan, texts, each)[mine], altered, architecture, own_shape)
+
+        return Epoch(chosen, build, np.array([each * len(texts) for texts in chosen]))
 
     return batches
 
@@ -114,7 +126,6 @@ def packed(
     length: int,
     seed: int = 0,
     multiple: int = 1,
-    share: tuple[int, int] = (0, 1),
 ) -> Callable[[int], Epoch]:
     """As `shuffled`, but a batch holds `size` rows of `length` slots, which are filled as full as texts allow.
 
@@ -132,40 +143,48 @@ def packed(
     counts = np.concatenate(sizes)
     filled = Ragged(np.concatenate(flats), np.cumsum(counts))  # [row] -> texts
     size = min(size, len(filled))
-    shape = -(-size // multiple) * multiple, length, int(counts.max())
-    mine, own_shape = _own_rows(shape, share)
+    rows, texts = -(-size // multiple) * multiple, int(counts.max())
+
+    def build(numbers: np.ndarray, share: Share) -> Batch:
+        mine = _own_rows(rows, share)
+        own_shape = (mine.stop - mine.start, length, texts)
+        return batch_of([filled[row] for row in numbers[mine]], encoded, architecture, own_shape)
 
     def batches(epoch: int) -> Epoch:
         order = np.random.RandomState([seed, epoch]).permutation(len(filled))
         chosen = [order[at : at + size] for at in range(0, len(order), size)]
-        return Epoch(
-            chosen,
-            lambda numbers: batch_of([filled[row] for row in numbers[mine]], encoded, architecture, own_shape),
-            np.array([counts[numbers].sum() for numbers in chosen]),
-        )
+        return Epoch(chosen, build, np.array([counts[numbers].sum() for numbers in chosen]))
 
     return batches
 
 
-def _own_rows(shape: tuple[int, int, int], share: tuple[int, int]) -> tuple[slice, tuple[int, int, int]]:
-    """Which of a batch's rows are one process's, and the shape of these: `share` is its number, and how many are."""
-    mine = slice(shape[0] * share[0] // share[1], shape[0] * (share[0] + 1) // share[1])
-    return mine, (mine.stop - mine.start, *shape[1:])
+def own_part(batches: Sequence[Batch], share: Share) -> Sequence[Batch]:
+    """The batches with a part of their rows alone."""
+    if share == WHOLE:
+        return batches
+    if isinstance(batches, Epoch):
+        return batches.part(share)
+    cut = lambda leaf: leaf[_own_rows(len(leaf), share)]  # noqa: E731
+    return [Batch(*map(cut, batch)) for batch in batches]
+
+
+def _own_rows(rows: int, share: Share) -> slice:
+    """Which of a batch's rows are of a part."""
+    return slice(rows * share[0] // share[1], rows * (share[0] + 1) // share[1])
 
 
 def batches_for(
-    encoded: Encoded, architecture: Architecture, settings: Train, mesh: jax.sharding.Mesh | None = None
+    encoded: Encoded, architecture: Architecture, settings: Train, devices: Devices = Devices()
 ) -> Callable[[int], Epoch]:
-    """The batches that `settings` ask for, whose rows divide into its parts on the devices of `mesh`.
+    """The batches that `settings` ask for, whose rows divide into its parts on these devices.
 
     A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`).
     """
-    devices = mesh.shape.get("data", 1) if mesh is not None else 1
-    multiple = settings.accumulate * devices
+    size, seed, parts = settings.batch_size, settings.seed, settings.accumulate
     if encoded.row is not None:
-        size, length = settings.batch_size, encoded.row
-        return packed(encoded, architecture, size=size, length=length, seed=settings.seed, multiple=multiple)
-    return shuffled(encoded, architecture, size=settings.batch_size, seed=settings.seed, multiple=multiple)
+        multiple = parts * devices.data
+        return packed(encoded, architecture, size=size, length=encoded.row, seed=seed, multiple=multiple)
+    return shuffled(encoded, architecture, size=size, seed=seed, multiple=parts, devices=devices.data)
 
 
 def remembered(batches: Callable[[int], Sequence[Batch]]) -> Callable[[int], list[Batch]]:
@@ -196,11 +215,17 @@ def batch_shape(batches: Sequence[Batch]) -> dict[str, int | float]:
     return {"rows": rows, "length": length, "steps": len(batches), "texts": float(text_counts(batches).mean())}
 
 
-def batch_doubts(batches: Sequence[Batch], settings: Train) -> tuple[str, ...]:
-    """A warning where the texts of a step fill fewer rows than it has parts."""
+def batch_doubts(batches: Sequence[Batch], settings: Train, devices: Devices = Devices()) -> tuple[str, ...]:
+    """A warning where the texts of a step fill fewer rows than it has parts on all devices."""
     filled = int(np.sum(np.any(batches[0].index >= 0, axis=1)))
-    if filled >= settings.accumulate:
+    if filled >= settings.accumulate * devices.data:
         return ()
+    if devices.data > 1:
+        return (
+            f"the {settings.batch_size} texts of a step fill {filled} rows, so that "
+            f"{settings.accumulate * devices.data - filled} of the {settings.accumulate * devices.data} that "
+            f"{devices.data} devices compute are empty; larger batches take no longer.",
+        )
     return (
         f"accumulate {settings.accumulate}: the {settings.batch_size} texts of a step fill {filled} rows, so that "
         f"{settings.accumulate - filled} of its parts are empty; {filled} parts take as little memory.",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
@@ -20,6 +19,7 @@ from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.heads import head_of
 from ..model.transformer import whole_pass
+from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..tasks.example import picked
 from ..tasks.kinds import KINDS
@@ -34,6 +34,7 @@ from .masters import in_types, result_types
 from .peft import adapter_digest, check_adapter_output, check_apart, write_peft
 from .run_store import Store, check_resume
 from .settings import Train
+from .spread import training_devices
 from .step import Trainable, everything, path_of, select
 from .teacher import check_teacher, fitting
 from .texts import encoded_by, prepare
@@ -72,7 +73,8 @@ def finetune(
     "layers/*/attention/*"; or, with `lora`, adapters, which are merged at the end (`adapter_out` also writes them as
     a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
     the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
-    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`.
+    killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`; where a
+    mesh spreads weights the result is in host memory, as NumPy arrays.
     `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
@@ -98,7 +100,7 @@ def finetune(
         model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
         store=None if out is None else Store(out, resume),
     )  # fmt: skip
-    if adapter_out is not None and tuned.adapters is not None:
+    if adapter_out is not None and tuned.adapters is not None and not jax.process_index():
         write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, trainable), again=resume)
     notes = tuned.model.provenance.record["training"]
     notes |= {"method": "full" if lora is None else "lora"} | ({} if lora is None else {"lora": asdict(lora)})
@@ -121,6 +123,7 @@ def tune(
     chosen = chooser(model, trainable)
     settings.check_for(model.architecture)
     check_teacher(model.architecture, teacher, settings)
+    devices = training_devices(mesh, settings)
     task, split = set_aside(task, settings), split_scored(settings)
     texts = prepare(model, task)
     doubts, read_by = texts.warnings, model.architecture
@@ -129,7 +132,7 @@ def tune(
         doubts += more
         # Batches hold what either of them reads: a model with one token type takes all tokens for type 0.
         read_by = replace(read_by, token_types=max(read_by.token_types, teacher.architecture.token_types))
-    batches = batches_for(texts.encoded, read_by, settings, mesh)
+    batches = batches_for(texts.encoded, read_by, settings, devices)
     first = batches(0)
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
@@ -138,7 +141,7 @@ def tune(
 
     def score(current: Model, current_adapters: Adapters | None) -> dict[str, Any]:
         rounded = merged(current.replace(params=in_types(current.params, types)), current_adapters)
-        scored_now = evaluate(rounded, task, split=split)
+        scored_now = evaluate(rounded, task, split=split, stream=devices.splits)  # no device holds all weights
         cut_scored.update(dict.fromkeys(warning for warning in scored_now.warnings if CUT in warning))
         return {
             "score": scored_now.score,
@@ -170,18 +173,20 @@ def tune(
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
         "compile_seconds": trained.compile_seconds,
-        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes),
+        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes, devices),
         "peak_bytes": trained.peak_bytes,
     }
+    if devices.mesh is not None:
+        notes["mesh"] = {**devices.mesh.shape, "processes": jax.process_count()}
     base = trained.model.replace(params=in_types(trained.model.params, types))
     result = merged(base, trained.adapters)
     if trained.adapters is not None:
         notes["adapter"] = adapter_digest(trained.adapters)
         notes["merged_vs_unmerged"] = merged_versus_unmerged(
-            base, trained.adapters, result, as_taught(first[0], model.architecture)
+            base, trained.adapters, result, as_taught(first[0], model.architecture), devices
         )
     warnings = [entry for entry in model.provenance.warnings if NEW_WEIGHTS not in entry]
-    told = [*warnings, *doubts, *batch_doubts(first, settings), *cut_scored]
+    told = [*warnings, *doubts, *batch_doubts(first, settings, devices), *cut_scored]
     provenance = replace(model.provenance, warnings=tuple(dict.fromkeys(told)))
     tell(provenance.warnings)
     return Tuned(
@@ -203,13 +208,17 @@ def _outputs(params: Params, weights: Any, scaling: Any, batch: Batch, *, archit
     return out.logits
 
 
-def merged_versus_unmerged(base: Model, adapters: Adapters, result: Model, batch: Batch) -> float:
+def merged_versus_unmerged(
+    base: Model, adapters: Adapters, result: Model, batch: Batch, devices: Devices = Devices()
+) -> float:
     """Largest difference of logits (of a language model, of next-token losses), adapters apart against merged,
     relative to the largest.
     """
-    batch, static = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), {"architecture": base.architecture}
-    apart = _outputs(base.params, adapters.weights, adapters.scaling, batch, **static)
-    return logits_difference(apart, whole_pass(base.architecture)(result.params, batch, **static), batch)
+    batch = devices.everywhere(jax.tree.map(lambda leaf: np.asarray(leaf[:2]), batch))
+    static, fetch = {"architecture": base.architecture}, devices.fetch
+    apart = _outputs(fetch(base.params), fetch(adapters.weights), fetch(adapters.scaling), batch, **static)
+    together = whole_pass(base.architecture)(fetch(result.params), batch, **static)
+    return logits_difference(devices.read(apart), devices.read(together), devices.read(batch))
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:
@@ -248,7 +257,8 @@ def scored_texts(task: Task, split: str) -> dict[str, Any]:
         told = [task.max_length, task.windows, text_digest(task.split(split))]
         return {f"{split} texts": digest_of(told), "metric": task.metric}
     examples = [*task.split(split), *(example for name in further for example in task.others.get(name, ()))]
-    texts = [[example.text, example.pair] for example in examples]
+    told = lambda example: [example.text, example.pair] if example.image is None else example.image.hash  # noqa: E731
+    texts = [told(example) for example in examples]
     return {
         f"{split} texts": digest_of([task.max_length, texts]),
         f"{split} labels": digest_of([task.labels, [example.label for example in examples]]),

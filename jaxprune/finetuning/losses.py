@@ -1,5 +1,6 @@
 """The loss of a batch that holds several texts in a row; and of a student beside its teacher."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..model.heads import head_of
 from ..model.language import Guide, Lesson, vocabulary
 from ..model.pooling import pooled
 from ..model.predictions import own_tokens
-from ..model.transformer import Outputs, apply_head
+from ..model.transformer import Outputs, Spread, apply_head
 
 
 class Distillation(NamedTuple):
@@ -107,7 +108,10 @@ def summed_losses(
     reads, and `teacher` then holds the parameters of that head alone. Hidden states then count nothing. Without either:
     the task's loss.
     """
-    language = head_of(architecture).language
+    language, spread = head_of(architecture).language, sites.spread
+    if spread is not None:
+        params = outside_whole(params, spread)
+        teacher = None if teacher is None else (teacher[0], outside_whole(teacher[1], spread))
     if language is not None and guide is not None and teacher is None:
         raise ValueError("the guide of a language model is read by its teacher's head; hand that in as teacher")
     taps = teacher is not None and guide is None and distillation.hidden > 0
@@ -117,7 +121,7 @@ def summed_losses(
     theirs: Outputs | None = None
     if teacher is not None and guide is None:
         taught_batch = pooled(as_taught(batch, teacher[0]), teacher[0])
-        theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps), dtype=dtype)
+        theirs = forward(teacher[1], taught_batch, teacher[0], Sites(taps=taps, spread=spread), dtype=dtype)
     if language is None:
         assert out.logits is not None  # a whole forward pass ends with the head
         each = logits_losses(out.logits, batch, targets, architecture, smoothing)
@@ -134,12 +138,46 @@ def summed_losses(
             assert read is not None
             taught = Guide(read, vocabulary(outer, a))
             lesson = Lesson(a, distillation.weight, distillation.temperature)
-        total = language.summed(params, out.hidden, batch, targets, architecture, taught, lesson)
+        summed = lambda x, batch, targets, taught: language.summed(  # noqa: E731
+            params, x, batch, targets, architecture, taught, lesson
+        )
+        if spread is None:
+            total = summed(out.hidden, batch, targets, taught)
+        else:
+            total = in_parts(summed, spread.parts, out.hidden, batch, targets, taught)
     if theirs is not None and taps:
         ends = zip(layer_ends(out, architecture), layer_ends(theirs, teacher[0]), strict=True)  # type: ignore[index]
         gaps = [jnp.sum(stream_gap(ours, other, batch) * units(batch, targets, architecture)) for ours, other in ends]
         total = total + distillation.hidden * sum(gaps) / len(gaps)
     return total
+
+
+def outside_whole(params: Params, spread: Spread) -> Params:
+    """`params`, of which all but the layers are made whole: they are read at both ends of a forward pass."""
+    outside = {name: part for name, part in params.items() if name != "layers"}
+    return {**spread.whole(outside), "layers": params["layers"]}
+
+
+def in_parts(
+    summed: Callable[[Array, Batch, Array, Guide | None], Array],
+    parts: int,
+    x: Float[Array, "rows length hidden"],
+    batch: Batch,
+    targets: Array,
+    taught: Guide | None,
+) -> Float[Array, ""]:
+    """Σ of `summed` over as many equal parts of the rows, all at once.
+
+    Rows of one part lie on one device. What goes through a batch in slices of tokens would else have every device
+    compute all slices, one after the other.
+    """
+    split = lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:])  # noqa: E731
+    rows = jax.tree.map(split, (x, batch, targets, None if taught is None else taught.x))
+
+    def part(x: Array, batch: Batch, targets: Array, read: Array | None) -> Array:
+        return summed(x, batch, targets, None if taught is None or read is None else taught._replace(x=read))
+
+    return jnp.sum(jax.vmap(part)(*rows))
 
 
 def layer_ends(out: Outputs, architecture: Architecture) -> list[Array]:

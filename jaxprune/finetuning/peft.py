@@ -169,7 +169,7 @@ def _whole_tensors(base: Model, modules: set[str]) -> dict[str, np.ndarray]:
             inner[name.removeprefix(prefix)] = Stored(leaf.shape, leaf.dtype.name, lambda leaf=leaf: leaf)
         else:
             outer[name] = leaf
-    return outer | {prefix + name: stored.read() for name, stored in fused(inner, family).items()}
+    return outer | {prefix + name: stored.read() for name, stored in fused(inner, family, base.architecture).items()}
 
 
 def _prefix(architecture: Architecture) -> str:

@@ -219,7 +219,10 @@ def _put_whole(
         name: Stored(tensor.shape, tensor.dtype.name, lambda t=tensor: t) for name, tensor in whole.items()
     }
     encoder = {name.removeprefix(prefix): stored_by_name.pop(name) for name in whole if name.startswith(prefix)}
-    stored_by_name |= {prefix + name: stored for name, stored in separated(encoder, family).items()}
+    stored_by_name |= {
+        prefix + name: stored
+        for name, stored in separated(encoder, family, base.architecture.layers[0].queries).items()
+    }
     owners, saved = {name: ours for ours, name in names.items()}, tuple(config.get("modules_to_save") or ())
     for name, stored in stored_by_name.items():
         ours = owners.get(name)

@@ -41,6 +41,7 @@ from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
+from .spread import training_devices
 from .teacher import check_teacher, fitting
 from .texts import Texts, encoded_by, prepare
 from .train import check_head, train
@@ -86,6 +87,7 @@ def prune_lora(
     check_head(model.architecture)
     training.check_for(model.architecture)
     check_teacher(model.architecture, teacher, training)
+    training_devices(mesh, training)
     check_model(model)
     _check_room(model.architecture, settings)
     patterns = patterns_of(settings.lora, model.architecture)
@@ -131,7 +133,7 @@ def prune_lora(
         on_step=on_step,
     )  # fmt: skip
     phases["training"] = time.perf_counter() - began
-    if adapter_out is not None and tuned.adapters is not None:
+    if adapter_out is not None and tuned.adapters is not None and not jax.process_index():
         paths = trained_paths(tuned.base, patterns)
         write_peft(adapter_out, tuned.base, tuned.adapters, paths, again=resume, with_base=True)
     length = ceil(texts.encoded.tokens / len(texts.encoded))
@@ -167,7 +169,7 @@ def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on
     ready = prepare(model, texts)
     warm = replace(
         training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0, accumulate=1,
-        dropout=0.0, save_minutes=None,
+        dropout=0.0, save_minutes=None, shard="batches",
     )  # fmt: skip
     wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in (HEAD, "pooler/*")]
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)

@@ -288,11 +288,12 @@ def with_variants(
 
     Raises `SettingsError` where there are no single texts.
     """
-    plain = not texts.ids and texts.windows is None and all(example.chat is None for example in texts.examples)
+    plain = not texts.ids and texts.windows is None
+    plain = plain and all(example.chat is None and example.image is None for example in texts.examples)
     if not plain or len(texts.examples) != there:  # contexts are read in windows
         raise SettingsError(
-            "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations or "
-            "contexts; leave variants out."
+            "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations, "
+            "contexts or images; leave variants out."
         )
     made = made_up([texts.examples[row] for row in rows], settings.variants, settings.seed)
     more, _ = encoded_for(dense, replace(texts, examples=made))

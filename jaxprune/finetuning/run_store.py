@@ -20,6 +20,7 @@ from ..checkpoint.manifest import MANIFEST
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..jsonio import plain, write_json
 from ..settings import settings_as_now
+from .spread import agreed
 
 LOG = "log.jsonl"
 STATES = "states"  # orbax's folder: one complete state, and while a newer one is written, both
@@ -38,7 +39,7 @@ class Saved(NamedTuple):
 
 
 class Store:
-    """Keeps a run's log and states under `folder`.
+    """Keeps a run's log and states under `folder`, which all processes of the run share; the first one writes the log.
 
     Without `resume`, a folder that holds a run is refused (`OutputError`), unless that kept no state; with it, the run
     goes on where its last state was saved, or starts where there is none. A folder that holds anything else, such as a
@@ -64,6 +65,8 @@ class Store:
 
     def log(self, **entries: Any) -> None:
         """Append one line to the log; the folder is made with the first one."""
+        if jax.process_index():
+            return
         with _as_output_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
@@ -93,7 +96,8 @@ class Store:
                 force=True,
             )
             manager.wait_until_finished()
-        write_json(self.folder / SUMS, {str(saved.done): self._sums(saved.done)})
+        if not jax.process_index():
+            write_json(self.folder / SUMS, {str(saved.done): self._sums(saved.done)})
         self.last, self._saved_at = saved.done, time.monotonic()
 
     def restore(self, fresh: Saved, fingerprint: dict[str, Any], *, on_host: bool = False) -> Saved:
@@ -117,8 +121,11 @@ class Store:
                 notes = manager.restore(newest, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
                 _same_run(notes["fingerprint"], self._fingerprint, self.folder)
                 like = {"state": _shapes(fresh.state)}
-                if notes["has_best"]:
-                    like["best"] = _shapes(fresh.state.params)
+                if notes["has_best"]:  # on the host, wherever the state is
+                    like["best"] = {
+                        name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+                        for name, leaf in _flat(fresh.state.params).items()
+                    }
                 args = ocp.args.Composite(arrays=ocp.args.StandardRestore(None if on_host else like))
                 arrays = manager.restore(newest, args=args)["arrays"]
             except SettingsError:
@@ -132,7 +139,7 @@ class Store:
         self._truncate(newest)
         best, make = None, np.array if on_host else jnp.array
         if notes["has_best"]:
-            best = jax.tree.map(np.array, _unflat(arrays["best"], fresh.state.params, make))
+            best = jax.tree.map(np.array, _unflat(arrays["best"], fresh.state.params, np.array))
         state, losses = _unflat(arrays["state"], fresh.state, make), tuple(notes["losses"])
         return Saved(state, best, int(notes["done"]), tuple(notes["records"]), losses, notes["seconds"])
 
@@ -187,7 +194,7 @@ class Store:
         with _as_output_error(self.folder):
             there = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
             free = shutil.disk_usage(there).free
-        if free < needed + 2**16:
+        if agreed(free < needed + 2**16)[0]:
             kept = "" if self.last is None else f"; the state of step {self.last} is still there"
             raise OutputError(
                 f"{self.folder} cannot be written (No space left on device: a state takes {needed:,} bytes, {free:,} "
@@ -202,7 +209,7 @@ class Store:
     def _truncate(self, done: int) -> None:
         """Drop log lines of steps after `done`: they run again."""
         path = self.folder / LOG
-        if not path.exists():
+        if jax.process_index() or not path.exists():
             return
         kept, step = [], 0
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -239,7 +246,12 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _shapes(tree: Any) -> dict[str, Any]:
-    return {name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for name, leaf in _flat(tree).items()}
+    """Where the leaves of `tree` are, the restored ones go, wherever those were that were saved."""
+    place = lambda leaf: getattr(leaf, "sharding", None)  # noqa: E731
+    return {
+        name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=place(leaf))
+        for name, leaf in _flat(tree).items()
+    }
 
 
 def _unflat(flat: dict[str, Any], like: Any, make: Callable[[Any], Any]) -> Any:

@@ -73,6 +73,12 @@ class Train:
     save_minutes: float | None = field(
         default=None, metadata={"help": f"minutes between saved states within an epoch; {SAVE_MINUTES:g} by default"}
     )
+    shard: Literal["batches", "weights"] = field(
+        default="batches",
+        metadata={
+            "help": "what is spread over a mesh's axis data: batches, or also weights, their gradients and moments"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "orders the texts, draws dropout and adapters"})
 
     def __post_init__(self):
@@ -122,5 +128,5 @@ class Train:
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
             self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0,
-            result_dtype=None,
+            result_dtype=None, shard="batches",
         )  # fmt: skip

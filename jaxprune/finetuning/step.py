@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..model import Architecture, Batch, Dropout, Params, Sites
+from ..model.transformer import Spread
+from ..runtime.devices import Devices
 from .lora import sites_of
 from .losses import summed_losses, unit_count
 from .narrow_moments import narrow_moments
@@ -120,7 +123,7 @@ def _decays(params: Params) -> Params:
     )
 
 
-@partial(jax.jit, static_argnames=("architecture", "settings", "teacher"), donate_argnums=0)
+@partial(jax.jit, static_argnames=("architecture", "settings", "teacher", "devices"), donate_argnums=0)
 def train_step(
     state: State,
     frozen: Frozen,
@@ -132,22 +135,26 @@ def train_step(
     architecture: Architecture,
     settings: Train,
     teacher: Architecture | None = None,
+    devices: Devices = Devices(),
 ) -> tuple[State, Float[Array, ""]]:
     """One step: the new state, and the mean loss over the batch's texts, of a language model over its learnt tokens,
     before the step. Consumes `state`.
 
-    `guide` is what is known of a teacher that is not here (`summed_losses`).
+    `guide` is what is known of a teacher that is not here (`summed_losses`). On the mesh of `devices` state and frozen
+    leaves lie as `Devices.fetch` puts them, and so does the new state; rows of the batch as `Devices.rows` does.
     """
+    spread = spread_over(devices)
     count, key = unit_count(batch, targets, architecture), jax.random.fold_in(clock.key, clock.step)
 
     def objective(trainable: Any, part: Batch, goal: Array, guide: Array | None, key: Array) -> Array:
         noise = Dropout(settings.dropout, key) if settings.dropout else None
+        adapters: Any = trainable["adapters"] if spread is None else spread.whole(trainable["adapters"])
         total = summed_losses(
             merge(trainable["params"], frozen.params),
             part,
             goal,
             architecture,
-            sites=Sites(adapters=sites_of(trainable["adapters"], frozen.scaling), dropout=noise),
+            sites=Sites(adapters=sites_of(adapters, frozen.scaling), dropout=noise, spread=spread),
             smoothing=settings.smoothing,
             dtype=jnp.dtype(settings.dtype),
             teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
@@ -159,6 +166,7 @@ def train_step(
 
     if settings.accumulate == 1:
         value, gradient = jax.value_and_grad(objective)(state.params, batch, targets, guide, key)
+        gradient = devices.kept(gradient)
     else:
         # Part i takes rows i, i + parts, …: rows that lie on one device then stay there.
         count_of = lambda leaf: (len(leaf) // settings.accumulate, settings.accumulate)  # noqa: E731
@@ -168,13 +176,36 @@ def train_step(
         def add(total: Any, entry: Any) -> tuple[Any, None]:
             (part, goal, guide), key = entry
             part_result = jax.value_and_grad(objective)(state.params, part, goal, guide, key)
-            return jax.tree.map(jnp.add, total, part_result), None
+            value, gradient = jax.tree.map(jnp.add, total, part_result)
+            return (value, devices.kept(gradient)), None
 
-        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+        nothing = jnp.zeros(()), devices.kept(jax.tree.map(jnp.zeros_like, state.params))
         (value, gradient), _ = jax.lax.scan(add, nothing, parts)
     rule = optimizer(settings, clock.steps, clock.highest, jax.random.fold_in(key, ROUNDING))
     updates, moments = rule.update(gradient, state.moments, state.params)
-    return State(optax.apply_updates(state.params, updates), moments), value
+    return devices.kept(State(optax.apply_updates(state.params, updates), moments)), value
+
+
+def spread_over(devices: Devices) -> Spread | None:
+    """How a forward pass is spread over the mesh of `devices`; None: over nothing."""
+    if devices.mesh is None:
+        return None
+    gathered = lambda params: jax.tree.map(  # noqa: E731
+        _gathered, devices.shardings(params, whole=True), devices.shardings(params), params
+    )
+    return Spread(devices.data, gathered)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gathered(whole: NamedSharding, kept: NamedSharding, leaf: Array) -> Array:
+    """A weight to compute with. Its gradient goes to where the weight is kept: no device holds all of it."""
+    return jax.lax.with_sharding_constraint(leaf, whole)
+
+
+_gathered.defvjp(
+    lambda whole, kept, leaf: (_gathered(whole, kept, leaf), None),
+    lambda whole, kept, _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
+)
 
 
 @jax.jit

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..checkpoint.files import listed
+from ..checkpoint.notes import images_of
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
@@ -74,6 +75,8 @@ def fitting(
             f"the teacher has {t.max_positions} positions, training text {longest} has {tokens} tokens, so that token "
             f"{t.max_positions} has none; cut the texts at {t.max_positions} tokens, or take another teacher."
         )
+    if a.patches is not None or t.patches is not None:
+        return teacher, doubts + _check_images(teacher, model)
     if task.is_token_ids:
         return teacher, doubts + _check_given(t, encoded)
     return teacher, doubts + _check_tokens(teacher, model, encoded, read)
@@ -115,6 +118,27 @@ def _reordered(teacher: Model, order: np.ndarray, labels: tuple[str, ...]) -> Mo
     head = {name: np.take(np.asarray(leaf), order, axis=-1) for name, leaf in teacher.params["head"].items()}
     architecture = replace(teacher.architecture, labels=labels)
     return teacher.replace(architecture=architecture, params={**teacher.params, "head": head})
+
+
+def _check_images(teacher: Model, model: Model) -> tuple[str, ...]:
+    """Raise `SettingsError` where the two read other patches, or images of other preparation. Returns a doubt where
+    that of the teacher is not known.
+    """
+    if teacher.architecture.patches != model.architecture.patches:
+        raise SettingsError(
+            f"the teacher reads {teacher.architecture.patches}, the model {model.architecture.patches}; take a teacher "
+            "that reads the same patches."
+        )
+    ours, _ = images_of(model)
+    try:
+        theirs, _ = images_of(teacher)
+    except CheckpointError as error:
+        return (f"that the teacher reads the same pixels could not be checked: {error}",)
+    if ours != theirs:
+        raise SettingsError(
+            f"the teacher's image processor is {theirs}, the model's {ours}; take a teacher that reads the same pixels."
+        )
+    return ()
 
 
 def _check_given(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:

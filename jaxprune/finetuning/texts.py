@@ -23,10 +23,11 @@ from ..tasks.pairs import texts_of
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.given_ids import GivenIds, reader_of
+from ..tokens.image_reader import ImageReader
 from ..tokens.language_texts import language_texts
 from ..tokens.tokenizer import Encoded, Tokenizer, Windows
 
-Reader = Tokenizer | GivenIds
+Reader = Tokenizer | GivenIds | ImageReader
 SHARED_TOKENS = 64  # tokens that windows of a long context share
 
 
@@ -164,6 +165,7 @@ def _language(task: Task, tokenizer: Reader, end_ids: tuple[int, ...] = ()) -> T
     if isinstance(tokenizer, GivenIds):
         encoded = tokenizer.encode(task.split("train"), task.max_length)
         return Texts(encoded, np.zeros((len(encoded), 0), np.int8), ())
+    assert isinstance(tokenizer, Tokenizer)  # images are no text
     return Texts(*language_texts(tokenizer, task, end_ids=end_ids))
 
 

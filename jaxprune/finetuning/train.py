@@ -10,26 +10,37 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..checks import check_effect
 from ..errors import DataError, NumericalError, SettingsError
 from ..evaluation.metrics import goodness
 from ..jsonio import plain
-from ..model import Architecture, Batch, Model, Params
+from ..model import Architecture, Batch, Model
 from ..model.heads import head_of
 from ..model.in_batch import NEGATIVE, ROLE
-from ..runtime.devices import auto_mesh
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
+from .epochs import own_part
 from .lora import Adapters
 from .losses import targets_of, unit_count
-from .masters import at_rest, masters
+from .masters import at_rest
 from .run_store import Saved, Store
 from .settings import SAVE_MINUTES, Train
-from .step import Clock, Frozen, State, Trainable, all_finite, everything, merge, optimizer, path_of, select, train_step
+from .spread import (
+    agreed,
+    assembled,
+    check_divides,
+    check_spread,
+    first_told,
+    meter_of,
+    starting_state,
+    training_devices,
+)
+from .step import Clock, Frozen, Trainable, all_finite, everything, optimizer, path_of, select, train_step
 from .teacher import check_teacher, different_labels
+
+NO_MATTER = ("save_minutes", "shard")  # settings that a run which goes on may change
 
 
 class Trained(NamedTuple):
@@ -69,10 +80,11 @@ def train(
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
     `score` is called after every epoch and gives a record with a "score", by which the best epoch is kept.
     `teacher` is what `settings.distill` and `distill_hidden` learn from. `mesh` has an axis "data", over which the rows
-    of a batch are spread; their number must be a multiple of its size. `store` logs, keeps states to resume from and
-    turns an interruption into one that loses nothing; with `scored`, what `score` depends on, only a run that scores
-    alike goes on. So many epochs as `patience` says without a better score end the run. `on_step` gets
-    {"phase": "train", "done", "of", "epoch", "loss", "score"}.
+    of a batch are spread, whose number must be a multiple of its size, and weights with `settings.shard`; and perhaps
+    an axis "model", over which units and the vocabulary are. Every process reads its own rows. `store` logs, keeps
+    states to resume from, on as many devices as there are then, and turns an interruption into one that loses nothing;
+    with `scored`, what `score` depends on, only a run that scores alike goes on. So many epochs as `patience` says
+    without a better score end the run. `on_step` gets {"phase": "train", "done", "of", "epoch", "loss", "score"}.
 
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
@@ -80,10 +92,15 @@ def train(
     assert settings.epochs is not None and settings.learning_rate is not None  # resolved
     if store is None:
         check_effect(settings, ("save_minutes",), "without a folder for states (out)")
+    elif mesh is None and jax.process_count() > 1:
+        raise SettingsError(
+            f"{jax.process_count()} processes, each of which trains alone, would write to {store.folder}; pass a mesh "
+            "of the devices of all."
+        )
     check_targets(model, targets, settings, teacher)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
-    variables = masters({"params": chosen, "adapters": weights})
+    variables, devices = {"params": chosen, "adapters": weights}, training_devices(mesh, settings)
     if not jax.tree.leaves(variables):
         raise SettingsError("no leaf of the model is trainable; `trainable` must accept at least one path.")
     if not jax.tree.leaves(frozen):
@@ -91,23 +108,25 @@ def train(
     first = batches(0)
     steps = settings.epochs * len(first)
     highest = np.float32(settings.learning_rate)
-    state = State(variables, optimizer(settings, steps, highest).init(variables))
-    saved = Saved(state, None, 0, ())
+    check_divides(devices, len(first[0].ids), settings.accumulate)
+    check_spread(devices, (variables, frozen))
+    share = devices.share
+    saved = Saved(starting_state(variables, optimizer(settings, steps, highest), devices), None, 0, ())
     if store is not None:
         saved = store.restore(
             saved, training_fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
         )
-    place = _placement(mesh, len(first[0].ids), settings.accumulate)
     resting = at_rest(frozen, settings.frozen_dtype)
-    state, constants = place(
-        (saved.state, Frozen(resting, scaling, teacher.params if teacher and settings.distills else None)), False
-    )
-    key = place(jax.random.key(settings.seed), False)
-    books = Programs()
+    constants = devices.fetch(Frozen(resting, scaling, teacher.params if teacher and settings.distills else None))
+    state, key = saved.state, devices.everywhere(jax.random.key(settings.seed))
+    books = Programs(meter_of(devices))
     static = {"architecture": model.architecture, "settings": settings.of_program()}
     if teacher and settings.distills:
         static["teacher"] = teacher.architecture
-    units_in = lambda batch, goal: float(unit_count(batch, goal, model.architecture))  # noqa: E731
+    if devices.mesh is not None:
+        static["devices"] = devices
+    placed = lambda batch: devices.own_rows((batch, targets_of(batch, targets)))  # noqa: E731
+    units_in = lambda rows: float(unit_count(*rows, model.architecture))  # noqa: E731
     best, done, records = saved.best, saved.done, list(saved.records)
     with store.interruptible() if store else nullcontext() as interruption:
         for epoch in range(done // len(first), settings.epochs):
@@ -115,13 +134,13 @@ def train(
                 break
             losses, spent = (list(saved.losses), saved.seconds) if epoch == len(saved.records) else ([], 0.0)
             clocked = _Stopwatch(books, spent)
-            todo, behind = first if epoch == 0 else batches(epoch), done - epoch * len(first)
-            units = [units_in(batch, targets_of(batch, targets)) for batch in todo[:behind]]  # of a run that goes on
+            todo, behind = own_part(first if epoch == 0 else batches(epoch), share), done - epoch * len(first)
+            units = [units_in(placed(batch)) for batch in todo[:behind]]  # of a run that goes on
             for batch in todo[behind:]:
-                goal = targets_of(batch, targets)
-                units.append(units_in(batch, goal))
+                rows = placed(batch)
+                units.append(units_in(rows))
                 clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
-                state, value = books(train_step, state, constants, *place((batch, goal), True), clock, **static)
+                state, value = books(train_step, state, constants, *rows, clock, **static)
                 losses.append(float(value))
                 done += 1
                 if not np.isfinite(losses[-1]):
@@ -135,10 +154,12 @@ def train(
                     last = {"score": records[-1]["score"]} if records and "score" in records[-1] else {}
                     event = {"done": done, "of": steps, "epoch": epoch, "loss": losses[-1]}
                     on_step({"phase": "train", **event, **last})
-                stopped = interruption is not None and interruption()
+                stopped, due = False, False
+                if store and interruption is not None:
+                    stopped, due = agreed(interruption(), store.due(settings.save_minutes or SAVE_MINUTES))
                 if done == (epoch + 1) * len(first):
                     break  # what is saved then holds the epoch's score as well
-                if store and (stopped or store.due(settings.save_minutes or SAVE_MINUTES)):
+                if store and (stopped or due):
                     store.save(Saved(state, best, done, tuple(records), tuple(losses), clocked.seconds))
                 if stopped:
                     raise _interrupted(store, done, steps)
@@ -154,7 +175,8 @@ def train(
             record = {"epoch": epoch, "loss": loss, "steps": len(losses), "seconds": clocked.seconds}
             if score is not None:
                 try:
-                    record |= score(*_assembled(model, state.params, frozen, adapters))
+                    record |= score(*assembled(model, state.params, frozen, adapters, devices))
+                    record["score"] = first_told(record["score"])
                 except NumericalError as error:
                     raise NumericalError(
                         f"after step {done} of {steps} the model's outputs are not finite; lower the learning rate, "
@@ -164,16 +186,16 @@ def train(
             if settings.keep == "best" and score is not None:
                 if goodness(record) == max(map(goodness, records)):
                     # Host copies; np.asarray would be a view, which keeps the next step from reusing its input.
-                    best = jax.tree.map(np.array, state.params)
+                    best = jax.tree.map(np.array, devices.read(state.params))
             if store:
                 store.log(**record)
                 store.save(Saved(state, best, done, tuple(records)))
-            if interruption is not None and interruption() and epoch + 1 < settings.epochs:
+            if interruption is not None and agreed(interruption())[0] and epoch + 1 < settings.epochs:
                 raise _interrupted(store, done, steps)
     kept = len(records) - 1
     if best is not None:
         kept = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
-    result, tuned = _assembled(model, state.params if best is None else best, frozen, adapters)
+    result, tuned = assembled(model, state.params if best is None else best, frozen, adapters, devices)
     peak, temp = books.meter.peak_bytes, books.meter.temp
     return Trained(result, tuned, tuple(records), kept, books.compile_seconds, temp, peak)
 
@@ -181,15 +203,6 @@ def train(
 def _since_best(records: Sequence[Mapping[str, Any]]) -> int:
     """Epochs since the one with the best score."""
     return 0 if not records else len(records) - 1 - max(range(len(records)), key=lambda n: goodness(records[n]))
-
-
-def _assembled(
-    model: Model, variables: Any, frozen: Params, adapters: Adapters | None
-) -> tuple[Model, Adapters | None]:
-    """The model and adapters with these trainable leaves, on the default device."""
-    variables = jax.tree.map(jnp.array, jax.device_get(variables))
-    result = model.replace(params=merge(variables["params"], frozen))
-    return result, None if adapters is None else Adapters(variables["adapters"], adapters.scaling)
 
 
 class _Stopwatch:
@@ -214,24 +227,6 @@ def _remains(store: Store | None) -> str:
     return f"; the last good state, of step {store.last}, is in {store.folder}."
 
 
-def _placement(mesh: jax.sharding.Mesh | None, rows: int, parts: int) -> Callable[[Any, bool], Any]:
-    """A function that puts a tree where it belongs: `(tree, by_rows)`."""
-    if mesh is not None and "data" not in mesh.shape:
-        raise SettingsError(f'the mesh needs an axis "data", it has {tuple(mesh.shape)}; name one so.')
-    devices = 1 if mesh is None else mesh.shape["data"]
-    if rows % (devices * parts):
-        raise SettingsError(
-            f"a batch of {rows} rows does not divide into {parts} parts on {devices} devices; "
-            f"pack it into a multiple of {devices * parts}."
-        )
-    if mesh is None:
-        return lambda tree, by_rows: jax.tree.map(jnp.asarray, tree)
-    mesh = auto_mesh(mesh)
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return lambda tree, by_rows: jax.device_put(tree, spread if by_rows else whole)
-
-
 def training_fingerprint(
     model: Model,
     settings: Train,
@@ -251,7 +246,7 @@ def training_fingerprint(
 
     shapes = {path_of(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     return {
-        **{f"setting {name}": value for name, value in asdict(settings).items() if name != "save_minutes"},
+        **{f"setting {name}": value for name, value in asdict(settings).items() if name not in NO_MATTER},
         "architecture": digest(np.frombuffer(repr(model.architecture).encode(), np.uint8)),
         "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
         "scaling of adapters": digest(*jax.tree.leaves(scaling)),
@@ -262,10 +257,11 @@ def training_fingerprint(
 
 
 def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
-    """The token ids of every text in batches, by its number: whatever rows and batches they lie in."""
+    """The token ids of every text in batches, or an image's patches, by its number: whatever rows they lie in."""
     by_text: dict[int, np.ndarray] = {}
     for batch in batches:
-        ids, segments, index = (np.asarray(part) for part in (batch.ids, batch.segments, batch.index))
+        read = batch.ids if batch.patches is None else batch.patches
+        ids, segments, index = (np.asarray(part) for part in (read, batch.segments, batch.index))
         for row, place in np.argwhere(index >= 0):
             by_text[int(index[row, place])] = ids[row, segments[row] == place + 1]
     return [np.append(by_text[number], -1) for number in sorted(by_text)]  # -1: where a text ends

@@ -1,15 +1,18 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from ..model.heads import head_of
+from ..model.language import vocabulary
+from ..runtime.devices import Devices
 from .lora import Adapters, count
 from .masters import masters
 from .settings import Train
@@ -26,6 +29,7 @@ def activation_bytes(
     settings: Train,
     trained: float,
     chosen: Params | None = None,
+    sizes: Sequence[LayerSizes] | None = None,
 ) -> int:
     """What a step needs beside weights, gradients and moments, for `rows` rows of `length` tokens: an estimate.
 
@@ -36,7 +40,8 @@ def activation_bytes(
     With `remat` the larger of two moments: REMAT's of these in one layer at a time (0.85 of the bytes where products
     are in bfloat16, for CPUs compute in float32 between them), and the residual stream at every layer, in whose place
     comes the gradient of the layers above; or all gradients, when the embeddings' come last. Where these train, 3 and
-    6 numbers a hidden unit more. `chosen` are the leaves that train.
+    6 numbers a hidden unit more. `chosen` are the leaves that train, `sizes` the layers' where a device
+    computes a part of them.
 
     Fitted to the compiled step of BERT (CPU) with its depth (3 to 14), width, heads and neurons varied, trained in
     full, in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 8 %,
@@ -45,7 +50,7 @@ def activation_bytes(
     compares at other sizes.
     """
     wide, chosen = FLOAT if settings.dtype == "float32" else FLOAT / 2, chosen or {}
-    tokens = rows * length // settings.accumulate
+    tokens, sizes = rows * length // settings.accumulate, architecture.layers if sizes is None else sizes
 
     def kept(size: LayerSizes, wide: float | int, hidden: float, heads: float, neurons: float, pairs: float) -> float:
         mixed = heads * (size.queries + 1) / 2 * size.groups * architecture.head_width
@@ -54,45 +59,75 @@ def activation_bytes(
 
     stream = tokens * architecture.hidden
     if settings.remat:
-        one = max((kept(size, FLOAT, **REMAT) for size in architecture.layers), default=0)
+        one = max((kept(size, FLOAT, **REMAT) for size in sizes), default=0)
         one *= 1 if settings.dtype == "float32" else 0.85
-        streams = max(len(architecture.layers) * wide * stream, FLOAT * count(chosen.get("layers", [])))
+        streams = max(len(sizes) * wide * stream, FLOAT * count(chosen.get("layers", [])))
         embeds = FLOAT * stream if count(chosen.get("embed", {}).get("token")) else 0
         gradients = FLOAT * count(chosen)  # which the caller counts apart
         return int(max(one + streams + 3 * embeds - gradients, 6 * embeds))
     pairs = 1.9 if not settings.dropout else 3.0 if settings.dtype == "float32" else 3.5
-    each = (kept(size, wide, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in architecture.layers)
+    each = (kept(size, wide, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in sizes)
     return int(sum(each) + 8.5 * wide * stream)
 
 
-def training_bytes(model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int) -> dict[str, int]:
+def training_bytes(
+    model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int, devices: Devices = Devices()
+) -> dict[str, int]:
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
-    parameters, gradients and moments are exact; activations are a prediction, with `wide_copies` where a step computes
-    in float32: with `remat` activations are at a quarter of their most when these are there. predicted is the sum;
-    measured puts the compiled program's own temporaries in place of gradients and activations.
+    Of several `devices`, those of one. parameters, gradients and moments are exact; activations are a prediction, with
+    `wide_copies` where a step computes in float32: with `remat` activations are at a quarter of their most when these
+    are there; "made whole" are copies of weights that are spread. predicted is the sum; measured puts the compiled
+    program's own temporaries in place of all but parameters and moments.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
-    trainable, params = FLOAT * count(parts), in_frozen_type(model.params, settings, trains)
-    parameters = trainable + held_bytes([leaf for leaf in jax.tree.leaves(params) if id(leaf) not in trains])
+    params = in_frozen_type(model.params, settings, trains)
+    resting = jax.tree.map(lambda leaf: None if id(leaf) in trains else leaf, params)
+    trainable = FLOAT * count(devices.part(parts))
+    parameters = trainable + held_bytes(devices.part(resting))
     copies = wide_copies(params, trains) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
-    activations = activation_bytes(model.architecture, rows, length, settings, share, parts[0])
+    activations = activation_bytes(
+        model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
+        devices.sizes(model.architecture.layers),
+    )  # fmt: skip
     activations = max(activations, copies + activations // 4) if settings.remat else activations + copies
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
-        "moments": moment_bytes(parts, settings),
+        "moments": moment_bytes(devices.part(parts), settings),
         "activations": activations,
     }
+    if devices.by_weights:
+        sizes["made whole"] = whole_bytes(model.architecture, params, trains, settings, devices)
     return {
         **sizes,
         "predicted": sum(sizes.values()),
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + temp,
     }
+
+
+def whole_bytes(
+    architecture: Architecture, params: Params, trains: Collection[int], settings: Train, devices: Devices
+) -> int:
+    """What the copies of weights take that a device computes with, where it keeps a part of each.
+
+    All at once, as XLA keeps them for the backward pass; with `remat` one layer's at a time beside those outside. Of a
+    language model the gradient of the vocabulary is whole too, while slices of tokens add to it.
+    """
+    typed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), np.float32 if id(x) in trains else x.dtype), params
+    )
+    layers = [held_bytes(layer) for layer in devices.part(typed, whole=True)["layers"]]
+    outside = devices.part({name: part for name, part in typed.items() if name != "layers"}, whole=True)
+    slope = 0
+    if head_of(architecture).language is not None:
+        moving = {id(leaf) for leaf in jax.tree.leaves(vocabulary(params, architecture))} <= {*trains}
+        slope = held_bytes(vocabulary(outside, architecture)) if moving else 0
+    return held_bytes(outside) + slope + (max(layers, default=0) if settings.remat else sum(layers))
 
 
 def moment_bytes(parts: Any, settings: Train) -> int:
@@ -127,6 +162,14 @@ def held_bytes(tree: Any) -> int:
     return sum(int(np.size(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def abstract_batch(architecture: Architecture, rows: int, length: int) -> Batch:
+    """A batch of one text, or image, a row: shapes only."""
+    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
+    numbers = None if architecture.patches is None else architecture.patches.numbers
+    patches = None if numbers is None else jax.ShapeDtypeStruct((rows, length, numbers), np.float32)
+    return Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2, patches)  # type: ignore[arg-type]
+
+
 def compiled_step(
     model: Model,
     rows: int,
@@ -135,6 +178,7 @@ def compiled_step(
     *,
     trainable: Trainable = everything,
     adapters: Adapters | None = None,
+    devices: Devices = Devices(),
 ) -> Any:
     """The compiled training step for `rows` texts of `length` tokens, for its memory analysis; nothing is run.
 
@@ -148,12 +192,19 @@ def compiled_step(
     weights, scaling = ([], []) if adapters is None else jax.tree.map(abstract, tuple(adapters))
     variables = jax.eval_shape(masters, {"params": chosen, "adapters": weights})
     moments = jax.eval_shape(optimizer(settings, 100, 1e-4).init, variables)
-    whole = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
-    batch = Batch(*[whole(rows, length)] * 4, *[whole(rows, 1)] * 2)  # type: ignore[arg-type]
+    state, constants = State(variables, moments), Frozen(frozen, scaling, None)
+    spread, more = None, {}
+    if devices.mesh is not None:
+        spread, more = NamedSharding(devices.mesh, PartitionSpec("data")), {"devices": devices}
+        on_mesh = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+        state, constants = jax.tree.map(on_mesh, (state, constants), devices.shardings((state, constants)))
+    batch = abstract_batch(model.architecture, rows, length)
+    if spread is not None:
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), batch)
     blank = head_of(model.architecture).blank(len(model.architecture.labels))
-    targets = jax.ShapeDtypeStruct((rows, 1, *blank.shape), blank.dtype)
+    targets = jax.ShapeDtypeStruct((rows, 1, *blank.shape), blank.dtype, sharding=spread)
     clock = jax.eval_shape(lambda: Clock(jnp.int32(0), jnp.int32(0), jnp.float32(0), jax.random.key(0)))
     return train_step.lower(
-        State(variables, moments), Frozen(frozen, scaling, None), batch, targets,
-        clock, architecture=model.architecture, settings=settings.of_program(),
+        state, constants, batch, targets, clock,
+        architecture=model.architecture, settings=settings.of_program(), **more,
     ).compile()  # fmt: skip

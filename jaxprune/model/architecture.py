@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
-from .attention_kinds import Attention, Full, Relative, Window
+from .attention_kinds import Attention, Full, Mixed, Relative
 from .embedding import Embedding
+from .patches import Patches
 
 HeadKind = Literal[
     "classification", "token_classification", "question_answering", "causal_lm", "masked_lm", "embedding", "none"
@@ -81,7 +83,9 @@ class Architecture:
     position_offset: int = 0  # rows of the position table that lie before position 0
     # Plain batches: count every slot, only tokens that are not padding by their id, or only those the mask shows.
     positions_count: Literal["slots", "tokens", "mask"] = "slots"
-    rotary: tuple[float, ...] = ()  # radians a position, for each pair of a head's features; scalings are in them
+    # Radians a position, for each pair of a head's features, or of the first ones: then the others are not turned.
+    # Scalings are in them.
+    rotary: tuple[float, ...] = ()
     rotary_scale: float = 1.0  # times sine and cosine (YaRN's attention factor)
     rotary_dynamic: tuple[float, ...] = ()  # dynamic scaling: its factor, and the longest text that it leaves alone
     pad_id: int = 0
@@ -90,31 +94,44 @@ class Architecture:
     # What that projects: tokens, before positions are added, and back before the head; or the normed sum of all tables.
     embed_projects: Literal["tokens", "sum"] = "tokens"
     token_types: int = 0  # 0: the model has no token type embedding
+    embed_scaled: bool = False  # tokens' embeddings are multiplied by the root of the hidden size
     embed_norm: bool = True
     norm: Literal["layer", "rms"] = "layer"
-    norm_position: Literal["post", "pre"] = "post"
+    norm_bias: bool = True  # of layer norms
+    first_norm: bool = True  # False: the first attention half reads the stream as it is
+    # Of a half: the stream after it, or before it; what it adds to the stream; or both, before it and what it adds.
+    norm_position: Literal["post", "pre", "update", "around"] = "post"
+    norm_plus_one: bool = False  # norms multiply by 1 + their scale
     norm_eps: float = 1e-12
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     gated: bool = False
     attention_bias: bool = True  # of q, k, v
     output_bias: bool = True  # of o
     query_key_norm: bool = False  # RMS norms over the width of queries and of keys, before the rotation
+    whole_query_key_norm: bool = False  # these are over all heads together, so that no head can leave
     feed_forward_bias: bool = True
     down_bias: bool = True
     attention_scale: float | None = None  # None: head_width ** -0.5
+    score_cap: float | None = None  # attention scores s become cap * tanh(s / cap)
     causal: bool = False
-    pool: Literal["first", "last"] = "first"  # the token that stands for a text, where the head reads one of each
+    # The token that stands for a text, where the head reads one of each; or the mean of all of them.
+    pool: Literal["first", "last", "mean"] = "first"
+    pool_tokens: int = 1  # that the head reads side by side, from that one on: of DeiT also the distillation token
     pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
-    # Dense layer and activation on the pooled token, before the head.
+    # Dense layer and activation on what the head would read, before it: the pooled token, or every one.
     pooler: Literal["none", "tanh", "relu", "gelu"] = "none"
+    pooler_bias: bool = True
+    pooler_norm: bool = False  # a norm comes after
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
     # Of a masked language model, the activation between a dense layer and a norm before that table: the layers' own.
     transform: Literal["none", "own", "gelu"] = "none"
+    logit_cap: float | None = None  # a language model's logits x become cap * tanh(x / cap)
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     embedding: Embedding | None = None  # of a head that makes one vector of a text
+    patches: Patches | None = None  # of images, which are read in place of texts; `vocab` counts their special tokens
     dropout: float = 0.1  # for training only
 
     def __post_init__(self):
@@ -130,22 +147,37 @@ class Architecture:
             )
         if LAST_LAYERS[self.head].transformed != (self.transform != "none"):
             raise SettingsError(f"a {self.head} head does not go with the transform {self.transform}; change both.")
-        if self.positions == "rotary" and 2 * len(self.rotary) != self.head_width:
+        if self.positions == "rotary" and not 0 < 2 * len(self.rotary) <= self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
+        if self.patches is not None and (self.vocab, self.max_positions) != (
+            self.patches.specials,
+            self.patches.tokens,
+        ):
+            raise SettingsError(
+                f"an image has {self.patches.specials} special tokens and {self.patches.tokens} in all, the model a "
+                f"vocabulary of {self.vocab} and {self.max_positions} positions; make the two agree."
+            )
         if isinstance(self.attention, Relative):
             self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
+        if isinstance(self.attention, Mixed):
+            self.attention.check(len(self.layers))
         if len(self.rotary_dynamic) not in (0, 2):
             raise SettingsError(f"rotary_dynamic is {self.rotary_dynamic}, expected a factor and a length, or nothing.")
 
     @property
     def final_norm(self) -> bool:
         """True where a norm lies between the last layer and the head."""
-        return self.norm_position == "pre"
+        return self.norm_position != "post"
 
     @property
-    def window(self) -> int | None:
-        """What `max_positions` comes from, where attention to a longer text would not reach its start."""
-        return self.attention.size if isinstance(self.attention, Window) else None
+    def norms_input(self) -> bool:
+        """True where a half norms the stream that it reads."""
+        return self.norm_position in ("pre", "around")
+
+    @property
+    def norms_update(self) -> bool:
+        """True where a half norms what it adds to the stream."""
+        return self.norm_position in ("update", "around")
 
     @property
     def output_width(self) -> int:
@@ -155,14 +187,20 @@ class Architecture:
     @property
     def limit(self) -> str:
         """What bounds the length of a text, for messages: "the model's …"."""
-        if self.window is None:
-            return f"{self.max_positions} positions"
-        return f"sliding window of {self.window} tokens (longer texts would need it, which is not supported)"
+        return f"{self.max_positions} positions"
 
     @property
     def ragged(self) -> bool:
         """True when layers differ, so that they cannot be stacked."""
         return len(set(self.layers)) > 1
+
+    def of_layer(self, layer: int) -> "Architecture":
+        """The same, as if all layers were of the kind of that one: what a program for one layer has to know.
+
+        It is the same for all layers of a kind, so that they share a program.
+        """
+        kind = self.attention
+        return _of_kind(self, kind.layers[layer]) if isinstance(kind, Mixed) else self
 
     def sublayers(self) -> tuple[Sublayer, ...]:
         """Every sublayer, bottom up: the one place that knows their order."""
@@ -186,6 +224,16 @@ class Architecture:
         if isinstance(kind, Relative) and [len(own) for own in kind.columns] != [size.groups for size in layers]:
             kind = replace(kind, columns=())
         return replace(self, layers=layers, attention=kind)
+
+
+@lru_cache(maxsize=256)
+def _of_kind(architecture: Architecture, number: int) -> Architecture:
+    assert isinstance(architecture.attention, Mixed)
+    kind = architecture.attention.kinds[number]
+    if kind.rotary is None:
+        return replace(architecture, attention=kind.attention)
+    turning: dict[str, Any] = {"rotary": kind.rotary, "rotary_scale": kind.rotary_scale, "rotary_dynamic": ()}
+    return replace(architecture, attention=kind.attention, positions="rotary" if kind.rotary else "none", **turning)
 
 
 class LastLayer(NamedTuple):
@@ -224,15 +272,22 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         return {"kernel": inputs + outputs} | ({"bias": outputs} if bias else {})
 
     def norm_over(width: int) -> dict[str, Any]:
-        return {"scale": (width,)} | ({"bias": (width,)} if a.norm == "layer" else {})
+        return {"scale": (width,)} | ({"bias": (width,)} if a.norm == "layer" and a.norm_bias else {})
 
     norm = norm_over(hidden)
+
+    def norms() -> dict[str, Any]:
+        own = {} if a.norm_position == "update" else {"norm": dict(norm)}
+        return own | ({"update_norm": dict(norm)} if a.norms_update else {})
 
     def layer(size: LayerSizes) -> dict[str, Any]:
         keys = dense((hidden,), (size.groups, width), a.attention_bias)
         up = dense((hidden,), (size.neurons,), a.feed_forward_bias)
-        inner: dict[str, Any] = {"q_norm": {"scale": (width,)}, "k_norm": {"scale": (width,)}}
-        inner = inner if a.query_key_norm else {}
+        inner: dict[str, Any] = {}
+        if a.query_key_norm:
+            of_keys = (size.groups,) if a.whole_query_key_norm else ()
+            of_queries = (size.groups, size.queries) if a.whole_query_key_norm else ()
+            inner = {"q_norm": {"scale": (*of_queries, width)}, "k_norm": {"scale": (*of_keys, width)}}
         if isinstance(a.attention, Relative):
             inner["relative"] = {"table": (a.attention.buckets, size.groups)}
         return {
@@ -242,13 +297,13 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
                 "v": dict(keys),
                 **inner,
                 "o": dense((size.groups, size.queries, width), (hidden,), a.output_bias),
-                "norm": dict(norm),
+                **norms(),
             },
             "feed_forward": {
                 "up": up,
                 **({"gate": dict(up)} if a.gated else {}),
                 "down": dense((size.neurons,), (hidden,), a.down_bias),
-                "norm": dict(norm),
+                **norms(),
             },
         }
 
@@ -256,6 +311,8 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     whole = a.embed_projects == "sum"
     summed = narrow if whole else hidden
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
+    if a.patches is not None:
+        embed["patch"] = dense((a.patches.numbers,), (hidden,))
     if a.embed_width is not None:
         embed["project"] = dense((narrow,), (hidden,), whole)
     if a.positions == "learned":
@@ -265,15 +322,17 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     if a.embed_norm:
         embed["norm"] = norm_over(summed)
     tree: dict[str, Any] = {"embed": embed, "layers": [layer(size) for size in a.layers]}
+    if not a.first_norm and a.layers:
+        del tree["layers"][0][ATTENTION]["norm"]
     if a.final_norm:
         tree["final_norm"] = dict(norm)
     if a.embed_width is not None and not whole:
         tree["project_out"] = dense((hidden,), (narrow,), False)
     if a.pooler != "none":
-        tree["pooler"] = dense((hidden,), (hidden,))
+        tree["pooler"] = dense((hidden,), (hidden,), a.pooler_bias) | ({"norm": norm} if a.pooler_norm else {})
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
-        tree["head"] = dense((a.output_width,), (outputs,), last.bias and a.head_bias)
+        tree["head"] = dense((a.output_width * a.pool_tokens,), (outputs,), last.bias and a.head_bias)
     if last.transformed:
         tree["head"] = {
             "transform": dense((a.output_width,), (narrow,)),

@@ -1,5 +1,6 @@
 """Which tokens a token attends to, and what distance does to its scores: one tagged description for a whole model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -17,10 +18,7 @@ class Full:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """In some layer only the last `size` tokens, itself counted.
-
-    Not computed: texts that fit are read as if it were open, which is the same, and longer ones are refused.
-    """
+    """Tokens less than `size` away, in slots: in a causal model the last `size`, itself counted."""
 
     kind: Literal["window"] = "window"
     size: int
@@ -65,7 +63,62 @@ class Relative:
         return replace(self, columns=tuple(columns))
 
 
-Attention = Full | Window | Relative
-ATTENTION_KINDS: Mapping[str, type[Full | Window | Relative]] = MappingProxyType(
-    {"full": Full, "window": Window, "relative": Relative}
+@dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """What the attention of some layers is, where not all are alike."""
+
+    attention: Full | Window = Full()
+    # Radians a position in these layers; (): they turn nothing. None: what the architecture says.
+    rotary: tuple[float, ...] | None = None
+    rotary_scale: float = 1.0  # beside such a `rotary`: times sine and cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Layers of several kinds: `layers` has for each of them its place among `kinds`."""
+
+    kind: Literal["mixed"] = "mixed"
+    kinds: tuple[LayerKind, ...]
+    layers: tuple[int, ...]
+
+    def check(self, layers: int) -> None:
+        """Raise `SettingsError` unless these are the kinds of so many layers."""
+        if len(self.layers) != layers or not all(0 <= number < len(self.kinds) for number in self.layers):
+            raise SettingsError(
+                f"mixed attention has {len(self.kinds)} kinds and layers of kind {list(self.layers)}, expected one of "
+                f"these for each of {layers} layers."
+            )
+
+
+Attention = Full | Window | Relative | Mixed
+ATTENTION_KINDS: Mapping[str, type[Full | Window | Relative | Mixed]] = MappingProxyType(
+    {"full": Full, "window": Window, "relative": Relative, "mixed": Mixed}
 )
+
+
+def shortest_window(attention: Attention) -> int | None:
+    """How many tokens the layers that see least attend to; None where all see all."""
+    kinds = [kind.attention for kind in attention.kinds] if isinstance(attention, Mixed) else [attention]
+    return min((kind.size for kind in kinds if isinstance(kind, Window)), default=None)
+
+
+def alike(one: Attention, other: Attention, tolerance: float) -> bool:
+    """True where two are the same but for what another machine makes of the last bits of angles, relative."""
+    if not (isinstance(one, Mixed) and isinstance(other, Mixed)):
+        return one == other
+    bare = [replace(kind, kinds=tuple(replace(entry, rotary=None) for entry in kind.kinds)) for kind in (one, other)]
+    if bare[0] != bare[1]:
+        return False
+    pairs = [(entry.rotary or (), there.rotary or ()) for entry, there in zip(one.kinds, other.kinds, strict=True)]
+    return all(
+        len(here) == len(there) and all(math.isclose(a, b, rel_tol=tolerance) for a, b in zip(here, there, strict=True))
+        for here, there in pairs
+    )
+
+
+def by_layer(kinds: Sequence[LayerKind]) -> Attention:
+    """The attention of layers of these kinds, in turn; the plain one where they are all alike."""
+    different = tuple(dict.fromkeys(kinds))
+    if len(different) == 1 and different[0].rotary is None:
+        return different[0].attention
+    return Mixed(kinds=different, layers=tuple(different.index(kind) for kind in kinds))

@@ -30,8 +30,8 @@ from .language import (
     vocabulary_logits,
 )
 from .model import Batch, Params
-from .pooling import vectors
-from .sublayer import ACTIVATIONS, dense
+from .pooling import mean_states, vectors
+from .sublayer import ACTIVATIONS, dense, norm
 
 # --- logits, from what the head reads: the last residual stream, normed (`ends.head_input`)
 
@@ -42,20 +42,33 @@ _POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": ACTIVATIONS["gelu"]}
 def text_logits(
     params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
 ) -> Float[Array, "rows texts outputs"]:
-    """Of every text, from the token that stands for it, through the pooler where there is one."""
-    pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
-    if architecture.pooler != "none":
-        activation = _POOLERS[architecture.pooler]
-        # transformers' classes without a pooler, those on decoders, drop nothing here.
-        pooled = drop(activation(dense(params["pooler"], pooled)), dropout, 1)
-    return dense(params["head"], pooled)
+    """Of every text, from the token that stands for it, or the mean of all, through the pooler where there is one."""
+    if architecture.pool == "mean":
+        pooled = mean_states(x, batch)
+    else:
+        pooled = jnp.take_along_axis(x, batch.pool[..., None], axis=1)
+    if architecture.pool_tokens > 1:
+        after = [batch.pool[..., None] + place for place in range(1, architecture.pool_tokens)]
+        pooled = jnp.concatenate([pooled, *(jnp.take_along_axis(x, slot, axis=1) for slot in after)], axis=-1)
+    return dense(params["head"], through_pooler(params, pooled, architecture, dropout))
+
+
+def through_pooler(params: Params, x: Array, architecture: Architecture, dropout: Dropout | None) -> Array:
+    """What the head reads: `x`, or what the pooler makes of it."""
+    if architecture.pooler == "none":
+        return x
+    p = params["pooler"]
+    y = _POOLERS[architecture.pooler](dense(p, x))
+    y = norm(p["norm"], y, architecture) if "norm" in p else y
+    # transformers' classes without a pooler, those on decoders, drop nothing here.
+    return drop(y, dropout, 1)
 
 
 def token_logits(
     params: Params, x: Array, batch: Batch, architecture: Architecture, dropout: Dropout | None
 ) -> Float[Array, "rows length outputs"]:
-    """Of every token."""
-    return dense(params["head"], x)
+    """Of every token, through the pooler where there is one."""
+    return dense(params["head"], through_pooler(params, x, architecture, dropout))
 
 
 def word_logits(

@@ -14,7 +14,7 @@ from .model import Batch, Params
 from .partial_rows import Split, permute
 from .predictions import class_divergence, of_tokens
 from .product import product
-from .sublayer import ACTIVATIONS, norm
+from .sublayer import ACTIVATIONS, capped, norm
 
 SLICE = 256  # tokens, of vocabularies up to 65,536; of larger ones fewer
 LEAST = 32
@@ -39,6 +39,10 @@ def vocabulary_logits(
     params: Params, x: Float[Array, "... hidden"], architecture: Architecture
 ) -> Float[Array, "... vocab"]:
     """A language model's logits from `head_input`, over the whole vocabulary; sums, and so the result, in float32."""
+    return capped(_products(params, x, architecture), architecture.logit_cap)
+
+
+def _products(params: Params, x: Array, architecture: Architecture) -> Array:
     bias: Any = 0.0
     if architecture.transform != "none":
         x, bias = _transformed(params["head"], x, architecture), params["head"]["bias"].astype(jnp.float32)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import SettingsError
 from .architecture import Architecture
@@ -112,10 +112,11 @@ jax.tree_util.register_pytree_with_keys(Model, _flatten, _unflatten)
 
 
 class Batch(NamedTuple):
-    """Rows of equal length that hold one or more texts each.
+    """Rows of equal length that hold one or more texts each, or images.
 
     `segments` is 0 on padding and 1, 2, … on the texts of a row; a text attends only to itself. `index` says which
-    example of the data set a slot holds (-1: none).
+    example of the data set a slot holds (-1: none). An image's tokens are its special ones, whose `ids` are their
+    numbers, and its `patches`; what `ids` says of those is not read.
     """
 
     ids: Int[Array, "rows length"]
@@ -124,6 +125,7 @@ class Batch(NamedTuple):
     types: Int[Array, "rows length"]
     pool: Int[Array, "rows texts"]  # the slot of the token that stands for each text
     index: Int[Array, "rows texts"]
+    patches: Float[Array, "rows length numbers"] | None = None  # of images; zeros at special tokens
 
     @property
     def real(self) -> Bool[Array, "rows length"]:

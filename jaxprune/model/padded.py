@@ -58,6 +58,29 @@ def plain_batch(
     )
 
 
+def image_batch(architecture: Architecture, pixel_values: Any) -> Batch:
+    """One image a row, from pixels [rows, channels, height, width] as an image processor gives them. Traceable.
+
+    Raises `DataError` for images that are not of the model's size.
+    """
+    patches = architecture.patches
+    if patches is None:
+        raise DataError("the model reads token ids, and pixels were given; take a model of images.")
+    pixels = pixel_values if isinstance(pixel_values, jax.Array) else jnp.asarray(np.asarray(pixel_values, np.float32))
+    cut = patches.cut(pixels)
+    rows = cut.shape[0]
+    slots = jnp.broadcast_to(jnp.arange(patches.tokens, dtype=jnp.int32), (rows, patches.tokens))
+    return Batch(
+        jnp.where(slots < patches.specials, slots, 0),
+        jnp.ones_like(slots),
+        slots,
+        jnp.zeros_like(slots),
+        jnp.zeros((rows, 1), jnp.int32),
+        jnp.arange(rows, dtype=jnp.int32)[:, None],
+        jnp.pad(cut, [(0, 0), (patches.specials, 0), (0, 0)]),
+    )
+
+
 def _integers(values: Any) -> Array:
     # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
     return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
@@ -75,7 +98,15 @@ def logits(
 
     Classification: [rows, labels]. Question answering: [rows, length, 2] (start, end). Language model: [rows, length,
     vocab]. No head: the hidden states, [rows, length, hidden]. `dtype` is the compute type; results are float32.
+
+    A model of images takes their pixels in the place of ids, [rows, channels, height, width] as an image processor
+    gives them, and nothing beside.
     """
-    batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
+    if model.architecture.patches is not None:
+        if attention_mask is not None or token_type_ids is not None:
+            raise DataError("the model reads images, which have no mask and no token types; give their pixels alone.")
+        batch = image_batch(model.architecture, input_ids)
+    else:
+        batch = plain_batch(model.architecture, input_ids, attention_mask, token_type_ids)
     out = whole_forward(model.params, batch, architecture=model.architecture, dtype=dtype)
     return out[:, 0] if head_of(model.architecture).per_text else out

@@ -97,6 +97,12 @@ _ACTIVATIONS: Mapping[DenseActivation, Callable[[Array], Array]] = MappingProxyT
 )
 
 
+def mean_states(x: Float[Array, "rows length hidden"], batch: Batch) -> Float[Array, "rows texts hidden"]:
+    """The mean of the states of every text of a row."""
+    own = batch.segments[:, None, :] == jnp.arange(1, batch.pool.shape[1] + 1)[:, None]
+    return (_spread(x, own.astype(jnp.float32)) / _count(own)).astype(x.dtype)
+
+
 def vectors(
     head: Sequence[Params], x: Float[Array, "rows length hidden"], batch: Batch, embedding: Embedding
 ) -> Float[Array, "rows texts dimensions"]:

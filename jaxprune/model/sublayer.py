@@ -7,23 +7,23 @@ shape.
 
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from .architecture import FEED_FORWARD, HALVES, Architecture
-from .attention_kinds import Relative
+from .context import Context
 from .dropout import Dropout, drop
-from .model import Batch, Params
+from .model import Params
 from .partial_rows import Split, split_dense, split_project
 from .product import product
-from .relative import added_scores, pair_buckets
+from .relative import added_scores
 
 INPUTS = {"attention": ("q", "k", "v"), "feed_forward": ("up", "gate")}  # projections that read the residual stream
 OUTPUT = {"attention": "o", "feed_forward": "down"}  # the projection that writes to it
+NORMS = ("norm", "update_norm")  # around it
 
 # Activations and norms are cheap: a backward pass works them out again (jax.checkpoint) instead of keeping every step
 # of them. For BERT-base, that is a third of all it would keep.
@@ -35,12 +35,17 @@ ACTIVATIONS = {
 }
 
 
+def norm_scale(p: Params, architecture: Architecture) -> Array:
+    """What a norm multiplies by."""
+    return 1 + p["scale"].astype(jnp.float32) if architecture.norm_plus_one else p["scale"]
+
+
 @partial(jax.checkpoint, static_argnums=2)
-def rms(x: Float[Array, "... width"], p: Params, architecture: Architecture) -> Float[Array, "... width"]:
-    """The RMS norm of queries and keys, over each head's width."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + architecture.norm_eps)
-    return (wide * p["scale"]).astype(x.dtype)
+def rms(x: Float[Array, "*axes"], p: Params, architecture: Architecture) -> Float[Array, "*axes"]:
+    """The RMS norm of queries and keys, over each head's width, or over all heads: as many axes as its scale has."""
+    wide, axes = x.astype(jnp.float32), tuple(range(-p["scale"].ndim, 0))
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=axes, keepdims=True) + architecture.norm_eps)
+    return (wide * norm_scale(p, architecture)).astype(x.dtype)
 
 
 @partial(jax.checkpoint, static_argnums=2)
@@ -49,7 +54,7 @@ def norm(p: Params, x: Float[Array, "... hidden"], architecture: Architecture) -
     if architecture.norm == "layer":
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + architecture.norm_eps)
-    wide = wide * p["scale"]
+    wide = wide * norm_scale(p, architecture)
     if "bias" in p:
         wide = wide + p["bias"]
     return wide.astype(x.dtype)
@@ -85,67 +90,19 @@ def project_out(p: Params, features: Array, adapter: Any = None) -> Float[Array,
     return dense({**p, "kernel": kernel}, flat, adapter)
 
 
-class Context(NamedTuple):
-    """What attention needs to know of a batch."""
-
-    mask: Bool[Array, "rows 1 length length"]  # True where a query may look at a key
-    rotation: tuple[Array, Array] | None = None  # cosine and sine, [rows, length, width / 2]; None: not rotary
-    buckets: Int[Array, "length length"] | None = None  # of relative positions, by query and key; None: there are none
-
-
-def context_of(architecture: Architecture, batch: Batch) -> Context:
-    """Which tokens see each other, how far their queries and keys are turned, and how far apart they are."""
-    lengths, kind = text_lengths(batch) if architecture.rotary_dynamic else None, architecture.attention
-    return Context(
-        attention_mask(architecture, batch),
-        rotation_at(architecture, batch.positions, lengths),
-        pair_buckets(kind, batch.ids.shape[1]) if isinstance(kind, Relative) else None,
-    )
-
-
-def text_lengths(batch: Batch) -> Int[Array, "rows length"]:
-    """For every slot, how many positions the text that it belongs to has."""
-    same = batch.segments[:, :, None] == batch.segments[:, None, :]
-    return jnp.max(jnp.where(same, batch.positions[:, None, :], 0), axis=2) + 1
-
-
-def rotation_at(
-    architecture: Architecture, positions: Int[Array, "rows length"], lengths: Array | None = None
-) -> tuple[Array, Array] | None:
-    """Cosine and sine for `rotate`; None where positions are not rotary.
-
-    `lengths`, of every slot's text, are read by dynamic scaling alone.
-    """
-    if architecture.positions != "rotary":
-        return None
-    frequencies = jnp.asarray(architecture.rotary, jnp.float32)
-    if architecture.rotary_dynamic:
-        frequencies = frequencies * _slowed(architecture, jnp.asarray(lengths))
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return architecture.rotary_scale * jnp.cos(angles), architecture.rotary_scale * jnp.sin(angles)
-
-
-def _slowed(architecture: Architecture, lengths: Int[Array, "rows length"]) -> Float[Array, "rows length pairs"]:
-    """What dynamic scaling multiplies the frequencies by: 1 in texts up to the length that the model was made for.
-
-    Longer ones raise the base by (1 + factor * (length / made for - 1)) ** (width / (width - 2)). transformers takes
-    the longest text of a batch for all of it, and of all batches before; here every text has its own length.
-    """
-    factor, made_for = architecture.rotary_dynamic
-    stretch = 1 + factor * jnp.maximum(lengths.astype(jnp.float32) / made_for - 1, 0)
-    steps = np.arange(0, architecture.head_width, 2, dtype=np.float32) / np.float32(architecture.head_width - 2)
-    return stretch[..., None] ** -steps
-
-
 def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
     """Rotary positions on [rows, length, ..., width]: feature i is paired with feature i + width / 2.
 
-    Su et al., RoFormer, 2021; the pairing is that of Llama's checkpoints.
+    Where there are angles for the first features only, the others stay. Su et al., RoFormer, 2021; the pairing is that
+    of Llama's checkpoints.
     """
     cosine, sine = (part.reshape(*part.shape[:2], *[1] * (x.ndim - 3), part.shape[-1]) for part in rotation)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    pairs = cosine.shape[-1]
+    wide, rest = x[..., : 2 * pairs].astype(jnp.float32), x[..., 2 * pairs :]
+    first, second = jnp.split(wide, 2, axis=-1)
     turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(x.dtype)
+    turned = turned.astype(x.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
 
 
 def turned(q: Array, k: Array, rotation: tuple[Array, Array] | None) -> tuple[Array, Array]:
@@ -153,18 +110,9 @@ def turned(q: Array, k: Array, rotation: tuple[Array, Array] | None) -> tuple[Ar
     return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
 
-def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "rows 1 length length"]:
-    """True where a query may look at a key: within one text, never at padding, backwards only if causal.
-
-    A padding slot (segment 0) looks at every token of its row, as in transformers: nothing reads it, except the pooled
-    slot of a left-padded text.
-    """
-    query, key = batch.segments[:, :, None], batch.segments[:, None, :]
-    allowed = (key > 0) & ((query == key) | (query == 0))
-    if architecture.causal:
-        slots = jnp.arange(batch.segments.shape[1])
-        allowed = allowed & (slots[:, None] >= slots[None, :])
-    return allowed[:, None]
+def read_stream(p: Params, x: Array, architecture: Architecture) -> Array:
+    """What the input projections of a half read of the residual stream."""
+    return norm(p["norm"], x, architecture) if architecture.norms_input and "norm" in p else x
 
 
 def sublayer_inputs(
@@ -172,8 +120,7 @@ def sublayer_inputs(
 ) -> tuple[Array, ...]:
     """The input projections of one half, from the residual stream: q, k, v or up (and gate); units on axis 2."""
     adapters = adapters or {}
-    if architecture.norm_position == "pre":
-        x = norm(p["norm"], x, architecture)
+    x = read_stream(p, x, architecture)
     inputs = tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
     if "q_norm" not in p:
         return inputs
@@ -200,13 +147,12 @@ def features_of(
     q, k, v = inputs
     q, k = turned(q, k, context.rotation)
     added = None if context.buckets is None else added_scores(p["relative"]["table"], context.buckets)
-    if dropout is not None and q.shape[2]:  # the library's attention does not show its weights
-        scale, mask = attention_scale(architecture), context.mask
-        weights = product("bqgnw,bkgw->bgnqk", q, k, jnp.float32) * scale
-        weights = weights if added is None else weights + added[:, :, None]
-        weights = jax.nn.softmax(jnp.where(mask[:, None], weights, jnp.finfo(weights.dtype).min))
-        return product("bgnqk,bkgw->bqgnw", drop(weights, dropout, 0).astype(q.dtype), v)
-    return attend(q, k, v, context.mask, architecture, added)
+    return attend(q, k, v, context.mask, architecture, added, dropout)
+
+
+def capped(scores: Array, cap: float | None) -> Array:
+    """Scores drawn towards 0, smoothly, so that none is beyond `cap`; as they are without one."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 def attention_scale(architecture: Architecture) -> float:
@@ -214,7 +160,15 @@ def attention_scale(architecture: Architecture) -> float:
     return architecture.head_width**-0.5 if scale is None else scale
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture, added: Array | None = None) -> Array:
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array,
+    architecture: Architecture,
+    added: Array | None = None,
+    dropout: Dropout | None = None,
+) -> Array:
     """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width].
 
     `added` to the scores of every head: [1, heads, length, keys].
@@ -222,6 +176,15 @@ def attend(q: Array, k: Array, v: Array, mask: Array, architecture: Architecture
     rows, length, groups, queries, width = q.shape
     if not groups:  # no heads are left
         return q
+    if (
+        dropout is not None or architecture.score_cap is not None
+    ):  # the library's attention shows no scores, nor weights
+        scores = product("bqgnw,bkgw->bgnqk", q, k, jnp.float32) * attention_scale(architecture)
+        scores = capped(scores, architecture.score_cap)
+        scores = scores if added is None else scores + added[:, :, None]
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min))
+        weights = weights if dropout is None else drop(weights, dropout, 0)
+        return product("bgnqk,bkgw->bqgnw", weights.astype(q.dtype), v)
     flat = q.reshape(rows, length, groups * queries, width)
     mixed = jax.nn.dot_product_attention(flat, k, v, added, mask, scale=attention_scale(architecture))
     return mixed.reshape(q.shape)
@@ -242,6 +205,8 @@ def sublayer_features(
 
 def residual(p: Params, x: Array, update: Array, architecture: Architecture) -> Array:
     """The residual stream after a sublayer that adds `update` to `x`."""
+    if architecture.norms_update:
+        return x + norm(p["update_norm"], update, architecture)
     x = x + update
     return norm(p["norm"], x, architecture) if architecture.norm_position == "post" else x
 

@@ -13,13 +13,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .architecture import HALVES, Architecture
+from .attention_kinds import Mixed
+from .context import Context, layer_contexts
 from .dropout import Dropout, drop, held_back
 from .ends import embed_tokens, head_input
 from .heads import head_of
 from .model import Batch, Params
 from .relative import shared_tables
 from .remat import recomputed
-from .sublayer import Context, context_of, sublayer
+from .sublayer import sublayer
+
+
+class Spread(NamedTuple):
+    """How a forward pass that is trained is spread over devices."""
+
+    parts: int  # devices that share the rows of a batch, each as many, in their order
+    whole: Callable[[Any], Any]  # parameters as every device reads them, from those of which each holds a part
 
 
 class Sites(NamedTuple):
@@ -32,6 +41,7 @@ class Sites(NamedTuple):
     section: (first, last): run sublayers first … last - 1 only, on the residual stream handed to `forward`.
     taps: ask for the residual stream before every sublayer and every sublayer's features.
     dropout: for training; left out, a forward pass is deterministic.
+    spread: of training on several devices. A layer's weights are made whole when it is that layer's turn.
     """
 
     gates: Sequence[Any] | None = None
@@ -39,6 +49,7 @@ class Sites(NamedTuple):
     section: tuple[int, int] | None = None
     taps: bool = False
     dropout: Dropout | None = None
+    spread: Spread | None = None
 
 
 class Outputs(NamedTuple):
@@ -72,14 +83,14 @@ def unstack(tree: Any, count: int) -> list[Any]:
 DEEP = 16  # layers from which on a scan compiles so much faster that a second copy of the weights is worth it
 
 
-def scannable(params: Params) -> Params:
+def scannable(params: Params, architecture: Architecture) -> Params:
     """The same parameters, with the layers of a deep model stacked where all are equal, for `forward` to scan.
 
     To be called outside `jax.jit`: stacking inside a compiled program copies all weights on every call.
     """
     layers = params["layers"]
     shapes = [jax.tree.map(jnp.shape, layer) for layer in layers]
-    if len(layers) < DEEP or any(shape != shapes[0] for shape in shapes):
+    if len(layers) < DEEP or isinstance(architecture.attention, Mixed) or any(shape != shapes[0] for shape in shapes):
         return params
     return {**params, "layers": stack(layers)}
 
@@ -107,34 +118,38 @@ def whole_layer(
 def encode(
     params: Params,
     x: Array,
-    context: Context,
-    architecture: Architecture,
+    contexts: Sequence[tuple[Architecture, Context]],
     sites: Sites = Sites(),
     remat: bool = False,
 ) -> tuple[Array, list[Array], list[Array]]:
     """All layers, written out one by one; scanned where they come stacked (`scannable`), sites stacked like them.
 
-    Returns the last residual stream and, with `sites.taps`, the streams before and the features of every sublayer.
-    `remat` recomputes each layer in the backward pass instead of keeping its activations.
+    `contexts` are those of `layer_contexts`; layers that come stacked are of one kind. Returns the
+    last residual stream and, with `sites.taps`, the streams before and the features of every sublayer. `remat`
+    recomputes each layer in the backward pass instead of keeping its activations.
     """
 
-    def body(x: Array, entry: Any) -> tuple[Array, Any]:
-        dropout = None if sites.dropout is None else sites.dropout._replace(key=held_back(entry[3], x))
-        x, streams, features = whole_layer(entry[0], x, context, architecture, entry[1], entry[2], dropout)
-        return x, (streams, features) if sites.taps else None
+    def step_of(kind: Architecture, context: Context) -> Callable[[Array, Any], tuple[Array, Any]]:
+        def body(x: Array, entry: Any) -> tuple[Array, Any]:
+            dropout = None if sites.dropout is None else sites.dropout._replace(key=held_back(entry[3], x))
+            p = entry[0] if sites.spread is None else sites.spread.whole(entry[0])
+            x, streams, features = whole_layer(p, x, context, kind, entry[1], entry[2], dropout)
+            return x, (streams, features) if sites.taps else None
 
-    layers, depth = params["layers"], len(architecture.layers)
+        return recomputed(body) if remat else body
+
+    layers, depth = params["layers"], len(contexts)
     noise = None if sites.dropout is None else [sites.dropout.at(index).key for index in range(depth)]
-    step = recomputed(body) if remat else body
     if not isinstance(layers, Mapping):
         none = [None] * depth
         seen = []
-        for entry in zip(layers, sites.gates or none, sites.adapters or none, noise or none, strict=True):
-            x, out = step(x, entry)
+        entries = zip(layers, sites.gates or none, sites.adapters or none, noise or none, strict=True)
+        for entry, of_layer in zip(entries, contexts, strict=True):
+            x, out = step_of(*of_layer)(x, entry)
             seen.append(out)
     else:
         x, stacked = jax.lax.scan(
-            step, x, (layers, sites.gates, sites.adapters, None if noise is None else jnp.stack(noise))
+            step_of(*contexts[0]), x, (layers, sites.gates, sites.adapters, None if noise is None else jnp.stack(noise))
         )
         seen = unstack(stacked, depth)
     if not sites.taps:
@@ -158,16 +173,16 @@ def forward(
     sublayers, params = architecture.sublayers(), shared_tables(params, architecture)
     last = len(sublayers)
     first, stop = sites.section or (0, last)
-    context = context_of(architecture, batch)
+    contexts = layer_contexts(architecture, batch)
     outside = None if sites.dropout is None else sites.dropout.at(last)
     if stream is None:
-        looked_up = lambda batch, p: embed_tokens({"embed": p}, batch, architecture)  # noqa: E731
+        looked_up = lambda batch, p: embed_tokens({"embed": p}, batch, architecture, dtype)  # noqa: E731
         x = (recomputed(looked_up) if remat else looked_up)(batch, params["embed"])
         x = drop(x.astype(dtype), outside, 0)
     else:
         x = stream
     if sites.section is None:
-        x, streams, features = encode(params, x, context, architecture, sites, remat)
+        x, streams, features = encode(params, x, contexts, sites, remat)
     else:
         streams, features = [], []
         for at in sublayers[first:stop]:
@@ -175,8 +190,8 @@ def forward(
             adapters = sites.adapters[at.layer] if sites.adapters is not None else {}
             streams.append(x)
             noise = None if sites.dropout is None else sites.dropout.at(at.layer)
-            p = at.of(params["layers"])
-            x, seen = sublayer(at.half, p, x, context, architecture, gates.get(at.half), adapters.get(at.half), noise)
+            p, (kind, context) = at.of(params["layers"]), contexts[at.layer]
+            x, seen = sublayer(at.half, p, x, context, kind, gates.get(at.half), adapters.get(at.half), noise)
             features.append(seen)
     taps = (tuple(streams), tuple(features)) if sites.taps else ((), ())
     if stop < last:

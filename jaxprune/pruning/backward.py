@@ -10,9 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..model.architecture import Architecture
+from ..model.context import context_of
 from ..model.heads import head_of
 from ..model.model import Batch, Params
-from ..model.sublayer import OUTPUT, context_of, features_of, residual, sublayer_inputs
+from ..model.sublayer import OUTPUT, features_of, residual, sublayer_inputs
 from ..model.transformer import apply_head
 from ..runtime.by_sublayer import Trace
 from .gram import add_gram
@@ -127,7 +128,10 @@ def sweep_back(
     # Projections are linear and an identity surrounds the norm of the other position, so that one stored stream serves
     # as the point of both derivatives; the values computed on the way are not used, and never computed.
     _, pull_inputs = jax.vjp(lambda x: sublayer_inputs(half, p, x, architecture), trace.around)
-    _, pull_norm = jax.vjp(lambda x: residual(p, x, jnp.zeros((), x.dtype), architecture), trace.around)
+    if trace.update is None:
+        _, pull_norm = jax.vjp(lambda x: residual(p, x, jnp.zeros((), x.dtype), architecture), trace.around)
+    else:  # a norm of the update alone: the stream passes beside it
+        _, pull_norm = jax.vjp(lambda u: residual(p, jnp.zeros((), u.dtype), u, architecture), trace.update)
     kernel, flat, units = output_kernel(p, half), said.reshape(*said.shape[:2], -1), said.shape[2]
     sensitivity, gates, block = sums
 
@@ -136,10 +140,11 @@ def sweep_back(
         g_features = jnp.einsum("rth,fh->rtf", g, kernel)
         (g_inputs,) = pull_features(g_features.reshape(said.shape))
         (g_through,) = pull_inputs(g_inputs)
+        before = g_through + (g if trace.update is None else cotangent)
         if not gates.shape[0]:
-            return g + g_through, g, None
+            return before, g, None
         per_unit = jnp.sum((flat * g_features).reshape(*flat.shape[:2], units, -1), axis=-1)
-        return g + g_through, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
+        return before, g, segment_sum(per_unit, batch)  # the last: [rows, texts, units]
 
     before, g, of_gates = jax.vmap(one)(cotangents)
     real = batch.real.astype(jnp.float32)

@@ -7,6 +7,7 @@ from ..checks import check_types, is_number, is_whole
 from ..errors import BudgetError
 from ..model.architecture import Architecture
 from .cost import COSTS, Cost, total_cost, unit_costs
+from .cut import heads_stay
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Budget:
 
         Raises `BudgetError` where nothing can be pruned, or where not even the cheapest unit would stay.
         """
+        if not self.keep_heads and (reason := heads_stay(architecture)):
+            raise BudgetError(f"{reason}; remove neurons alone, Budget(uniform=True, keep_heads=True).")
         length = self.length if self.length is not None else length
         total = total_cost(architecture, self.cost, length)
         if total == 0:

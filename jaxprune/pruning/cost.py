@@ -99,13 +99,15 @@ def whole_parameters(architecture: Architecture) -> int:
 def whole_flops(architecture: Architecture, length: int) -> int:
     """`flops` and the matrix products of pooler and task head, for one text of `length` tokens.
 
-    Question answering projects every token, classification one a text. Embeddings are look-ups: no products.
+    Question answering projects every token, classification one a text. Embeddings are look-ups: no products; but the
+    patches of an image are projected.
     """
-    tree = parameter_shapes(architecture)
+    tree, patches = parameter_shapes(architecture), architecture.patches
     tokens = length if head_of(architecture).every_token else 1
     outside = sum(map(_products, (tree[name] for name in ("pooler", "head") if name in tree)))
     outside += math.prod(tree["embed"]["token"]) if LAST_LAYERS[architecture.head].transformed else 0
-    return flops(architecture, length) + 2 * tokens * outside
+    before = 0 if patches is None else patches.count * patches.numbers * architecture.hidden
+    return flops(architecture, length) + 2 * (tokens * outside + before)
 
 
 def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str, float]:

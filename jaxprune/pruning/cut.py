@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from ..errors import SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, UNIT_AXES, Architecture, LayerSizes
 from ..model.attention_kinds import Relative
 from ..model.model import Model, Params
@@ -113,13 +114,28 @@ def put_queries(full: Params, mask: Mask, small: Params) -> Params:
     return map_queries(put, small, full)
 
 
+def heads_stay(architecture: Architecture) -> str | None:
+    """Why no head of a model can leave; None where they can."""
+    if not architecture.whole_query_key_norm:
+        return None
+    return (
+        f"queries and keys of a {architecture.family} model are normed over all heads together, so that none can leave "
+        "without changing the others"
+    )
+
+
 def unit_counts(architecture: Architecture) -> list[int]:
     """Units of every sublayer, bottom up: groups and neurons in turn."""
     return [architecture.layers[at.layer].units[at.half] for at in architecture.sublayers()]
 
 
 def cut_architecture(architecture: Architecture, masks: Sequence[Mask]) -> Architecture:
-    """The architecture that remains; `masks` per sublayer, true keeps."""
+    """The architecture that remains; `masks` per sublayer, true keeps.
+
+    Raises `SettingsError` where heads would go that cannot leave alone.
+    """
+    if not all(mask.all() for mask in architecture.of_half(ATTENTION, masks)) and (reason := heads_stay(architecture)):
+        raise SettingsError(f"{reason}; remove neurons alone.")
     layers, groups = [], []
     for layer, masked in zip(architecture.layers, architecture.by_layer(masks), strict=True):
         heads, neurons = masked[ATTENTION], masked[FEED_FORWARD]

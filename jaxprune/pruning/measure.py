@@ -92,7 +92,7 @@ def measure(
             )
         del outer
         for at, p in devices.sublayers(params["layers"], reversed(addresses)):
-            static = {"half": at.half, "architecture": architecture}
+            static = {"half": at.half, "architecture": architecture.of_layer(at.layer)}
             waiting, total = passed.pop(), devices.everywhere(sums[at.index]) if devices.stream else sums[at.index]
             for place, number in enumerate(group):
                 trace, batch = waiting.pop(0), batches[number]
@@ -189,10 +189,10 @@ def _upwards(
     xs = [programs(start, outer, batch, architecture=architecture) for batch in batches.values()]
     del outer
     for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
-        waiting = []
+        waiting, kind = [], architecture.of_layer(at.layer)
         for place, (number, batch) in enumerate(batches.items()):
             before = xs[place]
-            xs[place], trace = programs(advance, p, before, batch, half=at.half, architecture=architecture)
+            xs[place], trace = programs(advance, p, before, batch, half=at.half, architecture=kind)
             if kept is not None:
                 kept.keep(at.index, number, output_of(xs[place], trace, architecture), devices)
             waiting.append(devices.keep(before) if devices.stream else trace)

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..model.architecture import ATTENTION, Architecture, Sublayer
+from ..model.context import context_of
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import INPUTS, OUTPUT, context_of, norm, project_out, residual, sublayer_features
+from ..model.sublayer import INPUTS, NORMS, OUTPUT, norm, project_out, read_stream, residual, sublayer_features
 from ..runtime.by_sublayer import advance, outer_params, output_of, start
 from ..runtime.programs import Programs
 from .backward import unit_width
@@ -35,11 +36,10 @@ class Streams(NamedTuple):
 
 @partial(jax.jit, static_argnames="architecture", donate_argnames="normal")
 def observe_inputs(
-    around: Params, x_dense: Array, x_pruned: Array, weight: Array, normal: Normal, *, architecture: Architecture
+    norms: Params, x_dense: Array, x_pruned: Array, weight: Array, normal: Normal, *, architecture: Architecture
 ) -> Normal:
-    """Sums for `fit_inputs` of what the input projections read on both streams; `around` is the sublayer's norm."""
-    if architecture.norm_position == "pre":
-        x_dense, x_pruned = norm(around, x_dense, architecture), norm(around, x_pruned, architecture)
+    """Sums for `fit_inputs` of what the input projections read on both streams; `norms` are the sublayer's."""
+    x_dense, x_pruned = (read_stream(norms, x, architecture) for x in (x_dense, x_pruned))
     return accumulate(normal, x_pruned, x_dense, weight)
 
 
@@ -74,22 +74,30 @@ def features_at(
     return features.reshape(*features.shape[:2], -1)
 
 
-@partial(jax.jit, donate_argnames="normal")
-def observe(features: Array, goal: Array, x_pruned: Array, weight: Array, normal: Normal) -> Normal:
-    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm."""
-    return accumulate(normal, features, goal - x_pruned, weight)  # the input's difference included
+@partial(jax.jit, static_argnames="architecture", donate_argnames="normal")
+def observe(
+    features: Array, goal: Array, x_pruned: Array, weight: Array, normal: Normal, *, architecture: Architecture
+) -> Normal:
+    """Sums for fitting the output projection; `goal` is the dense stream after the sublayer, before its norm.
+
+    The input's difference is included. Not where what a sublayer adds is normed on its own: that sum is not linear in
+    the projection, and `goal` is what the dense sublayer gives to its norm.
+    """
+    return accumulate(normal, features, goal if architecture.norms_update else goal - x_pruned, weight)
 
 
 @partial(jax.jit, static_argnames="architecture", donate_argnames="x_pruned")
-def leave(out: Params, around: Params, features: Array, x_pruned: Array, *, architecture: Architecture) -> Array:
-    """The pruned stream after the sublayer: `out` is its output projection, `around` its norm."""
-    return residual({"norm": around}, x_pruned, project_out(out, features), architecture)
+def leave(out: Params, norms: Params, features: Array, x_pruned: Array, *, architecture: Architecture) -> Array:
+    """The pruned stream after the sublayer: `out` is its output projection, `norms` its norms."""
+    return residual(norms, x_pruned, project_out(out, features), architecture)
 
 
 @partial(jax.jit, static_argnames="architecture")
-def settle(around: Params, goal: Array, *, architecture: Architecture) -> Array:
-    """The dense stream after a sublayer whose norm comes last."""
-    return norm(around, goal, architecture)
+def settle(norms: Params, x_dense: Array | None, goal: Array, *, architecture: Architecture) -> Array:
+    """The dense stream after a sublayer whose norm comes last, or that norms what it adds to `x_dense`."""
+    if x_dense is not None:
+        return residual(norms, x_dense, goal, architecture)
+    return norm(norms["norm"], goal, architecture)
 
 
 def fit_outputs(small: Params, normal: Normal, fit: Fit, *, half: str, units: int) -> tuple[Params, Refit]:
@@ -155,7 +163,7 @@ def dense_output(
     programs: Programs,
     kept: KeptPasses,
 ) -> Array:
-    """The dense stream `x` of batch `number` after a sublayer, before its norm: kept, or computed."""
+    """What the dense sublayer makes of batch `number` on its stream `x` (`output_of`): kept, or computed."""
     output = kept.outputs.get((at.index, number))
     if output is None:
         after, trace = programs(advance, p, x, batch, half=at.half, architecture=architecture)
@@ -181,7 +189,7 @@ def follow_sublayer(
     parameters as NumPy arrays in full size, units that go untouched (the cut removes them), and a report of plain
     numbers.
     """
-    devices, half = programs.devices, at.half
+    devices, half, architecture = programs.devices, at.half, architecture.of_layer(at.layer)
     full = whole = devices.read(p)
     if mask.ndim == 2:  # query heads go first; what is left is an attention with fewer of them
         full = take_queries(whole, mask)
@@ -191,13 +199,16 @@ def follow_sublayer(
     report: dict[str, Any] = {"sublayer": at.index, "half": half, "kept": left}
     small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), take_units(half, full, units))
     inputs = fit.kind == "weights" and fit.inputs and at.index > 0  # at the first sublayer the streams are the same
+    norms = {name: leaf for name, leaf in p.items() if name in NORMS}
+    before: list[Any] = [None] * len(batches)  # the dense streams, where they are needed again
     normal = devices.everywhere(empty_normal(*(architecture.hidden, architecture.hidden) if inputs else (0, 0)))
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         both = streams.dense[number], streams.pruned[number]
         goal = dense_output(p, architecture, at, number, both[0], batch, programs, kept)
         if inputs:
             weight = devices.rows(weight)
-            normal = programs(observe_inputs, p["norm"], *both, weight, normal, architecture=architecture)
+            normal = programs(observe_inputs, norms, *both, weight, normal, architecture=architecture)
+        before[number] = both[0] if architecture.norms_update else None
         streams.dense[number] = goal
     if inputs:
         small, solved = fit_inputs(small, devices.read(normal), fit.input_ridge, half=half)
@@ -220,7 +231,8 @@ def follow_sublayer(
         normal = devices.everywhere(empty_normal(len(units) * width, architecture.hidden))
         for number, (goal, x_pruned, weight) in enumerate(zip(*streams, weights, strict=True)):
             features = say(number)
-            normal = programs(observe, features, goal, x_pruned, devices.rows(weight), normal)
+            weight = devices.rows(weight)
+            normal = programs(observe, features, goal, x_pruned, weight, normal, architecture=architecture)
             held[number] = features if kept.features else None
         programs.meter.sample("refit")
         small, solved = fit_outputs(small, devices.read(normal), fit, half=half, units=left)
@@ -234,9 +246,10 @@ def follow_sublayer(
         features = say(number) if held[number] is None else held[number]
         held[number] = None
         x_pruned = streams.pruned[number]
-        streams.pruned[number] = programs(leave, out, p["norm"], features, x_pruned, architecture=architecture)
-        if architecture.norm_position == "post":
-            streams.dense[number] = programs(settle, p["norm"], goal, architecture=architecture)
+        streams.pruned[number] = programs(leave, out, norms, features, x_pruned, architecture=architecture)
+        if architecture.norm_position != "pre":
+            streams.dense[number] = programs(settle, norms, before[number], goal, architecture=architecture)
+            before[number] = None
     return fitted, report
 
 

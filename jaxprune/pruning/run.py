@@ -217,7 +217,7 @@ class Run:
         if self.devices.stream:
             forward = lambda batch: last_stream(self.params, batch, architecture, programs)  # noqa: E731
         else:
-            params = scannable(self.params)
+            params = scannable(self.params, self.model.architecture)
             whole = whole_pass(architecture)
             forward = lambda batch: programs(whole, params, batch, architecture=architecture)  # noqa: E731
         seconds = []

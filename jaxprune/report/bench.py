@@ -20,6 +20,7 @@ from ..exports.onnx_graph import graph_of
 from ..model import Batch, Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
+from ..model.padded import image_batch
 from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
@@ -237,8 +238,15 @@ def generation_bench(
 
 def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0) -> Batch:
     """One text of random tokens a row, no padding."""
-    bounded = architecture.positions == "learned" or architecture.window is not None
-    if bounded and length > architecture.max_positions:
+    if architecture.patches is not None:
+        p = architecture.patches
+        if length != p.tokens:
+            raise SettingsError(
+                f"images are {p.tokens} tokens to the model, and length is {length}; ask for {p.tokens}."
+            )
+        pixels = np.random.RandomState(seed).normal(size=(rows, p.channels, p.height, p.width))
+        return image_batch(architecture, pixels)
+    if architecture.positions == "learned" and length > architecture.max_positions:
         raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
     whole = np.ones((rows, length), np.int32)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from ..checks import checked
 from ..doubts import tell
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import method_of
@@ -52,6 +52,8 @@ def plan(
     predicted for K-prune on one device that holds the weights, else None. The rest is arithmetic. `assumptions` says in
     words what the estimates rest on, `warnings` what is doubtful. Raises `BudgetError`, `DataError`.
     """
+    if model.architecture.patches is not None:
+        raise SettingsError("plan forecasts runs on texts, and the model reads images; prune it, which takes minutes.")
     model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
     architecture, chosen = model.architecture, method_of(method)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..model.architecture import Architecture
+from ..model.context import context_of
 from ..model.ends import embed_tokens
 from ..model.heads import head_of
 from ..model.model import Batch, Params
-from ..model.sublayer import OUTPUT, context_of, features_of, project_out, residual, sublayer_inputs
+from ..model.sublayer import OUTPUT, features_of, project_out, residual, sublayer_inputs
 from ..model.transformer import apply_head
 from .programs import Programs
 
@@ -30,7 +31,8 @@ class Trace(NamedTuple):
     """What the way back needs of a sublayer, instead of computing it again."""
 
     inputs: tuple[Array, ...]  # its input projections
-    around: Float[Array, "rows length hidden"]  # what its norm reads: the stream before it (pre) or after it (post)
+    around: Float[Array, "rows length hidden"]  # the stream before it; or, where its norm comes last, what that reads
+    update: Array | None = None  # what it adds to the stream, where that is normed on its own: before that norm
 
 
 @partial(jax.jit, static_argnames=("half", "architecture"))
@@ -39,11 +41,18 @@ def advance(p: Params, x: Array, batch: Batch, *, half: str, architecture: Archi
     inputs = sublayer_inputs(half, p, x, architecture)
     features = features_of(half, p, inputs, context_of(architecture, batch), architecture)
     update = project_out(p[OUTPUT[half]], features)
-    return residual(p, x, update, architecture), Trace(inputs, x if architecture.norm_position == "pre" else x + update)
+    around = x + update if architecture.norm_position == "post" else x
+    trace = Trace(inputs, around, update if architecture.norms_update else None)
+    return residual(p, x, update, architecture), trace
 
 
 def output_of(after: Array, trace: Trace, architecture: Architecture) -> Array:
-    """The stream plus a sublayer's update, before any norm, from what `advance` gave."""
+    """What a fit of the output projection aims at, from what `advance` gave, before any norm.
+
+    The stream plus the sublayer's update; the update alone, where that is normed before it is added.
+    """
+    if trace.update is not None:
+        return trace.update
     return after if architecture.norm_position == "pre" else trace.around
 
 
@@ -67,7 +76,7 @@ def streams(
     here: Any = x
     yield here
     for at, p in programs.devices.sublayers(params["layers"], architecture.sublayers()[first:]):
-        here = programs(advance, p, here, batch, half=at.half, architecture=architecture)[0]
+        here = programs(advance, p, here, batch, half=at.half, architecture=architecture.of_layer(at.layer))[0]
         yield here
 
 
@@ -110,6 +119,7 @@ def last_streams(
         xs = [programs(start, outer, batch, architecture=architecture) for batch in group]
         del outer
         for at, p in devices.sublayers(params["layers"], architecture.sublayers()):
+            kind = architecture.of_layer(at.layer)
             for place, batch in enumerate(group):
-                xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=architecture)[0]
+                xs[place] = programs(advance, p, xs[place], batch, half=at.half, architecture=kind)[0]
         yield group, devices.fetch(outer_params(params)), xs

@@ -15,21 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ..checks import checked
 from ..errors import NumericalError, SettingsError
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture
+from ..model.context import Context, for_layers, layer_contexts, reach, rotation_at
 from ..model.ends import embed_tokens, head_input
 from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import (
-    OUTPUT,
-    Context,
-    attend,
-    context_of,
-    project_out,
-    residual,
-    rotation_at,
-    sublayer,
-    sublayer_inputs,
-    turned,
-)
+from ..model.sublayer import OUTPUT, attend, project_out, residual, sublayer, sublayer_inputs, turned
 from .programs import Programs
 from .prompts import check_prompts, left_padded, prompt_rows, rounded_up
 from .sampling import Odds, Sampling, draw
@@ -182,16 +172,20 @@ def continue_rows(
         slot = width + state.step - 1
         positions = (lengths + state.step - 1)[:, None]
         slots = jnp.arange(width + room)
-        mask = (slots >= padding[:, None]) & (slots <= slot)
-        context = Context(mask[:, None, None], rotation_at(architecture, positions, positions + 1))
+
+        def context_at(kind: Architecture) -> Context:
+            mask = (slots >= padding[:, None]) & reach(kind, slot, slots)
+            return Context(mask[:, None, None], rotation_at(kind, positions, positions + 1))
+
+        contexts = for_layers(architecture, context_at)
         batch = _batch(state.token[:, None], positions, jnp.ones_like(positions))
-        logits, caches = read(params, batch, context, state.caches, slot, architecture, dtype)
+        logits, caches = read(params, batch, contexts, state.caches, slot, architecture, dtype)
         return say(state._replace(caches=caches), logits)
 
     slots = jnp.arange(width)[None]
     positions = jnp.maximum(slots - padding[:, None], 0)
     batch = _batch(jnp.asarray(ids), positions, (slots >= padding[:, None]).astype(jnp.int32))
-    logits, caches = read(params, batch, context_of(architecture, batch), None, 0, architecture, dtype)
+    logits, caches = read(params, batch, layer_contexts(architecture, batch), None, 0, architecture, dtype)
     start = Decoding(
         step=jnp.int32(0),
         said=jnp.full((rows, room), architecture.pad_id, jnp.int32),
@@ -226,7 +220,7 @@ def ready(params: Params, architecture: Architecture, dtype: Any) -> Params:
 def read(
     params: Params,
     batch: Batch,
-    context: Context,
+    contexts: Sequence[tuple[Architecture, Context]],
     caches: Sequence[Cache] | None,
     first: Any,
     architecture: Architecture,
@@ -234,13 +228,13 @@ def read(
 ) -> tuple[Float[Array, "rows vocab"], list[Cache]]:
     """Take in tokens at slots `first`, `first` + 1, …: the logits after the last one, and the caches with them.
 
-    Without caches the tokens see one another only, and the caches are theirs.
+    Without caches the tokens see one another only, and the caches are theirs. `contexts` has an entry for every layer.
     """
-    x, kept = embed_tokens(params, batch, architecture).astype(dtype), []
+    x, kept = embed_tokens(params, batch, architecture, dtype).astype(dtype), []
     for index, p in enumerate(params["layers"]):
-        cache = None if caches is None else caches[index]
-        x, cache = attention_step(p[ATTENTION], x, context, cache, first, architecture)
-        x, _ = sublayer(FEED_FORWARD, p[FEED_FORWARD], x, context, architecture)
+        cache, (kind, context) = None if caches is None else caches[index], contexts[index]
+        x, cache = attention_step(p[ATTENTION], x, context, cache, first, kind)
+        x, _ = sublayer(FEED_FORWARD, p[FEED_FORWARD], x, context, kind)
         kept.append(cache)
     last = head_input(params, x[:, -1:], architecture)
     head = {"embed": {"token": params["head_table"]}} if architecture.tied else params

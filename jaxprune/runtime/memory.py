@@ -87,10 +87,11 @@ class PeakMeter:
 
     samples: dict[str, int] = field(default_factory=dict)  # name of the point -> most live bytes seen there
     temp: int = 0  # bytes of temporaries of the largest program registered
+    device: Any = None  # the one that is measured; None: all of this process
 
     def sample(self, name: str) -> int:
         """Count live bytes now, under `name`; a point passed several times keeps its largest count."""
-        now = live_bytes()
+        now = live_bytes(self.device)
         self.samples[name] = max(now, self.samples.get(name, 0))
         return now
 

@@ -68,7 +68,7 @@ def finish_scores(params: Params, x: Array, asked: Asked, *, architecture: Archi
 
 def on_device(model: Model, programs: Programs) -> Params:
     """The weights as `scores_of` reads them: where they are, while they are streamed; else on the device, once."""
-    return model.params if programs.devices.stream else jax.device_put(scannable(model.params))
+    return model.params if programs.devices.stream else jax.device_put(scannable(model.params, model.architecture))
 
 
 def scores_of(

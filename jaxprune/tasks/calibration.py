@@ -14,6 +14,7 @@ from ..checks import check_seed, check_types, checked
 from ..errors import DataError
 from .example import MAX_LENGTH, Example, Kind, length_fields
 from .jsonl import iter_texts
+from .picture import pictures, shared_pictures
 from .running_text import RunningText, check_window, chunks_of, text_of
 from .token_arrays import token_texts
 
@@ -116,6 +117,15 @@ class Calibration:
 
     @staticmethod
     @checked
+    def of_images(images: Any, *, source: str = "given images") -> "Calibration":
+        """Calibrate a model of images on any: a list of files' names, images of Pillow or arrays, or one array of
+        several, [images, height, width] or with channels, pixels from 0 to 255. Raises `DataError`.
+        """
+        examples = tuple(Example("", None, None, image=image) for image in pictures(images))
+        return Calibration(examples, source, warnings=few_texts(len(examples), "images"))
+
+    @staticmethod
+    @checked
     def of_running_text(path: str | Path, count: int = 16, seed: int = 0, *, length: int = 512) -> "Calibration":
         """Calibrate a language model on `count` windows of `length` tokens of a file, drawn with `seed`.
 
@@ -153,15 +163,17 @@ def _drawn_texts(path: Path, count: int | None, seed: int) -> tuple[int, list[in
     return there, rows, [drawn[row] for row in rows]
 
 
-def few_texts(count: int) -> tuple[str, ...]:
-    """A warning where calibration texts are few."""
+def few_texts(count: int, what: str = "texts") -> tuple[str, ...]:
+    """A warning where calibration texts, or `what` they are called, are few."""
     if count >= FEW:
         return ()
-    return (f"only {count} calibration texts: scores and refits will be noisy; 512 is a good number.",)
+    return (f"only {count} calibration {what}: scores and refits will be noisy; 512 is a good number.",)
 
 
 def _written(example: Example) -> str:
     """What an example says, as JSON."""
+    if example.image is not None:
+        return json.dumps(["image", example.image.hash])
     if example.chat is None:
         return json.dumps([example.text, example.pair], ensure_ascii=False)
     return json.dumps(example.chat[1:], ensure_ascii=False)  # but where it stands
@@ -169,6 +181,12 @@ def _written(example: Example) -> str:
 
 def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
     """A warning where calibration texts are among those that are scored."""
+    ours, others = ([entry.image for entry in side if entry.image is not None] for side in (examples, scored))
+    if ours:
+        shared = shared_pictures(ours, others)
+        if not shared:
+            return ()
+        return (f"{shared} of {len(ours)} calibration images are evaluation images too: the score will flatter.",)
 
     def key(example: Example) -> int:  # a number takes less room than a text
         said = (example.text, example.pair or "") if example.chat is None else (_written(example),)

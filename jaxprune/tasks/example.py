@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from .picture import Picture as Picture
 
 Kind = Literal[
     "single_label",
@@ -81,7 +82,7 @@ class Conversation(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A text, or a pair of texts, and its label.
+    """A text, or a pair of texts, or an image, and its label.
 
     A class index, a number (regression, similarity), the indices of the classes that hold (multi-label), or `Answers`,
     where the text is the question and the pair its context; or `Tags`, of a query `Relevant`, of two texts that belong
@@ -93,6 +94,7 @@ class Example(NamedTuple):
     label: Label | None
     tokens: TokenIds | None = None  # where the text is token ids already; `text` is empty then
     chat: Conversation | None = None  # where it is one; `text` is empty then
+    image: Picture | None = None  # where it is one; `text` is empty then
 
 
 def length_fields(asked: int | None, default: int = MAX_LENGTH) -> dict[str, Any]:

@@ -86,6 +86,12 @@ class Task:
         given = next((texts for texts in self._splits.values() if isinstance(texts, tuple) and texts), ())
         return bool(given) and given[0].tokens is not None
 
+    @property
+    def is_images(self) -> bool:
+        """Whether its examples are images (`tasks.images`)."""
+        given = next((texts for texts in self._splits.values() if isinstance(texts, tuple) and texts), ())
+        return bool(given) and given[0].image is not None
+
     def is_labelled(self, name: str) -> bool:
         """Whether a split is there with labels, if not for every text; a language model's texts need none."""
         examples = self._splits.get(name, ())
@@ -122,7 +128,8 @@ class Task:
             ids, types = tuple(row.ids for row in rows), tuple(row.types for row in rows)
             source, longest = f"{self.source} (train)", max(map(len, ids))
             return Calibration((), source, seed, longest, self.kind, few_texts(count), ids=ids, types=types)
-        warnings = few_texts(count) + overlap(examples, self.validation)
+        what = "texts" if examples[0].image is None else "images"
+        warnings = few_texts(count, what) + overlap(examples, self.validation)
         return Calibration(
             examples, f"{self.source} (train)", seed, self.max_length, self.kind, warnings,
             strict_length=self.strict_length,

@@ -1,4 +1,4 @@
-"""Who reads a task's texts: its model's tokenizer, or nobody where they are token ids already."""
+"""Who reads a task's texts or images: what lies beside its model, or nobody where they are token ids already."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from ..errors import DataError
 from ..model import Model
 from ..tasks.example import Example
 from ..tasks.task import Task
+from .image_reader import ImageReader
 from .tokenizer import Encoded, Tokenizer
 
 
@@ -27,11 +28,14 @@ class GivenIds:
         return iter(self.encode(examples, 0).ids)
 
 
-def reader_of(model: Model, task: Task, tokenizer: Any = None) -> Tokenizer | GivenIds:
+def reader_of(model: Model, task: Task, tokenizer: Any = None) -> Tokenizer | GivenIds | ImageReader:
     """Who reads the task's texts for `model`: `tokenizer` in place of the model's own, where that is handed in.
 
-    Raises `DataError` where one is and the texts are token ids, `CheckpointError` where there is none for texts.
+    Raises `DataError` where one is and the texts are token ids, `CheckpointError` where there is none for texts, or
+    for images no settings.
     """
+    if task.is_images:
+        return ImageReader.of(model.with_tokenizer(tokenizer))
     if not task.is_token_ids:
         return Tokenizer.of(model.with_tokenizer(tokenizer))
     if tokenizer is not None:

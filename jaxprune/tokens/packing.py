@@ -39,7 +39,7 @@ def pack(
     for a text that has no tokens or does not fit.
     """
     lengths = encoded.lengths
-    length = row_length(lengths, length)
+    length = row_length(lengths, encoded.slots if length is None else length)
     check_encoded(encoded, lengths, length, architecture)
     texts = np.arange(len(lengths))
     parts = [texts] if group is None else [texts[at : at + group] for at in range(0, len(texts), group)]
@@ -67,8 +67,8 @@ def with_empty_rows(batch: Batch, multiple: int) -> Batch:
     missing = -len(batch.ids) % multiple
     if not missing:
         return batch
-    filled = [np.pad(leaf, [(0, missing), (0, 0)]) for leaf in batch[:-1]]
-    return Batch(*filled, np.pad(batch.index, [(0, missing), (0, 0)], constant_values=-1))  # type: ignore[arg-type]
+    filled = jax.tree.map(lambda leaf: np.pad(leaf, [(0, missing), *[(0, 0)] * (leaf.ndim - 1)]), batch)
+    return filled._replace(index=np.pad(batch.index, [(0, missing), (0, 0)], constant_values=-1))
 
 
 def batch_tokens() -> int:
@@ -128,6 +128,9 @@ def check_encoded(encoded: Encoded, lengths: np.ndarray, length: int, architectu
     longest, text = int(lengths.max()), int(lengths.argmax())
     if longest > length:
         raise DataError(f"text {text} has {longest} tokens, a row {length}; raise length or truncate.")
+    if (encoded.patches is None) != (architecture.patches is None):
+        given, reads = ("texts", "images") if encoded.patches is None else ("images", "texts")
+        raise DataError(f"these are {given}, and the model reads {reads}; take a model that reads {given}.")
     if architecture.positions != "none" and longest > architecture.max_positions:
         raise DataError(f"text {text} has {longest} tokens, more than the model's {architecture.limit}; truncate.")
     least, most = _extremes(encoded.ids)
@@ -192,6 +195,8 @@ def batch_of(
     ids = np.full((count, length), architecture.pad_id, np.int32)
     segments, positions, types = (np.zeros((count, length), np.int32) for _ in range(3))
     index = np.full((count, places), -1, np.int32)
+    numbers = None if architecture.patches is None else architecture.patches.numbers
+    patches = None if numbers is None else np.zeros((count, length, numbers), np.float32)
     for row, texts in enumerate(rows):
         start = 0
         for place, text in enumerate(texts):
@@ -203,9 +208,11 @@ def batch_of(
             if architecture.token_types > 1:
                 types[row, start:stop] = encoded.types[text]
             index[row, place] = text
+            if patches is not None and encoded.patches is not None:
+                patches[row, start:stop] = encoded.patches[text]
             start = stop
     pool = pool_slots(architecture, ids, segments, places)
     if encoded.unpooled:
         last = pool_slots(replace(architecture, pool="last", pool_pad=None), ids, segments, places)
         pool = np.minimum(pool + encoded.unpooled, last)
-    return Batch(ids, segments, positions, types, pool, index)  # type: ignore[arg-type]
+    return Batch(ids, segments, positions, types, pool, index, patches)  # type: ignore[arg-type]

@@ -34,13 +34,22 @@ class Encoded:
     row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
     unpooled: int = 0  # tokens at the beginning of every text that are no part of its vector: those of a prompt
     together: int = 1  # so many texts, one after another, belong to one example, and share a row of a batch in training
+    patches: Sequence[np.ndarray] | None = None  # of images, [tokens, numbers] each; images are all of one length
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def picked(self, rows: Sequence[int] | np.ndarray) -> "Encoded":
         """The texts of these numbers, in this order."""
-        return replace(self, ids=[self.ids[row] for row in rows], types=[self.types[row] for row in rows])
+        patches = None if self.patches is None else [self.patches[row] for row in rows]
+        return replace(
+            self, ids=[self.ids[row] for row in rows], types=[self.types[row] for row in rows], patches=patches
+        )
+
+    @property
+    def slots(self) -> int | None:
+        """Of a row of images, which holds one, exactly; None: of texts."""
+        return None if self.patches is None or not len(self.ids) else len(self.ids[0])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -86,6 +95,8 @@ class Tokenizer:
         """
         if not isinstance(source, Model):
             return Tokenizer(_ready(read_tokenizer(source)))
+        if source.architecture.patches is not None:
+            raise DataError("these are texts, and the model reads images; give images, or take a model of texts.")
         a, read = source.architecture, _ready(tokenizer_of(source))
         tokenizer = Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
         return tokenizer if a.embedding is None else tokenizer._for_vectors(a.embedding)

@@ -19,6 +19,7 @@ from ..tasks.kinds import KINDS
 from ..tasks.running_text import characters_of, chunks_of
 from .conversations import read_conversations
 from .cut_texts import cut_texts
+from .image_reader import ImageReader
 from .masking import reads_masks, with_masks
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
 from .tokenizer import Encoded, Tokenizer
@@ -64,6 +65,9 @@ def encoded_for(
     if calibration.ids:
         ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
         return Encoded(ids, types), ()
+    if calibration.windows is None and calibration.examples[0].image is not None:
+        reader = ImageReader.of(model)
+        return reader.encode(calibration.examples), reader.doubts(calibration.examples)
     tokenizer = Tokenizer.of(model)
     if calibration.kind is not None and KINDS[calibration.kind].pairs_too and model.architecture.labels:
         raise DataError(

@@ -257,6 +257,30 @@ PUBLISHED = {
     },
 }
 
+PUBLISHED |= {
+    "gemma2": {
+        "attn_logit_softcapping": 50.0,
+        "cache_implementation": "hybrid",
+        "final_logit_softcapping": 30.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+    },
+    "gemma3_text": {
+        "attn_logit_softcapping": None,
+        "cache_implementation": "hybrid",
+        "final_logit_softcapping": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rope_local_base_freq": 10000,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    },
+}
+
 
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_keys_of_well_known_checkpoints_pass(family):
@@ -432,6 +456,7 @@ def test_every_row_of_the_table_is_consistent():
         assert set(family.heads) in (
             {"classification", "token_classification", "question_answering", "masked_lm"},
             {"causal_lm", "classification"},
+            {"classification"},  # of images
         )
         settings = json.loads(json.dumps(tiny.config(name)))
         task = declared_head(family, settings, "here")

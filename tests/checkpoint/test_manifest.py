@@ -11,7 +11,7 @@ from jaxprune.checkpoint import read_manifest, save
 from jaxprune.checkpoint.manifest import FORMAT_VERSION, architecture_of, load_own, manifest_of, manifest_text
 from jaxprune.errors import CheckpointError, NumericalError
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, logits, parameter_shapes
-from jaxprune.model.attention_kinds import Full, Window
+from jaxprune.model.attention_kinds import Full, LayerKind, Window, by_layer
 
 RAGGED = Architecture(
     family="bert",
@@ -185,6 +185,21 @@ def test_an_architecture_that_makes_no_sense_is_named(saved, changes, message):
     edit(saved, architecture={**read_manifest(saved)["architecture"], **changes})
     with pytest.raises(CheckpointError, match=message):
         load_own(saved)
+
+
+def test_layers_of_several_kinds_are_read_as_they_were(saved):
+    kinds = LayerKind(), LayerKind(attention=Window(size=3), rotary=(1.0, 0.5)), LayerKind(rotary=())
+    mixed = replace(RAGGED, attention=by_layer(kinds))
+    entry = json.loads(json.dumps(manifest_of(random_model(mixed))["architecture"]))
+    assert architecture_of(entry) == mixed
+    entry["attention"]["kinds"][1]["attention"] = {"kind": "sparse"}
+    with pytest.raises(
+        CheckpointError, match=r"kinds.attention is .*sparse.*, expected an object whose kind is one of"
+    ):
+        architecture_of(entry)
+    entry["attention"] |= {"kinds": entry["attention"]["kinds"][:1], "layers": [0, 1, 0]}
+    with pytest.raises(CheckpointError, match=r"mixed attention has 1 kinds and layers of kind \[0, 1, 0\], expected"):
+        architecture_of(entry)
 
 
 @pytest.mark.parametrize(("window", "attention"), [(None, Full()), (8, Window(size=8))])

@@ -7,7 +7,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import load
-from jaxprune.errors import CheckpointError, DataError
+from jaxprune.errors import CheckpointError
+from jaxprune.model.attention_kinds import Full, Window
 from tests.helpers import tiny
 
 POSITIONS = 20  # of a tiny model, before any stretching
@@ -112,35 +113,44 @@ def test_dynamic_scaling_leaves_short_texts_alone_whatever_lies_beside_them(tmp_
 # --- sliding windows
 
 
-def test_a_window_as_long_as_the_texts_changes_nothing(tmp_path):
-    model, open_one = (loaded(tmp_path / str(size), "mistral", sliding_window=size) for size in (8, None))
-    ids = np.arange(16).reshape(2, 8)
-    np.testing.assert_array_equal(jp.logits(model, ids), jp.logits(open_one, ids))
-    with pytest.raises(DataError, match=r"9 tokens do not fit the model's sliding window of 8 tokens .*not supported"):
-        jp.logits(model, np.zeros((1, 9), int))
-    assert jp.logits(open_one, np.zeros((1, 9), int)).shape == (1, 9, 30)
+def test_a_window_is_how_far_tokens_see(tmp_path):
+    one = {"num_hidden_layers": 1}
+    model, open_one = (loaded(tmp_path / str(size), "mistral", sliding_window=size, **one) for size in (8, None))
+    ids = np.arange(24).reshape(2, 12)
+    here, there = jp.logits(model, ids), jp.logits(open_one, ids)
+    np.testing.assert_array_equal(here[:, :8], there[:, :8])
+    assert np.abs(here[:, 8:] - there[:, 8:]).max(axis=-1).min() > 1e-3
+    ids[:, 3] = 29  # which the tokens from slot 11 on do not see
+    changed = np.abs(jp.logits(model, ids) - here).max(axis=(0, 2)) > 1e-3
+    assert changed.tolist() == [False] * 3 + [True] * 8 + [False]
 
 
 QWEN = {"use_sliding_window": True, "sliding_window": 8}
 
 
 @pytest.mark.parametrize(
-    "family, changes, window",
+    "family, changes, windows",
     [
-        ("mistral", {"max_position_embeddings": 9000}, 4096),  # where the file is silent transformers takes 4,096
-        ("mistral", {"sliding_window": 20}, None),
-        ("qwen2", {"sliding_window": 8}, None),  # switched off
-        ("qwen2", QWEN, None),  # only from layer 28 on
-        ("qwen2", {**QWEN, "max_window_layers": 2}, None),
-        ("qwen2", {**QWEN, "max_window_layers": 1}, 8),
-        ("qwen3", {**QWEN, "layer_types": ["full_attention", "sliding_attention"]}, 8),
-        ("qwen3", {**QWEN, "max_window_layers": 0, "layer_types": ["full_attention"] * 2}, None),
-        ("llama", {"sliding_window": 8}, None),  # which Llama does not read
+        ("mistral", {"max_position_embeddings": 9000}, [4096] * 2),  # where the file is silent transformers takes 4,096
+        ("mistral", {"sliding_window": 20}, [None] * 2),
+        ("mistral", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2}, [8, 8]),
+        ("qwen2", {"sliding_window": 8}, [None] * 2),  # switched off
+        ("qwen2", QWEN, [None] * 2),  # only from layer 28 on
+        ("qwen2", {**QWEN, "max_window_layers": 2}, [None] * 2),
+        ("qwen2", {**QWEN, "max_window_layers": 1}, [None, 8]),
+        ("qwen3", {**QWEN, "layer_types": ["sliding_attention", "full_attention"]}, [8, None]),
+        ("qwen3", {**QWEN, "max_window_layers": 0, "layer_types": ["full_attention"] * 2}, [None] * 2),
+        ("llama", {"sliding_window": 8}, [None] * 2),  # which Llama does not read
+        ("gemma2", {"num_hidden_layers": 3}, [4, None, 4]),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, [None, 4]),
     ],
 )
-def test_where_attention_has_a_window(family, changes, window):
+def test_where_attention_has_a_window(family, changes, windows):
     a = tiny.architecture(tiny.config(family, **changes))
-    assert a.window == window and a.max_positions == (window or changes.get("max_position_embeddings", POSITIONS))
+    kinds = [a.of_layer(layer).attention for layer in range(len(windows))]
+    assert kinds == [Full() if size is None else Window(size=size) for size in windows]
+    assert a.max_positions == changes.get("max_position_embeddings", POSITIONS)
+    assert (a.attention == kinds[0]) == (len(set(kinds)) == 1)  # one kind for all layers is said plainly
 
 
 @pytest.mark.parametrize(
@@ -151,6 +161,12 @@ def test_where_attention_has_a_window(family, changes, window):
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "names sliding layers, but sliding_window is off"),
         ("qwen2", {"layer_types": "full_attention"}, "layer_types names other layers"),
         ("mistral", {"sliding_window": "8"}, "sliding_window is '8', expected an integer of at least 1"),
+        (
+            "mistral",  # of which transformers passes over layer_types
+            {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types names other layers than sliding_attention",
+        ),
+        ("qwen2", {**QWEN, "layer_types": ["full_attention"]}, "layer_types names 1 layers, and the model has 2"),
     ],
 )
 def test_windows_that_make_no_sense(family, changes, message):

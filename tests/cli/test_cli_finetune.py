@@ -27,7 +27,7 @@ def words(inputs, method, out, *more):
 @pytest.mark.parametrize(
     "method, more",
     [
-        ("full", ()),
+        ("full", ("--mesh", "data=1", "--shard", "weights")),
         ("lora", ("--rank", 2)),
         (
             "prune-lora",
@@ -78,6 +78,8 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
         ("full", ("--adapter-out", "a"), "--adapter-out needs adapters"),
         ("lora", ("--adapter-out", "{tmp}/out/adapter"), "must lie apart"),
         ("lora", ("--adapter-out", "{tmp}/out"), "must lie apart"),
+        ("full", ("--shard", "weights"), "shard (weights) has no effect without a mesh"),
+        ("full", ("--mesh", "data=4096"), "--mesh data=4096 needs 4096 devices, there are"),
         ("full", ("--epochs", 0), "epochs must be at least 1, got 0."),
         ("full", ("--distill", 0.5), "distillation needs a teacher"),
         ("prune-lora", ("--remove-heads", 40), "--remove-heads must lie in [0, 1], got 40.0."),

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from jaxprune.assets import demo_data_path
 from tests.cli.conftest import write_data, write_model
 from tests.finetuning.conftest import WORDS
-from tests.helpers import tiny
+from tests.helpers import images, tiny
 from tests.helpers.chat import chat_model
 from tests.helpers.decoders import language_model
 from tests.helpers.sentences import write_folder
@@ -51,6 +51,8 @@ def write_inputs(root: Path) -> Path:
     of_another_family(root / "my-own-family")
     write_folder(root / "my-embedding-model")
     masked_model(root / "my-masked-model")
+    images.write_model(root / "my-vit")
+    images.write_npz(root / "my-images.npz", 96)
     random = np.random.RandomState(0)
     text = "\n".join(" ".join(random.choice(WORDS, 12)) for _ in range(200))
     for name in ("test.txt", "c4.txt"):

@@ -32,6 +32,8 @@ EVEN = ([0, 2], [1, 7, 8], [1, 2], [0, 3, 4])
 FEWER_NEURONS = ([0, 1, 2], [1, 7, 8], [0, 1, 2], [0, 3, 4])
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
 
+WHOLE = {"partial_rotary_factor": 1.0, "sliding_window": None}
+
 
 def model_of(family, kept=None, biases: Any = False, **changes: Any) -> Any:
     """A tiny random model with a record of its checkpoint, cut to the units that are `kept`."""
@@ -67,6 +69,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, bool, str]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}, UNEVEN, False, "deci"),
     "mistral": ("mistral", GROUPED, None, False, "llama"),
     "mistral, uneven": ("mistral", GROUPED, UNEVEN, True, "deci"),
+    "phi3": ("phi3", GROUPED | WHOLE, None, False, "llama"),
+    "phi3, uneven": ("phi3", GROUPED | WHOLE, UNEVEN, False, "deci"),
     "qwen2": ("qwen2", GROUPED, FEWER_NEURONS, False, "qwen2"),
     "qwen2, fewer heads": ("qwen2", GROUPED, EVEN, False, "llama"),
     "qwen2, output biases": ("qwen2", {}, FEWER_NEURONS, True, "llama"),
@@ -168,6 +172,22 @@ def test_every_parameter_is_in_the_file(tmp_path):
         assert sum(float((tensor.astype(np.float64) ** 2).sum()) for tensor in file.tensors.values()) == pytest.approx(
             total, rel=1e-6
         )
+
+
+def test_a_window_bounds_the_files_context(tmp_path):
+    """llama.cpp's architectures for these families see all tokens."""
+    settings = {"use_sliding_window": True, "sliding_window": 13, "max_window_layers": 1}
+    model = model_of("qwen2", **GROUPED, **settings)
+    written, file = exported(model, tmp_path / "out")
+    assert file.keys["qwen2.context_length"] == 13 < model.architecture.max_positions
+    assert any("context is 13 tokens, the model's sliding window" in entry for entry in written.warnings)
+    assert_same_logits(model, file)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text", "smollm3", "olmo2", "phi3"])
+def test_what_no_architecture_in_the_table_computes_is_refused(tmp_path, family):
+    with pytest.raises(CheckpointError, match=f"no architecture that computes what this {family} model"):
+        exported(model_of(family), tmp_path / "out")
 
 
 # --- rotary scalings

@@ -1,5 +1,6 @@
 import errno
 import os
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +9,9 @@ from safetensors.numpy import load_file
 
 import jaxprune as jp
 from jaxprune.checkpoint import load, save, write
-from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import logits
+from jaxprune.model.attention_kinds import Window
 from jaxprune.pruning.cut import cut, map_units, take_units
 from tests.helpers import tiny
 from tests.helpers.exports import (
@@ -25,6 +26,7 @@ from tests.helpers.exports import (
     pruned,
     with_output_biases,
 )
+from tests.helpers.tiny import TEXT_FAMILIES as FAMILIES
 
 # --- uniform models
 
@@ -52,6 +54,15 @@ def test_a_uniform_model_comes_back_the_same(tmp_path, family):
         "merges.txt",
         "model.safetensors",
     ]
+
+
+def test_a_folder_that_was_read_up_to_a_window_only(tmp_path):
+    """As earlier releases did: the same weights, and config.json is its source's."""
+    settings = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    model = dense(tmp_path, "qwen2", **settings)
+    earlier = replace(model.architecture, attention=Window(size=8), max_positions=8)
+    jp.export(model.replace(architecture=earlier), tmp_path / "out")
+    assert_same(load(tmp_path / "out"), model)
 
 
 @pytest.mark.parametrize("family", ("bert", "gpt2", "llama"))

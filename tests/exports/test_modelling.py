@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 import jaxprune as jp
 from jaxprune.checkpoint import load, write
-from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.uneven import MODELLING
 from jaxprune.errors import CheckpointError, OutputError
 from jaxprune.exports.modelling import modelling_text
@@ -29,11 +28,28 @@ from tests.helpers.exports import (
     pruned,
     with_output_biases,
 )
+from tests.helpers.tiny import TEXT_FAMILIES as FAMILIES
 
 KEPT = ([0, 2], [1, 7], [1], [0, 3, 9])
 
 
-BY_SHAPE = [family for family in FAMILIES if family != "mpnet"]  # whose layers share a table of scores by distance
+# Of the others layers share a table of scores by distance, a norm of all heads, or config.json's number of heads.
+BY_SHAPE = [family for family in FAMILIES if family not in ("mpnet", "olmo2", "phi3")]
+
+
+@pytest.mark.parametrize("family", ["olmo2", "phi3"])
+def test_layers_with_all_heads_may_differ_in_neurons(tmp_path, family):
+    small = pruned(dense(tmp_path, family), None, [1, 7], None, [0, 3, 9])
+    jp.export(small, tmp_path / "out")
+    assert_same(load(tmp_path / "out"), small)
+
+
+def test_heads_that_a_class_reads_from_config_json(tmp_path):
+    small = pruned(dense(tmp_path, "phi3"), *KEPT)
+    with pytest.raises(
+        CheckpointError, match="layers of a phi3 model of transformers read the number of their heads fr"
+    ):
+        jp.export(small, tmp_path / "out")
 
 
 def test_layers_that_share_a_table_of_scores_may_differ_in_neurons(tmp_path):
@@ -162,7 +178,11 @@ def test_grouped_queries_keep_their_groups(tmp_path):
 def test_output_biases_are_named(tmp_path, family, kept):
     small = with_output_biases(pruned(dense(tmp_path, family), *kept))
     config = jp.export(small, tmp_path / "out").config
-    if family == "llama" and kept is not KEPT:  # its config.json can say them, with others of zeros
+    if family == "phi3":  # config.json says fewer heads, or a file of ours says biases: not both
+        with pytest.raises(CheckpointError, match="read the number of their heads from config.json, and these have lo"):
+            jp.export(with_output_biases(pruned(dense(tmp_path, family), *kept)), tmp_path / "out")
+        return
+    if family in ("llama", "smollm3") and kept is not KEPT:  # its config.json can say them, with others of zeros
         assert config["attention_bias"] and config["mlp_bias"] and "auto_map" not in config
         return
     assert config["pruned_biases"] == ["o", "down"]

@@ -23,7 +23,7 @@ from jaxprune.exports.onnx_file import as_onnx, write_int8, write_onnx
 from jaxprune.exports.onnx_graph import graph_of
 from jaxprune.model import logits
 from jaxprune.model.heads import head_of
-from jaxprune.pruning.cut import cut
+from jaxprune.pruning.cut import cut, heads_stay
 from jaxprune.runtime.onnx import open_onnx
 from tests.helpers import tiny
 from tests.helpers.exports import with_output_biases
@@ -34,6 +34,8 @@ EMPTY = ([1], [], [], [])
 
 
 def pruned(model, kept):
+    if heads_stay(model.architecture):
+        kept = [range(model.architecture.layers[0].groups) if at % 2 == 0 else units for at, units in enumerate(kept)]
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     return cut(model, [np.isin(np.arange(n), units) for n, units in zip(counts, kept, strict=True)])
 
@@ -88,6 +90,10 @@ VARIANTS = {
     ),
     "longer than made for": ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
                                        "max_position_embeddings": 6}, UNEVEN),
+    "a window": ("mistral", {"sliding_window": 3}, UNEVEN),
+    "a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+                                UNEVEN),
+    "the first token, of a model that may pool": ("modernbert", {"classifier_pooling": "cls"}, UNEVEN),
     "a gelu by tanh": ("bert", {"hidden_act": "gelu_new"}, UNEVEN),
     "a gated gelu": ("llama", {"hidden_act": "gelu"}, UNEVEN),
 }  # fmt: skip

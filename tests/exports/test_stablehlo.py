@@ -47,6 +47,13 @@ def pruned(model, kept=UNEVEN):
     return cut(model, [np.isin(np.arange(n), units) for n, units in zip(counts, kept, strict=True)])
 
 
+@pytest.mark.parametrize("family", ["gemma3_text", "modernbert"])
+def test_layers_of_several_kinds(tmp_path, family):
+    """The export runs the program, and compares."""
+    written = jp.export(pruned(dense(tmp_path, family)), tmp_path / "out", format="stablehlo")
+    assert written.errors["model.stablehlo"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("family", "head", "weights"),
     [

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from jaxprune.checkpoint import load
-from jaxprune.pruning.cut import cut, kept_units
+from jaxprune.pruning.cut import cut, heads_stay, kept_units
 from tests.helpers import tiny
 
 IDS = np.arange(2, 16).reshape(2, 7)
-WIDTHS = ("llama", "mistral", "qwen2", "qwen3")  # their config.json says how wide a head is
+WIDTHS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")  # with head_dim
 
 
 def dense(path, family, **changes):
@@ -22,7 +22,9 @@ def dense(path, family, **changes):
 
 
 def masks_of(model, *kept):
-    """One flag a unit; `kept` per sublayer, None for all."""
+    """One flag a unit; `kept` per sublayer, None for all, as of heads that cannot leave."""
+    if heads_stay(model.architecture):
+        kept = [None if number % 2 == 0 else units for number, units in enumerate(kept)]
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     return [np.isin(np.arange(n), range(n) if k is None else k) for n, k in zip(counts, kept, strict=True)]
 

@@ -31,13 +31,15 @@ CLASSES = {
     "masked_lm": "ForMaskedLM",
     "none": "Model",
 }
-ALIKE = ("xlm-roberta", "camembert")  # other names for what another family computes: one head is enough
+TEXT_FAMILIES = {name: row for name, row in FAMILIES.items() if not row.reads_images}
+# What another family computes under other names, or a part of it: one head is enough.
+ALIKE = ("xlm-roberta", "camembert", "gemma", "gemma2", "smollm3", "olmo2", "phi3")
 MASKED = ("bert", "electra")  # with that head: the others differ from one of these in names of tensors only
 PAIRS = [
     (name, head)
-    for name, row in FAMILIES.items()
+    for name, row in TEXT_FAMILIES.items()
     for head in (*row.heads, "none")
-    if name not in ALIKE or head == "classification"
+    if name not in ALIKE or head == next(iter(row.heads))
     if head != "masked_lm" or name in MASKED
 ]
 _TABLES = ("wte", "wpe", "embed_tokens", "embed_positions")
@@ -51,8 +53,18 @@ _SIZES = {
     "neurons": 10,
     "positions": 20,
     "token_types": 2,
+    "image": 6,
+    "patch": 2,
+    "channels": 3,
 }
-_OWN_SIZES = {"electra": {"embedding_size": 7}}
+_OWN_SIZES = {
+    "electra": {"embedding_size": 7},
+    "gemma2": {"sliding_window": 4, "query_pre_attn_scalar": 3, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"sliding_window": 4, "query_pre_attn_scalar": 3, "sliding_window_pattern": 2},
+    "smollm3": {"no_rope_layer_interval": 2, "pad_token_id": 0},
+    "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
+    "modernbert": {"local_attention": 6, "classifier_pooling": "mean", "pad_token_id": 0},
+}
 
 
 def config(family: str, head: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -66,7 +78,10 @@ def config(family: str, head: str | None = None, **changes: Any) -> dict[str, An
     labels = {"id2label": {"0": "a", "1": "b", "2": "c"}} if head in ("classification", "token_classification") else {}
     return {
         "model_type": family,
-        "architectures": [row.classes + CLASSES[head]],
+        "architectures": [
+            (head == "causal_lm" and row.language_classes or row.classes)
+            + row.endings.get(CLASSES[head], CLASSES[head])
+        ],
         **sizes,
         **_OWN_SIZES.get(family, {}),
         **labels,
@@ -105,7 +120,7 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
         if ours.endswith(".kernel"):
             outputs = leaf.shape[-1] if ours.endswith(".o.kernel") else None
             leaf = (leaf.reshape(-1, outputs) if outputs else leaf.reshape(leaf.shape[0], -1)).T
-        elif ours.endswith(".bias"):
+        elif ours.endswith((".bias", ".scale")):
             leaf = leaf.reshape(-1)
         out[name] = leaf
     outside = tuple(f"{module}." for head in family.heads.values() for module in head.modules)
@@ -114,7 +129,7 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
     held = {name: Stored(leaf.shape, "float32", lambda leaf=leaf: leaf) for name, leaf in out.items()}
     return {
         ("" if name.startswith(outside) or not prefix else family.prefix) + name: np.array(stored.read(), order="C")
-        for name, stored in fused(held, family).items()
+        for name, stored in fused(held, family, model.architecture).items()
     }
 
 
@@ -154,7 +169,8 @@ def flax_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
         elif leaf == "weight" and (modules[-1].endswith("_embeddings") or modules[-1] in _TABLES):
             leaf = "embedding"
         elif leaf == "weight":
-            leaf, array = "kernel", np.ascontiguousarray(array.T)
+            turned = array.T if array.ndim != 4 else array.transpose(2, 3, 1, 0)  # of a convolution
+            leaf, array = "kernel", np.ascontiguousarray(turned)
         node = tree
         for module in modules:
             node = node.setdefault(module, {})

@@ -234,7 +234,7 @@ def test_adapters_add_the_explicit_product(architecture):
 def test_scanned_layers_equal_layers_written_out(architecture):
     deep = dataclasses.replace(architecture, layers=architecture.layers[:1] * DEEP)
     model, batch = random_model(deep), plain_batch(architecture, random_ids(2, 6))
-    scanned = model.replace(params=scannable(model.params))
+    scanned = model.replace(params=scannable(model.params, model.architecture))
     close(run(scanned, batch).logits, run(model, batch).logits)
     tapped, looped = run(scanned, batch, taps=True), run(model, batch, taps=True)
     assert len(tapped.streams) == len(tapped.features) == 2 * DEEP
@@ -246,7 +246,7 @@ def test_only_deep_models_of_equal_layers_are_scanned():
     loops = {}
     for name, layers in (("deep", EQUAL[:1] * DEEP), ("shallow", EQUAL), ("ragged", RAGGED * DEEP)):
         model = random_model(BERT.with_layers(layers))
-        model = model.replace(params=scannable(model.params))
+        model = model.replace(params=scannable(model.params, model.architecture))
         batch = plain_batch(model.architecture, random_ids(1, 4))
         loops[name] = str(jax.make_jaxpr(lambda batch, model=model: run(model, batch).logits)(batch)).count("scan[")
     assert loops == {"deep": 1, "shallow": 0, "ragged": 0}

@@ -28,10 +28,20 @@ CLASSES = {
     "mistral": "Mistral",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "gemma3_text": "Gemma3Text",
+    "smollm3": "SmolLM3",
+    "olmo2": "Olmo2",
+    "phi3": "Phi3",
+    "modernbert": "ModernBert",
 }
+# Classes that are not named as their family's others are.
+_NAMED = {("gpt2", "causal_lm"): "GPT2LMHeadModel", ("gemma3_text", "causal_lm"): "Gemma3ForCausalLM"}
 _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert")
-DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3")
+ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert", "modernbert")
+DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+DECODERS += ("smollm3", "olmo2", "phi3")
 PAIRS = [(family, head) for family in ENCODERS for head in (*FAMILIES[family].heads, "none")] + [
     (family, head) for family in DECODERS for head in ("causal_lm", "classification", "none")
 ]
@@ -87,6 +97,36 @@ SIZES: dict[str, dict[str, Any]] = {
     "mistral": {**_LLAMA, "sliding_window": None},
     "qwen2": _QWEN2,
     "qwen3": _LLAMA,
+    "gemma": {**_LLAMA, "head_dim": 6},
+    "gemma2": {
+        **_LLAMA,
+        "query_pre_attn_scalar": 5,
+        "sliding_window": 4,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        **_LLAMA,
+        "head_dim": 6,
+        "query_pre_attn_scalar": 5,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "smollm3": {
+        **_LLAMA,
+        "no_rope_layers": [0, 1],
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "pad_token_id": 0,
+    },
+    "olmo2": {**_LLAMA, "head_dim": 6, "pad_token_id": 0},
+    "phi3": {**_QWEN2, "partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
+    "modernbert": {
+        **{name: size for name, size in _BERT.items() if name != "type_vocab_size"},
+        "local_attention": 6,
+        "classifier_pooling": "mean",
+        "pad_token_id": 0,
+    },
 }
 
 
@@ -100,13 +140,13 @@ def random_reference(family: str, head: str, seed: int = 0, **changes: Any) -> A
         settings["pad_token_id"] = 0  # of `cases`; without one, transformers takes one text at a time
     settings |= changes
     config = getattr(transformers, f"{CLASSES[family]}Config")(**settings)
-    name = "GPT2LMHeadModel" if (family, head) == ("gpt2", "causal_lm") else CLASSES[family] + HEADS[head]
+    name = _NAMED.get((family, head), CLASSES[family] + HEADS[head])
     model = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = 0.4 * torch.randn(parameter.shape, generator=generator)
-            norm = "norm" in name.lower() or ".ln_" in name
+            norm = ("norm" in name.lower() or ".ln_" in name) and not family.startswith("gemma")  # whose norms add 1
             parameter.copy_(noise + 1 if norm and name.endswith("weight") else noise)
     return model
 
@@ -142,6 +182,43 @@ def reference_logits(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def compared(inputs: dict[str, np.ndarray], family: str) -> np.ndarray:
-    """Which slots' outputs are compared, [rows, length]: a decoder's padding sees nothing, and nothing sees it."""
+    """Which slots' outputs are compared, [rows, length]: a decoder's padding sees nothing, and nothing sees it.
+
+    Nor that of ModernBERT, where no token is near.
+    """
     mask = inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
-    return np.ones_like(mask, bool) if family in ENCODERS else mask == 1
+    return np.ones_like(mask, bool) if family in ENCODERS and family != "modernbert" else mask == 1
+
+
+# --- models of images
+
+IMAGE_CLASSES = {"vit": "ViT", "deit": "DeiT"}
+IMAGE_SIZES = {
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 10,
+    "image_size": 12,
+    "patch_size": 4,
+}
+
+
+def image_reference(family: str, ending: str = "ForImageClassification", seed: int = 0, **changes: Any) -> Any:
+    """A torch model of images in evaluation mode whose parameters are all random."""
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{IMAGE_CLASSES[family]}Config")(**{**IMAGE_SIZES, "num_labels": 5, **changes})
+    model = getattr(transformers, IMAGE_CLASSES[family] + ending)(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = 0.4 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise + 1 if "norm" in name and name.endswith("weight") else noise)
+    return model
+
+
+def image_pixels(config: Any, rows: int = 3) -> np.ndarray:
+    """What an image processor could give for the model of a config."""
+    size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+    return np.random.RandomState(0).normal(size=(rows, config.num_channels, *size)).astype(np.float32)

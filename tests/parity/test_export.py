@@ -17,8 +17,10 @@ TOLERANCE = 2e-5  # absolute; float32, two layers
 VARIANTS = {
     **{family: (family, {}) for family in CLASSES},
     "OPT-350m: norms after, projected embeddings": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 8}),
+    "Qwen2, a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 4,
+                                                 "max_window_layers": 1}),
     "Llama, tied, biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
-}
+}  # fmt: skip
 
 
 def assert_loads(model, reference, folder, **settings):

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transfor
 CASES = [(family, {}) for family in DECODERS] + [
     ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 8}),
     ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    ("mistral", {"sliding_window": 3}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
 ]
 
 

@@ -48,7 +48,7 @@ def paths_of(model: jp.Model) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "opt", "gpt2", "llama", "qwen3"]
+    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "opt", "gpt2", "llama", "qwen3", "gemma2", "phi3"]
 )
 def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
     reference = random_reference(family, "classification", seed=1)

@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 
 import torch
 
+import jaxprune as jp
 from jaxprune.checkpoint import load
 from jaxprune.model import logits
 from jaxprune.model.attention_kinds import Relative
@@ -157,6 +158,54 @@ def test_buckets_of_all_distances():
     np.testing.assert_array_equal(np.concatenate([pairs[700, :700], pairs[0]]), theirs)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_bias": True, "classifier_bias": True, "attention_bias": True, "mlp_bias": True},
+        {"num_hidden_layers": 4, "local_attention": 2},
+        {"layer_types": ["sliding_attention", "full_attention"]},
+    ],
+    ids=["biases", "four layers", "types of layers"],
+)
+def test_switches_of_modernbert(tmp_path, changes):
+    reference = random_reference("modernbert", "token_classification", seed=5, **changes)
+    reference.save_pretrained(tmp_path)
+    assert_parity(tmp_path, reference, "modernbert")
+
+
+def test_modernbert_may_pool_the_first_token(tmp_path):
+    reference = random_reference("modernbert", "classification", seed=5, classifier_pooling="cls")
+    reference.save_pretrained(tmp_path)
+    for name in ("full", "right"):  # of a text padded left it would be padding
+        inputs = cases("modernbert")[name]
+        ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("head", ["none", "classification"])
+def test_gemma_3_may_read_both_ways(tmp_path, head):
+    """As EmbeddingGemma does."""
+    reference = random_reference("gemma3_text", head, seed=5, use_bidirectional_attention=True, sliding_window=6)
+    reference.save_pretrained(tmp_path)
+    assert not load(tmp_path).architecture.causal
+    assert_parity(tmp_path, reference, "gemma3_text")
+    with pytest.raises(jp.JaxpruneError, match="use_bidirectional_attention is true, and a language model that reads"):
+        load(tmp_path, head="causal_lm")
+
+
+def test_long_factors_of_phi3_are_refused_by_length(tmp_path):
+    """Up to the length that the model was made for, short factors are computed as in transformers."""
+    scaling = {"rope_type": "longrope", "short_factor": [1.5], "long_factor": [4.0], "rope_theta": 100.0}
+    changes = {"rope_parameters": scaling | {"partial_rotary_factor": 0.5}, "original_max_position_embeddings": 9}
+    reference = random_reference("phi3", "causal_lm", seed=5, **changes)
+    reference.save_pretrained(tmp_path)
+    model, inputs = load(tmp_path), cases("phi3")["full"]
+    assert model.architecture.max_positions == 9 and "texts are read up to 9 tokens" in model.provenance.warnings[0]
+    np.testing.assert_allclose(logits(model, **inputs), reference_logits(reference, inputs), rtol=0, atol=TOLERANCE)
+    with pytest.raises(jp.JaxpruneError, match="10 tokens do not fit the model's 9 positions"):
+        logits(model, np.ones((1, 10), int))
+
+
 # --- decoders: the switches of their families
 
 
@@ -182,9 +231,27 @@ VARIANTS = {
     "Llama, yarn, mscale": ("llama", rope("yarn", factor=4.0, original_max_position_embeddings=10, truncate=False,
                                           mscale=0.7, mscale_all_dim=0.4, beta_fast=4.0, beta_slow=2.0)),
     "Llama, yarn, attention factor": ("llama", rope("yarn", factor=4.0, attention_factor=1.3)),
+    "Mistral, a window": ("mistral", {"sliding_window": 4}),
     "Qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "Qwen2, a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 4,
+                                                 "max_window_layers": 1}),
+    "Qwen3, a window in an early layer": ("qwen3", {"use_sliding_window": True, "sliding_window": 3,
+                                                    "layer_types": ["sliding_attention", "full_attention"]}),
     "Qwen3, biases": ("qwen3", {"attention_bias": True}),
     "Qwen3, heads wider than the stream": ("qwen3", {"head_dim": 6}),
+    "Gemma, as the first files say it": ("gemma", {"hidden_act": "gelu"}),
+    "Gemma, biases, untied": ("gemma", {"attention_bias": True, "tie_word_embeddings": False}),
+    "Gemma 2, no caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "Gemma 2, types of layers by default": ("gemma2", {"num_hidden_layers": 3}),
+    "Gemma 3, capped logits": ("gemma3_text", {"final_logit_softcapping": 3.0}),
+    "Gemma 3, scaled": ("gemma3_text", {"rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10.0}}}),
+    "SmolLM3, every other layer": ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2,
+                                               "use_sliding_window": False}),
+    "OLMo 2, biases, every head its own keys": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
+    "Phi-3, whole heads, no window": ("phi3", {"partial_rotary_factor": 1.0, "sliding_window": None}),
+    "Phi-3, every head its own keys": ("phi3", {"num_key_value_heads": 4}),
 }  # fmt: skip
 
 

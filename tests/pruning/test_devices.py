@@ -1,10 +1,5 @@
 """Streamed weights and meshes change where arrays live, never what a run finds."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from jaxprune.runtime.devices import Devices
 from jaxprune.runtime.memory import live_bytes
 from tests.finetuning.conftest import WORDS
 from tests.helpers.decoders import language_model
+from tests.helpers.processes import free_address, result, start
 
 METHODS = {
     "kprune": (jp.kprune, jp.KPrune()),
@@ -155,23 +151,6 @@ print("RESULT " + json.dumps([len(jax.devices()), far]), flush=True)
 """
 
 
-def start(devices: int, processes: int, rank: int, address: str, folder: Path) -> subprocess.Popen[str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
-    words = [sys.executable, "-c", SCRIPT, str(processes), str(rank), address, str(folder)]
-    return subprocess.Popen(
-        words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder
-    )
-
-
-def result(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
-    out, error = process.communicate(timeout=1200)
-    line = next((line for line in out.splitlines() if line.startswith("RESULT ")), None)
-    assert line is not None, error[-3000:]
-    return tuple(json.loads(line.removeprefix("RESULT ")))
-
-
 def check(devices: int, far: dict[str, Any]) -> None:
     assert devices == 4
     for name, (same_units, distance) in far.items():
@@ -179,14 +158,12 @@ def check(devices: int, far: dict[str, Any]) -> None:
 
 
 def test_four_devices_keep_the_same_units_as_one(folder):
-    check(*result(start(4, 1, 0, "", folder)))
+    check(*result(start(["-c", SCRIPT, "1", "0", "", str(folder)], 4, folder)))
 
 
 def test_two_processes_keep_the_same_units_as_one_device(folder):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{found.getsockname()[1]}"
-    running = [start(2, 2, rank, address, folder) for rank in range(2)]
+    address = free_address()
+    running = [start(["-c", SCRIPT, "2", str(rank), address, str(folder)], 2, folder) for rank in range(2)]
     try:
         for process in running:
             check(*result(process))

@@ -58,6 +58,14 @@ def test_cached_keys_and_values_change_nothing(family, pruned):
     assert found.ids.tolist() == by_whole_passes(model, 6)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_windows_reach_as_far_in_the_cache(first):
+    late = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": first}
+    model = model_of("qwen2", **late)
+    said = generate_ids(model, PROMPTS, max_new_tokens=6, end_ids=()).ids.tolist()
+    assert said == by_whole_passes(model, 6) and said != by_whole_passes(model_of("qwen2"), 6)
+
+
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_companions_and_padding_change_nothing(family):
     model = model_of(family)

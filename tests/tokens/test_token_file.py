@@ -52,7 +52,6 @@ def test_an_epoch_makes_the_batches_that_are_asked_for(tiny, monkeypatch):
     """Seed and epoch say the order; what a killed run had done is not made again; processes share rows."""
     encoded = mapped(iter(rows_of(103)), 12, "here").encoded
     settings: Any = {"size": 8, "seed": 5, "multiple": 2}
-    epochs = [shuffled(encoded, tiny().architecture, **settings, share=(n, 2)) for n in range(2)]
     whole = shuffled(encoded, tiny().architecture, **settings)
     made = []
     monkeypatch.setattr(
@@ -69,7 +68,7 @@ def test_an_epoch_makes_the_batches_that_are_asked_for(tiny, monkeypatch):
     assert sorted(int(n) for batch in first for n in batch.index[batch.index >= 0]) == list(range(103))
     assert not np.array_equal(whole(2)[0].ids, first[0].ids)
     for number, batch in enumerate(first):
-        parts = [epoch(1)[number] for epoch in epochs]
+        parts = [whole(1).part((n, 2))[number] for n in range(2)]
         assert all(np.array_equal(np.concatenate(both), leaf) for *both, leaf in zip(*parts, batch, strict=True))
 
 
@@ -85,7 +84,7 @@ def test_documents_fill_rows_without_seeing_each_other(tiny):
     for one, other in zip(packing.unpack(every).ids, encoded.ids, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(epochs(1)[0].ids, every[0].ids)
-    halves = [packed(encoded, tiny().architecture, **settings, share=(n, 2))(0)[3] for n in range(2)]
+    halves = [epochs(0).part((n, 2))[3:][0] for n in range(2)]
     assert all(np.array_equal(np.concatenate(both), leaf) for *both, leaf in zip(*halves, every[3], strict=True))
 
 

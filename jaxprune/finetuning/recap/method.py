@@ -178,6 +178,7 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
     if settings.outer == "train" and not any(map(settings.freeze_at, range(settings.rounds))):
         check_effect(training, ("frozen_dtype",), "with freeze 0, where every weight trains")
+    check_effect(training, ("shard",), "in RECAP, which trains on one device")
     check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
     if training.distills and settings.rounds == 1 and _new_head(model):
         raise SettingsError(

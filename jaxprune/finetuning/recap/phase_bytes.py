@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...model import Architecture, Batch, LayerSizes, Model, Params, parameter_shapes
+from ...model import Architecture, LayerSizes, Model, Params, parameter_shapes
 from ...model.architecture import HALVES
 from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
@@ -18,6 +18,7 @@ from ..settings import Train
 from ..step import select
 from ..training_bytes import (
     FLOAT,
+    abstract_batch,
     activation_bytes,
     compiled_step,
     held_bytes,
@@ -153,8 +154,7 @@ def measured_bytes(
     chosen = select(parts, trainable_of(settings, small))[0]
     moments, trains = moment_bytes(chosen, training), {id(leaf) for leaf in jax.tree.leaves(chosen)}
     tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings, small))
-    number = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)  # noqa: E731
-    batch = Batch(*[number(rows, length)] * 4, *[number(rows, 1)] * 2)  # type: ignore[arg-type]
+    batch = abstract_batch(small, rows, length)
     forward = whole_forward.lower(parts, batch, architecture=small).compile()
     sweep = 0
     if settings.measure_on == "device":

@@ -108,6 +108,15 @@ class Recap(Presets):
             "published-bert-cola": Recap(
                 remove=0.17, freeze=0.5, rounds=5, epochs_per_round=2, learning_rate=2e-5, **published
             ),
+            # ViT-base on CIFAR-100, by the README of the released code (git-disl/recap) and its config.py.
+            "published-vit": Recap(
+                remove=0.33,
+                freeze=0.875,
+                rounds=10,
+                epochs_per_round=2,
+                learning_rate=1e-4,
+                **{**published, "pruning_steps": 2},
+            ),
             "published-vision-like": Recap(remove=0.5, freeze=0.75, rounds=10, epochs_per_round=1, **published),
             "kprune": Recap(importance="kprune", refit="weights"),
         }

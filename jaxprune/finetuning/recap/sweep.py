@@ -17,7 +17,7 @@ from jaxtyping import Array
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
-from ...model.sublayer import context_of
+from ...model.context import context_of
 from ...model.transformer import whole_layer
 from ...pruning.cut import Mask, map_units
 from ...runtime.by_sublayer import outer_params, start
@@ -123,10 +123,10 @@ def sweep(
         outer = place(outer_params(params))
         streams = [programs(start, outer, batch, **static)]
         for index in range(depth):
-            layer = place(params["layers"][index])
-            # Waits, so that the layer has gone before the next one comes.
-            streams.append(jax.block_until_ready(programs(_through, layer, streams[-1], batch, gates[index], **static)))
-            del layer
+            layer, kind = place(params["layers"][index]), architecture.of_layer(index)
+            after = programs(_through, layer, streams[-1], batch, gates[index], architecture=kind)
+            streams.append(jax.block_until_ready(after))  # so that the layer has gone before the next one comes
+            del layer, after
         cotangent = programs(_top, outer, streams.pop(), batch, goal, **static)
         count = unit_count(batch, goal, architecture)
         del outer
@@ -134,7 +134,7 @@ def sweep(
         for index in reversed(range(depth)):
             layer = place(params["layers"][index])
             arrays = layer, streams.pop(), batch, gates[index], cotangent, count
-            cotangent, scores = programs(_down, *arrays, **static, form=form)
+            cotangent, scores = programs(_down, *arrays, architecture=architecture.of_layer(index), form=form)
             of_batch[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
             del layer, arrays, scores
         total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from ...checks import check_types
 from ...model.architecture import Architecture, Sublayer
+from ...model.context import context_of
 from ...model.model import Batch, Model, Params
-from ...model.sublayer import OUTPUT, context_of, sublayer
+from ...model.sublayer import OUTPUT, sublayer
 from ...runtime.by_sublayer import outer_params, start
 from ...settings import formerly
 from ..backward import output_kernel, unit_width
@@ -118,9 +119,10 @@ def measure_moments(run: Run) -> list[FeatureSums]:
     for at, p in devices.sublayers(params["layers"], addresses[first:]):
         zeros = jnp.zeros(len(_kernel(run.model, at)))
         total = devices.everywhere(FeatureSums(zeros, zeros, jnp.zeros(())))
+        kind = architecture.of_layer(at.layer)
         for number, batch in enumerate(run.batches):
             xs[number], total = run.programs(
-                observe_moments, p, xs[number], batch, total, half=at.half, architecture=architecture
+                observe_moments, p, xs[number], batch, total, half=at.half, architecture=kind
             )
         sums.append(devices.read(total))
         run.step("measure", at.index + 1, len(addresses))

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from ...errors import DataError
 from ...model.architecture import ATTENTION, Architecture
+from ...model.context import context_of
 from ...model.heads import head_of
 from ...model.model import Batch, Model, Params
-from ...model.sublayer import OUTPUT, context_of, project_out, residual, sublayer_features
+from ...model.sublayer import OUTPUT, project_out, residual, sublayer_features
 from ...model.transformer import apply_head
 from ...runtime.by_sublayer import finish, last_stream, outer_params, streams
 from ...runtime.programs import Programs
@@ -145,7 +146,7 @@ def published_masks(
                     cotangent,
                     sums[at.index],
                     half=at.half,
-                    architecture=architecture,
+                    architecture=architecture.of_layer(at.layer),
                 )
             programs.meter.sample("measure")
         scores, unit_costs = [], []

@@ -16,10 +16,11 @@ from jaxtyping import Array
 
 from ...errors import DataError
 from ...model.architecture import Architecture
+from ...model.context import context_of
 from ...model.heads import head_of
 from ...model.language import next_token_losses
 from ...model.model import Batch, Model, Params
-from ...model.sublayer import context_of, sublayer
+from ...model.sublayer import sublayer
 from ...runtime.by_sublayer import outer_params, streams
 from ...runtime.programs import Programs
 from ...settings import formerly
@@ -122,7 +123,7 @@ def summed_gradient(
                 cotangent,
                 here,
                 half=at.half,
-                architecture=architecture,
+                architecture=architecture.of_layer(at.layer),
             )
             total[at.index] = devices.keep(here)
         on_batch(number + 1)
