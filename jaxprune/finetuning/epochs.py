@@ -90,7 +90,7 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     rows = -(-room[slots] // slots // (multiple * devices)) * multiple * devices
-    together = max(map(len, plan)) * each
+    places = max(map(len, plan)) * each
 
     def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
@@ -111,7 +111,7 @@ def shuffled(
 
         def build(texts: np.ndarray, share: Share) -> Batch:
             mine = _own_rows(rows, share)
-            own_shape = (mine.stop - mine.start, slots, together)
+            own_shape = (mine.stop - mine.start, slots, places)
             return batch_of(_rows(plan, texts, each)[mine], altered, architecture, own_shape)
 
         return Epoch(chosen, build, np.array([each * len(texts) for texts in chosen]))
