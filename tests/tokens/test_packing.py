@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
