@@ -156,7 +156,7 @@ def _shaped(stored: Stored, shape: tuple[int, ...]) -> Stored:
 def shared_by(family: Family, config: Mapping[str, Any]) -> int:
     """How many query heads share keys and values, where `config` says so; what makes no sense is named elsewhere."""
     heads, groups = (config.get(family.keys.get(name, "")) for name in ("heads", "groups"))
-    if not (isinstance(heads, int) and isinstance(groups, int) and heads > 0 and groups > 0):
+    if not isinstance(heads, int) or not isinstance(groups, int) or min(heads, groups) < 1:
         return 1
     return heads // groups
 

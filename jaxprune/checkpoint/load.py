@@ -169,10 +169,8 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     modules = dict(family.modules)
     if head := family.heads.get(architecture.head):
         parts = {
-            "pooler": head.pooler,
-            "pooler.norm": head.pooler_norm,
-            "head.transform": head.transform,
-            "head.norm": head.transform_norm,
+            **{"pooler": head.pooler, "pooler.norm": head.pooler_norm},
+            **{"head.transform": head.transform, "head.norm": head.transform_norm},
         }
         modules |= {"head": head.output} | {ours: module for ours, module in parts.items() if module}
     names = {}
@@ -216,7 +214,7 @@ def _names_to_read(
     if there and ((declared is not None and task.keeps_weights_of(declared)) or (fits and not other)):
         return names
     pooler = any(name in tensors for ours, name in head.items() if ours.startswith("pooler."))
-    kept = ("pooler.",) if family.pretrained_pooler and pooler else ()
+    kept = ("pooler.",) if (family.pretrained_pooler or family.shared_pooler) and pooler else ()
     return {ours: name for ours, name in names.items() if ours not in head or ours.startswith(kept)}
 
 
@@ -287,7 +285,7 @@ def _with_task(
         changed = replace(changed, tied=head_of(changed).language is not None, end_ids=())
     arrays, left = named_parameters(model.params)[0], []
     if not task.keeps_weights_of(old):
-        kept = ("pooler.",) if family.pretrained_pooler else ()
+        kept = ("pooler.",) if family.pretrained_pooler or family.shared_pooler else ()
         left = [f"{a.head.replace('_', ' ')} head"] if "head.kernel" in arrays else []
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)
