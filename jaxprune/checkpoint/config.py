@@ -263,7 +263,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         if HEADS[task.head, task.problem].language is not None:
             key = family.keys["both_ways"]
             raise CheckpointError(
-                f"{where}: {key} is true, and a language model that reads both ways predicts nothing."
+                f"{where}: {key} is true, and a language model that reads both ways says nothing; take another head."
             )
     on = switch("window_on") if "window_on" in family.keys else True
     first = value("window_from", int, 0) or 0
@@ -315,8 +315,12 @@ def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, wh
 
 def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What config.json says of a head that pools, and of the bias of what lies before it."""
-    said = {}
-    for name, known in (("pool", {"cls": "first", "mean": "mean"}), ("pooler_bias", {True: True, False: False})):
+    said: dict[str, Any] = {}
+    meanings: dict[str, dict[Any, Any]] = {
+        "pool": {"cls": "first", "mean": "mean"},
+        "pooler_bias": {True: True, False: False},
+    }
+    for name, known in meanings.items():
         if name not in family.keys:
             continue
         key = family.keys[name]

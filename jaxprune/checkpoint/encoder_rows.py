@@ -230,7 +230,7 @@ ENCODERS = (
             "final_norm": "final_norm",
         },
         heads=dict.fromkeys(("classification", "token_classification", "question_answering"), _PREDICTION_HEAD),
-        pretrained_pooler=True,  # that of the masked language model
+        shared_pooler=True,
         ignored=("head.*", "decoder.*"),
         fused={"layers.*.attn.Wqkv": ("q", "k", "v"), "layers.*.mlp.Wi": ("gate", "up")},
         full_every=("global_attn_every_n_layers", 3, 0),

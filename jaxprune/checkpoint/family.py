@@ -75,6 +75,7 @@ class Family:
     modules: Mapping[str, str]  # our module -> theirs; {} stands for the number of the layer
     heads: Mapping[str, HeadModules]  # by kind: classification, question_answering, causal_lm, masked_lm
     pretrained_pooler: bool = False  # the pooler is part of the encoder, so that a new head starts from it
+    shared_pooler: bool = False  # it is none, but that of the masked language model: a new head starts from it, too
     ignored: tuple[str, ...] = ()  # patterns of tensors that no head of ours reads: language model heads, buffers
     neurons_per_hidden: int | None = None  # where config.json may leave the number of neurons out
     transposed: tuple[str, ...] = ()  # patterns of modules whose files hold weights [in, out]
@@ -104,6 +105,7 @@ class Family:
     # is one where that is silent, and how many by default.
     unturned: tuple[str, str, int] | None = None
     rotary_names: Mapping[str, str] = field(default_factory=dict)  # kinds of rotary scaling that mean another here
+    published_code: tuple[str, ...] = ()  # patterns of classes in auto_map that transformers has itself, and takes
     shared_config: bool = False  # layers of the class read the number of heads from config.json: all have the same
     partly_turned: bool = False  # partial_rotary_factor says which share of a head's features is turned
     # Types of layers that turn at a base of their own: under which key config.json has it, and what it is by default.

@@ -214,7 +214,7 @@ def _names_to_read(
     if there and ((declared is not None and task.keeps_weights_of(declared)) or (fits and not other)):
         return names
     pooler = any(name in tensors for ours, name in head.items() if ours.startswith("pooler."))
-    kept = ("pooler.",) if family.pretrained_pooler and pooler else ()
+    kept = ("pooler.",) if (family.pretrained_pooler or family.shared_pooler) and pooler else ()
     return {ours: name for ours, name in names.items() if ours not in head or ours.startswith(kept)}
 
 
@@ -285,7 +285,7 @@ def _with_task(
         changed = replace(changed, tied=head_of(changed).language is not None, end_ids=())
     arrays, left = named_parameters(model.params)[0], []
     if not task.keeps_weights_of(old):
-        kept = ("pooler.",) if family.pretrained_pooler else ()
+        kept = ("pooler.",) if family.pretrained_pooler or family.shared_pooler else ()
         left = [f"{a.head.replace('_', ' ')} head"] if "head.kernel" in arrays else []
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)

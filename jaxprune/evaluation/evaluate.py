@@ -15,6 +15,7 @@ from ..runtime.programs import Programs
 from ..tasks.kinds import KINDS
 from ..tasks.task import Task
 from ..tokens.given_ids import reader_of
+from ..tokens.image_reader import ImageReader
 from ..tokens.masking import reads_masks
 from .label_map import match_labels
 from .label_rows import check_rows
@@ -89,6 +90,7 @@ def evaluate(
         raise DataError("an ONNX file gives no perplexity here; score the model that it was exported from.")
     if task.running:
         texts = task.split(split)
+        assert not isinstance(reader, ImageReader)  # check_rows has seen to it
         score = pseudo_perplexity if reads_masks(model.architecture) else running_perplexity
         perplexity, doubts, run = score(model, task, texts, limit, reader, programs, on_step)
         return Evaluation(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import overload
 
+import jax
 import numpy as np
 
 from ..model import Architecture, Batch
@@ -165,7 +166,7 @@ def own_part(batches: Sequence[Batch], share: Share) -> Sequence[Batch]:
     if isinstance(batches, Epoch):
         return batches.part(share)
     cut = lambda leaf: leaf[_own_rows(len(leaf), share)]  # noqa: E731
-    return [Batch(*map(cut, batch)) for batch in batches]
+    return [jax.tree.map(cut, batch) for batch in batches]
 
 
 def _own_rows(rows: int, share: Share) -> slice:

@@ -144,7 +144,7 @@ def summed_losses(
         if spread is None:
             total = summed(out.hidden, batch, targets, taught)
         else:
-            total = in_parts(summed, spread.parts, out.hidden, batch, targets, taught)
+            total = summed_by_parts(summed, spread.parts, out.hidden, batch, targets, taught)
     if theirs is not None and taps:
         ends = zip(layer_ends(out, architecture), layer_ends(theirs, teacher[0]), strict=True)  # type: ignore[index]
         gaps = [jnp.sum(stream_gap(ours, other, batch) * units(batch, targets, architecture)) for ours, other in ends]
@@ -158,7 +158,7 @@ def outside_whole(params: Params, spread: Spread) -> Params:
     return {**spread.whole(outside), "layers": params["layers"]}
 
 
-def in_parts(
+def summed_by_parts(
     summed: Callable[[Array, Batch, Array, Guide | None], Array],
     parts: int,
     x: Float[Array, "rows length hidden"],
