@@ -2,14 +2,17 @@
 
     python experiments/embeddings.py --model build/models/minilm --sections stsb --methods kprune --seeds 0 1 2
     python experiments/embeddings.py --model build/models/minilm --sections c4 banking77 --methods kprune --seeds 0
+    python experiments/embeddings.py --sections pairs --remove 0.8 --seeds 0 --train pairs,learning_rate=1e-4 recover
     python experiments/embeddings.py --write experiments/results/embeddings.md
 
 Sections: `stsb` calibrates on 512 sentences of STS-B's training pairs, without their scores, and scores the validation
 pairs by Spearman's correlation of cosines; `c4` does so after calibrating on 512 texts of C4; `banking77` prunes as
 `stsb` does and finds for every test query of Banking77 its nearest training text; `speed` times vectors per second,
-dense and pruned. `choose` compares settings (--set depth_ratio=3 …) on training pairs that no calibration has seen, on
-which settings are chosen. Lines are appended, so that sections and seeds can be run in any order; a line that is there
-is not run again.
+dense and pruned. `pairs` prunes as `stsb` does and then trains, by `--train`: `pairs` on STS-B's training pairs with a
+score of 4 or more, one epoch of multiple negatives ranking loss; `recover` on its training sentences without labels,
+towards the dense model's vectors. `choose` and `choose-pairs` compare settings (--set depth_ratio=3 …) on training
+pairs that no calibration and no training has seen, on which settings are chosen. Lines are appended, so that sections
+and seeds can be run in any order; a line that is there is not run again.
 """
 
 import argparse
@@ -26,7 +29,9 @@ from typing import Any
 
 import numpy as np
 
-SECTIONS = ("stsb", "c4", "banking77", "speed", "choose")
+SECTIONS = ("stsb", "c4", "banking77", "speed", "pairs", "choose", "choose-pairs")
+TRAINED = ("pairs", "choose-pairs")  # sections in which the pruned model is trained
+ALIKE = 4.0  # the score from which on two sentences of STS-B belong together
 HELD_OUT, COUNT = 1500, 512  # pairs to choose settings on; calibration texts
 OUT = Path("experiments/results/embeddings.jsonl")
 
@@ -41,7 +46,9 @@ def changed(settings: Any, entries: list[str]) -> Any:
     """Settings with "field=value" changed: numbers and truth values."""
     changes = {}
     for name, _, value in (entry.partition("=") for entry in entries):
-        changes[name] = {"True": True, "False": False}.get(value, float(value) if value[-1].isdigit() else value)
+        number = float(value) if value[-1].isdigit() else value
+        kind = type(getattr(settings, name))
+        changes[name] = {"True": True, "False": False}.get(value, int(value) if kind is int else number)
     return replace(settings, **changes)
 
 
@@ -52,6 +59,64 @@ def held_out(task: Any) -> tuple[Any, list[str]]:
     seen = {text for pair in pairs for text in (pair.text, pair.pair)}
     rest = dict.fromkeys(text for row in order[HELD_OUT:] for text in (task.train[row].text, task.train[row].pair))
     return replace(task, validation=pairs), [text for text in rest if text not in seen]
+
+
+def trained(small: Any, dense: Any, entry: str, args: argparse.Namespace, without: set[str]) -> Any:
+    """The pruned model after what `entry` says, "pairs" or "recover" and settings; no text is one of `without`."""
+    import jaxprune as jp
+
+    way, *given = entry.split(",")
+    task = jp.tasks.pairs(args.data / "glue" / "stsb", min_score=ALIKE)
+    if way == "recover":
+        every = jp.tasks.sts(args.data / "glue" / "stsb").train
+        texts = dict.fromkeys(text for pair in every for text in (pair.text, pair.pair) if text not in without)
+        return changed(jp.Recover(jp.Calibration.of_texts(list(texts))), given)(small, dense)
+    kept = tuple(pair for pair in task.train if not without.intersection((pair.text, pair.pair)))
+    settings = changed(jp.Train(epochs=1, keep="last"), given)
+    return jp.finetune(small, replace(task, train=kept), settings, teacher=dense if settings.distills else None)
+
+
+def trained_lines(args: argparse.Namespace, section: str, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """One line for every way of training after pruning."""
+    import jaxprune as jp
+
+    model, stsb = jp.load(args.model), jp.tasks.sts(args.data / "glue" / "stsb")
+    chosen_on, sentences = held_out(stsb)
+    choosing = section == "choose-pairs"
+    scored, without = stsb, set[str]()
+    if choosing:
+        scored, without = chosen_on, {text for pair in chosen_on.validation for text in (pair.text, pair.pair)}
+    dense = None
+    for seed in args.seeds:
+        for remove in args.remove:
+            key = {"model": Path(args.model).name, "section": section, "method": "kprune"}
+            todo = [entry for entry in args.train if (*key.values(), str([entry]), str(seed), remove) not in done]
+            if not todo:
+                continue
+            rows = np.random.RandomState(seed).choice(len(sentences), COUNT, replace=False)
+            texts = (
+                jp.Calibration.of_texts([sentences[row] for row in rows]) if choosing else stsb.calibration(COUNT, seed)
+            )
+            small = jp.prune(model, texts, jp.Budget(remove), jp.KPrune(seed=seed))
+            dense = jp.evaluate(model, scored).score if dense is None else dense
+            before = jp.evaluate(small, scored).score
+            for entry in todo:
+                began = time.perf_counter()
+                after = trained(small, model, entry, args, without)
+                seconds = time.perf_counter() - began
+                notes = after.provenance.record
+                yield {
+                    **key,
+                    "set": [entry],
+                    "seed": seed,
+                    "remove": remove,
+                    "removed": {"flops": small.report.removed.flops, "params": small.report.removed.params},
+                    "dense": dense,
+                    "before": before,
+                    "score": jp.evaluate(after, scored).score,
+                    "seconds": seconds,
+                    "texts": notes["training" if entry.startswith("pairs") else "recovery"]["texts"],
+                }
 
 
 def nearest_accuracy(model: Any, data: Path) -> float:
@@ -98,6 +163,9 @@ def lines(args: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[dict
     chosen_on, sentences = held_out(stsb)
     name = Path(args.model).name
     for section in args.sections:
+        if section in TRAINED:
+            yield from trained_lines(args, section, done)
+            continue
         scored = chosen_on if section == "choose" else stsb
 
         def score(small: Any, section: str = section, scored: Any = scored) -> Any:
@@ -194,6 +262,10 @@ SAID = {
     "stsb": "Spearman's correlation on STS-B's validation pairs, calibrated on 512 sentences of its training pairs",
     "c4": "The same, calibrated on 512 texts of C4",
     "banking77": "Banking77: test queries whose nearest training text has their label, calibrated as for STS-B",
+    "pairs": "STS-B's validation pairs again, after training the pruned model: on pairs of sentences that belong "
+    "together (`pairs`), or on sentences without labels towards the dense model's vectors (`recover`)",
+    "choose-pairs": "The same on 1,500 training pairs that neither calibration nor training has seen: settings were "
+    "chosen here",
     "choose": "Spearman's correlation on 1,500 training pairs that no calibration has seen: settings were chosen here",
 }
 
@@ -237,6 +309,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.6, 0.8])
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of the method")
+    parser.add_argument(
+        "--train", nargs="+", default=["pairs", "recover"], metavar="WAY,FIELD=VALUE", help="sections that train: how"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--write", type=Path, metavar="FILE", help="make the page of the lines in --out")
     args = parser.parse_args()

@@ -263,7 +263,7 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
         if HEADS[task.head, task.problem].language is not None:
             key = family.keys["both_ways"]
             raise CheckpointError(
-                f"{where}: {key} is true, and a language model that reads both ways predicts nothing."
+                f"{where}: {key} is true, and a language model that reads both ways says nothing; take another head."
             )
     on = switch("window_on") if "window_on" in family.keys else True
     first = value("window_from", int, 0) or 0
@@ -274,8 +274,16 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
             fields[name] = float(value(name, float, 1))
     if "attention_scalar" in family.keys:  # scores are divided by its root
         fields["attention_scale"] = value("attention_scalar", float, 1) ** -0.5
-    if HEADS[task.head, task.problem].language is not None:
+    row = HEADS[task.head, task.problem]
+    if row.generates:
         fields |= {"tied": switch("tied"), "end_ids": end_ids(config, where)}
+    elif row.language is not None:
+        if config.get("tie_word_embeddings") is False:
+            raise CheckpointError(
+                f"{where}: tie_word_embeddings is false, and a masked language model's head is the token table here; "
+                "load it with head='none', or take a checkpoint that ties them."
+            )
+        fields["tied"] = True
     return Architecture(**fields, **head_fields(family, config, task, where))
 
 
@@ -291,6 +299,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "pooler_norm": head.pooler_norm is not None,
         "head": task.head,
         "head_bias": head.bias,
+        "transform": head.transform_activation if LAST_LAYERS[task.head].transformed else "none",
         "labels": task.labels,
         "problem": task.problem,
         "embedding": task.embedding,
@@ -306,8 +315,12 @@ def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, wh
 
 def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What config.json says of a head that pools, and of the bias of what lies before it."""
-    said = {}
-    for name, known in (("pool", {"cls": "first", "mean": "mean"}), ("pooler_bias", {True: True, False: False})):
+    said: dict[str, Any] = {}
+    meanings: dict[str, dict[Any, Any]] = {
+        "pool": {"cls": "first", "mean": "mean"},
+        "pooler_bias": {True: True, False: False},
+    }
+    for name, known in meanings.items():
         if name not in family.keys:
             continue
         key = family.keys[name]

@@ -97,7 +97,7 @@ def task_of_head(
     bare = name is None or (is_bare(kind) and name.lower().endswith("model"))
     for wanted, names in HEAD_NAMES.items():
         head = family.heads.get(wanted)
-        stored = None if head is None else tensors.get(f"{head.output}.weight")
+        stored = None if head is None else tensors.get(head.sign)
         taken = kind is not None and (kind == wanted or named_alike(family, kind, wanted))
         read = bare if asked is None else wanted == asked and not taken
         if read and stored is not None and stored.shape:
@@ -106,23 +106,29 @@ def task_of_head(
     return None
 
 
+def as_stored(declared: HeadChoice | None, family: Family, tensors: Mapping[str, Stored]) -> HeadChoice | None:
+    """What config.json says of the head; none where that is one that files may lack, and these do."""
+    if declared is None or not HEAD_NAMES[declared.head].optional:
+        return declared
+    return declared if family.heads[declared.head].sign in tensors else HeadChoice("none")
+
+
 def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where: str) -> tuple[str, ...]:
     """Warnings of heads in the files, other than that of `kind`, which config.json does not name."""
     told = {family.heads[kind].output} if kind in family.heads else set()
     others = []
     for name, head in family.heads.items():
-        if head.output not in told and f"{head.output}.weight" in tensors:
-            others.append(name)
+        if head.output not in told and head.sign in tensors:
+            others.append(f"{name.replace('_', ' ')} head")
             told.add(head.output)  # two kinds of heads may lie in one module
-    return tuple(
-        f"{where} names no {name.replace('_', ' ')} head, but the files hold one; it was left out." for name in others
-    )
+    others += [what for module, what in family.left.items() if any(name.startswith(f"{module}.") for name in tensors)]
+    return tuple(f"{where} names no {name}, but the files hold one; it was left out." for name in others)
 
 
 def left_heads(family: Family, tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
     """Modules of heads that the files hold and nothing reads: `names` are the tensors that are read."""
-    modules = dict.fromkeys(head.output for head in family.heads.values())
-    return [module for module in modules if (name := f"{module}.weight") in tensors and name not in names.values()]
+    signs = {head.output: head.sign for head in family.heads.values()}
+    return [module for module, name in signs.items() if name in tensors and name not in names.values()]
 
 
 def check_fit(
@@ -162,14 +168,8 @@ def check_fit(
 
 def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
     """True for tensors that are left out on purpose: of other heads, and what the family's row lists."""
-    modules = {
-        module
-        for other in family.heads.values()
-        if other is not head
-        for module in (other.output, other.pooler, other.pooler_norm)
-        if module
-    }
-    own = [module for module in (head.output, head.pooler, head.pooler_norm) if module] if head else []
+    modules = {module for other in family.heads.values() if other is not head for module in other.modules}
+    own = head.modules if head else ()
     apart = [module for module in modules if not any(f"{ours}.".startswith(f"{module}.") for ours in own)]
     patterns = (*family.ignored, *(f"{module}.*" for module in apart))
     return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -177,5 +177,5 @@ def _left_out(name: str, family: Family, head: HeadModules | None) -> bool:
 
 def _of_model(name: str, family: Family, head: HeadModules | None) -> bool:
     """True for tensors of modules that the family computes, in whatever layer."""
-    modules = [*family.modules.values(), *([head.output, head.pooler, head.pooler_norm] if head else [])]
-    return any(fnmatchcase(name, f"{module.replace('{}', '*')}.*") for module in modules if module)
+    modules = [*family.modules.values(), *(head.modules if head else ())]
+    return any(fnmatchcase(name, f"{module.replace('{}', '*')}.*") for module in modules)

@@ -261,6 +261,7 @@ DECODERS = (
         fused={"layers.*.self_attn.qkv_proj": ("q", "k", "v"), "layers.*.mlp.gate_up_proj": ("gate", "up")},
         unlisted=("head_dim",),
         rotary_names={"su": "longrope", "yarn": "longrope"},  # what the first files call it, as transformers reads them
+        published_code=("configuration_phi3.*", "modeling_phi3.*"),
         shared_config=True,
         partly_turned=True,
     ),

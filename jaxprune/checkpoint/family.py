@@ -31,6 +31,21 @@ class HeadModules:
     pooler_norm: str | None = None  # the norm after that
     token: Literal["first", "last"] = "first"  # which of a text it reads, where it reads one
     bias: bool = True  # of the output
+    # Of a masked language model: the dense layer and the norm before the token table; the output holds a bias alone.
+    transform: str | None = None
+    transform_norm: str | None = None
+    transform_activation: Literal["own", "gelu"] = "gelu"  # between them; the layers' own
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All that hold its tensors."""
+        every = (self.output, self.pooler, self.pooler_norm, self.transform, self.transform_norm)
+        return tuple(module for module in every if module)
+
+    @property
+    def sign(self) -> str:
+        """A tensor that files have where they have this head."""
+        return f"{self.transform or self.output}.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +73,9 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes where config.json is silent
     pinned: Mapping[str, Any] = field(default_factory=lambda: dict(OFF))
     modules: Mapping[str, str]  # our module -> theirs; {} stands for the number of the layer
-    heads: Mapping[str, HeadModules]  # by kind: classification, question_answering, causal_lm
+    heads: Mapping[str, HeadModules]  # by kind: classification, question_answering, causal_lm, masked_lm
     pretrained_pooler: bool = False  # the pooler is part of the encoder, so that a new head starts from it
+    shared_pooler: bool = False  # it is none, but that of the masked language model: a new head starts from it, too
     ignored: tuple[str, ...] = ()  # patterns of tensors that no head of ours reads: language model heads, buffers
     neurons_per_hidden: int | None = None  # where config.json may leave the number of neurons out
     transposed: tuple[str, ...] = ()  # patterns of modules whose files hold weights [in, out]
@@ -76,6 +92,7 @@ class Family:
     endings: Mapping[str, str] = field(default_factory=dict)  # of classes of transformers: the usual one -> theirs
     # What an export has to know of transformers:
     language_model: str = "ForCausalLM"  # how the name of the class with that head ends
+    left: Mapping[str, str] = field(default_factory=dict)  # module of a head that we do not have -> what it is
     drawn: tuple[str, ...] = ()  # modules of the class without a head that we do not compute: drawn at random there
     heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
     unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
@@ -88,6 +105,7 @@ class Family:
     # is one where that is silent, and how many by default.
     unturned: tuple[str, str, int] | None = None
     rotary_names: Mapping[str, str] = field(default_factory=dict)  # kinds of rotary scaling that mean another here
+    published_code: tuple[str, ...] = ()  # patterns of classes in auto_map that transformers has itself, and takes
     shared_config: bool = False  # layers of the class read the number of heads from config.json: all have the same
     partly_turned: bool = False  # partial_rotary_factor says which share of a head's features is turned
     # Types of layers that turn at a base of their own: under which key config.json has it, and what it is by default.

@@ -77,7 +77,7 @@ def write_generation(model: Model, folder: Path) -> None:
     Where the source has none, one is written only if config.json would say other end tokens.
     """
     a, notes = model.architecture, model.provenance
-    if head_of(a).language is None:
+    if not head_of(a).generates:
         return
     try:
         config = None if notes.source is None else read_generation(notes.source)

@@ -17,6 +17,7 @@ class HeadNames:
     others: tuple[str, ...] = ()  # of further classes that are read so
     sized: bool = False  # transformers sizes the last layer by the labels, so that they must be this head's
     problems: bool = False  # problem_type says what the labels are to each other
+    optional: bool = False  # files may lack it, though config.json names it: then there is no head
     bare: bool = False  # the encoder alone: no head, and no prefix before the names of its tensors
     pipeline: str | None = None  # what the hub calls the task
 
@@ -41,11 +42,12 @@ HEAD_NAMES: Mapping[HeadKind, HeadNames] = MappingProxyType(
         "token_classification": HeadNames(ending="ForTokenClassification", sized=True, pipeline="token-classification"),
         "question_answering": HeadNames(ending="ForQuestionAnswering", sized=True, pipeline="question-answering"),
         "causal_lm": HeadNames(others=("ForCausalLM", "LMHeadModel"), pipeline="text-generation"),
+        "masked_lm": HeadNames(ending="ForMaskedLM", optional=True, pipeline="fill-mask"),
         # Before "none": a class of that name has no head, unless modules.json says what is made of its hidden states.
         "embedding": HeadNames(ending="Model", bare=True, pipeline="sentence-similarity"),
         "none": HeadNames(
             ending="Model",
-            others=("ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling"),
+            others=("ForPreTraining", "ForMaskedImageModeling"),
             bare=True,
             pipeline="feature-extraction",
         ),
@@ -74,6 +76,8 @@ def kind_of_class(family: Family, name: str) -> ClassKind:
     if not name.startswith(start) or ending not in (*_KINDS, *map(str.lower, _NOT_OURS)):
         return "unknown"
     kind = _KINDS.get(ending)
+    if kind is not None and HEAD_NAMES[kind].optional and kind not in family.heads:
+        return "none"
     return kind if kind is not None and (HEAD_NAMES[kind].bare or kind in family.heads) else "other"
 
 

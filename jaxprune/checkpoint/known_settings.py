@@ -49,11 +49,15 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
         """
         use_mrope rope_interleaved qk_norm use_qk_norm qk_layernorm use_qk_layernorm scale_embedding scale_embeddings
         use_parallel_residual parallel_attn alibi use_alibi multi_query new_decoder_architecture use_moe is_moe
-        use_sliding_window
+        use_sliding_window lm_head_bias
         """.split(),
         (False,),
     ),
-    **dict.fromkeys("logit_scale logits_scaling embedding_multiplier residual_multiplier rotary_pct".split(), (1,)),
+    **dict.fromkeys(
+        "logit_scale logits_scaling embedding_multiplier residual_multiplier rotary_pct "
+        "full_attn_mod interpolate_factor".split(),
+        (1,),
+    ),
     **dict.fromkeys("num_experts num_local_experts n_routed_experts".split(), (0, 1)),
     "position_embedding_type": ("absolute",),
 }
@@ -99,7 +103,9 @@ def check_settings(family: Family, config: Mapping[str, Any], where: str) -> tup
     pinned = [
         f"{key} is {str(config[key])[:60]!r}, of a {family.model_type} model only {expected!r} is supported"
         for key, expected in family.pinned.items()
-        if key in config and config[key] not in (expected, None)
+        if key in config
+        and config[key] not in (expected, None)
+        and not (key == "auto_map" and _known_code(family, config))
     ]
     if pinned:
         raise CheckpointError(f"{where}: {'; '.join(pinned)}, because it changes the result.")
@@ -123,6 +129,16 @@ def check_settings(family: Family, config: Mapping[str, Any], where: str) -> tup
         error.add_note(f"ignore_config_keys={list(unknown)} reads the file as if it had no such setting.")
         raise error
     return warnings
+
+
+def _known_code(family: Family, config: Mapping[str, Any]) -> bool:
+    """True where auto_map names what a model of the family is anyway; which tokenizer it names is no part of that."""
+    classes = config["auto_map"]
+    return isinstance(classes, Mapping) and all(
+        isinstance(name, str)
+        and (auto == "AutoTokenizer" or any(fnmatchcase(name, pattern) for pattern in family.published_code))
+        for auto, name in classes.items()
+    )
 
 
 def _unread_rotary(family: Family, config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -156,8 +156,9 @@ def _shaped(stored: Stored, shape: tuple[int, ...]) -> Stored:
 def shared_by(family: Family, config: Mapping[str, Any]) -> int:
     """How many query heads share keys and values, where `config` says so; what makes no sense is named elsewhere."""
     heads, groups = (config.get(family.keys.get(name, "")) for name in ("heads", "groups"))
-    whole = all(isinstance(count, int) and count > 0 for count in (heads, groups))
-    return heads // groups if whole else 1
+    if not isinstance(heads, int) or not isinstance(groups, int) or min(heads, groups) < 1:
+        return 1
+    return heads // groups
 
 
 def holder_of(module: str, family: Family) -> tuple[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ from .config import (
     family_of,
     head_fields,
 )
-from .contents import check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
+from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family
 from .files import inside
 from .generation import ends_in
@@ -60,7 +60,8 @@ def load(
 ) -> Model:
     """The model in `source`: a folder that jaxprune saved, a Hugging Face checkpoint's folder, or a hub id.
 
-    `head` ("classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"), `labels`
+    `head` ("classification", "token_classification", "question_answering", "causal_lm", "masked_lm",
+    "embedding", "none"), `labels`
     (names, or how many) and `problem` ("single_label", "multi_label", "regression") default to what the checkpoint
     says. Where the file's head is for another task, or missing, a new one is drawn with `seed` and a warning goes into
     the provenance; it says which head of the file is left out. A folder of sentence-transformers
@@ -110,7 +111,8 @@ def load(
     config, uneven = without_layers(settings_as_read(family, config), family, where)
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family, config)
-    declared = task_of_head(family, config, tensors, where, head) or declared_head(family, config, where)
+    declared = task_of_head(family, config, tensors, where, head)
+    declared = declared or as_stored(declared_head(family, config, where), family, tensors)
     if sentence is not None:
         declared = HeadChoice("embedding", embedding=sentence.embedding)
     task = choose_head(declared, head, labels, problem, where)
@@ -157,7 +159,7 @@ def _warned(model: Model, warnings: tuple[str, ...]) -> Model:
 
 def _ended(architecture: Architecture, folder: Path) -> Architecture:
     """With the end tokens of a folder's generation_config.json, which has the last word on them."""
-    if head_of(architecture).language is None:
+    if not head_of(architecture).generates:
         return architecture
     return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
@@ -166,8 +168,11 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     """Our parameter ("layers.0.attention.q.kernel") -> the checkpoint's tensor, without the encoder's prefix."""
     modules = dict(family.modules)
     if head := family.heads.get(architecture.head):
-        modules |= {"head": head.output} | ({"pooler": head.pooler} if head.pooler else {})
-        modules |= {"pooler.norm": head.pooler_norm} if head.pooler_norm else {}
+        parts = {
+            **{"pooler": head.pooler, "pooler.norm": head.pooler_norm},
+            **{"head.transform": head.transform, "head.norm": head.transform_norm},
+        }
+        modules |= {"head": head.output} | {ours: module for ours, module in parts.items() if module}
     names = {}
     for ours in _shapes(architecture):
         if ours.startswith("head.") and LAST_LAYERS[architecture.head].pooled:
@@ -209,7 +214,7 @@ def _names_to_read(
     if there and ((declared is not None and task.keeps_weights_of(declared)) or (fits and not other)):
         return names
     pooler = any(name in tensors for ours, name in head.items() if ours.startswith("pooler."))
-    kept = ("pooler.",) if family.pretrained_pooler and pooler else ()
+    kept = ("pooler.",) if (family.pretrained_pooler or family.shared_pooler) and pooler else ()
     return {ours: name for ours, name in names.items() if ours not in head or ours.startswith(kept)}
 
 
@@ -276,11 +281,11 @@ def _with_task(
         return model
     family = family_named(a.family)
     changed = replace(a, **head_fields(family, config_for(model), task, where))
-    if head_of(changed).language is None:
-        changed = replace(changed, tied=False, end_ids=())
+    if not head_of(changed).generates:
+        changed = replace(changed, tied=head_of(changed).language is not None, end_ids=())
     arrays, left = named_parameters(model.params)[0], []
     if not task.keeps_weights_of(old):
-        kept = ("pooler.",) if family.pretrained_pooler else ()
+        kept = ("pooler.",) if family.pretrained_pooler or family.shared_pooler else ()
         left = [f"{a.head.replace('_', ' ')} head"] if "head.kernel" in arrays else []
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)

@@ -172,7 +172,7 @@ def _read(value: Any, hint: Any, where: str) -> Any:
         return value
     if len(kinds) == 1:
         return _checked(kinds[0], value, where)
-    return _tagged({kind.__dataclass_fields__["kind"].default: kind for kind in kinds}, value, where)
+    return _tagged({str(kind.__dataclass_fields__["kind"].default): kind for kind in kinds}, value, where)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -212,13 +212,12 @@ def _longrope(
 
     These are not computed: transformers changes to them in the middle of a text.
     """
-    divisors = settings.get("short_factor")
-    numbers = isinstance(divisors, list) and all(
-        isinstance(entry, (int, float)) and not isinstance(entry, bool) and entry > 0 for entry in divisors
-    )
+    given = settings.get("short_factor")
+    divisors = given if isinstance(given, list) else []
+    numbers = all(isinstance(entry, (int, float)) and not isinstance(entry, bool) and entry > 0 for entry in divisors)
     if not numbers or len(divisors) != len(plain):
         raise CheckpointError(
-            f"{where}: short_factor of the rotary settings is {str(divisors)[:60]!r}, expected {len(plain)} numbers."
+            f"{where}: short_factor of the rotary settings is {str(given)[:60]!r}, expected {len(plain)} numbers."
         )
     factor = number("factor", positions / made_for)
     scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(made_for))

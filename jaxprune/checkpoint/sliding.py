@@ -70,10 +70,13 @@ def layer_types(
             f"{where}: layer_types names other layers than {', '.join(known)}; they are not supported."
         )
     if len(given) != layers:
-        raise CheckpointError(f"{where}: layer_types names {len(given)} layers, and the model has {layers}.")
+        raise CheckpointError(
+            f"{where}: layer_types names {len(given)} layers, and the model has {layers}; correct it."
+        )
     if SLIDING in given and off:
         key = family.keys["window"]
-        raise CheckpointError(f"{where}: layer_types names sliding layers, but {key} is off; say how far they reach.")
+        said = "layer_types names" if config.get("layer_types") else f"a {family.model_type} model has"
+        raise CheckpointError(f"{where}: {said} sliding layers, but {key} is off; say how far they reach.")
     return tuple(given)
 
 
@@ -139,7 +142,9 @@ def _attention(
     if SLIDING in types and SLIDING in rotary:
         own, others = rotary[SLIDING], rotary[FULL]
         if own.rotary_dynamic or others.rotary_dynamic:
-            raise CheckpointError(f"{where}: dynamic rotary scaling is not supported in a model with types of layers.")
+            raise CheckpointError(
+                f"{where}: dynamic rotary scaling is not supported in a model with types of layers; take another."
+            )
         if (own.rotary, own.rotary_scale) != (others.rotary, others.rotary_scale):
             kinds[SLIDING] = replace(kinds[SLIDING], rotary=own.rotary, rotary_scale=own.rotary_scale)
     own = [kinds[kind] for kind in types]

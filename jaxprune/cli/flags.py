@@ -220,7 +220,7 @@ def calibration_alone(arguments: argparse.Namespace, architecture: Architecture)
 
 def reads_running_text(architecture: Architecture) -> bool:
     """Whether texts without a task are windows of running text for a model: of a language model."""
-    return head_of(architecture).language is not None
+    return head_of(architecture).generates
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
         count = WINDOWS if running else min(TEXTS, there or TEXTS)
     elif count < 1:
         raise SettingsError(f"--recover-samples must be at least 1, got {count}; thousands are worth it.")
-    elif there and count > there:
+    elif task is not None and there and count > there:
         raise DataError(f"--recover-samples {count}, but {task.name} has {there} training texts; ask for fewer.")
     # The same texts as for calibration, but as many, and from the file, that the flags of recovery say.
     asked = argparse.Namespace(**{**vars(arguments), "calibration_samples": count, "calibration_texts": file})

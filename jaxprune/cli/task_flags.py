@@ -19,7 +19,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="NAME",
         help="a GLUE task (sst2, mrpc, …), squad, squad2, "
         "text-classification or token-classification for a folder of your own, "
-        "sts or retrieval: of embedding models, pairs of sentences or a search; "
+        "sts, retrieval or pairs: of embedding models, how alike sentences are, a search, or pairs to train on; "
         "text: perplexity of a language model, or chat: of what the assistant says; "
         "images: class folders, or an .npz",
     )
@@ -32,13 +32,22 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "hub:ORG/NAME[:SPLIT[:CONFIG]] with --hub-rows (default: the hub, through datasets)",
     )
     parser.add_argument(
-        "--train-data", nargs="+", metavar="FILE", help="text and chat: files to train on, beside those of --data"
+        "--train-data",
+        nargs="+",
+        metavar="FILE",
+        help="text, chat and pairs: files to train on, beside those of --data",
     )
     parser.add_argument(
         "--set-aside",
         type=float,
         metavar="SHARE",
-        help="chat, images: score this share, or number, of what --data holds, and train on the others",
+        help="chat, pairs, images: score this share, or number, of what --data holds, and train on the others",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="NUMBER",
+        help="pairs: of pairs that have a score or label, train on those with at least this one",
     )
     parser.add_argument(
         "--documents", action="store_true", help="text: every text of a JSON file, and every plain file, is its own"
@@ -57,7 +66,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
 def task(arguments: argparse.Namespace) -> Any:
     """The task that the flags name; None where they name none. Raises `DataError`, also for flags that need one."""
     if arguments.task is None:
-        for name in ("data", "train_data", "set_aside", "windows", "limit"):
+        for name in ("data", "train_data", "set_aside", "min_score", "windows", "limit"):
             if getattr(arguments, name, None) is not None:
                 raise DataError(f"{flag(name)} is for a task, and none is named; name it with --task, or leave it out.")
         return None
@@ -67,14 +76,18 @@ def task(arguments: argparse.Namespace) -> Any:
         if value is not None and name not in own:
             raise DataError(f"{flag(name)} belongs to --task text, not to {arguments.task}.")
     options = {name: value for name, value in asked.items() if value is not None}
+    if arguments.min_score is not None:
+        if "min_score" not in own:
+            raise DataError(f"--min-score belongs to --task pairs, not to {arguments.task}; leave it out.")
+        options["min_score"] = arguments.min_score
     if getattr(arguments, "calibration_texts", None) is not None and "calibration" in own:
         options["calibration"] = _sources(arguments, [arguments.calibration_texts])
     data, train = _sources(arguments, arguments.data), _sources(arguments, arguments.train_data)
     if arguments.set_aside is not None and "validation" not in own:
-        raise DataError(f"--set-aside belongs to --task chat and images, not to {arguments.task}.")
+        raise DataError(f"--set-aside belongs to --task chat, pairs and images, not to {arguments.task}.")
     if train is not None:
-        if "calibration" not in own:
-            raise DataError(f"--train-data belongs to --task text and chat, not to {arguments.task}.")
+        if arguments.task not in tasks.FILES:
+            raise DataError(f"--train-data belongs to --task text, chat and pairs, not to {arguments.task}.")
         if arguments.set_aside is not None:
             raise DataError("--train-data and --set-aside both say what is trained on; leave one of them out.")
         if "train" in own:

@@ -15,8 +15,11 @@ from ..runtime.programs import Programs
 from ..tasks.kinds import KINDS
 from ..tasks.task import Task
 from ..tokens.given_ids import reader_of
+from ..tokens.image_reader import ImageReader
+from ..tokens.masking import reads_masks
 from .label_map import match_labels
 from .label_rows import check_rows
+from .masked import pseudo_perplexity
 from .onnx_model import OnnxModel, described
 from .perplexity import running_perplexity
 from .scorers import SCORERS
@@ -26,7 +29,8 @@ from .scorers import SCORERS
 class Evaluation:
     """The scores of a model on a task, and what they cost.
 
-    Scores are fractions or correlations, higher is better; but perplexity, exp of the mean loss, where lower is.
+    Scores are fractions or correlations, higher is better; but perplexity, exp of the mean loss, where lower is. Of a
+    masked language model it is the pseudo-perplexity: every token is masked in turn.
     """
 
     score: float  # the primary metric
@@ -86,7 +90,9 @@ def evaluate(
         raise DataError("an ONNX file gives no perplexity here; score the model that it was exported from.")
     if task.running:
         texts = task.split(split)
-        perplexity, doubts, run = running_perplexity(model, task, texts, limit, reader, programs, on_step)
+        assert not isinstance(reader, ImageReader)  # check_rows has seen to it
+        score = pseudo_perplexity if reads_masks(model.architecture) else running_perplexity
+        perplexity, doubts, run = score(model, task, texts, limit, reader, programs, on_step)
         return Evaluation(
             score=perplexity["perplexity"],
             metric="perplexity",
@@ -100,7 +106,8 @@ def evaluate(
             warnings=reader.doubts(()) + doubts,
         )
     examples = task.split(split)[:limit]
-    surprises = reader.doubts(examples if KINDS[task.kind].labelled else ())
+    row = KINDS[task.kind]
+    surprises = reader.doubts(examples if row.labelled and not row.apart else ())
     score = SCORERS[task.kind]
     metrics, doubts, tokens, run = score(shipped, task, examples, reader, label_map, programs)
     for further in task.scored_beside if split == "validation" else ():

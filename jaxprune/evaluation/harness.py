@@ -60,7 +60,7 @@ class HarnessModel:
     ):
         super().__init__()
         a, longest = model.architecture, settings.max_length
-        if head_of(a).language is None:
+        if not head_of(a).generates:
             raise DataError(f'lm_eval needs a causal_lm head, the model has "{a.head}"; load a language model.')
         if longest is not None and a.positions != "none" and longest > a.max_positions:
             raise SettingsError(f"max_length {longest} is more than the model's {a.limit}; lower it, or leave it out.")

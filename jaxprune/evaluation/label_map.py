@@ -43,7 +43,7 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
     if KINDS[task.kind].pairs_too and len(a.labels) == 1 and head_of(a).per_text:  # a reranker
         return LabelMap(task, np.arange(0))
-    if a.head != needed:
+    if a.head != needed and a.head not in KINDS[task.kind].also:
         error = HeadMismatch(
             f"{task.name} needs {'an' if needed[0] in 'aeiou' else 'a'} {needed} head, the model has {a.head}; load a "
             "checkpoint tuned for it, or fine-tune this one on it first."

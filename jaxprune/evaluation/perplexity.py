@@ -58,7 +58,7 @@ def running_perplexity(
     wanted = min(asked, default=None)
     rows = ((ids, None) for ids in islice(windows, wanted))
     run = scored_rows(model, rows, GROUP // task.max_length + 1, programs, on_step, wanted)
-    metrics, doubts = _perplexity(model, run)
+    metrics, doubts = perplexity_of(model, run)
     if isinstance(reader, Tokenizer) and by_document(texts):
         doubts += documents_doubts(reader)
     return metrics, doubts, run
@@ -78,7 +78,7 @@ def completions(
     rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, ends)
     run = scored_rows(model, rows, GROUP // reading.longest + 1, programs)
     said = reading.warnings("evaluation conversations")
-    metrics, doubts = _perplexity(model, run)
+    metrics, doubts = perplexity_of(model, run)
     return metrics, said + doubts, run.tokens, TextsRun([], [], run.seconds, run.compile_seconds)
 
 
@@ -128,7 +128,8 @@ def scored_rows(
     return ScoredRows(total / counted, counted, count, tokens, seconds, compile_seconds)
 
 
-def _perplexity(model: Model, run: ScoredRows) -> tuple[dict[str, float], tuple[str, ...]]:
+def perplexity_of(model: Model, run: ScoredRows) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What is told of a mean loss, and a doubt where a guess would do better."""
     perplexity, doubts = float(np.exp(min(run.loss, 700.0))), ()
     if run.loss > np.log(model.architecture.vocab):
         doubts = (f"perplexity {perplexity:.0f} is above that of a guess among {model.architecture.vocab} tokens.",)

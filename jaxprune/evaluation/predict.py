@@ -110,7 +110,7 @@ def predict(
     Of a classification, classes with probabilities (`ClassPrediction`, `SeveralPrediction`) or a number
     (`NumberPrediction`); of a token classification, the tag of every word (`TagsPrediction`), where a text may be a
     list of words; of question answering, an answer and its place (`AnswerPrediction`), where `texts` are the questions
-    and `pairs` their contexts.
+    and `pairs` their contexts; of a masked language model, the likeliest tokens at every mask (`MaskPrediction`).
 
     A model of images says the classes of images instead: of files' names, images of Pillow, or arrays of pixels from 0
     to 255 ([height, width], or with channels before or behind); an array of several is a list of them.
@@ -129,10 +129,11 @@ def predict(
     Raises `DataError` that names the text for what is none, is blank, or is a pair where there is none; for a model
     whose head answers nothing, such as a language model's.
     """
-    runner = runner_of(model, Programs() if programs is None else programs, few_shapes=True)
+    programs = Programs() if programs is None else programs
+    reading = reading_of(described(model).architecture)
+    runner = (reading.runner or partial(runner_of, few_shapes=True))(model, programs)
     model = described(model).with_tokenizer(tokenizer)
     architecture = model.architecture
-    reading = reading_of(architecture)
     if not is_whole(batch_size) or batch_size < 1:
         raise SettingsError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     if max_length is not None and (not is_whole(max_length) or max_length < 1):
@@ -188,9 +189,7 @@ def _checked(texts: Any, pairs: Any, reading: HeadReading) -> Iterator[Text]:
     """The texts one by one. Raises `DataError`: at once for what can hold no texts, else when it comes to the text."""
     if isinstance(texts, str):
         texts, pairs = [texts], None if pairs is None else [pairs]
-    for name, given in (("texts", texts), ("pairs", pairs)):
-        if given is None and name == "pairs":
-            continue
+    for name, given in (("texts", texts), *(() if pairs is None else (("pairs", pairs),))):
         unordered = isinstance(given, (str, bytes, Mapping, set, frozenset)) or not isinstance(given, Iterable)
         if unordered or getattr(given, "ndim", 1) != 1:  # of a table, iterating gives the names of its columns
             kind = type(given).__name__

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..model import Architecture
+from ..model import Architecture, Model
 from ..model.heads import head_of
+from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.picture import Picture
 from ..tokens.image_reader import ImageReader
 from ..tokens.packing import unpack_logits, unpack_tokens
 from ..tokens.tokenizer import Encoded, Tokenizer
+from .fill import FillRunner, MaskPrediction, fill_runner, filled
+from .onnx_model import OnnxModel
 from .outputs import Runner, TextsRun
 from .spans import OVERLAP, Span, best_spans
 
@@ -76,7 +79,7 @@ class TagsPrediction:
     tags: tuple[WordTag, ...]
 
 
-Prediction = ClassPrediction | SeveralPrediction | NumberPrediction | AnswerPrediction | TagsPrediction
+Prediction = ClassPrediction | SeveralPrediction | NumberPrediction | AnswerPrediction | TagsPrediction | MaskPrediction
 
 
 class Text(NamedTuple):
@@ -108,13 +111,13 @@ class Read(NamedTuple):
 class HeadReading(NamedTuple):
     """How the predictions of one kind of head are read."""
 
-    read: Callable[
-        [Architecture, Sequence[Text], Any, HowToRead, Runner], Read
-    ]  # by a tokenizer, or a reader of images
+    # By a tokenizer, or a reader of images.
+    read: Callable[[Architecture, Sequence[Text], Any, HowToRead, Any], Read]
     fields: tuple[str, str] = ("text", "text_pair")  # what a line of JSON calls them
     paired: bool | None = None  # true: there has to be a second text; false: there is none; None: as the model is tuned
     words: bool = False  # a text may be a list of words
     nullable: bool = False
+    runner: Callable[[Model | OnnxModel, Programs], Any] | None = None  # None: one that gives a head's outputs
 
 
 def by_text(kind: Callable[[np.ndarray, tuple[str, ...]], Prediction]) -> Callable[..., Read]:
@@ -189,6 +192,15 @@ def tags(
     return Read(predictions, run, encoded, encoded.cut, encoded.longest)
 
 
+def fillings(
+    architecture: Architecture, texts: Sequence[Text], tokenizer: Tokenizer, asked: HowToRead, runner: FillRunner
+) -> Read:
+    """The likeliest tokens at the masked places of every text."""
+    encoded = tokenizer.encode(examples_of(texts), *_length(architecture, asked))
+    said = filled(_with_tokens(encoded, tokenizer), tokenizer, runner)
+    return Read([*said.predictions], said.run, encoded, encoded.cut, encoded.longest)
+
+
 READINGS: Mapping[str, HeadReading] = MappingProxyType(
     {
         "single_label": HeadReading(by_text(one_class)),
@@ -196,6 +208,7 @@ READINGS: Mapping[str, HeadReading] = MappingProxyType(
         "regression": HeadReading(by_text(a_number)),
         "question_answering": HeadReading(answers, ("question", "context"), paired=True, nullable=True),
         "token_classification": HeadReading(tags, paired=False, words=True),
+        "masked_lm": HeadReading(fillings, runner=fill_runner),
     }
 )
 # By the name of a head that answers nothing: what to do instead.

@@ -21,7 +21,7 @@ from .numbering import classes, truth
 from .onnx_model import OnnxModel, runner_of
 from .outputs import Scored
 from .perplexity import completions
-from .similarity import retrieved, similar
+from .similarity import matched, retrieved, similar
 from .spans import OVERLAP, best_answers
 from .tags import tag
 
@@ -94,5 +94,6 @@ SCORERS: Mapping[Kind, Callable[..., Scored]] = MappingProxyType(
         "chat": completions,
         "sts": similar,
         "retrieval": retrieved,
+        "pairs": matched,
     }
 )

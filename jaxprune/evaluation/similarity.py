@@ -1,6 +1,6 @@
 """Vectors scored by what they are for: how alike two sentences are, and which documents answer a query."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,9 @@ import numpy as np
 from ..errors import DataError
 from ..model import Model
 from ..runtime.programs import Programs
-from ..tasks.example import Example, Relevant
+from ..tasks.example import Example, Negatives, Relevant
+from ..tasks.kinds import KINDS
+from ..tasks.pairs import texts_of
 from ..tasks.retrieval import CORPUS
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_texts
@@ -18,7 +20,7 @@ from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .embed import Embedded, embedded, embedding_of, unit_rows
 from .label_map import LabelMap
-from .metrics import metric_of
+from .metrics import check_none_own, metric_of
 from .onnx_model import OnnxModel, described, runner_of
 from .outputs import Scored, TextsRun
 
@@ -26,6 +28,8 @@ from .outputs import Scored, TextsRun
 OF_QUERIES, OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")
 BLOCK = 2**24  # similarities that are held at a time
 DEPTH = 100  # documents that are looked at of every query
+MOST_PAIRS = 250_000  # of a query and a document, that a model of pairs reads
+FEW = 20  # texts among which one that belongs is easily the nearest
 
 
 def similar(
@@ -73,21 +77,113 @@ def retrieved(
     label_map: LabelMap,
     programs: Programs,
 ) -> Scored:
-    """Which documents come first for every query, by the cosine of their vectors: an exact search over all."""
+    """Which documents come first for every query, by the cosine of their vectors, or by what a model says of query and
+    document as a pair: an exact search over all.
+    """
     judged = [_relevant(number, example) for number, example in enumerate(examples)]
     corpus = [example.text for example in task.others.get(CORPUS, ())]
     if not corpus:
         raise DataError(
             f'{task.name} from {task.source} has no documents to search; give them as the split "{CORPUS}".'
         )
-    asked = _embedded(model, [example.text for example in examples], task, programs, OF_QUERIES)
-    documents = _embedded(model, corpus, task, programs, OF_DOCUMENTS)
-    best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), [entry.itself for entry in judged])
+    itself = [entry.itself for entry in judged]
+    if described(model).architecture.embedding is None:
+        best, doubts, tokens, run = _reranked(model, task, examples, corpus, itself, reader, programs)
+    else:
+        asked = _embedded(model, [example.text for example in examples], task, programs, OF_QUERIES)
+        documents = _embedded(model, corpus, task, programs, OF_DOCUMENTS)
+        best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), itself)
+        tokens, run = asked.tokens + documents.tokens, _run_of(asked, documents)
+        doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
     scores = ranking_scores(best, judged)
     wanted = {name: scores[name] for name in (task.metric, *task.beside) if name in scores}
-    run = _run_of(asked, documents)
-    doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
-    return wanted, doubts, asked.tokens + documents.tokens, run
+    return wanted, doubts, tokens, run
+
+
+def _reranked(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    corpus: Sequence[str],
+    itself: Sequence[int | None],
+    reader: Tokenizer | GivenIds,
+    programs: Programs,
+) -> tuple[np.ndarray, tuple[str, ...], int, TextsRun]:
+    """What `nearest` gives, by a model that reads every query with every document. Raises `DataError` for too many."""
+    count = len(examples) * len(corpus)
+    if count > MOST_PAIRS:
+        raise DataError(
+            f"a model of pairs reads every query with every document, {count:,} pairs, and {MOST_PAIRS:,} are the "
+            "most; score fewer queries (limit), or a smaller corpus."
+        )
+    pairs = [Example(example.text, text, None) for example in examples for text in corpus]
+    encoded = reader.encode(pairs, task.max_length, task.strict_length)
+    run = runner_of(model, programs)(encoded)
+    scores = unpack_logits(run.values, run.batches)[:, 0].reshape(len(examples), len(corpus))
+    best = _first(scores, itself, min(DEPTH, len(corpus)))
+    return best, cut_texts(encoded, "pairs of a query and a document"), encoded.tokens, run
+
+
+def matched(
+    model: Model | OnnxModel,
+    task: Task,
+    examples: Sequence[Example],
+    reader: Tokenizer | GivenIds,
+    label_map: LabelMap,
+    programs: Programs,
+) -> Scored:
+    """How often an anchor's own text is the nearest of all texts that are no anchors, and the mean of 1 over its place.
+
+    Texts that are equal to it, or belong to an equal anchor, are as right; the anchor itself is not searched for.
+    Pairs that have numbers are scored as `similar` does it.
+    """
+    if not any(isinstance(example.label, Negatives) for example in examples):
+        return similar(model, task, examples, reader, label_map, programs)
+    check_none_own(task)
+    if task.metric not in KINDS[task.kind].scores:
+        raise DataError(
+            f"{task.name} is scored by {task.metric} of its validation pairs, and these have no scores; set no "
+            "training pairs aside (holdout 0), or give other validation pairs."
+        )
+    groups = [texts_of(example) for example in examples]
+    known: dict[str, set[str]] = {}
+    for anchor, positive, *_ in groups:
+        known.setdefault(anchor, set()).add(positive)
+    searched = {text: place for place, text in enumerate(dict.fromkeys(text for group in groups for text in group[1:]))}
+    order = {text: place for place, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
+    made = _embedded(model, list(order), task, programs, None)
+    vectors = unit_rows(made.vectors)
+    asked = list(known)
+    itself = [None if text in known[text] else searched.get(text) for text in asked]
+    places = dict(zip(asked, _places(vectors, asked, known, order, searched, itself), strict=True))
+    ranks = np.array([places[anchor] for anchor, *_ in groups], np.float64)
+    scores = {"accuracy": float(np.mean(ranks == 1)), "mrr": float(np.mean(1 / ranks))}
+    doubts = made.warnings
+    if len(searched) < FEW:
+        doubts += (f"each text is looked for among {len(searched)} only: the score says little; score more pairs.",)
+    return {name: scores[name] for name in (task.metric, *task.beside)}, doubts, made.tokens, _run_of(made)
+
+
+def _places(
+    vectors: np.ndarray,
+    asked: Sequence[str],
+    known: Mapping[str, set[str]],
+    order: Mapping[str, int],
+    searched: Mapping[str, int],
+    itself: Sequence[int | None],
+) -> Iterator[int]:
+    """From 1, the place of the first text that belongs to each of those `asked`; of equal similarities the worst."""
+    documents = vectors[[order[text] for text in searched]]
+    step = max(1, BLOCK // len(documents))
+    for at in range(0, len(asked), step):
+        block = vectors[[order[text] for text in asked[at : at + step]]] @ documents.T
+        for row, text, own in zip(block, asked[at : at + step], itself[at : at + step], strict=True):
+            right = [searched[positive] for positive in known[text]]
+            best = row[right].max()
+            row[right] = -np.inf
+            if own is not None:
+                row[own] = -np.inf
+            yield 1 + int(np.sum(row >= best))
 
 
 def nearest(
@@ -101,13 +197,19 @@ def nearest(
     depth, rows = min(depth, len(documents)), []
     for at in range(0, len(queries), max(1, BLOCK // len(documents))):
         block = queries[at : at + max(1, BLOCK // len(documents))] @ documents.T
-        for row, itself in enumerate(without[at : at + len(block)]):
-            if itself is not None:
-                block[row, itself] = -np.inf
-        # The best of all, then in their order: sorting everything would take longer than the products.
-        some = np.sort(np.argpartition(-block, depth - 1, axis=1)[:, :depth], axis=1)
-        rows.append(np.take_along_axis(some, np.argsort(-np.take_along_axis(block, some, 1), axis=1, kind="stable"), 1))
+        rows.append(_first(block, without[at : at + len(block)], depth))
     return np.concatenate(rows)
+
+
+def _first(scores: np.ndarray, without: Sequence[int | None], depth: int) -> np.ndarray:
+    """The columns with the `depth` greatest scores of every row but the one it is `without`, best first."""
+    scores = np.array(scores)
+    for row, itself in enumerate(without):
+        if itself is not None:
+            scores[row, itself] = -np.inf
+    # The best of all, then in their order: sorting everything would take longer than the products.
+    some = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
+    return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable"), 1)
 
 
 def ranking_scores(best: np.ndarray, judged: Sequence[Relevant]) -> dict[str, float]:

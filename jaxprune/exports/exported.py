@@ -75,6 +75,7 @@ def with_head(source: Mapping[str, Any], family: Family, a: Architecture) -> dic
     names = HEAD_NAMES[a.head]
     taught = WITH_TEACHER if a.pool_tokens > 1 else ""
     config = dict(source, architectures=[names.class_name(family) + taught])
+    config.pop("auto_map", None)  # the files that it names are not here
     if names.sized:
         problem = config.pop("problem_type", None)
         for key in ("id2label", "label2id", "num_labels"):

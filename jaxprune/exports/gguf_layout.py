@@ -63,7 +63,7 @@ def matching_layouts(a: Architecture) -> Sequence[Layout]:
 
     Raises `CheckpointError` where there is none.
     """
-    if head_of(a).language is None:
+    if not head_of(a).generates:
         head = "no head" if HEAD_NAMES[a.head].bare else f"a {a.head.replace('_', ' ')} head"
         raise CheckpointError(
             f"a GGUF file holds a language model, and this model has {head}, which has no place there; export it with "

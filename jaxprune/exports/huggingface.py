@@ -303,8 +303,7 @@ def _tensors(
         if len(reads) > 1:
             whole = _one_of(name, [read() for read in reads])
             tensors[name] = tensors[name]._replace(read=lambda whole=whole: whole)
-    heads = [(head.output, head.pooler, head.pooler_norm) for head in family.heads.values()]
-    modules = [module for names in heads for module in names if module]
+    modules = [module for head in family.heads.values() for module in head.modules]
     modules += family.averaged
     outside = tuple(f"{module}." for module in modules if not (family.pretrained_pooler and module == "pooler.dense"))
     bare = HEAD_NAMES[target.head].bare  # the class without a head has no prefix

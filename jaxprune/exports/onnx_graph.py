@@ -271,12 +271,21 @@ def _span_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
         output(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
 
 
+def _masked_word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
+    p = params["head"]
+    x = ACTIVATIONS[a.activation if a.transform == "own" else "gelu"](
+        g, onnx_dense(g, p["transform"], x, "head.transform")
+    )
+    _word_logits(g, params, _norm(g, p["norm"], x, a, "head.norm"), a)
+
+
 def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if not a.tied:
         logits = _capped(g, onnx_dense(g, params["head"], x, "head"), a.logit_cap)
         return output(g, logits, "logits", ROWS, TOKENS, a.vocab)
     flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
-    logits = g.add("Gemm", flat, "embed.token", transB=1)  # the very table that tokens are looked up in
+    bias = [g.weight("head.bias", params["head"]["bias"])] if a.transform != "none" else []
+    logits = g.add("Gemm", flat, "embed.token", *bias, transB=1)  # the very table that tokens are looked up in
     logits = _capped(g, logits, a.logit_cap)
     shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)
     return output(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
@@ -300,6 +309,7 @@ _OUTPUTS: Mapping[HeadKind, Callable[[Graph, Params, str, Architecture], None]] 
         "token_classification": _token_logits,
         "question_answering": _span_logits,
         "causal_lm": _word_logits,
+        "masked_lm": _masked_word_logits,
         "embedding": _vectors,
         "none": _hidden_states,
     }

@@ -64,7 +64,8 @@ def shuffled(
 ) -> Callable[[int], Epoch]:
     """What `train` takes as batches: `batches(epoch)` is all texts anew, in an order that seed and epoch decide.
 
-    A batch holds `size` texts, several short ones a row; the last one of an epoch holds those that are left over. All
+    A batch holds `size` texts, or groups of those that belong together (`encoded.together`), which share a row with
+    each other and with further ones; the last one of an epoch holds those that are left over. All
     batches of all epochs have one shape: `length` slots a row (by default those that leave the least padding), and rows
     filled up with empty ones to a multiple of `multiple`, and then to one that divides into `devices` too: the places
     of texts do not depend on these, and so no noise does. `change` may alter a text's tokens, differently in every
@@ -74,10 +75,11 @@ def shuffled(
     plan of rows, made for the longest text of each group, serves them all: it has room for at most one text more, of
     the greatest length, than a batch needs.
     """
-    lengths = encoded.lengths
+    each = encoded.together
+    lengths = encoded.lengths.reshape(-1, each).sum(axis=1)
     length = encoded.slots if length is None else length
     size, slots = min(size, max(len(lengths), 1)), row_length(lengths, length)
-    check_encoded(encoded, lengths, slots, architecture)
+    check_encoded(encoded, encoded.lengths, slots, architecture)
     whole, rest = divmod(len(lengths), size)  # batches that are full, and texts left over
     longest = np.sort(lengths)[::-1][:: whole or 1][:size]
     shortest = slots if length is not None else -(-int(longest[0]) // STEP) * STEP
@@ -88,15 +90,15 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     rows = -(-room[slots] // slots // (multiple * devices)) * multiple * devices
-    together = max(map(len, plan))
+    places = max(map(len, plan)) * each
 
     def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
         order = random.permutation(len(lengths))  # decides between texts of one length
         ids = encoded.ids
         if change is not None:
-            ids = [np.zeros(0, np.int32)] * len(lengths)
-            for text in order:
+            ids = [np.zeros(0, np.int32)] * len(encoded)
+            for text in (order[:, None] * each + np.arange(each)).ravel().tolist():
                 ids[text] = change(encoded.ids[text], random)
         order = order[np.argsort(-lengths[order], kind="stable")]
         # Those left over come from all lengths too, and are then no longer than those of a whole batch.
@@ -109,10 +111,10 @@ def shuffled(
 
         def build(texts: np.ndarray, share: Share) -> Batch:
             mine = _own_rows(rows, share)
-            own_shape = (mine.stop - mine.start, slots, together)
-            return batch_of(_rows(plan, texts)[mine], altered, architecture, own_shape)
+            own_shape = (mine.stop - mine.start, slots, places)
+            return batch_of(_rows(plan, texts, each)[mine], altered, architecture, own_shape)
 
-        return Epoch(chosen, build, np.array([len(texts) for texts in chosen]))
+        return Epoch(chosen, build, np.array([each * len(texts) for texts in chosen]))
 
     return batches
 
@@ -241,21 +243,30 @@ def first_steps(batches: Callable[[int], Sequence[Batch]], steps: int) -> Callab
     return lambda _: all_batches[:steps]
 
 
-def first_texts(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The first batches, as far as they hold `count` texts: of the last one a part, evenly from all its rows."""
+def first_texts(batches: Sequence[Batch], count: int, together: int = 1) -> list[Batch]:
+    """The first batches, as far as they hold `count` texts, or groups of so many texts that belong together: of the
+    last batch a part, evenly from all its rows.
+    """
     chosen = []
     for batch in batches:
-        there = np.flatnonzero(batch.index.ravel() >= 0)
-        chosen.append(batch if len(there) <= count else _only(batch, there[np.arange(count) * len(there) // count]))
+        index = np.asarray(batch.index).ravel()
+        there = index[(index >= 0) & (index % together == 0)] // together
+        if len(there) > count:
+            some = there[np.arange(count) * len(there) // count]
+            batch = _only(batch, np.flatnonzero((index >= 0) & np.isin(index // together, some)))
+        chosen.append(batch)
         count -= len(there)
         if count <= 0:
             break
     return chosen
 
 
-def _rows(plan: Sequence[Sequence[int]], texts: np.ndarray) -> list[list[int]]:
-    """The plan's rows with the texts of its groups; of groups that have none, nothing."""
-    return [[int(texts[group]) for group in row if group < len(texts)] for row in plan]
+def _rows(plan: Sequence[Sequence[int]], texts: np.ndarray, each: int) -> list[list[int]]:
+    """The plan's rows with the texts of its groups, `each` of them that belong together; of groups without, nothing."""
+    return [
+        [each * int(texts[group]) + place for group in row if group < len(texts) for place in range(each)]
+        for row in plan
+    ]
 
 
 def _only(batch: Batch, places: np.ndarray) -> Batch:

@@ -207,9 +207,10 @@ def count(tree: Any) -> int:
 def patterns_of(settings: Lora, architecture: Architecture) -> tuple[str, ...]:
     """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made.
 
-    Without "head/*" of a language model, whose head is no new one but its vocabulary: half of a small model's weights.
+    Without "head/*" of a language model, whose head is no new one but its vocabulary: half of a small model's weights;
+    and where there is no such leaf.
     """
-    if head_of(architecture).language is not None:
+    if head_of(architecture).language is not None or "head" not in parameter_shapes(architecture):
         return tuple(pattern for pattern in settings.train if pattern != HEAD)
     if architecture.pooler == "none" or HEAD not in settings.train:
         return settings.train

@@ -13,7 +13,7 @@ from ..model import Architecture, Batch, Params, Sites, forward
 from ..model.architecture import HALVES
 from ..model.ends import head_input
 from ..model.heads import head_of
-from ..model.language import Guide, Lesson, learnt, vocabulary
+from ..model.language import Guide, Lesson, vocabulary
 from ..model.pooling import pooled
 from ..model.predictions import own_tokens
 from ..model.transformer import Outputs, Spread, apply_head
@@ -28,14 +28,22 @@ class Distillation(NamedTuple):
 
 
 def prediction_gap(
-    student: Array, teacher: Array, batch: Batch, architecture: Architecture, temperature: float
+    student: Array,
+    teacher: Array,
+    batch: Batch,
+    architecture: Architecture,
+    temperature: float,
+    targets: Array | None = None,
 ) -> Float[Array, "rows texts"]:
     """How far a student's prediction is from its teacher's, per text: the divergence in the measure of the loss.
 
     T²·KL(teacher ‖ student) at temperature T. Multi-label: the mean over labels of each label's own KL. Answer spans:
-    the mean of start and end. Regression: the squared difference.
+    the mean of start and end. Regression: the squared difference. Pairs of texts: KL of their similarities in the
+    batch.
     """
     head = head_of(architecture)
+    if head.together is not None and targets is not None:
+        return head.together.divergence(student, teacher, targets, batch)
     assert head.divergence is not None  # a model that can be trained has one
     return head.divergence(student, teacher, batch, temperature) / head.nats(len(architecture.labels))
 
@@ -119,7 +127,7 @@ def summed_losses(
         each = logits_losses(out.logits, batch, targets, architecture, smoothing)
         logits = guide if theirs is None else theirs.logits
         if logits is not None:
-            gap = prediction_gap(out.logits, logits, batch, architecture, distillation.temperature)
+            gap = prediction_gap(out.logits, logits, batch, architecture, distillation.temperature, targets)
             each = (1 - distillation.weight) * each + distillation.weight * gap
         total = over_texts(each, batch)
     else:
@@ -136,7 +144,7 @@ def summed_losses(
         if spread is None:
             total = summed(out.hidden, batch, targets, taught)
         else:
-            total = in_parts(summed, spread.parts, out.hidden, batch, targets, taught)
+            total = summed_by_parts(summed, spread.parts, out.hidden, batch, targets, taught)
     if theirs is not None and taps:
         ends = zip(layer_ends(out, architecture), layer_ends(theirs, teacher[0]), strict=True)  # type: ignore[index]
         gaps = [jnp.sum(stream_gap(ours, other, batch) * units(batch, targets, architecture)) for ours, other in ends]
@@ -150,7 +158,7 @@ def outside_whole(params: Params, spread: Spread) -> Params:
     return {**spread.whole(outside), "layers": params["layers"]}
 
 
-def in_parts(
+def summed_by_parts(
     summed: Callable[[Array, Batch, Array, Guide | None], Array],
     parts: int,
     x: Float[Array, "rows length hidden"],
@@ -183,10 +191,15 @@ def over_texts(each: Float[Array, "rows texts"], batch: Batch) -> Float[Array, "
 
 
 def units(batch: Batch, targets: Array, architecture: Architecture) -> Float[Array, "rows texts"]:
-    """How much each text weighs in a batch's mean loss: 1, of a language model the number of its learnt tokens."""
-    if head_of(architecture).language is None:
-        return (batch.index >= 0).astype(jnp.float32)
-    counted = learnt(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
+    """How much each text weighs in a batch's mean loss: 1, of a language model the number of its learnt tokens.
+
+    Where texts are compared with one another, of a pair the anchor alone.
+    """
+    head = head_of(architecture)
+    if head.language is None:
+        there = batch.index >= 0
+        return (there if head.together is None else there & head.together.counted(targets)).astype(jnp.float32)
+    counted = head.language.counted(batch, targets)[:, None, :] & own_tokens(batch) & (batch.index >= 0)[..., None]
     return jnp.sum(counted, axis=-1).astype(jnp.float32)
 
 

@@ -36,6 +36,8 @@ TASK_TYPES = {
     "token_classification": "TOKEN_CLS",
     "question_answering": "QUESTION_ANS",
     "causal_lm": "CAUSAL_LM",
+    "masked_lm": "FEATURE_EXTRACTION",  # PEFT has no type for it
+    "embedding": "FEATURE_EXTRACTION",
     "none": "FEATURE_EXTRACTION",
 }
 ADDED = {  # PEFT saves these modules unasked

@@ -75,7 +75,7 @@ def prune_lora(
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
-    if head_of(model.architecture).language is not None:
+    if not head_of(model.architecture).drawn:
         settings = replace(settings, head_steps=0)  # there is no new head to warm up
     check_resume(out, resume)
     if adapter_out is not None:
@@ -105,7 +105,9 @@ def prune_lora(
     phases["head warm-up"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    batches = pack(texts.encoded, model.architecture)
+    # Texts that are compared with one another stay together.
+    each = texts.encoded.together
+    batches = pack(texts.encoded, model.architecture, group=None if each == 1 else each * training.batch_size)
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
         importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress)
@@ -275,7 +277,7 @@ def _some_texts(task: Task, count: int, seed: int) -> Task:
 
 def _some_windows(texts: Texts, count: int, seed: int) -> Texts:
     """`count` of the windows that a running text was cut into, or all where there are fewer, as of other texts."""
-    if count >= len(texts.encoded):
+    if count * texts.encoded.together >= len(texts.encoded):
         return texts
     rows = np.random.RandomState(seed).choice(len(texts.encoded), count, replace=False)
     return texts._replace(encoded=texts.encoded.picked(rows), targets=texts.targets[rows])

@@ -76,8 +76,10 @@ class PruneLora(Presets):
         """Raise `SettingsError` for a setting without effect on such a model; `handed_in`: importance is."""
         if handed_in:
             check_effect(self, ("score", "samples", "head_steps"), "with importance handed in", {"head_steps": 0})
-        if head_of(architecture).language is not None:
+        head = head_of(architecture)
+        if not head.drawn:
             where = "on a language model, whose head came with its vocabulary"
+            where = where if head.language is not None else f"on {head.name}, of which no new head is drawn"
             check_effect(self, ("head_steps",), where, {"head_steps": 0})
         high, blocks = self.settled().high_blocks, len(architecture.layers)
         if high is not None and high >= blocks:

@@ -1,20 +1,25 @@
 """Training texts as the loop reads them: token ids and targets, one reader for each kind of task."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from ..checkpoint.files import listed
+from ..errors import DataError
 from ..evaluation.label_map import LabelMap, match_labels
 from ..evaluation.label_rows import check_rows
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..evaluation.tags import read_tags
 from ..model import Architecture, Model
+from ..model.heads import head_of
+from ..model.in_batch import NEGATIVE, PAIR, ROLE, TEXT
 from ..model.targets import IGNORED
-from ..tasks.example import Answers, Kind
+from ..tasks.example import Answers, Example, Kind
 from ..tasks.kinds import KINDS
+from ..tasks.pairs import texts_of
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.given_ids import GivenIds, reader_of
@@ -43,7 +48,8 @@ def prepare(model: Model, task: Task) -> Texts:
     label_map = match_labels(model.architecture, task)
     examples = label_map.task.split("train")
     tokenizer = reader_of(model, task)
-    warnings = label_map.warnings + tokenizer.doubts(examples if KINDS[task.kind].labelled else ())
+    row = KINDS[task.kind]
+    warnings = label_map.warnings + tokenizer.doubts(examples if row.labelled and not row.apart else ())
     texts = _READERS[label_map.task.kind](tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
 
@@ -108,6 +114,33 @@ def _spans(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -
     return Texts(windows.encoded, targets, warnings)
 
 
+def _groups(task: Task, tokenizer: Reader) -> Encoded:
+    """Anchor, its own text and its negatives, one after another, of every training pair."""
+    texts = [texts_of(example) for example in task.split("train")]
+    singles = [Example(text, None, None) for group in texts for text in group]
+    encoded = tokenizer.encode(singles, task.max_length, task.strict_length)
+    return replace(encoded, together=len(texts[0]))
+
+
+def _compared(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    """Texts that are compared with one another: each one's pair, role, and a number that equal token ids share."""
+    encoded = _groups(label_map.task, tokenizer)
+    each, known = encoded.together, dict[bytes, int]()
+    targets = np.zeros((len(encoded), 3), np.int32)
+    targets[:, PAIR] = np.arange(len(encoded)) // each
+    targets[:, ROLE] = np.minimum(np.arange(len(encoded)) % each, NEGATIVE)
+    targets[:, TEXT] = [known.setdefault(np.asarray(ids, np.int32).tobytes(), len(known)) for ids in encoded.ids]
+    warnings, settings = cut_texts(encoded, "training texts"), architecture.embedding
+    assert settings is not None  # of the head that pairs need
+    others = [name for name, text in settings.prompts if text and name != settings.default_prompt]
+    if others:
+        warnings += (
+            f"the model's prompts {listed(others)} are written before no text of the pairs; write them into the texts "
+            "where the model is to be asked with them.",
+        )
+    return Texts(encoded, targets, warnings)
+
+
 def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     """One class for the first token of every word."""
     assert isinstance(tokenizer, Tokenizer)  # rows of token ids have no words
@@ -119,6 +152,11 @@ def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) ->
 
 
 def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    if not head_of(architecture).generates:
+        raise DataError(
+            "training on running text is for models that predict the next token, and this one predicts masked ones; "
+            "jaxprune.Recover trains it without labels after pruning, and labels= of jp.load give it a head for a task."
+        )
     return _language(label_map.task, tokenizer, architecture.end_ids)
 
 
@@ -140,6 +178,7 @@ _READERS: Mapping[Kind, Callable[[Reader, LabelMap, Architecture], Texts]] = Map
         "token_classification": _tags,
         "language": _next_tokens,
         "chat": _next_tokens,
+        "pairs": _compared,
     }
 )
 # How texts become token ids, where a text is not simply read whole.
@@ -148,5 +187,6 @@ _ENCODERS: Mapping[Kind, Callable[[Task, Reader], Encoded]] = MappingProxyType(
         "question_answering": lambda task, tokenizer: _windows(task, tokenizer).encoded,
         "language": lambda task, tokenizer: _language(task, tokenizer).encoded,
         "chat": lambda task, tokenizer: _language(task, tokenizer).encoded,
+        "pairs": _groups,
     }
 )

@@ -18,6 +18,7 @@ from ..evaluation.metrics import goodness
 from ..jsonio import plain
 from ..model import Architecture, Batch, Model
 from ..model.heads import head_of
+from ..model.in_batch import NEGATIVE, ROLE
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from .epochs import own_part
@@ -288,6 +289,22 @@ def check_targets(model: Model, targets: np.ndarray, settings: Train, teacher: M
     check = head_of(a).check_targets
     assert check is not None  # check_head has seen it
     check(targets, len(a.labels))
+    if head_of(a).together is not None and targets.size:
+        _check_together(targets, settings)
     check_teacher(a, teacher, settings)
     if teacher is not None and teacher.architecture.labels != a.labels:
         raise SettingsError(f"{different_labels(teacher.architecture, a)}; take a teacher tuned for this task.")
+
+
+def _check_together(targets: np.ndarray, settings: Train) -> None:
+    """Raise `SettingsError` for settings that take an anchor's negatives away: these are other texts of its step."""
+    if settings.accumulate > 1:
+        raise SettingsError(
+            f"accumulate {settings.accumulate}: a pair's negatives are the other texts of its step, and of a part it "
+            "would see only that part's, so that it is another loss; leave accumulate at 1, and take remat or a "
+            "smaller batch_size."
+        )
+    if settings.batch_size == 1 and not np.any(targets[:, ROLE] == NEGATIVE):
+        raise SettingsError(
+            "batch_size 1: a pair's negatives are the other pairs of its step, and there are none; take 16 or more."
+        )

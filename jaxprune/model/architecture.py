@@ -10,7 +10,9 @@ from .attention_kinds import Attention, Full, Mixed, Relative
 from .embedding import Embedding
 from .patches import Patches
 
-HeadKind = Literal["classification", "token_classification", "question_answering", "causal_lm", "embedding", "none"]
+HeadKind = Literal[
+    "classification", "token_classification", "question_answering", "causal_lm", "masked_lm", "embedding", "none"
+]
 Problem = Literal["single_label", "multi_label", "regression"]  # what a classification's labels are to each other
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
@@ -123,6 +125,8 @@ class Architecture:
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
+    # Of a masked language model, the activation between a dense layer and a norm before that table: the layers' own.
+    transform: Literal["none", "own", "gelu"] = "none"
     logit_cap: float | None = None  # a language model's logits x become cap * tanh(x / cap)
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
@@ -141,6 +145,8 @@ class Architecture:
             raise SettingsError(
                 f"a {self.head} head {needs} an embedding, which says how texts are pooled; change both."
             )
+        if LAST_LAYERS[self.head].transformed != (self.transform != "none"):
+            raise SettingsError(f"a {self.head} head does not go with the transform {self.transform}; change both.")
         if self.positions == "rotary" and not 0 < 2 * len(self.rotary) <= self.head_width:
             raise SettingsError(f"{len(self.rotary)} rotary frequencies do not fit heads of width {self.head_width}.")
         if self.patches is not None and (self.vocab, self.max_positions) != (
@@ -236,6 +242,7 @@ class LastLayer(NamedTuple):
     outputs: Callable[[Architecture], int]  # 0: no such layer
     bias: bool = True  # unless the architecture's head has none
     labelled: bool = False  # one output a label, so that there has to be one
+    transformed: bool = False  # a dense layer and a norm before the token table, and a bias behind it
     pooled: bool = False  # `Architecture.embedding` says what is made of the hidden states, dense layers included
 
 
@@ -244,6 +251,7 @@ LAST_LAYERS: Mapping[HeadKind, LastLayer] = {
     "token_classification": LastLayer(lambda a: len(a.labels), labelled=True),
     "question_answering": LastLayer(lambda a: 2),  # start and end
     "causal_lm": LastLayer(lambda a: 0 if a.tied else a.vocab, bias=False),
+    "masked_lm": LastLayer(lambda a: 0, transformed=True),
     "embedding": LastLayer(lambda a: 0, pooled=True),
     "none": LastLayer(lambda a: 0),
 }
@@ -255,7 +263,8 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
     width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]; a table of
     relative positions [buckets, groups]. A language model's head is [hidden, vocab]; where it is tied, the token table
-    [vocab, hidden] serves. That of an embedding model is a list of dense layers, where there are any.
+    [vocab, hidden] serves; a masked one has a dense layer and a norm before the table, and a bias. That of an embedding
+    model is a list of dense layers, where there are any.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
@@ -324,6 +333,12 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
     last = LAST_LAYERS[a.head]
     if outputs := last.outputs(a):
         tree["head"] = dense((a.output_width * a.pool_tokens,), (outputs,), last.bias and a.head_bias)
+    if last.transformed:
+        tree["head"] = {
+            "transform": dense((a.output_width,), (narrow,)),
+            "norm": norm_over(narrow),
+            "bias": (a.vocab,),
+        }
     if a.embedding is not None and a.embedding.dense:
         widths = a.embedding.widths(a.output_width)
         tree["head"] = [

@@ -14,14 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import predictions, targets
+from . import in_batch, predictions, targets
 from .architecture import Architecture, HeadKind, Problem
 from .dropout import Dropout, drop
 from .language import (
     Guide,
     Lesson,
+    learnt,
+    masked,
     next_token_losses,
+    own_token_losses,
     sampled_cotangents,
+    summed_masked_tokens,
     summed_next_tokens,
     vocabulary_logits,
 )
@@ -96,11 +100,21 @@ def embeddings(
 class Language:
     """What a head over the vocabulary computes for one slice of tokens at a time: whole logits would not fit."""
 
-    losses: Callable[[Params, Array, Batch, Architecture], Array]  # of the next tokens, from the last stream
+    losses: Callable[[Params, Array, Batch, Architecture], Array]  # of every token, from the last stream
     # Summed over the learnt tokens: (params, stream, batch, targets, architecture, guide, lesson).
     summed: Callable[[Params, Array, Batch, Array, Architecture, Guide | None, Lesson | None], Array]
     # Fisher factors at the last stream: (params, stream, batch, architecture, temperature, key).
     cotangents: Callable[[Params, Array, Batch, Architecture, float, Array], Array]
+    counted: Callable[[Batch, Array], Array]  # which tokens a loss is the mean of, by targets
+    causal: bool = True  # the next token is predicted, so that text can be generated; else masked ones
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a head computes where texts of a batch are compared with one another, so that a loss is of all of them."""
+
+    counted: Callable[[Array], Array]  # from targets, which texts the loss is a mean of
+    divergence: Callable[[Array, Array, Array, Batch], Array]  # (student, teacher, targets, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +134,20 @@ class Head:
     blank: Callable[[int], np.ndarray] = lambda labels: np.zeros((), np.int32)  # a text's target where none is read
     divergence: Callable[[Array, Array, Batch, float], Array] | None = None
     nats: Callable[[int], float] = lambda labels: 1.0  # of divergence that weigh as much as a loss of 1, by labels
-    language: Language | None = None  # a whole forward pass gives next-token losses, and text can be generated
+    together: Together | None = None  # texts of a batch are compared
+    language: Language | None = None  # a whole forward pass gives losses of tokens
     classes: bool = False  # outputs are classes, which have names and could stand in another order
     smooths: bool = False  # label smoothing has an effect
     softmax: bool = True  # a temperature has an effect
     exact: bool = False  # Fisher factors are exact where there are few labels
+    drawn: bool = True  # for a task that a checkpoint has no head for, a new one is drawn
     pools: bool = False  # a text's output is made of all of its tokens
     every_token: bool = False  # the last layer is computed for every token, in counts of FLOPs
+
+    @property
+    def generates(self) -> bool:
+        """Whether text can be generated: the next token is predicted."""
+        return self.language is not None and self.language.causal
 
     def present(self, batch: Batch) -> Bool[Array, "rows slots"] | Bool[np.ndarray, "rows slots"]:
         """Which slots of an output are there: texts, or tokens that are no padding."""
@@ -200,19 +221,34 @@ _ALONE: Mapping[HeadKind, Head] = {
         logits=word_logits,
         check_targets=targets.learnt_targets,
         blank=lambda labels: np.zeros(0, np.int32),
-        language=Language(next_token_losses, summed_next_tokens, sampled_cotangents),
+        language=Language(next_token_losses, summed_next_tokens, sampled_cotangents, learnt),
+        drawn=False,
+    ),
+    "masked_lm": Head(
+        name="masked_lm",
+        logits=word_logits,
+        check_targets=targets.masked_targets,
+        blank=lambda labels: np.zeros(0, np.int32),
+        language=Language(own_token_losses, summed_masked_tokens, sampled_cotangents, masked, causal=False),
+        drawn=False,
+        every_token=True,
     ),
     "embedding": Head(
         name="embedding",
         per_text=True,
         logits=embeddings,
         fisher=predictions.direction_factors,
+        loss=in_batch.ranking_loss,
+        check_targets=targets.pair_targets,
+        blank=lambda labels: np.zeros(0, np.int32),
         divergence=predictions.direction_divergence,
+        together=Together(in_batch.anchors, in_batch.similarity_divergence),
         softmax=False,
+        drawn=False,
         pools=True,
         every_token=True,
     ),
-    "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False),
+    "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False, drawn=False),
 }
 # A head that is no classification is one row, whatever `problem` says beside it.
 HEADS: Mapping[tuple[HeadKind, Problem], Head] = MappingProxyType(

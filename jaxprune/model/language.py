@@ -1,4 +1,4 @@
-"""Next-token prediction over large vocabularies: logits exist for one slice of tokens at a time."""
+"""Prediction of tokens, the next or masked ones: logits over a large vocabulary exist for one slice at a time."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from .model import Batch, Params
 from .partial_rows import Split, permute
 from .predictions import class_divergence, of_tokens
 from .product import product
-from .sublayer import capped
+from .sublayer import ACTIVATIONS, capped, norm
 
 SLICE = 256  # tokens, of vocabularies up to 65,536; of larger ones fewer
 LEAST = 32
@@ -31,7 +31,8 @@ def slice_tokens(vocab: int) -> int:
 
 def vocabulary(params: Params, architecture: Architecture) -> Params:
     """Those of a language model's parameters that `vocabulary_logits` reads."""
-    return {"embed": {"token": params["embed"]["token"]}} if architecture.tied else {"head": params["head"]}
+    table = {"embed": {"token": params["embed"]["token"]}} if architecture.tied else {}
+    return table | ({"head": params["head"]} if "head" in params else {})
 
 
 def vocabulary_logits(
@@ -42,13 +43,23 @@ def vocabulary_logits(
 
 
 def _products(params: Params, x: Array, architecture: Architecture) -> Array:
+    bias: Any = 0.0
+    if architecture.transform != "none":
+        x, bias = _transformed(params["head"], x, architecture), params["head"]["bias"].astype(jnp.float32)
     if architecture.tied:
         table = params["embed"]["token"]
         if isinstance(table, Split):
             parts = [product("...h,vh->...v", x, part, jnp.float32) for part in (table.frozen, table.trained)]
-            return permute(jnp.concatenate(parts, axis=-1), table.place)
-        return product("...h,vh->...v", x, table, jnp.float32)
+            return permute(jnp.concatenate(parts, axis=-1), table.place) + bias
+        return product("...h,vh->...v", x, table, jnp.float32) + bias
     return product("...h,hv->...v", x, params["head"]["kernel"], jnp.float32)
+
+
+def _transformed(p: Params, x: Float[Array, "... hidden"], architecture: Architecture) -> Float[Array, "... width"]:
+    """What a masked language model looks up in the token table."""
+    activation = ACTIVATIONS[architecture.activation if architecture.transform == "own" else "gelu"]
+    x = product("...h,hw->...w", x, p["transform"]["kernel"]) + p["transform"]["bias"].astype(x.dtype)
+    return norm(p["norm"], activation(x), architecture)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"]]:
@@ -151,13 +162,24 @@ def next_token_losses(
     params: Params, hidden: Float[Array, "rows length hidden"], batch: Batch, architecture: Architecture
 ) -> Float[Array, "rows length"]:
     """Negative log likelihood of the next token in nats, from the last residual stream; 0 where none follows."""
-    following, present = next_tokens(batch)
+    return _token_losses(params, hidden, *next_tokens(batch), architecture)
 
+
+def own_token_losses(
+    params: Params, hidden: Float[Array, "rows length hidden"], batch: Batch, architecture: Architecture
+) -> Float[Array, "rows length"]:
+    """Negative log likelihood of every token at its own place, masked or not; 0 on padding."""
+    return _token_losses(params, hidden, batch.ids, batch.real, architecture)
+
+
+def _token_losses(
+    params: Params, hidden: Array, goals: Array, present: Array, architecture: Architecture
+) -> Float[Array, "rows length"]:
     def losses(x: Array, target: Array) -> Array:
         return surprise(vocabulary_logits(params, x, architecture), target)
 
     x, size = head_input(params, hidden, architecture), slice_tokens(architecture.vocab)
-    values = in_slices(losses, x, following, size=size)
+    values = in_slices(losses, x, goals, size=size)
     return jnp.where(present, values, 0.0)
 
 
@@ -207,8 +229,44 @@ def summed_next_tokens(
     (1 - w)·(-log p(next token)) + w·T²·KL(teacher ‖ model), the divergence over the whole vocabulary; without a guide
     the first term alone. No array [tokens, vocabulary] is made, forwards or backwards.
     """
-    following, _ = next_tokens(batch)
-    tokens = following, learnt(batch, targets), None if guide is None else jax.lax.stop_gradient(guide.x)
+    goals = next_tokens(batch)[0], learnt(batch, targets)
+    return _summed_tokens(params, hidden, goals, architecture, guide, lesson)
+
+
+def masked(batch: Batch, targets: Int[Array, "rows texts _"]) -> Bool[Array, "rows length"]:
+    """Where a token counts in the loss of a masked language model: `targets` has one there, 0 or more, for each token
+    of a text; without any, [rows, texts, 0], everywhere.
+    """
+    return batch.real & (of_tokens(targets, batch) >= 0) if targets.shape[-1] else batch.real
+
+
+def summed_masked_tokens(
+    params: Params,
+    hidden: Float[Array, "rows length hidden"],
+    batch: Batch,
+    targets: Int[Array, "rows texts _"],
+    architecture: Architecture,
+    guide: Guide | None = None,
+    lesson: Lesson | None = None,
+) -> Float[Array, ""]:
+    """The same summed over the `masked` tokens, each predicted at its own place; without targets, over all as they
+    stand.
+    """
+    truth = of_tokens(targets, batch) if targets.shape[-1] else batch.ids
+    goals = jnp.maximum(truth, 0), masked(batch, targets)
+    return _summed_tokens(params, hidden, goals, architecture, guide, lesson)
+
+
+def _summed_tokens(
+    params: Params,
+    hidden: Array,
+    goals: tuple[Array, Array],
+    architecture: Architecture,
+    guide: Guide | None,
+    lesson: Lesson | None,
+) -> Float[Array, ""]:
+    """Over tokens that count: `goals` are which token is predicted where, and where that counts."""
+    tokens = *goals, None if guide is None else jax.lax.stop_gradient(guide.x)
     function = partial(_slice_loss, architecture=architecture, lesson=lesson)
     taught = None if guide is None else jax.lax.stop_gradient(guide.vocabulary)
     x = head_input(params, hidden, architecture)

@@ -51,3 +51,18 @@ def learnt_targets(targets: np.ndarray, labels: int) -> None:
     _check_shape(targets, *targets.shape[1:2])
     if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
         raise DataError("targets must be [examples, tokens] of 0 and 1, which tokens are learnt, or [examples, 0].")
+
+
+def masked_targets(targets: np.ndarray, labels: int) -> None:
+    """[examples, tokens]: which token stood at each place that is learnt, below 0 elsewhere; or [examples, 0]: all."""
+    if targets.ndim != 2 or not np.issubdtype(targets.dtype, np.integer):
+        raise DataError(f"targets have shape {targets.shape}, expected [examples, tokens] of token ids.")
+
+
+def pair_targets(targets: np.ndarray, labels: int) -> None:
+    """[texts, 3] whole numbers: pair, role and text (`in_batch`); or [texts, 0]: texts that are in no pair."""
+    if targets.ndim != 2 or targets.shape[1] not in (0, 3) or not np.issubdtype(targets.dtype, np.integer):
+        raise DataError(
+            f"targets have shape {targets.shape} and type {targets.dtype}; give [texts, 3] whole numbers, each text's "
+            "pair, role and number."
+        )

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import HALVES, Architecture, parameter_shapes
+from ..model.architecture import HALVES, LAST_LAYERS, Architecture, parameter_shapes
 from ..model.attention_kinds import Relative
 from ..model.heads import head_of
 
@@ -104,7 +104,8 @@ def whole_flops(architecture: Architecture, length: int) -> int:
     """
     tree, patches = parameter_shapes(architecture), architecture.patches
     tokens = length if head_of(architecture).every_token else 1
-    outside = sum(math.prod(tree[name]["kernel"]) for name in ("pooler", "head") if name in tree)
+    outside = sum(map(_products, (tree[name] for name in ("pooler", "head") if name in tree)))
+    outside += math.prod(tree["embed"]["token"]) if LAST_LAYERS[architecture.head].transformed else 0
     before = 0 if patches is None else patches.count * patches.numbers * architecture.hidden
     return flops(architecture, length) + 2 * (tokens * outside + before)
 
@@ -115,6 +116,15 @@ def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str,
     for cost in ("flops", "params"):  # bytes are parameters in other units
         shares[cost] = 1 - total_cost(pruned, cost, length) / total_cost(dense, cost, length)
     return shares
+
+
+def _products(tree: Any) -> int:
+    """Numbers in the kernels of a tree of shapes."""
+    if isinstance(tree, tuple):
+        return 0
+    if isinstance(tree, list):
+        return sum(map(_products, tree))
+    return sum(math.prod(child) if name == "kernel" else _products(child) for name, child in tree.items())
 
 
 def _size(tree: Any) -> int:

@@ -176,7 +176,7 @@ def ready_to_generate(
 ) -> Callable[[int], float]:
     """A function that generates so many tokens and says how many seconds that took; compiled and warm."""
     a = model.architecture
-    if head_of(a).language is None:
+    if not head_of(a).generates:
         raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
     if min(batch, prompt_length) < 1 or new_tokens < 2:
         raise SettingsError(

@@ -1,5 +1,6 @@
 """Predictions in words, a line or a few each."""
 
+from ..evaluation.fill import MaskPrediction
 from ..evaluation.readings import (
     AnswerPrediction,
     ClassPrediction,
@@ -20,4 +21,7 @@ def said(prediction: Prediction) -> str:
         return f"{prediction.value:.4f}"
     if isinstance(prediction, AnswerPrediction):
         return f"{prediction.answer or 'no answer'} ({prediction.probability:.1%})"
+    if isinstance(prediction, MaskPrediction):
+        of_mask = (", ".join(f"{entry.token} ({entry.probability:.1%})" for entry in best) for best in prediction.masks)
+        return "; ".join(of_mask)
     return " ".join(f"{word.word}/{word.tag}" if word.tag is not None else word.word for word in prediction.tags)

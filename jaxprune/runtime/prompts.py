@@ -27,7 +27,7 @@ def prompt_rows(prompts: Any, attention_mask: Any) -> list[np.ndarray]:
 
 def check_prompts(a: Architecture, asked: list[np.ndarray], new: int) -> None:
     """Raise `DataError` for prompts that cannot be continued by `new` tokens."""
-    if head_of(a).language is None:
+    if not head_of(a).generates:
         raise DataError(f"generating needs a causal_lm head, the model has {a.head}; load a language model.")
     if not asked:
         raise DataError("there are no prompts; give at least one.")

@@ -9,12 +9,13 @@ from ..checks import checked
 from ..errors import DataError
 from .calibration import Calibration as Calibration
 from .chat import chat as chat
-from .example import Answers as Answers, Example as Example
+from .example import Answers as Answers, Example as Example, Negatives as Negatives
 from .folder import folder as folder
 from .glue import GLUE, glue as glue
 from .hub import Hub as Hub, Sources, listed_sources
 from .images import images as images
 from .language import text as text
+from .pairs import pairs as pairs
 from .retrieval import retrieval as retrieval
 from .squad import squad as squad
 from .sts import sts as sts
@@ -34,6 +35,7 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "chat": chat,
     "sts": sts,
     "retrieval": retrieval,
+    "pairs": pairs,
     "images": images,
 }
 # What their folder holds, where that is something else than texts to train on and to score.
@@ -42,10 +44,12 @@ _NEEDED = {
     "images": "train/CLASS/*.png and validation/CLASS/*.png, or an .npz with images and labels",
 }
 NAMES = (*_LOADERS, *_OWN, "text")
+FILES = ("text", "chat", "pairs")  # whose data may be several files, and others to train on
 # Options beside `data` and `length`, by the task that has them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
+    "pairs": ("validation", "min_score", "seed"),
     "images": ("validation", "seed"),
     "retrieval": (),  # corpus, queries and qrels are three files
 }
@@ -56,7 +60,7 @@ def load(name: str, data: Sources | None = None, *, length: int | None = None, *
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
     `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`
-    and `images`, for the tasks of these names; for the first two `data` may be several files.
+    and `pairs`, or `images`, for the tasks of these names; for the first three `data` may be several files.
     """
     if name not in NAMES:
         raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

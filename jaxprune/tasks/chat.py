@@ -1,17 +1,11 @@
 """Conversations, and prompts with their completions: what the assistant says is learnt and scored, nothing else."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-
 from ..checks import check_seed, checked
-from ..errors import DataError
 from .conversation import example_of
-from .example import Example, length_fields, picked
-from .folder import split_files
-from .hub import Hub, Sources, listed_sources
+from .example import length_fields
+from .hub import Sources, listed_sources
 from .kinds import KINDS
+from .set_aside import divided, told_sources
 from .stored_examples import stored_examples
 from .task import CALIBRATION, Task
 
@@ -44,7 +38,8 @@ def chat(
     another. Files may be of any size. Raises `DataError`, naming the line.
     """
     check_seed(seed)
-    splits = _splits(data, validation, seed)
+    read = lambda sources: stored_examples(sources, example_of)  # noqa: E731
+    splits = divided(data, validation, seed, read, "conversations")
     if calibration is not None:
         splits[CALIBRATION] = stored_examples(listed_sources(calibration), example_of)
     others = {split: entries for split, entries in splits.items() if split not in ("train", "validation")}
@@ -55,57 +50,7 @@ def chat(
         metric=KINDS["chat"].scores[0],
         train=splits.get("train", ()),
         validation=splits.get("validation", others.get("test", ())),
-        source=_told(data, validation, calibration),
+        source=told_sources(data, validation, calibration),
         others=others,
         **length_fields(max_length, CHAT_LENGTH),
     )
-
-
-def _told(data: Sources, validation: Sources | float | int | None, calibration: Sources | None) -> str:
-    """Where conversations come from, in words."""
-    told = ", ".join(map(str, listed_sources(data)))
-    if isinstance(validation, int | float):
-        told += f"; scored: {validation} of it"
-    elif validation is not None:
-        told += f"; scored: {', '.join(map(str, listed_sources(validation)))}"
-    if calibration is not None:
-        told += f"; calibration: {', '.join(map(str, listed_sources(calibration)))}"
-    return told
-
-
-def _splits(data: Sources, validation: Sources | float | int | None, seed: int) -> dict[str, Sequence[Example]]:
-    sources = listed_sources(data)
-    folder = len(sources) == 1 and not isinstance(sources[0], Hub) and Path(sources[0]).is_dir()
-    if folder:
-        if validation is not None:
-            raise DataError(f"{sources[0]} is a folder, whose files say what is scored; leave validation out.")
-        return {
-            split: stored_examples([file], example_of) for split, file in split_files(Path(str(sources[0]))).items()
-        }
-    every = stored_examples(sources, example_of)
-    if validation is None:
-        return {"validation": every}
-    if not isinstance(validation, int | float):
-        both = set(map(str, sources)) & set(map(str, listed_sources(validation)))
-        if both:
-            raise DataError(f"{sorted(both)[0]} is named to train on and to score; name another file, or a share.")
-        return {"train": every, "validation": stored_examples(listed_sources(validation), example_of)}
-    held, rest = set_aside_rows(len(every), validation, seed)
-    return {"train": picked(every, rest), "validation": picked(every, held)}
-
-
-def set_aside_rows(
-    there: int, share: float | int, seed: int, what: str = "conversations"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of rows set aside, and those of all others, each in rising order: a share below 1, or so many.
-
-    `what` they are called in errors.
-    """
-    whole = share >= 1
-    if isinstance(share, bool) or not share > 0 or (whole and share != int(share)):
-        raise DataError(f"validation is {share}; pass files, a share such as 0.05, or a number of {what}.")
-    count = int(share) if whole else max(1, round(share * there))
-    if count >= there:
-        raise DataError(f"validation {share} leaves nothing of {there} {what} to train on; set aside fewer.")
-    order = np.random.RandomState(seed).permutation(there)
-    return np.sort(order[:count]), np.sort(order[count:])

@@ -18,6 +18,7 @@ Kind = Literal[
     "chat",
     "sts",
     "retrieval",
+    "pairs",
     "unlabelled",
 ]
 
@@ -53,7 +54,13 @@ class Relevant(NamedTuple):
     itself: int | None = None  # the document that is the query: it is not searched for
 
 
-Label = int | float | tuple[int, ...] | Answers | Tags | Relevant
+class Negatives(NamedTuple):
+    """Of two texts that belong together: texts that do not belong to the first, however alike they look."""
+
+    texts: tuple[str, ...] = ()
+
+
+Label = int | float | tuple[int, ...] | Answers | Tags | Relevant | Negatives
 
 
 class TokenIds(NamedTuple):
@@ -78,8 +85,8 @@ class Example(NamedTuple):
     """A text, or a pair of texts, or an image, and its label.
 
     A class index, a number (regression, similarity), the indices of the classes that hold (multi-label), or `Answers`,
-    where the text is the question and the pair its context; or `Tags`, or of a query `Relevant`. None: no label, which
-    calibration does not need.
+    where the text is the question and the pair its context; or `Tags`, of a query `Relevant`, of two texts that belong
+    together `Negatives`. None: no label, which calibration does not need.
     """
 
     text: str

@@ -20,7 +20,9 @@ class TaskKind(NamedTuple):
     # What to do where there are no texts to calibrate on, or to train on.
     to_calibrate: str = "add train.jsonl there, or pass Calibration.of_texts(texts)"
     to_train: str = "add train.jsonl there"
+    also: tuple[HeadKind, ...] = ()  # other heads that it is scored with
     pairs_too: bool = False  # a model with one output for a pair of texts is scored on it as well
+    apart: bool = False  # the two texts of a pair are read one by one
     labelled: bool = True  # its texts have labels; where not, what is predicted is in the texts
 
 
@@ -32,7 +34,14 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
         "question_answering": TaskKind("question_answering", ("f1",)),
         "token_classification": TaskKind("token_classification", ("f1", "precision", "recall", "accuracy")),
         "language": TaskKind(
-            "causal_lm", ("perplexity",), True, 16, "pass calibration=FILE", "pass train=FILE", labelled=False
+            "causal_lm",
+            ("perplexity",),
+            True,
+            16,
+            "pass calibration=FILE",
+            "pass train=FILE",
+            also=("masked_lm",),
+            labelled=False,
         ),
         "chat": TaskKind(
             "causal_lm",
@@ -43,7 +52,8 @@ KINDS: Mapping[Kind, TaskKind] = MappingProxyType(
             labelled=False,
         ),
         "sts": TaskKind("embedding", ("spearman", "pearson"), pairs_too=True),
-        "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100")),
+        "retrieval": TaskKind("embedding", ("ndcg@10", "recall@10", "recall@100"), pairs_too=True),
+        "pairs": TaskKind("embedding", ("accuracy", "mrr"), to_calibrate=_SHARE, to_train=_SHARE, apart=True),
         "unlabelled": TaskKind(None),
     }
 )

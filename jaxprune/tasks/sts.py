@@ -11,7 +11,7 @@ from .task import CALIBRATION, Task
 
 # What the two sentences and their score are called: as in GLUE and sentence-transformers' data, or as in ours.
 _PAIRS = (("sentence1", "sentence2"), ("text", "text_pair"))
-_SCORES = ("score", "label", "similarity_score")
+SCORES = ("score", "label", "similarity_score")
 
 
 @checked
@@ -25,7 +25,7 @@ def sts(path: str | Path, *, max_length: int | None = None) -> Task:
     `max_length` is the most tokens of a sentence (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
-    splits = {split: tuple(map(_example, read_rows(file))) for split, file in split_files(path).items()}
+    splits = {split: tuple(map(sts_example, read_rows(file))) for split, file in split_files(path).items()}
     train = splits.get("train", ())
     others = {split: pairs for split, pairs in splits.items() if split not in ("train", "validation")}
     sentences = dict.fromkeys(text for pair in train for text in (pair.text, pair.pair) if text is not None)
@@ -44,13 +44,18 @@ def sts(path: str | Path, *, max_length: int | None = None) -> Task:
     )
 
 
-def _example(row: Row) -> Example:
+def sts_example(row: Row) -> Example:
     """Raises DataError for a row whose sentences or score are missing, or there twice."""
     pairs = [names for names in _PAIRS if any(name in row.values for name in names)]
     if len(pairs) != 1:
         raise row.fail("there are no two sentences, or four; write sentence1 and sentence2, or text and text_pair.")
-    scores = [name for name in _SCORES if row.values.get(name) is not None]
+    first, second = (row.text(name) for name in pairs[0])
+    return Example(first, second, score_of(row))
+
+
+def score_of(row: Row) -> float | None:
+    """How alike a row says its two texts are; None where it does not. Raises DataError where it does so twice."""
+    scores = [name for name in SCORES if row.values.get(name) is not None]
     if len(scores) > 1:
         raise row.fail(f"{' and '.join(scores)} both say how alike the sentences are; keep one.")
-    first, second = (row.text(name) for name in pairs[0])
-    return Example(first, second, row.number(scores[0]) if scores else None)
+    return row.number(scores[0]) if scores else None

@@ -61,7 +61,10 @@ class Task:
         if not self.is_labelled(name):
             labelled = ", ".join(key for key in self._splits if self.is_labelled(key)) or "none"
             problem = "no labels" if examples else "no examples"
-            raise DataError(f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {labelled}.')
+            cure = f"; {row.to_train}" if name == "train" and row.apart else ""
+            raise DataError(
+                f'{self.name} from {self.source} has {problem} in split "{name}"; labelled are {labelled}{cure}.'
+            )
         bare = [n for n, example in enumerate(examples) if example.label is None] if row.labelled else []
         if bare:
             raise DataError(
@@ -72,8 +75,10 @@ class Task:
 
     @property
     def paired(self) -> bool:
-        """Whether training texts have a second text."""
-        return not self.running and any(example.pair is not None for example in self.train)
+        """Whether training texts have a second text, which is read with them."""
+        return (
+            not self.running and not KINDS[self.kind].apart and any(example.pair is not None for example in self.train)
+        )
 
     @property
     def is_token_ids(self) -> bool:

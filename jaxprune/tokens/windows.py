@@ -5,6 +5,7 @@ over at the end is dropped, and no special token is added. Calibration draws win
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..tasks.running_text import characters_of, chunks_of
 from .conversations import read_conversations
 from .cut_texts import cut_texts
 from .image_reader import ImageReader
+from .masking import reads_masks, with_masks
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
 from .tokenizer import Encoded, Tokenizer
 
@@ -79,17 +81,28 @@ def encoded_for(
         ids = [row for row, _ in rows]
         said = reading.warnings("calibration conversations")
         return Encoded(ids, [np.zeros_like(entry) for entry in ids]), tokenizer.doubts(()) + said
-    encoded = encode_calibration(tokenizer, calibration, on_step)
+    encoded = encode_calibration(tokenizer, calibration, on_step, reads_masks(model.architecture))
     # A running text has no pairs to doubt, and is not read for them.
     doubts = tokenizer.doubts(calibration.examples if calibration.windows is None else ())
     return encoded, doubts + cut_texts(encoded, "calibration texts")
 
 
-def encode_calibration(tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None) -> Encoded:
+def encode_calibration(
+    tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None, masks: bool = False
+) -> Encoded:
     """Token ids of calibration texts: each text, or of a language task the windows that its seed draws.
 
-    `on_step` is that of `token_ids`.
+    `on_step` is that of `token_ids`. With `masks` some tokens are masked, and windows have special tokens around them.
     """
+    if masks:
+        before, after = tokenizer.around()
+        if calibration.windows is not None:
+            calibration = replace(calibration, max_length=calibration.max_length - len(before) - len(after))
+        encoded = encode_calibration(tokenizer, calibration, on_step)
+        if calibration.windows is not None:
+            ids = [np.concatenate([before, row, after]) for row in encoded.ids]
+            encoded = replace(encoded, ids=ids, types=[np.zeros_like(row) for row in ids])
+        return with_masks(tokenizer, encoded, calibration.seed or 0)
     if calibration.windows is None:
         return tokenizer.encode(calibration.examples, calibration.max_length, calibration.strict_length)
     long = characters_of(calibration.examples) > WHOLE

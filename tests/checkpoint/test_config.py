@@ -82,7 +82,7 @@ def test_distilbert_has_other_keys_and_no_token_types():
         ("BertForTokenClassification", "token_classification"),
         ("BertForQuestionAnswering", "question_answering"),
         ("BertModel", "none"),
-        ("BertForMaskedLM", "none"),
+        ("BertForMaskedLM", "masked_lm"),
         ("BertForPreTraining", "none"),
     ],
 )
@@ -268,6 +268,55 @@ PUBLISHED |= {
         "rope_theta": 10000.0,
         "sliding_window": 4096,
     },
+    "smollm3": {
+        "layer_types": ["full_attention"] * 2,
+        "max_window_layers": 28,
+        "no_rope_layer_interval": 4,
+        "no_rope_layers": [1] * 2,
+        "pretraining_tp": 2,
+        "rope_scaling": None,
+        "rope_theta": 5000000.0,
+        "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    "olmo2": {"attention_bias": False, "attention_dropout": 0.0, "rope_scaling": None, "rope_theta": 500000},
+    "phi3": {
+        "auto_map": {
+            "AutoConfig": "configuration_phi3.Phi3Config",
+            "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o",
+        },
+        "embd_pdrop": 0.0,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 0.5,
+        "resid_pdrop": 0.0,
+        "rope_scaling": {"long_factor": [2.0], "short_factor": [1.0], "type": "longrope"},
+        "sliding_window": 262144,
+    },
+    "modernbert": {
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "cls_token_id": 50281,
+        "decoder_bias": True,
+        "deterministic_flash_attn": False,
+        "embedding_dropout": 0.0,
+        "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0,
+        "hidden_activation": "gelu",
+        "initializer_cutoff_factor": 2.0,
+        "layer_norm_eps": 1e-05,
+        "local_rope_theta": 10000.0,
+        "mlp_dropout": 0.0,
+        "norm_eps": 1e-05,
+        "position_embedding_type": "absolute",
+        "reference_compile": None,
+        "sparse_pred_ignore_index": -100,
+        "sparse_prediction": False,
+    },
     "gemma3_text": {
         "attn_logit_softcapping": None,
         "cache_implementation": "hybrid",
@@ -285,6 +334,11 @@ PUBLISHED |= {
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_keys_of_well_known_checkpoints_pass(family):
     assert tiny.architecture(tiny.config(family, **PUBLISHED[family])).family == family
+
+
+def test_code_of_others_than_transformers_is_refused():
+    code = {"AutoModelForCausalLM": "modeling_own.Phi3ForCausalLM"}
+    refused(tiny.config("phi3", auto_map=code), "auto_map is .*, of a phi3 model only None is supported")
 
 
 # Keys that other programs leave in config.json, and switches of other families at rest.
@@ -454,7 +508,7 @@ def test_every_row_of_the_table_is_consistent():
     for name, family in FAMILIES.items():
         assert family.model_type == name
         assert set(family.heads) in (
-            {"classification", "token_classification", "question_answering"},
+            {"classification", "token_classification", "question_answering", "masked_lm"},
             {"causal_lm", "classification"},
             {"classification"},  # of images
         )

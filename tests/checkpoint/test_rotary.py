@@ -167,6 +167,21 @@ def test_where_attention_has_a_window(family, changes, windows):
             "layer_types names other layers than sliding_attention",
         ),
         ("qwen2", {**QWEN, "layer_types": ["full_attention"]}, "layer_types names 1 layers, and the model has 2"),
+        ("gemma2", {"sliding_window": None}, "a gemma2 model has sliding layers, but sliding_window is off"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "every_n_layers is '0', expected an integer of at least 1"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling is 'max', expected one of cls, mean"),
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers is .*, expected a list with 0 or 1 for each of 2 layers"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            "rope_parameters is .*, expected an object for each of full_attention, sliding_attention",
+        ),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0]}},
+            "short_factor of the rotary settings is .*, expected 1 numbers",
+        ),
+        ("phi3", {"partial_rotary_factor": 2}, r"partial_rotary_factor is 2, expected a number in \(0, 1\]"),
     ],
 )
 def test_windows_that_make_no_sense(family, changes, message):

@@ -5,9 +5,12 @@ import json
 import sys
 
 import numpy as np
+import pytest
 
 import jaxprune as jp
-from jaxprune.cli.main import main
+from jaxprune.cli import flags
+from jaxprune.cli.main import main, parser
+from jaxprune.errors import DataError
 from tests.helpers.sentences import write_folder
 
 TEXTS = ["the film is good", "a dull book", "plot"]
@@ -44,3 +47,28 @@ def test_a_task_of_pairs_by_name(tmp_path, capsys):
     assert main(["evaluate", "--model", str(folder), "--task", "sts", "--data", str(tmp_path / "pairs"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["metric"] == "spearman" and said["examples"] == 3
+
+
+def test_pairs_to_train_on_by_name(tmp_path, capsys):
+    """Which are trained on and which scored; and a run."""
+    folder = write_folder(tmp_path / "m")
+    rows = [{"anchor": f"{text} {number}", "positive": "a film"} for number, text in enumerate(TEXTS * 4)]
+    scored = [{"sentence1": text, "sentence2": "a film", "score": number} for number, text in enumerate(TEXTS)]
+    for name, entries in (("p.jsonl", rows), ("s.jsonl", scored)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, entries)))
+    p, s = str(tmp_path / "p.jsonl"), str(tmp_path / "s.jsonl")
+    given = ["finetune", "--model", str(folder), "--out", str(tmp_path / "o"), "--task"]
+    of = lambda *words: flags.task(parser().parse_args([*given, *words]))  # noqa: E731
+    count = lambda task: (len(task.train), len(task.validation), task.metric)  # noqa: E731
+    assert count(of("pairs", "--data", p, "--set-aside", "0.25")) == (9, 3, "accuracy")
+    assert count(of("pairs", "--data", p, "--train-data", s, "--min-score", "1")) == (2, 12, "accuracy")
+    assert count(of("pairs", "--data", s, "--train-data", p)) == (12, 3, "spearman")
+    with pytest.raises(DataError, match="--min-score belongs to --task pairs, not to sts"):
+        of("sts", "--data", s, "--min-score", "1")
+    assert main([*given, "pairs", "--data", s, "--train-data", s, "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)["error"]
+    assert "s.jsonl is named to train on and to score" in said
+    trained = ["--data", s, "--train-data", p, "--epochs", "1", "--batch-size", "4", "--json"]
+    assert main([*given, "pairs", *trained]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["metric"] == "spearman" and jp.load(tmp_path / "o").architecture.head == "embedding"

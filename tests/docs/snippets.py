@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 from jaxprune.assets import demo_data_path
 from tests.cli.conftest import write_data, write_model
 from tests.finetuning.conftest import WORDS
-from tests.helpers import images
+from tests.helpers import images, tiny
 from tests.helpers.chat import chat_model
 from tests.helpers.decoders import language_model
 from tests.helpers.sentences import write_folder
+from tests.helpers.tokenizers import WORDS as BERT_WORDS, write_bert
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,6 +50,7 @@ def write_inputs(root: Path) -> Path:
     chat_model(root / "my-chat-model")
     of_another_family(root / "my-own-family")
     write_folder(root / "my-embedding-model")
+    masked_model(root / "my-masked-model")
     images.write_model(root / "my-vit")
     images.write_npz(root / "my-images.npz", 96)
     random = np.random.RandomState(0)
@@ -59,6 +61,12 @@ def write_inputs(root: Path) -> Path:
     rows = (demo_data_path() / "train.jsonl").read_text(encoding="utf-8").splitlines()[:64]
     (root / "texts.txt").write_text("\n".join(json.loads(row)["text"].replace("\n", " ") for row in rows))
     return root
+
+
+def masked_model(model: Path) -> None:
+    """A BERT with the head of its pre-training."""
+    settings = tiny.config("bert", "masked_lm", vocab_size=len(BERT_WORDS))
+    write_bert(tiny.write(model, settings, tiny.tensors(settings)))
 
 
 def of_another_family(model: Path) -> None:

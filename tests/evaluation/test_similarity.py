@@ -100,6 +100,21 @@ def test_documents_are_found_with_the_prompts_of_both_sides(model, beir):
     assert task.calibration(4, seed=0).count == 4
 
 
+def test_a_model_of_pairs_reads_every_query_with_every_document(beir, tiny, monkeypatch):
+    reranker, task = tiny(problem="regression", labels=("score",)), jp.tasks.retrieval(beir)
+    queries, documents = [row.text for row in task.validation], [row.text for row in task.others["corpus"]]
+    said = [[entry.value for entry in jp.predict(reranker, [query] * 5, documents)] for query in queries]
+    said[1][3] = -np.inf  # a document of the query's own id
+    best = np.argsort(-np.array(said), axis=1, kind="stable")
+    scored = jp.evaluate(reranker, task)
+    judged = [row.label for row in task.validation]
+    assert scored.score == pytest.approx(ranking_scores(best, judged)["ndcg@10"], abs=1e-9)
+    monkeypatch.setattr("jaxprune.evaluation.similarity.MOST_PAIRS", 9)
+    with pytest.raises(DataError, match="every document, 10 pairs, and 9 are the most; score fewer queries"):
+        jp.evaluate(reranker, task)
+    assert jp.evaluate(reranker, task, limit=1).examples == 1
+
+
 def test_the_search_is_exact_and_ties_keep_their_order(monkeypatch):
     monkeypatch.setattr("jaxprune.evaluation.similarity.BLOCK", 50)  # several blocks of queries
     random = np.random.RandomState(0)

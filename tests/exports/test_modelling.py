@@ -177,11 +177,11 @@ def test_grouped_queries_keep_their_groups(tmp_path):
 @pytest.mark.parametrize("kept", [KEPT, ([0, 2], [1]) * 2], ids=["uneven", "even"])
 def test_output_biases_are_named(tmp_path, family, kept):
     small = with_output_biases(pruned(dense(tmp_path, family), *kept))
-    config = jp.export(small, tmp_path / "out").config
     if family == "phi3":  # config.json says fewer heads, or a file of ours says biases: not both
         with pytest.raises(CheckpointError, match="read the number of their heads from config.json, and these have lo"):
-            jp.export(with_output_biases(pruned(dense(tmp_path, family), *kept)), tmp_path / "out")
+            jp.export(small, tmp_path / "out")
         return
+    config = jp.export(small, tmp_path / "out").config
     if family in ("llama", "smollm3") and kept is not KEPT:  # its config.json can say them, with others of zeros
         assert config["attention_bias"] and config["mlp_bias"] and "auto_map" not in config
         return

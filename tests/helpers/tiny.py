@@ -28,16 +28,19 @@ CLASSES = {
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "causal_lm": "ForCausalLM",
+    "masked_lm": "ForMaskedLM",
     "none": "Model",
 }
 TEXT_FAMILIES = {name: row for name, row in FAMILIES.items() if not row.reads_images}
 # What another family computes under other names, or a part of it: one head is enough.
 ALIKE = ("xlm-roberta", "camembert", "gemma", "gemma2", "smollm3", "olmo2", "phi3")
+MASKED = ("bert", "electra")  # with that head: the others differ from one of these in names of tensors only
 PAIRS = [
     (name, head)
     for name, row in TEXT_FAMILIES.items()
     for head in (*row.heads, "none")
     if name not in ALIKE or head == next(iter(row.heads))
+    if head != "masked_lm" or name in MASKED
 ]
 _TABLES = ("wte", "wpe", "embed_tokens", "embed_positions")
 _SIZES = {
@@ -120,8 +123,7 @@ def tensors(settings: dict[str, Any], seed: int = 0, prefix: bool = True) -> dic
         elif ours.endswith((".bias", ".scale")):
             leaf = leaf.reshape(-1)
         out[name] = leaf
-    modules = [module for head in family.heads.values() for module in (head.output, head.pooler, head.pooler_norm)]
-    outside = tuple(f"{module}." for module in modules if module)
+    outside = tuple(f"{module}." for head in family.heads.values() for module in head.modules)
     if family.pretrained_pooler:
         outside = tuple(module for module in outside if not module.startswith("pooler."))
     held = {name: Stored(leaf.shape, "float32", lambda leaf=leaf: leaf) for name, leaf in out.items()}

@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune.checkpoint.families import FAMILIES
+
 HEADS = {
     "classification": "ForSequenceClassification",
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "causal_lm": "ForCausalLM",
+    "masked_lm": "ForMaskedLM",
     "none": "Model",
 }
 CLASSES = {
@@ -39,7 +42,7 @@ _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert", "modernbert")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 DECODERS += ("smollm3", "olmo2", "phi3")
-PAIRS = [(family, head) for family in ENCODERS for head in HEADS if head != "causal_lm"] + [
+PAIRS = [(family, head) for family in ENCODERS for head in (*FAMILIES[family].heads, "none")] + [
     (family, head) for family in DECODERS for head in ("causal_lm", "classification", "none")
 ]
 VOCAB, LENGTH = 30, 9

@@ -23,8 +23,10 @@ _UNUSUAL = {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 
 UNUSUAL = {
     "opt": {"word_embed_proj_dim": 8, "do_layer_norm_before": False},
     "gpt2": {"n_inner": None, "n_head": 4},
-    **dict.fromkeys(("mistral", "qwen2", "qwen3"), _UNUSUAL),
-    "llama": _UNUSUAL | {"hidden_size": 24},  # a multiple of its heads, which its config demands
+    **dict.fromkeys(("mistral", "qwen2", "qwen3", "gemma", "smollm3", "olmo2"), _UNUSUAL),
+    "phi3": _UNUSUAL | {"head_dim": 8},  # the half of which is turned
+    # A multiple of its heads, which their configs demand.
+    **dict.fromkeys(("llama", "gemma2", "gemma3_text"), _UNUSUAL | {"hidden_size": 24}),
 }
 PROBLEMS = {
     "single_label": {"num_labels": 5},

@@ -7,7 +7,7 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 
 import jaxprune as jp
 from jaxprune.model import logits
-from jaxprune.pruning.cut import cut, kept_units
+from jaxprune.pruning.cut import cut, heads_stay, kept_units
 from tests.parity.reference import CLASSES, ENCODERS, cases, compared, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
@@ -34,7 +34,9 @@ def assert_loads(model, reference, folder, **settings):
         expected, got = np.asarray(logits(model, **inputs)), reference_logits(theirs.eval(), inputs)
         if got.ndim == 3:
             got, expected = got[compared(inputs, family)], expected[compared(inputs, family)]
-        np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE, err_msg=name)
+        # A norm of what little is left to add magnifies roundings.
+        tolerance = 1e-4 if model.architecture.norms_update else TOLERANCE
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=name)
 
 
 def pruned(model, *kept):
@@ -50,8 +52,11 @@ def test_transformers_computes_the_same(tmp_path, name):
     reference.save_pretrained(tmp_path / "dense")
     model = jp.load(tmp_path / "dense")
     heads = ([1], [0]) if hasattr(reference.config, "num_key_value_heads") else (None, None)
+    fewer = ([1], [])
+    if heads_stay(model.architecture):
+        heads = fewer = (None, None)
     assert_loads(pruned(model, heads[0], [0, 3, 9], heads[1], [1, 2, 5]), reference, tmp_path / "small")
-    assert_loads(pruned(model, [1], [0, 3, 9], [], [4]), reference, tmp_path / "full", fill_zeros=True)
+    assert_loads(pruned(model, fewer[0], [0, 3, 9], fewer[1], [4]), reference, tmp_path / "full", fill_zeros=True)
 
 
 def test_new_output_biases_and_shards(tmp_path):

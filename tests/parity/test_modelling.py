@@ -32,7 +32,7 @@ AUTO = {
 # Layers that lost some of their heads, all of them, and all neurons.
 KEPT = ([0, 2], [], [], [1, 2, 5])
 GROUPS = ([1], [], [], [1, 2, 5])
-SHARED = ([0, 1, 2], [], [0, 1, 2], [1, 2, 5])  # where layers share a table of scores by distance
+SHARED = ([0, 1, 2], [], [0, 1, 2], [1, 2, 5])  # where layers share what belongs to heads, or their number
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def uneven(folder, family, head, kept=None, seed=7, biases=False, **changes):
     reference.save_pretrained(folder)
     model = jp.load(folder)
     by_family = GROUPS if hasattr(reference.config, "num_key_value_heads") else KEPT
-    kept = kept or (SHARED if family == "mpnet" else by_family)
+    kept = kept or (SHARED if family in ("mpnet", "olmo2", "phi3") else by_family)
     counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
     model = cut(model, [np.isin(np.arange(count), units) for count, units in zip(counts, kept, strict=True)])
     return with_output_biases(model) if biases else model

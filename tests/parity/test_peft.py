@@ -37,7 +37,8 @@ def trained_like(model: jp.Model, projections, **settings):
     params = jax.tree.map(lambda leaf: leaf, model.params)
     params["head"] = jax.tree.map(draw, params["head"])
     for layer in params["layers"]:
-        layer["attention"] = {**layer["attention"], "norm": jax.tree.map(draw, layer["attention"]["norm"])}
+        own = {name: jax.tree.map(draw, leaf) for name, leaf in layer["attention"].items() if name == "norm"}
+        layer["attention"] = {**layer["attention"], **own}
     return model.replace(params=params), adapters._replace(weights=jax.tree.map(draw, adapters.weights))
 
 
@@ -48,7 +49,21 @@ def paths_of(model: jp.Model) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "opt", "gpt2", "llama", "qwen3", "gemma2", "phi3"]
+    "family",
+    [
+        "bert",
+        "roberta",
+        "distilbert",
+        "electra",
+        "mpnet",
+        "opt",
+        "gpt2",
+        "llama",
+        "qwen3",
+        "gemma2",
+        "phi3",
+        "modernbert",
+    ],
 )
 def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
     reference = random_reference(family, "classification", seed=1)

@@ -128,3 +128,16 @@ def test_modernbert_is_tuned(tune, classifier, task, tmp_path):  # noqa: F811
     assert tuned.architecture.attention == classifier.architecture.attention
     again = jp.load(jp.save(tuned, tmp_path / "tuned"))
     assert again.architecture == tuned.architecture
+
+
+def test_a_new_head_starts_from_the_masked_language_models(tmp_path):
+    """As transformers reads such a file: the dense layer and the norm before the classifier are those before words."""
+    named = tiny.tensors(tiny.config("modernbert", "classification"))
+    masked = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
+    masked["decoder.bias"] = np.zeros(30, np.float32)
+    settings = tiny.config("modernbert", "none", architectures=["ModernBertForMaskedLM"])
+    model = jp.load(tiny.write(tmp_path / "model", settings, masked), head="classification", labels=2)
+    np.testing.assert_array_equal(np.asarray(model.params["pooler"]["kernel"]).T, named["head.dense.weight"])
+    np.testing.assert_array_equal(model.params["pooler"]["norm"]["scale"], named["head.norm.weight"])
+    (warning,) = model.provenance.warnings
+    assert "no weights for the classification head: " in warning

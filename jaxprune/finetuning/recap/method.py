@@ -110,7 +110,7 @@ def run_recap(
     run = RecapRun(
         model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
         result_types(start.params, None), result_types(model.params, training.result_dtype), placement,
-        on_phase or nothing, on_step or nothing, new_head=_new_head(model),
+        on_phase or nothing, on_step or nothing, together=texts.encoded.together, new_head=_new_head(model),
     )  # fmt: skip
     _check_limit(run, first, device_limit)
     saved = Saved(start, None, 0, ())

@@ -67,6 +67,7 @@ class RecapRun:
     tell: OnStep  # once a phase
     on_step: OnStep  # once a batch
     stopped: Callable[[], bool] = lambda: False  # whether a signal came
+    together: int = 1  # training texts that belong to one example
     new_head: bool = False  # whether the full model has nothing to teach before its first round
     # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
     sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
@@ -84,7 +85,8 @@ class RecapRun:
 
     def sampled(self, number: int) -> Sequence[Batch]:
         """The texts that a round is measured on: those of its first batches, whose shape is that of all others."""
-        return first_texts(self.batches(number * self.settings.epochs_per_round), self.settings.samples)
+        batches = self.batches(number * self.settings.epochs_per_round)
+        return first_texts(batches, self.settings.samples, self.together)
 
     @property
     def split_name(self) -> str:

@@ -200,7 +200,7 @@ class KPrune(Method):
 
 def _kind_of(architecture: Architecture) -> str:
     """Which row of `BY_KIND` serves a model."""
-    if head_of(architecture).language is not None:
+    if head_of(architecture).generates:
         return "causal_lm"
     return "embedding" if head_of(architecture).pools else "task"
 

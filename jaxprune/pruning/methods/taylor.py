@@ -46,7 +46,7 @@ class Taylor(Refitting):
 
     def settled(self, architecture: Architecture) -> "Taylor":
         """These settings. Raises `DataError` for a model that is no language model."""
-        if head_of(architecture).language is None:
+        if not head_of(architecture).generates:
             raise DataError(f"taylor is for language models, the head of this one is {architecture.head}; use fisher.")
         return self
 
