@@ -521,4 +521,6 @@ def test_every_row_of_the_table_is_consistent():
             "attention_bias",
             "mlp_bias",
             "pad_token_id",
+            "rope_theta",
+            "original_max_position_embeddings",
         }
