@@ -169,10 +169,8 @@ def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
     modules = dict(family.modules)
     if head := family.heads.get(architecture.head):
         parts = {
-            "pooler": head.pooler,
-            "pooler.norm": head.pooler_norm,
-            "head.transform": head.transform,
-            "head.norm": head.transform_norm,
+            **{"pooler": head.pooler, "pooler.norm": head.pooler_norm},
+            **{"head.transform": head.transform, "head.norm": head.transform_norm},
         }
         modules |= {"head": head.output} | {ours: module for ours, module in parts.items() if module}
     names = {}

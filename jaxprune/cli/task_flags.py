@@ -41,7 +41,7 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--set-aside",
         type=float,
         metavar="SHARE",
-        help="chat, pairs, images: score this share, or number, of --data, and train on the others",
+        help="chat, pairs, images: score this share, or number, of what --data holds, and train on the others",
     )
     parser.add_argument(
         "--min-score",
@@ -78,7 +78,7 @@ def task(arguments: argparse.Namespace) -> Any:
     options = {name: value for name, value in asked.items() if value is not None}
     if arguments.min_score is not None:
         if "min_score" not in own:
-            raise DataError(f"--min-score belongs to --task pairs, not to {arguments.task}.")
+            raise DataError(f"--min-score belongs to --task pairs, not to {arguments.task}; leave it out.")
         options["min_score"] = arguments.min_score
     if getattr(arguments, "calibration_texts", None) is not None and "calibration" in own:
         options["calibration"] = _sources(arguments, [arguments.calibration_texts])
@@ -86,7 +86,7 @@ def task(arguments: argparse.Namespace) -> Any:
     if arguments.set_aside is not None and "validation" not in own:
         raise DataError(f"--set-aside belongs to --task chat, pairs and images, not to {arguments.task}.")
     if train is not None:
-        if not own or arguments.task == "images":
+        if arguments.task not in tasks.FILES:
             raise DataError(f"--train-data belongs to --task text, chat and pairs, not to {arguments.task}.")
         if arguments.set_aside is not None:
             raise DataError("--train-data and --set-aside both say what is trained on; leave one of them out.")

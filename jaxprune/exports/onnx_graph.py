@@ -285,8 +285,8 @@ def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
         return output(g, logits, "logits", ROWS, TOKENS, a.vocab)
     flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
     bias = [g.weight("head.bias", params["head"]["bias"])] if a.transform != "none" else []
-    # The very table that tokens are looked up in.
-    logits = _capped(g, g.add("Gemm", flat, "embed.token", *bias, transB=1), a.logit_cap)
+    logits = g.add("Gemm", flat, "embed.token", *bias, transB=1)  # the very table that tokens are looked up in
+    logits = _capped(g, logits, a.logit_cap)
     shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)
     return output(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import overload
 
+import jax
 import numpy as np
 
 from ..model import Architecture, Batch
@@ -89,7 +90,7 @@ def shuffled(
     slots = min(room, key=lambda slots: (room[slots], slots))
     plan = plans[slots]
     rows = -(-room[slots] // slots // (multiple * devices)) * multiple * devices
-    together = max(map(len, plan)) * each
+    places = max(map(len, plan)) * each
 
     def batches(epoch: int) -> Epoch:
         random = np.random.RandomState([seed, epoch])
@@ -110,7 +111,7 @@ def shuffled(
 
         def build(texts: np.ndarray, share: Share) -> Batch:
             mine = _own_rows(rows, share)
-            own_shape = (mine.stop - mine.start, slots, together)
+            own_shape = (mine.stop - mine.start, slots, places)
             return batch_of(_rows(plan, texts, each)[mine], altered, architecture, own_shape)
 
         return Epoch(chosen, build, np.array([each * len(texts) for texts in chosen]))
@@ -165,7 +166,7 @@ def own_part(batches: Sequence[Batch], share: Share) -> Sequence[Batch]:
     if isinstance(batches, Epoch):
         return batches.part(share)
     cut = lambda leaf: leaf[_own_rows(len(leaf), share)]  # noqa: E731
-    return [Batch(*map(cut, batch)) for batch in batches]
+    return [jax.tree.map(cut, batch) for batch in batches]
 
 
 def _own_rows(rows: int, share: Share) -> slice:

@@ -23,7 +23,10 @@ class Train:
     epochs: int | None = field(default=None, metadata={"help": f"passes over the training texts; {EPOCHS} by default"})
     batch_size: int = field(
         default=32,
-        metadata={"help": "texts a step, in all its parts and on all devices: the last of an epoch has what is left"},
+        metadata={
+            "help": "texts, or pairs that belong together, a step, in all its parts and on all devices: the last of an "
+            "epoch has what is left"
+        },
     )
     learning_rate: float | None = field(
         default=None, metadata={"help": f"highest learning rate; {FULL_RATE:g} without, {ADAPTER_RATE:g} with adapters"}

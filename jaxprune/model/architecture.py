@@ -125,9 +125,9 @@ class Architecture:
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
     tied: bool = False  # the language model's head is the token table
-    logit_cap: float | None = None  # a language model's logits x become cap * tanh(x / cap)
     # Of a masked language model, the activation between a dense layer and a norm before that table: the layers' own.
     transform: Literal["none", "own", "gelu"] = "none"
+    logit_cap: float | None = None  # a language model's logits x become cap * tanh(x / cap)
     problem: Problem = "single_label"
     labels: tuple[str, ...] = ()  # names of the classes; one name for a regression
     embedding: Embedding | None = None  # of a head that makes one vector of a text

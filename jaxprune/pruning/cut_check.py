@@ -42,12 +42,15 @@ def masked_versus_cut_in_run(
     fitted: Model, small: Model, masks: Sequence[Mask], batch: Batch, programs: Programs
 ) -> float:
     """`masked_versus_cut` where a run's weights are: by programs it has compiled before, and streamed where it does."""
+    head = head_of(fitted.architecture)
+    if head.language is not None and not head.generates:
+        batch = first_tokens(batch)  # what such a model says of a token depends on the rest, too
     devices = programs.devices
     params = devices.params(silenced(fitted, masks).params)
     last = last_stream(params, batch, fitted.architecture, programs)
     # From here on few rows, on one device.
     last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
-    if head_of(fitted.architecture).language is not None:
+    if head.language is not None:
         last, batch = last[:2, :FIRST], first_tokens(batch)
     masked = programs(finish, outer, last, batch, architecture=fitted.architecture)
     batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))

@@ -35,8 +35,8 @@ _OWN: Mapping[str, Callable[..., Task]] = {
     "chat": chat,
     "sts": sts,
     "retrieval": retrieval,
-    "images": images,
     "pairs": pairs,
+    "images": images,
 }
 # What their folder holds, where that is something else than texts to train on and to score.
 _NEEDED = {
@@ -44,12 +44,13 @@ _NEEDED = {
     "images": "train/CLASS/*.png and validation/CLASS/*.png, or an .npz with images and labels",
 }
 NAMES = (*_LOADERS, *_OWN, "text")
+FILES = ("text", "chat", "pairs")  # whose data may be several files, and others to train on
 # Options beside `data` and `length`, by the task that has them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text": ("train", "calibration", "windows", "documents"),
     "chat": ("validation", "calibration", "seed"),
-    "images": ("validation", "seed"),
     "pairs": ("validation", "min_score", "seed"),
+    "images": ("validation", "seed"),
     "retrieval": (),  # corpus, queries and qrels are three files
 }
 
@@ -58,8 +59,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 def load(name: str, data: Sources | None = None, *, length: int | None = None, **options: Any) -> Task:
     """The task called `name`, from the files under `data`, or from the hub where that is None.
 
-    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`,
-    `pairs` and `images`, for the tasks of these names; for the first three `data` may be several files.
+    `length` is the most tokens of a text, or the tokens of a window. `options` are further ones of `text`, `chat`
+    and `pairs`, or `images`, for the tasks of these names; for the first three `data` may be several files.
     """
     if name not in NAMES:
         raise DataError(f'"{name}" is not a task; choose from {", ".join(NAMES)}.')

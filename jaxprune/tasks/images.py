@@ -23,33 +23,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
-class _Labels:
-    """Labels of every split as they are written, and how these are numbered."""
-
-    def __init__(self, names: tuple[str, ...] | None):
-        self.names, self.source = names, "names"
-
-    def numbered(self, labels: Mapping[str, Sequence[Any]], where: Mapping[str, str]) -> dict[str, list[int | None]]:
-        """The class of every image, by split; None where it has none. Raises `DataError`."""
-        given = [value for values in labels.values() for value in values if value is not None]
-        by_name = any(isinstance(value, str) for value in given)
-        if self.names is None and by_name:
-            self.names, self.source = tuple(sorted(set(given))), "sorted names"
-        elif self.names is None:
-            self.names, self.source = tuple(map(str, range(max(given, default=0) + 1))), "numbers"
-        index = {name: number for number, name in enumerate(self.names)}
-        numbers: dict[str, list[int | None]] = {}
-        for split, values in labels.items():
-            numbers[split] = [index.get(value, -1) if isinstance(value, str) else value for value in values]
-            for number, value in enumerate(numbers[split]):
-                if value is not None and not 0 <= value < len(self.names):
-                    raise DataError(
-                        f"{where[split]}: image {number} has the label {values[number]!r}, none of the "
-                        f"{len(self.names)} classes ({shown(self.names)}); correct it."
-                    )
-        return numbers
-
-
 @checked
 def images(
     path: Sources, *, validation: float | int | None = None, seed: int = 0, max_length: int | None = None
@@ -117,16 +90,34 @@ def _read(root: Path) -> tuple[dict[str, Sequence[Example]], tuple[str, ...], Cl
         pictures = {split: [picture for picture, _ in entries] for split, entries in both.items()}
         labels = {split: [name for _, name in entries] for split, entries in both.items()}
         names, where = label_names(root), {split: str(folder) for split, folder in folders.items()}
-    numbering = _Labels(names)
-    numbers = numbering.numbered(labels, where)
-    examples: dict[str, Sequence[Example]] = {
-        split: tuple(
-            Example("", None, label, image=image) for image, label in zip(entries, numbers[split], strict=True)
-        )
-        for split, entries in pictures.items()
-    }
-    assert numbering.names is not None  # numbered has named them
-    return examples, numbering.names, numbering.source  # type: ignore[return-value]
+    names, source = (names, "names") if names is not None else _class_names(labels)
+    examples: dict[str, Sequence[Example]] = {}
+    for split, entries in pictures.items():
+        numbers = _numbers(labels[split], names, where[split])
+        rows = zip(entries, numbers, strict=True)
+        examples[split] = tuple(Example("", None, number, image=image) for image, number in rows)
+    return examples, names, source
+
+
+def _class_names(labels: Mapping[str, Sequence[Any]]) -> tuple[tuple[str, ...], ClassesFrom]:
+    """Names for classes that nobody named: those used, sorted, or the numbers up to the largest used."""
+    used = {value for values in labels.values() for value in values if value is not None}
+    if any(isinstance(value, str) for value in used):
+        return tuple(sorted(map(str, used))), "sorted names"
+    return tuple(map(str, range(max(used, default=0) + 1))), "numbers"
+
+
+def _numbers(labels: Sequence[Any], names: tuple[str, ...], where: str) -> list[int | None]:
+    """The class of every image; None where it has none. Raises `DataError` for a label that is no class."""
+    index = {name: number for number, name in enumerate(names)}
+    numbers = [index.get(value, -1) if isinstance(value, str) else value for value in labels]
+    for image, number in enumerate(numbers):
+        if number is not None and not 0 <= number < len(names):
+            raise DataError(
+                f"{where}: image {image} has the label {labels[image]!r}, none of the {len(names)} classes "
+                f"({shown(names)}); correct it."
+            )
+    return numbers
 
 
 # --- class folders

@@ -18,10 +18,10 @@ from ..model import Model
 from ..model.patches import Patches
 from ..tasks.example import Example
 from ..tasks.picture import Picture
+from .image_steps import as_bytes, by_channel, channels_first, cropped, resized
 from .tokenizer import Encoded
 
 KEPT = 2**29  # bytes of patches up to which all are kept; beyond, images are read each time that they are asked for
-_CHANNELS = (1, 3, 4)  # by which the axis of an array that has them is told, as in transformers
 _DARK = 64  # of 255: arrays whose brightest pixel is below are doubted
 
 
@@ -97,6 +97,12 @@ class ImageReader:
 
     def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """What may surprise in how these images are read."""
+        if self._normalises_unscaled and self.settings.resize is not None:  # which makes bytes of them
+            return (
+                *self.said,
+                "do_rescale is false, so that pixels are read as 0 to 255, and image_mean is of pixels from 0 to 1: "
+                "they are likely meant to be rescaled; correct preprocessor_config.json.",
+            )
         arrays = [example.image.pixels for example in examples if example.image is not None]
         bytes_ = [entry for entry in arrays if isinstance(entry, np.ndarray) and entry.size]
         brightest = max((float(entry.max()) for entry in bytes_), default=255.0)
@@ -112,14 +118,14 @@ class ImageReader:
         """An image as the model reads it: float32 [channels, height, width]. Raises `DataError`."""
         array, settings = self._array(image), self.settings
         if settings.resize is not None:
-            array = _resized(array, settings.resize, settings.resample)
+            array = resized(array, settings.resize, settings.resample)
         if settings.crop is not None:
-            array = _cropped(array, settings.crop)
+            array = cropped(array, settings.crop)
         if settings.scale is not None:
             array = (array.astype(np.float64) * settings.scale).astype(np.float32)
         array = array.astype(np.float32)
         if settings.mean is not None and settings.std is not None:
-            mean, std = (_by_channel(values, len(array)) for values in (settings.mean, settings.std))
+            mean, std = (by_channel(values, len(array)) for values in (settings.mean, settings.std))
             array = (array - mean) / std
         p = self.patches
         if array.shape != (p.channels, p.height, p.width):
@@ -155,7 +161,21 @@ class ImageReader:
                 array = np.array(upright.convert("RGB" if self.patches.channels == 3 else "L"))
             except Exception as error:  # Pillow has no common base for what damaged files raise
                 raise _no_image(image.where, error) from error
+        self._check_unscaled(array, image.where)
         return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+    def _check_unscaled(self, array: np.ndarray, where: str) -> None:
+        """Raise `DataError` for pixels up to 255 of which a mean of pixels from 0 to 1 would be subtracted."""
+        if self._normalises_unscaled and self.settings.resize is None and float(array.max()) > 1:
+            raise DataError(
+                f"{where} has pixels up to {float(array.max()):g}, and the image processor leaves them as they are "
+                "(do_rescale false), to subtract a mean of pixels from 0 to 1; divide them by 255."
+            )
+
+    @property
+    def _normalises_unscaled(self) -> bool:
+        mean = self.settings.mean
+        return self.settings.scale is None and mean is not None and max(mean) <= 1
 
     def _check_mode(self, image: Any, where: str) -> None:
         """Raise `DataError` for an image of Pillow whose colours are not the model's."""
@@ -174,7 +194,7 @@ class ImageReader:
                 f"{where} is an array of {array.dtype} and shape {array.shape}, expected pixels: [height, width], "
                 "[height, width, channels] or [channels, height, width]."
             )
-        array = _channels_first(array, where)
+        array = channels_first(array, where)
         if len(array) == 1 and self.patches.channels == 3 and self.settings.to_rgb:
             array = np.repeat(array, 3, axis=0)
         if len(array) != self.patches.channels:
@@ -187,12 +207,8 @@ class ImageReader:
         if not np.isfinite([low, high]).all():
             raise DataError(f"{where} holds NaN or Inf; correct it.")
         if self.settings.resize is not None or self.settings.scale is not None:
-            return _as_bytes(array, where, low, high)
-        if self.settings.mean is not None and max(self.settings.mean) <= 1 < high:
-            raise DataError(
-                f"{where} has pixels up to {high:g}, and the image processor leaves them as they are (do_rescale "
-                "false), to subtract a mean of pixels from 0 to 1; divide them by 255."
-            )
+            return as_bytes(array, where, low, high)
+        self._check_unscaled(array, where)
         return array
 
 
@@ -220,68 +236,3 @@ def opened(image: Picture) -> Iterator[Any]:
 def _no_image(where: str, error: Exception) -> DataError:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return DataError(f"{where} is no image that Pillow reads ({said}); convert it, or drop it.")
-
-
-# --- steps of an image processor; arrays are [channels, height, width]
-
-
-def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
-    if array.ndim == 2:
-        return array[None]
-    first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
-    if first == last:
-        said = "both its first and its last axis could be" if first else "no axis of 1, 3 or 4 is"
-        raise DataError(f"{where} has shape {array.shape}: {said} the channels; give [channels, height, width].")
-    return array if first else np.moveaxis(array, -1, 0)
-
-
-def _as_bytes(array: np.ndarray, where: str, low: float, high: float) -> np.ndarray:
-    """Pixels from 0 to 255 as bytes. Raises `DataError` for others, and where 1 could be the brightest."""
-    if array.dtype == np.uint8:
-        return array
-    whole = array.dtype.kind in "ui" or bool(np.equal(array, np.round(array)).all())
-    if array.dtype.kind == "f" and 0 <= low and 0 < high <= 1:
-        raise DataError(
-            f"{where} has floats from 0 to 1, and the image processor reads 0 to 255, which it divides itself; give "
-            "(255 * image).round() as uint8."
-        )
-    if low < 0 or high > 255 or not whole:
-        what = "pixels" if whole else "floats that are not whole"
-        raise DataError(f"{where} has {what} from {low:g} to {high:g}, expected 0 to 255; give them as uint8.")
-    return array.astype(np.uint8)
-
-
-def _resized(array: np.ndarray, size: tuple[int, int] | int, resample: int) -> np.ndarray:
-    """By Pillow; an image that has the size stays as it is."""
-    height, width = array.shape[1:]
-    if isinstance(size, int):
-        short, long = min(height, width), max(height, width)
-        long = int(size * long / short)
-        size = (long, size) if width <= height else (size, long)
-    if size == (height, width):
-        return array
-    if find_spec("PIL") is None:
-        raise SettingsError("images are resized by the package Pillow; pip install 'jaxprune[images]'.")
-    from PIL import Image
-
-    last = np.moveaxis(array, 0, -1)
-    image = Image.fromarray(np.ascontiguousarray(last[..., 0] if len(array) == 1 else last))
-    resized = np.array(image.resize((size[1], size[0]), resample=resample))
-    return resized[None] if resized.ndim == 2 else np.moveaxis(resized, -1, 0)
-
-
-def _cropped(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle; zeros around an image that is smaller."""
-    for axis, wanted in enumerate(size, 1):
-        have = array.shape[axis]
-        if have < wanted:
-            before = -(-(wanted - have) // 2)
-            pads = [(0, 0)] * 3
-            pads[axis] = (before, wanted - have - before)
-            array = np.pad(array, pads)
-    top, left = ((have - wanted) // 2 for have, wanted in zip(array.shape[1:], size, strict=True))
-    return array[:, top : top + size[0], left : left + size[1]]
-
-
-def _by_channel(values: tuple[float, ...], channels: int) -> np.ndarray:
-    return np.array(values if len(values) == channels else values * channels, np.float32)[:, None, None]

@@ -33,8 +33,8 @@ class Encoded:
     longest: int | None = None  # tokens that they were cut to
     row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
     unpooled: int = 0  # tokens at the beginning of every text that are no part of its vector: those of a prompt
-    patches: Sequence[np.ndarray] | None = None  # of images, [tokens, numbers] each; images are all of one length
     together: int = 1  # so many texts, one after another, belong to one example, and share a row of a batch in training
+    patches: Sequence[np.ndarray] | None = None  # of images, [tokens, numbers] each; images are all of one length
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -73,7 +73,7 @@ def test_what_is_missing_is_said_in_flags(chats, cli, tmp_path):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (("--task", "sst2", "--set-aside", "0.1"), "--set-aside belongs to --task chat and pairs, not to sst2"),
+        (("--task", "sst2", "--set-aside", "0.1"), "--set-aside belongs to --task chat, pairs and images"),
         (("--task", "sst2", "--train-data", "x"), "--train-data belongs to --task text, chat and pairs, not to sst2"),
         (("--task", "chat", "--documents"), "--documents belongs to --task text, not to chat"),
         (("--task", "chat", "--windows", "2"), "--windows belongs to --task text, not to chat"),

@@ -38,7 +38,7 @@ def test_prune_evaluate_and_predict_images(cli, tmp_path):
         (("predict", "--text", "a text"), "reads images; give them by --images"),
         (("predict", "--images", "a.png", "--text", "a"), "images from --images FILE; give one of them"),
         (("predict", "--images", "missing.png"), "image 0, missing.png, is not a file"),
-        (("evaluate", "--task", "sts", "--data", ".", "--set-aside", "3"), "belongs to --task chat and images"),
+        (("evaluate", "--task", "sts", "--data", ".", "--set-aside", "3"), "belongs to --task chat, pairs and images"),
     ],
 )
 def test_what_is_refused_in_one_line(cli, tmp_path, words, message):

@@ -50,9 +50,9 @@ def write_inputs(root: Path) -> Path:
     chat_model(root / "my-chat-model")
     of_another_family(root / "my-own-family")
     write_folder(root / "my-embedding-model")
+    masked_model(root / "my-masked-model")
     images.write_model(root / "my-vit")
     images.write_npz(root / "my-images.npz", 96)
-    masked_model(root / "my-masked-model")
     random = np.random.RandomState(0)
     text = "\n".join(" ".join(random.choice(WORDS, 12)) for _ in range(200))
     for name in ("test.txt", "c4.txt"):

@@ -18,7 +18,7 @@ TEXTS = ["film cafe films 電 影 cafe", "cafe film films cafe 電 film", "影 f
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    settings = tiny.config("bert", "masked_lm", vocab_size=len(WORDS))
+    settings = tiny.config("bert", "masked_lm", vocab_size=len(WORDS), max_position_embeddings=90)
     path = tiny.write(tmp_path_factory.mktemp("masked") / "model", settings, tiny.tensors(settings))
     write_bert(path)
     return path
@@ -61,7 +61,7 @@ def test_a_share_of_own_tokens_is_masked_for_calibration(model):
 
 
 def test_it_is_pruned_saved_and_brought_back_with_its_head(model, tmp_path):
-    texts = jp.Calibration.of_texts(TEXTS * 20)
+    texts = jp.Calibration.of_texts([" ".join([text] * 12) for text in TEXTS] * 12, max_length=80)
     small = jp.prune(model, texts, jp.Budget(0.5))
     assert small.report.masked_vs_cut < 1e-5
     jax.tree.map(np.testing.assert_array_equal, small.params["head"], model.params["head"])

@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 import torch
 
 import jaxprune as jp
+from jaxprune.model import Batch
+from jaxprune.model.in_batch import ranking_loss
 from tests.helpers.sentences import MODES, write_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
@@ -60,8 +64,9 @@ def test_tiny_folders_give_the_same_vectors(tmp_path, inner):
     np.testing.assert_allclose(jp.embed(jp.load(folder), TEXTS[:4]), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_a_real_model_gives_the_same_vectors_and_so_does_its_export(real_model, tmp_path):
-    folder = real_model("minilm")
+@pytest.mark.parametrize("name, width", [("minilm", 384), ("mpnet-base", 768)])
+def test_a_real_model_gives_the_same_vectors_and_so_does_its_export(real_model, tmp_path, name, width):
+    folder = real_model(name)
     x, mask = reference(folder, TEXTS)
     expected = torch.nn.functional.normalize(pooled(x, mask, "pooling_mode_mean_tokens")).numpy()
     model = jp.load(folder)
@@ -70,4 +75,24 @@ def test_a_real_model_gives_the_same_vectors_and_so_does_its_export(real_model, 
     x, mask = reference(tmp_path / "x", TEXTS)
     again = torch.nn.functional.normalize(pooled(x, mask, "pooling_mode_mean_tokens")).numpy()
     np.testing.assert_allclose(again, expected, rtol=0, atol=TOLERANCE)
-    assert json.loads((tmp_path / "x" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == 384
+    assert json.loads((tmp_path / "x" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == width
+
+
+def test_the_loss_of_pairs_and_its_gradient_are_those_of_multiple_negatives_ranking():
+    """`MultipleNegativesRankingLoss.forward` of sentence-transformers, rewritten: anchors, positives, negatives."""
+    random = np.random.RandomState(0)
+    x = random.normal(0, 1, (5, 3, 8)).astype(np.float32)  # [pairs, roles, dimensions]
+    vectors = torch.tensor(x, requires_grad=True)
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    scores = 20.0 * unit[:, 0] @ torch.cat([unit[:, 1], unit[:, 2]]).T
+    loss = torch.nn.functional.cross_entropy(scores, torch.arange(5))
+    loss.backward()
+    index = np.arange(15, dtype=np.int32).reshape(5, 3)
+    targets = np.stack([index // 3, index % 3, index], axis=-1)
+    nothing = jnp.zeros((5, 3), jnp.int32)
+    batch = Batch(nothing, nothing, nothing, nothing, nothing, jnp.asarray(index))
+    mean = lambda x: jnp.sum(ranking_loss(x, jnp.asarray(targets), batch)) / 5  # noqa: E731
+    value, slope = jax.value_and_grad(mean)(jnp.asarray(x))
+    assert float(value) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert vectors.grad is not None
+    np.testing.assert_allclose(slope, vectors.grad.numpy(), rtol=0, atol=1e-5)

@@ -166,6 +166,8 @@ def test_ranges_that_a_processor_does_not_mean(tmp_path, model):
     raw = jp.load(write_model(tmp_path / "model", processor=plain))
     with pytest.raises(DataError, match=r"pixels up to .* leaves them as they are \(do_rescale false\)"):
         jp.predict(raw, [ONE])
+    doubted = jp.load(write_model(tmp_path / "doubted", processor={"size": 6, "do_rescale": False}))
+    assert "do_rescale is false, so that pixels are read as 0 to 255" in jp.predict(doubted, [ONE]).warnings[0]
     halves = np.round(ONE / 255, 2)
     small = jp.predict(raw, [halves])[0].probabilities
     assert small == pytest.approx(
