@@ -290,7 +290,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
 def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> dict[str, Any]:
     """The fields of `Architecture` that a task sets, but for those of a language model."""
     head = family.heads.get(task.head, HeadModules(output=""))
-    pooled = {} if "pool" not in family.keys or head.pooler is None else _pooled(family, config, where)
+    before = head.pooler or head.transform
+    pooled = {} if "pool" not in family.keys or before is None else _pooled(family, config, where)
     return {
         "pool": head.token,
         "pool_tokens": _pool_tokens(family, config, task, where),

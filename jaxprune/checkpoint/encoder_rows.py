@@ -229,7 +229,12 @@ ENCODERS = (
             "layers.{}.feed_forward.down": "layers.{}.mlp.Wo",
             "final_norm": "final_norm",
         },
-        heads=dict.fromkeys(("classification", "token_classification", "question_answering"), _PREDICTION_HEAD),
+        heads={
+            **dict.fromkeys(("classification", "token_classification", "question_answering"), _PREDICTION_HEAD),
+            "masked_lm": HeadModules(
+                output="decoder", transform="head.dense", transform_norm="head.norm", told_by="decoder.bias"
+            ),
+        },
         shared_pooler=True,
         ignored=("head.*", "decoder.*"),
         fused={"layers.*.attn.Wqkv": ("q", "k", "v"), "layers.*.mlp.Wi": ("gate", "up")},

@@ -35,6 +35,7 @@ class HeadModules:
     transform: str | None = None
     transform_norm: str | None = None
     transform_activation: Literal["own", "gelu"] = "gelu"  # between them; the layers' own
+    told_by: str | None = None  # a tensor that files have for this head alone, where others share the modules
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ class HeadModules:
     @property
     def sign(self) -> str:
         """A tensor that files have where they have this head."""
-        return f"{self.transform or self.output}.weight"
+        return self.told_by or f"{self.transform or self.output}.weight"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The rows of Gemma 1, 2 and 3: decoders that scale their embeddings, and norms that multiply by 1 + their weights."""
 
-from .decoder_rows import ANGLES, DECODER_HEADS, INNER_NORMS, LLAMA_DEFAULTS, LLAMA_KEYS, LLAMA_MODULES, LLAMA_SWITCHES
+from .decoder_rows import ANGLES, DECODER_HEADS, INNER_NORMS, LLAMA_KEYS, LLAMA_MODULES, LLAMA_SWITCHES
 from .family import OFF, Family
 from .sliding import FULL, SLIDING
 
@@ -11,10 +11,10 @@ _SWITCHES = LLAMA_SWITCHES | {
     "down_bias": False,
 }
 _KEYS = LLAMA_KEYS | {"attention_bias": "attention_bias"}
-_DEFAULTS = LLAMA_DEFAULTS | {
+_DEFAULTS = {
+    "rms_norm_eps": 1e-6,
     "head_dim": 256,
-    "hidden_act": "gelu_pytorch_tanh",
-    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
     "tie_word_embeddings": True,
     "pad_token_id": 0,
 }
@@ -40,7 +40,7 @@ GEMMAS = (
         prefix="model.",
         switches=_SWITCHES,
         keys=_KEYS,
-        defaults=_DEFAULTS | {"num_key_value_heads": 16},
+        defaults=_DEFAULTS | {"num_key_value_heads": 16, "hidden_act": "gelu_pytorch_tanh"},
         # A key of transformers 4; version 5 passes over it.
         pinned=_OFF | {"hidden_activation": "gelu_pytorch_tanh"},
         modules=LLAMA_MODULES,
@@ -56,6 +56,7 @@ GEMMAS = (
         keys=_KEYS | _WINDOWS | {"score_cap": "attn_logit_softcapping"},
         defaults=_DEFAULTS
         | {"num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096}
+        | {"hidden_activation": "gelu_pytorch_tanh"}
         | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         pinned=_OFF | {"hidden_act": "gelu_pytorch_tanh", "sliding_window_pattern": 2},
         modules=LLAMA_MODULES | _AROUND,
@@ -73,7 +74,7 @@ GEMMAS = (
         keys=_KEYS | _WINDOWS | {"both_ways": "use_bidirectional_attention"},
         defaults=_DEFAULTS
         | {"num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096}
-        | {"use_bidirectional_attention": False},
+        | {"hidden_activation": "gelu_pytorch_tanh", "use_bidirectional_attention": False},
         # transformers has a key for capped scores, and caps none.
         pinned=OFF | {"hidden_act": "gelu_pytorch_tanh", "attn_logit_softcapping": None},
         modules=LLAMA_MODULES | _AROUND | INNER_NORMS,

@@ -120,7 +120,7 @@ class Architecture:
     pool_pad: int | None = None  # padding's id, which the last token has not; None: only the mask tells padding
     # Dense layer and activation on what the head would read, before it: the pooled token, or every one.
     pooler: Literal["none", "tanh", "relu", "gelu"] = "none"
-    pooler_bias: bool = True
+    pooler_bias: bool = True  # of that layer, or of the one before the token table of a masked language model
     pooler_norm: bool = False  # a norm comes after
     head: HeadKind = "none"  # `heads.head_of` says what each kind is
     head_bias: bool = True  # of a head of a kind that has one
@@ -335,7 +335,7 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         tree["head"] = dense((a.output_width * a.pool_tokens,), (outputs,), last.bias and a.head_bias)
     if last.transformed:
         tree["head"] = {
-            "transform": dense((a.output_width,), (narrow,)),
+            "transform": dense((a.output_width,), (narrow,), a.pooler_bias),
             "norm": norm_over(narrow),
             "bias": (a.vocab,),
         }

@@ -58,7 +58,8 @@ def _products(params: Params, x: Array, architecture: Architecture) -> Array:
 def _transformed(p: Params, x: Float[Array, "... hidden"], architecture: Architecture) -> Float[Array, "... width"]:
     """What a masked language model looks up in the token table."""
     activation = ACTIVATIONS[architecture.activation if architecture.transform == "own" else "gelu"]
-    x = product("...h,hw->...w", x, p["transform"]["kernel"]) + p["transform"]["bias"].astype(x.dtype)
+    x = product("...h,hw->...w", x, p["transform"]["kernel"])
+    x = x + p["transform"]["bias"].astype(x.dtype) if "bias" in p["transform"] else x
     return norm(p["norm"], activation(x), architecture)
 
 

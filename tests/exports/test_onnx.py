@@ -93,6 +93,7 @@ VARIANTS = {
     "a window": ("mistral", {"sliding_window": 3}, UNEVEN),
     "a window in late layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
                                 UNEVEN),
+    "words, of ModernBERT": ("modernbert", {"architectures": ["ModernBertForMaskedLM"]}, UNEVEN),
     "the first token, of a model that may pool": ("modernbert", {"classifier_pooling": "cls"}, UNEVEN),
     "a gelu by tanh": ("bert", {"hidden_act": "gelu_new"}, UNEVEN),
     "a gated gelu": ("llama", {"hidden_act": "gelu"}, UNEVEN),

@@ -27,6 +27,7 @@ AUTO = {
     "token_classification": "AutoModelForTokenClassification",
     "question_answering": "AutoModelForQuestionAnswering",
     "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
     "none": "AutoModel",
 }
 # Layers that lost some of their heads, all of them, and all neurons.
