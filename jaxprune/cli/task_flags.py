@@ -78,7 +78,7 @@ def task(arguments: argparse.Namespace) -> Any:
     options = {name: value for name, value in asked.items() if value is not None}
     if arguments.min_score is not None:
         if "min_score" not in own:
-            raise DataError(f"--min-score belongs to --task pairs, not to {arguments.task}.")
+            raise DataError(f"--min-score belongs to --task pairs, not to {arguments.task}; leave it out.")
         options["min_score"] = arguments.min_score
     if getattr(arguments, "calibration_texts", None) is not None and "calibration" in own:
         options["calibration"] = _sources(arguments, [arguments.calibration_texts])
