@@ -11,7 +11,6 @@ from tests.helpers.images import SIZE, pixels, write_model, write_npz
 PIXELS = np.random.RandomState(0).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
 METHODS = {
     "kprune": jp.KPrune(),
-    "published": jp.KPrune.presets()["published"],
     "fisher": jp.Fisher(),
     "magnitude": jp.Magnitude(),
     "random": jp.Random(),
