@@ -27,6 +27,7 @@ CURES: dict[str, str] = {
     # data
     "belongs to --task text": "leave it out; --limit scores the first texts of other tasks",
     "--set-aside belongs to --task chat": "leave it out; other tasks have files for what is scored",
+    "--min-score belongs to --task pairs": "leave it out; other tasks train on all rows",
     "the chat template leaves nothing": "use a template that writes what the assistant says, or write prompt and "
     "completion",
     "not JSON (": "the line that is shown: one object a line, in UTF-8, or one array",

@@ -20,6 +20,7 @@ PAGES = {
     "experiments/results/decoders.md": "results/decoders.md",
     "experiments/results/prune_lora.md": "results/prune_lora.md",
     "experiments/results/recap.md": "results/recap.md",
+    "experiments/results/digits.md": "results/digits.md",
     "experiments/results/input_pipeline.md": "results/input_pipeline.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

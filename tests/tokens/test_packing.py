@@ -32,7 +32,7 @@ layouts = st.fixed_dictionaries(
 def test_every_token_appears_once_in_batches_of_one_shape(tiny, lengths, layout):
     encoded = texts_of(lengths)
     batches = pack(encoded, tiny().architecture, **layout)
-    assert len({tuple(leaf.shape for leaf in batch) for batch in batches}) == 1
+    assert len({tuple(leaf.shape for leaf in jax.tree.leaves(batch)) for batch in batches}) == 1
     assert sum(int((batch.segments > 0).sum()) for batch in batches) == encoded.tokens
     back = unpack(batches)
     for ours, theirs in ((back.ids, encoded.ids), (back.types, encoded.types)):
