@@ -69,7 +69,7 @@ def plain_step(params, moments, ids, rotary, dtype):
     return optax.apply_updates(params, updates), moments, value
 
 
-def ours(model: Any, ids: np.ndarray, dtype: str):
+def ours(model: Any, ids: np.ndarray, dtype: Any):
     """A function that takes one step of jaxprune's, and gives the loss before it."""
     import jaxprune as jp
     from jaxprune.finetuning.epochs import batches_for

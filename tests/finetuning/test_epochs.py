@@ -1,5 +1,6 @@
 """Batches of an epoch hold every text once, in a new order, in one shape."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -119,7 +120,7 @@ def test_the_first_steps_go_on_in_the_next_epoch(encoded):
 
 def test_all_batches_of_all_epochs_have_one_shape(encoded):
     batches = shuffled(encoded, ARCHITECTURE, size=16)
-    shapes = {tuple(part.shape for part in batch) for epoch in range(5) for batch in batches(epoch)}
+    shapes = {tuple(part.shape for part in jax.tree.leaves(batch)) for epoch in range(5) for batch in batches(epoch)}
     assert len(shapes) == 1
     assert len({len(batches(epoch)) for epoch in range(5)}) == 1
 
