@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
@@ -218,7 +219,9 @@ def merged_versus_unmerged(
     static, fetch = {"architecture": base.architecture}, devices.fetch
     apart = _outputs(fetch(base.params), fetch(adapters.weights), fetch(adapters.scaling), batch, **static)
     together = whole_pass(base.architecture)(fetch(result.params), batch, **static)
-    return logits_difference(devices.read(apart), devices.read(together), devices.read(batch))
+    return logits_difference(
+        devices.read(apart), devices.read(together), jax.tree.map(jnp.asarray, devices.read(batch))
+    )
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:

@@ -16,6 +16,7 @@ TASK = SimpleNamespace(
     kind="single_label",
     max_length=32,
     strict_length=True,
+    is_images=False,
     validation=SCORED,
     calibration=lambda count, seed: (count, seed),
 )

@@ -141,8 +141,8 @@ def test_a_file_that_exists_is_refused_and_a_run_that_stops_leaves_it(cli, input
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "texts come from --text TEXT or from --input FILE; give one of the two"),
-        (("--text", "a", "--input", "b"), "give one of the two"),
+        ((), "texts come from --text TEXT or from --input FILE, images from --images FILE; give one"),
+        (("--text", "a", "--input", "b"), "give one of them"),
         (("--input", "b", "--pair", "a"), "--pair is the second text of --text"),
         (("--input", "no-such-file"), "no-such-file cannot be read"),
         (("--text", " "), "text 0 is blank"),
