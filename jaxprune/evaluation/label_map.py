@@ -46,7 +46,7 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     if a.head != needed and a.head not in KINDS[task.kind].also:
         error = HeadMismatch(
             f"{task.name} needs {'an' if needed[0] in 'aeiou' else 'a'} {needed} head, the model has {a.head}; load a "
-            "checkpoint tuned for it, or fine-tune this one on it first."
+            f"checkpoint tuned for it, or this one with a new head ({needed}) to train."
         )
         # A note shows in a traceback, beside the code that can follow it, and not on the command line.
         error.add_note("head= and labels= of jp.load give it a new head to train.")

@@ -3,8 +3,10 @@
 Every other text of a step is taken for one that does not belong (in-batch negatives); a line may name further ones.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..checks import check_seed, checked
 from ..errors import DataError
@@ -134,6 +136,7 @@ def _rows(source: Source) -> Iterator[Row]:
 def _columns(path: Path) -> Iterator[Row]:
     """The lines of a table as rows; by the names of its first line, or where that has none in our order."""
     names: list[str] | None = None
+    head = False  # whether the line before, the first, could name the columns
     for number, line in enumerate(lines_of(decoded(path)), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -143,10 +146,15 @@ def _columns(path: Path) -> Iterator[Row]:
             first = [cell.strip().casefold() for cell in cells]
             named = bool({*ANCHORS, *POSITIVES, NEGATIVE}.intersection(first)) and len(set(first)) == len(first)
             names = first if named else ["anchor", "positive", NEGATIVE][: max(len(cells), 2)]
+            head = not named and not any(" " in cell.strip() for cell in cells)  # frage, antwort
             if not named and len(cells) == 3 and _is_number(cells[2]):
                 raise DataError(f"{where}: its third column is a number; name the columns in a first line.")
             if named:
                 continue
+        else:
+            if head and any(" " in cell.strip() for cell in cells):
+                raise DataError(f"{path}: its first line could name the columns; call them {', '.join(names)}.")
+            head = False
         if len(cells) != len(names):
             raise DataError(f"{where} has {len(cells)} columns, expected {len(names)}: {', '.join(names)}.")
         values = dict(zip(names, cells, strict=True))
@@ -164,9 +172,16 @@ def _is_number(text: str) -> bool:
 def _example(row: Row) -> Example:
     anchor, positive = (row.text(_named(row, names)) for names in (ANCHORS, POSITIVES))
     further = [name for name in row.values if name == NEGATIVE or name.startswith(f"{NEGATIVE}_")]
-    near = next((name for name in row.values if name not in further and _near(name)), None)
+    read = {*ANCHORS, *POSITIVES, *SCORES, *further}
+    near = next((name for name in row.values if name not in read and _near(name)), None)
     if near is not None:
         raise row.fail(f'field "{near}" is not read; write one text as "{NEGATIVE}", or several as "{NEGATIVE}_1", ….')
+    grade = next((name for name, value in row.values.items() if name not in read and _grades(name, value)), None)
+    if grade is not None:
+        raise row.fail(
+            f'field "{grade}" is not read; if it says which pairs belong together, call it score and pass min_score, '
+            "else drop it."
+        )
     negatives = tuple(row.text(name) for name in further if row.values[name] is not None)
     same = next((text for text in negatives if text in (anchor, positive)), None)
     if same is not None:
@@ -189,7 +204,16 @@ def _named(row: Row, names: Sequence[str]) -> str:
 
 def _near(name: str) -> bool:
     """Whether a field may be meant for negatives, or for several positives."""
-    return name.casefold() in ("neg", "pos", "negatives", "positives", "hard_negative", "hard_negatives", "negs")
+    return re.fullmatch(r"(hard_?)?(neg|negative|pos|positive)s?[_\d]*", name.casefold()) is not None
+
+
+def _grades(name: str, value: Any) -> bool:
+    """Whether a field may say how much the two texts of a pair belong together: a number, but for those of rows."""
+    name = name.casefold()
+    if any(part in name for part in ("score", "label", "simil", "duplicate", "relat")):
+        return value is not None
+    counts = name in ("line", "row", "number", "index") or name.endswith(("id", "idx"))
+    return isinstance(value, (bool, int, float)) and not counts
 
 
 def _check_alike(examples: Sequence[Example], where: str) -> None:

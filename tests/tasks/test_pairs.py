@@ -89,8 +89,18 @@ REFUSED = [
     ([{"anchor": "a", "positive": "b", "negative": "b"}], "negative 'b' is the anchor or the positive itself"),
     ([{"query": "a", "pos": ["b"], "neg": ["c"]}], "there is no positive"),
     ([{"query": "a", "positive": "b", "negatives": ["c"]}], '"negatives" is not read'),
+    ([{"query": "a", "positive": "b", "negative1": "c"}], '"negative1" is not read'),
+    ([{"anchor": "a", "positive": "b", "relatedness": 0.1}], '"relatedness" is not read; if it says which pairs'),
+    ([{"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}], '"gold_label" is not read'),
+    ([{"question": "a", "positive": "b", "same": False, "idx": 3}], '"same" is not read'),
     ([{"text": "a", "answer": "b", "negative": "c"}, {"text": "d", "answer": "e"}], "pair 0 has 1 negatives, pair 1 0"),
 ]  # fmt: skip
+
+
+def test_a_first_line_of_other_names_is_no_pair(write):
+    with pytest.raises(DataError, match="its first line could name the columns; call them anchor, positive"):
+        jp.tasks.pairs(write("p.tsv", "frage\tantwort\nwho is it\tit is me\n"))
+    assert len(jp.tasks.pairs(write("q.tsv", "cat\tdog\ndog\tcat\n")).validation) == 2
 
 
 @pytest.mark.parametrize("rows, says", REFUSED)
