@@ -23,7 +23,6 @@ import json
 import sys
 import time
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def measure(args: argparse.Namespace) -> None:
         """Cut to what `remove` of the dense model's prunable parameters leaves."""
         function, own = method_of(method)
         calibration = jp.Calibration.of_running_text(train, count=16, length=512)
-        return function(model, calibration, jp.Budget(remove, cost="params"), replace(own, seed=0))
+        return function(model, calibration, jp.Budget(remove, cost="params"), own)
 
     whole = scores(dense)
     print(f"dense {whole}", flush=True)

@@ -119,7 +119,7 @@ def heads_stay(architecture: Architecture) -> str | None:
     if not architecture.whole_query_key_norm:
         return None
     return (
-        f"queries and keys of a {architecture.family} model are normed over all heads together, so that none can leave "
+        f"in {architecture.family} models queries and keys are normed over all heads together, so that none can leave "
         "without changing the others"
     )
 

@@ -50,6 +50,10 @@ class Devices:
     def __post_init__(self):
         if self.mesh is None:
             return
+        if not isinstance(self.mesh, Mesh):
+            raise SettingsError(
+                f"mesh is {str(self.mesh)[:40]!r}, expected a mesh: jax.make_mesh((jax.device_count(),), ('data',))."
+            )
         names = self.mesh.axis_names
         if "data" not in names or not set(names) <= {"data", "model"}:
             raise SettingsError(

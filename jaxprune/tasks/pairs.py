@@ -156,7 +156,10 @@ def _columns(path: Path) -> Iterator[Row]:
                 raise DataError(f"{path}: its first line could name the columns; call them {', '.join(names)}.")
             head = False
         if len(cells) != len(names):
-            raise DataError(f"{where} has {len(cells)} columns, expected {len(names)}: {', '.join(names)}.")
+            raise DataError(
+                f"{where} has {len(cells)} columns, expected {len(names)}: {', '.join(names)}; a first line that names "
+                f"its columns has one of {', '.join(ANCHORS)} and one of {', '.join(POSITIVES)}."
+            )
         values = dict(zip(names, cells, strict=True))
         yield Row(where, {key: float(v) if key in SCORES and _is_number(v) else v for key, v in values.items()})
 
