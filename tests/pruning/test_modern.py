@@ -93,7 +93,8 @@ def test_a_method_prunes_to_its_budget(family, budget, model_of, tmp_path):
 def test_heads_that_are_normed_together_stay():
     model = tiny.random_model(tiny.config("olmo2"))
     with pytest.raises(
-        BudgetError, match=r"a olmo2 model are normed over all heads .*, Budget\(uniform=True, keep_hea"
+        BudgetError,
+        match=r"in olmo2 models queries and keys are normed over all heads .*, Budget\(uniform=True, keep_hea",
     ):
         jp.prune(model, TEXTS, jp.Budget(0.3))
     masks = everything_kept(model.architecture)
