@@ -76,7 +76,7 @@ def ours(model: Any, ids: np.ndarray, dtype: Any):
     from jaxprune.finetuning.losses import targets_of
     from jaxprune.finetuning.recover import no_targets
     from jaxprune.finetuning.step import Clock, Frozen, State, everything, optimizer, select, train_step
-    from jaxprune.tokens.tokenizer import Encoded
+    from jaxprune.tokens.encoded import Encoded
 
     settings = jp.Train(
         dtype=dtype, learning_rate=RATE, weight_decay=DECAY, clip=CLIP, warmup=0.0, dropout=0.0, batch_size=len(ids)

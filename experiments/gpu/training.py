@@ -15,8 +15,8 @@ from jaxprune.finetuning.lora import adapters_of, patterns_of, plan_of
 from jaxprune.finetuning.step import everything, select
 from jaxprune.finetuning.train import train
 from jaxprune.finetuning.training_bytes import training_bytes
+from jaxprune.tokens.encoded import Encoded
 from jaxprune.tokens.packing import pack
-from jaxprune.tokens.tokenizer import Encoded
 
 from . import models
 from .book import Book

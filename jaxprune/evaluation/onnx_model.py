@@ -14,8 +14,8 @@ from ..model import Architecture, Batch, Model, Provenance
 from ..model.heads import head_of
 from ..runtime.onnx import OnnxProgram, open_onnx
 from ..runtime.programs import Programs
+from ..tokens.encoded import Encoded
 from ..tokens.packing import batch_of, batch_tokens, check_encoded
-from ..tokens.tokenizer import Encoded
 from .outputs import Runner, TextsRun, check_outputs, run_texts
 
 

@@ -13,9 +13,10 @@ from ..model.heads import head_of
 from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.picture import Picture
+from ..tokens.encoded import Encoded
 from ..tokens.image_reader import ImageReader
 from ..tokens.packing import unpack_logits, unpack_tokens
-from ..tokens.tokenizer import Encoded, Tokenizer
+from ..tokens.tokenizer import Tokenizer
 from .fill import FillRunner, MaskPrediction, fill_runner, filled
 from .onnx_model import OnnxModel
 from .outputs import Runner, TextsRun

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..tokens.tokenizer import Windows
+from ..tokens.encoded import Windows
 
 OVERLAP = 128  # tokens that neighbouring windows share: `doc_stride` of transformers' run_qa
 MAX_ANSWER = 30  # tokens

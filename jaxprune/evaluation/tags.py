@@ -13,8 +13,9 @@ from ..runtime.programs import Programs
 from ..tasks.example import Example, Tags
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_texts
+from ..tokens.encoded import Encoded
 from ..tokens.packing import unpack_tokens
-from ..tokens.tokenizer import Encoded, Tokenizer
+from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
 from .metrics import tag_scores

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..model import Architecture, Batch
 from ..runtime.devices import Devices
+from ..tokens.encoded import Encoded
 from ..tokens.packing import STEP, TOGETHER, batch_of, check_encoded, fill_rows, row_length
 from ..tokens.token_file import Ragged
-from ..tokens.tokenizer import Encoded
 from .settings import Train
 
 CROWD = (

@@ -27,7 +27,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.calibration import Calibration
 from ..tasks.variants import variants as made_up
-from ..tokens.tokenizer import Encoded
+from ..tokens.encoded import Encoded
 from ..tokens.windows import encoded_for
 from .epochs import batches_for
 from .finetune import chooser

@@ -12,7 +12,8 @@ from ..evaluation.label_map import by_name, match_labels
 from ..model import Architecture, Model
 from ..model.heads import head_of
 from ..tasks.task import Task
-from ..tokens.tokenizer import Encoded, Tokenizer
+from ..tokens.encoded import Encoded
+from ..tokens.tokenizer import Tokenizer
 from .settings import Train
 
 

@@ -22,10 +22,11 @@ from ..tasks.kinds import KINDS
 from ..tasks.pairs import texts_of
 from ..tasks.task import Task
 from ..tokens.cut_texts import cut_questions, cut_texts
+from ..tokens.encoded import Encoded, Windows
 from ..tokens.given_ids import GivenIds, reader_of
 from ..tokens.image_reader import ImageReader
 from ..tokens.language_texts import language_texts
-from ..tokens.tokenizer import Encoded, Tokenizer, Windows
+from ..tokens.tokenizer import Tokenizer
 
 Reader = Tokenizer | GivenIds | ImageReader
 SHARED_TOKENS = 64  # tokens that windows of a long context share

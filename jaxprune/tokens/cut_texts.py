@@ -1,6 +1,6 @@
 """Warnings of an evaluation: texts longer than what is read of them, and scores that one answer to all would have."""
 
-from .tokenizer import Encoded, Windows
+from .encoded import Encoded, Windows
 
 CUT = " were cut to "  # in every such warning
 

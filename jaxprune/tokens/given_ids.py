@@ -9,8 +9,9 @@ from ..errors import DataError
 from ..model import Model
 from ..tasks.example import Example
 from ..tasks.task import Task
+from .encoded import Encoded
 from .image_reader import ImageReader
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import Tokenizer
 
 
 class GivenIds:

@@ -18,8 +18,8 @@ from ..model import Model
 from ..model.patches import Patches
 from ..tasks.example import Example
 from ..tasks.picture import Picture
+from .encoded import Encoded
 from .image_steps import as_bytes, by_channel, channels_first, cropped, resized
-from .tokenizer import Encoded
 
 KEPT = 2**29  # bytes of patches up to which all are kept; beyond, images are read each time that they are asked for
 _DARK = 64  # of 255: arrays whose brightest pixel is below are doubted

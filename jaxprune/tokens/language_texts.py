@@ -12,8 +12,9 @@ from ..tasks.running_text import RunningText
 from ..tasks.task import Task
 from .conversations import read_conversations
 from .documents import documents_doubts, parts_of
+from .encoded import Encoded
 from .token_file import mapped
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import Tokenizer
 from .windows import windows_of
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from ..errors import DataError
 from ..model import Architecture
 from ..model.heads import head_of
-from .tokenizer import Encoded, Tokenizer
+from .encoded import Encoded
+from .tokenizer import Tokenizer
 
 SHARE = 0.15  # of a text's own tokens that are masked, as in pre-training (Devlin et al., BERT, 2019)
 _USUAL = ("[MASK]", "<mask>")  # where a tokenizer's files do not name it

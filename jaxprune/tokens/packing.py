@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError
 from ..model import Architecture, Batch
 from ..model.pooling import pool_slots
-from .tokenizer import Encoded as Encoded
+from .encoded import Encoded as Encoded
 
 CPU_BATCH, DEVICE_BATCH = 768, 16384  # slots a batch aims at: see batch_tokens
 ROW_LENGTHS = (64, 128)  # slots a row where all texts are that short: few shapes, and attention costs length²

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from ..errors import DataError, OutputError
-from .tokenizer import Encoded
+from .encoded import Encoded
 
 
 class Ragged(Sequence[np.ndarray]):

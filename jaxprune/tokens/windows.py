@@ -19,10 +19,11 @@ from ..tasks.kinds import KINDS
 from ..tasks.running_text import characters_of, chunks_of
 from .conversations import read_conversations
 from .cut_texts import cut_texts
+from .encoded import Encoded
 from .image_reader import ImageReader
 from .masking import reads_masks, with_masks
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import Tokenizer
 
 WHOLE = 2**24  # characters of calibration text above which not all of it is tokenised
 STRETCH = 8  # characters a token of a window: more than tokenizers make of a token of prose

@@ -15,7 +15,8 @@ from jaxprune.evaluation.label_map import match_labels
 from jaxprune.evaluation.numbering import truth
 from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.tasks import Answers, Example, Task
-from jaxprune.tokens.tokenizer import Encoded, Tokenizer
+from jaxprune.tokens.encoded import Encoded
+from jaxprune.tokens.tokenizer import Tokenizer
 
 TEXTS = ("a good film", "dull and long", "the plot was bad", "fine", "who", "very cold cast", "short", "not a book")
 

@@ -14,7 +14,8 @@ from jaxprune.evaluation.readings import class_names
 from jaxprune.evaluation.spans import best_spans
 from jaxprune.model import logits
 from jaxprune.tasks import Example
-from jaxprune.tokens.tokenizer import Encoded, Tokenizer, Windows
+from jaxprune.tokens.encoded import Encoded, Windows
+from jaxprune.tokens.tokenizer import Tokenizer
 from tests.helpers.tokenizers import as_it_stands
 from tests.helpers.words import WORDS
 

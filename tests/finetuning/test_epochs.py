@@ -16,8 +16,8 @@ from jaxprune.finetuning.epochs import (
 )
 from jaxprune.finetuning.settings import Train
 from jaxprune.model import Architecture, LayerSizes
+from jaxprune.tokens.encoded import Encoded
 from jaxprune.tokens.packing import unpack
-from jaxprune.tokens.tokenizer import Encoded
 
 ARCHITECTURE = Architecture(
     family="bert", vocab=500, hidden=8, head_width=4, max_positions=32, token_types=2,

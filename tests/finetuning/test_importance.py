@@ -37,7 +37,7 @@ def test_packed_texts_keep_their_own_gradients(model, few):
 
         return jax.grad(one)([(jnp.ones(3), jnp.ones(10))] * 2)
 
-    from jaxprune.tokens.tokenizer import Encoded
+    from jaxprune.tokens.encoded import Encoded
 
     for number in range(9):
         alone = Encoded(few.encoded.ids[number : number + 1], few.encoded.types[number : number + 1])

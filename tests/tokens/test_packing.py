@@ -8,8 +8,8 @@ from jaxprune.errors import DataError
 from jaxprune.evaluation.outputs import text_outputs, token_outputs
 from jaxprune.model import logits
 from jaxprune.model.transformer import whole_forward
+from jaxprune.tokens.encoded import Encoded
 from jaxprune.tokens.packing import pack, unpack, unpack_logits, unpack_tokens
-from jaxprune.tokens.tokenizer import Encoded
 
 LENGTH = 24
 VOCABULARY = 26  # of the tiny model

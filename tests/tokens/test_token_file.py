@@ -12,10 +12,11 @@ import jaxprune as jp
 from jaxprune.errors import DataError, OutputError
 from jaxprune.finetuning.epochs import own_part, packed, shuffled
 from jaxprune.tokens import conversations, packing
+from jaxprune.tokens.encoded import Encoded
 from jaxprune.tokens.language_texts import language_texts
 from jaxprune.tokens.packing import pack
 from jaxprune.tokens.token_file import mapped
-from jaxprune.tokens.tokenizer import Encoded, Tokenizer
+from jaxprune.tokens.tokenizer import Tokenizer
 from jaxprune.tokens.windows import windows_of
 from tests.helpers import chat as given
 
