@@ -77,7 +77,8 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
         moments, first_step = _moments(state, parts, chosen, settings, small), number * len(epochs) * run.batch_count
         tuned = tune_round(
             parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
-            steps=run.steps, done=first_step, since=0 if settings.moments == "dropped" else first_step,
+            types=run.result_types, steps=run.steps, done=first_step,
+            since=0 if settings.moments == "dropped" else first_step,
             on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
         )  # fmt: skip
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)

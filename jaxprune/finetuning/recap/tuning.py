@@ -1,6 +1,7 @@
 """One round's training on the device: only the trainable rows have gradients and moments."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from ...model import Architecture, Batch, Params
 from ...model.heads import head_of
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
-from ..masters import at_rest
+from ..masters import at_rest, in_types
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
 from .settings import Recap
@@ -97,7 +98,7 @@ class TunedRound(NamedTuple):
     """A round's result, still on the device."""
 
     chosen: Params  # the trained leaves; None in place of every other
-    frozen: Params  # the other ones
+    frozen: Params  # the other ones, in the types of the result
     moments: AdamMoments  # of the trained leaves
     losses: list[float]  # of every step
     counts: list[float]  # of texts, or learnt tokens, that each step's loss is the mean of
@@ -114,6 +115,7 @@ def tune_round(
     placement: Placement,
     guides: Sequence[Sequence[np.ndarray]] | None = None,
     *,
+    types: Params,
     steps: int,
     done: int,
     since: int,
@@ -121,7 +123,7 @@ def tune_round(
 ) -> TunedRound:
     """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
 
-    What is frozen is there in `training.frozen_dtype`, and in the result as it was.
+    What is frozen is there in `training.frozen_dtype`, and then in `types`, those of the model that is scored.
 
     `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
     Raises `NumericalError` where a loss is not finite.
@@ -155,12 +157,26 @@ def tune_round(
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     final = moments_of(state)
-    if resting is not frozen:
-        free(there)
-        there = placement.to_device(frozen)
+    there = in_result_types(there, frozen, types, placement)
     return TunedRound(
         state.params["params"], there, AdamMoments(final.first["params"], final.second["params"]), losses, counts
     )
+
+
+def in_result_types(there: Params, frozen: Params, types: Params, placement: Placement) -> Params:
+    """What was `frozen`, on the device in `types`, from what rested `there`, which is consumed.
+
+    It is sent again only where it was rounded to another type.
+    """
+
+    def leaf(dtype: np.dtype, rested: Any, whole: Any) -> Any:
+        if rested.dtype in (whole.dtype, dtype):
+            return in_types(rested, dtype, free)
+        free(rested)
+        return placement.to_device(in_types(whole, dtype))
+
+    part = lambda dtype, *trees: jax.tree.map(partial(leaf, dtype), *trees)  # noqa: E731
+    return jax.tree.map(part, types, there, frozen)
 
 
 def _arrays(
