@@ -21,6 +21,7 @@ from ...evaluation.metrics import goodness
 from ...model import Batch, Model
 from ...model.heads import head_of
 from ...pruning.cut_check import check_model
+from ...runtime.compilations import compiling
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
@@ -97,7 +98,7 @@ def run_recap(
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
     check_resume(out, resume)
-    placement = Placement.of(host, device, device_limit)
+    settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
     task = set_aside(task, training)
@@ -123,7 +124,8 @@ def run_recap(
         run.stopped = stopped
         for number in range(len(records), settings.rounds):
             try:
-                state, small, record = one_round(run, state, number)
+                with compiling() as compiled:
+                    state, small, record = one_round(run, state, number)
             except NumericalError as error:
                 raise NumericalError(
                     f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
@@ -132,12 +134,12 @@ def run_recap(
                 raise KeyboardInterrupt(
                     f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
                 ) from stop
-            records.append(record)
+            records.append(record | compiled.as_json())
             if training.keep == "last" or goodness(record) >= max(map(goodness, records)):
                 best, state = small, state._replace(best=state.masks)
             if store is not None:
                 done = len(records) * settings.epochs_per_round * run.batch_count
-                store.log(step=done, **record)
+                store.log(step=done, **records[-1])
                 store.save(Saved(state, best, done, tuple(records)))
             if stopped() and len(records) < settings.rounds:
                 raise KeyboardInterrupt(

@@ -69,8 +69,11 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             guides = _guides(run, state, epochs, number) if number or not run.new_head else None
     else:
         guides = None
-    before = state._replace(average=units.average)
-    with run.phase("tuning", number, phases, True), measured_ahead(run, before, number) as ahead:
+    before = state._replace(average=units.average, masks=masks)
+    with (
+        run.phase("tuning", number, phases, True, run.of_shape("tuning", small)),
+        measured_ahead(run, before, number) as ahead,
+    ):
         parts = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens)
         trains = trainable_of(settings, small)
         del source  # with a refit, a second copy of all layers
@@ -100,7 +103,7 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             moments = AdamMoments(
                 *[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples]
             )
-    with run.phase("evaluation", number, phases, True):
+    with run.phase("evaluation", number, phases, True, run.of_shape("evaluation", small)):
         there = in_types(whole_parts(tuned), run.result_types, free)
         model = run.model.replace(architecture=small, params=there)
         scored = evaluate(model, run.task, split=run.split_name, programs=run.placement.programs)
