@@ -4,7 +4,7 @@ One thread, on the CPU, with llama.cpp's own defaults: keys and values of what w
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,21 @@ def opened(file: Path, length: int, every: bool = False) -> Any:
     )  # fmt: skip
 
 
-def logits_by(file: Path, length: int) -> Callable[[Sequence[int]], np.ndarray]:
+def logits_by(file: Path, length: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function from token ids to logits, [tokens, vocab]."""
     model = opened(file, length, every=True)
 
-    def run(ids: Sequence[int]) -> np.ndarray:
+    def run(ids: np.ndarray) -> np.ndarray:
         model.reset()
-        model.eval([int(token) for token in ids])
+        model.eval(ids.tolist())
         return model.scores[: len(ids)]
 
     return run
 
 
-def steps(file: Path, ids: Sequence[int]) -> dict[str, Callable[[], Any]]:
+def steps(file: Path, ids: np.ndarray) -> dict[str, Callable[[], Any]]:
     """What is timed of a file: a prompt is read, then tokens one by one, as when they are generated."""
-    model, prompt, new = opened(file, PROMPT + NEW), [*ids[:PROMPT]], [*ids[PROMPT : PROMPT + NEW]]
+    model, prompt, new = opened(file, PROMPT + NEW), ids[:PROMPT].tolist(), ids[PROMPT : PROMPT + NEW].tolist()
 
     def read() -> None:
         model.reset()

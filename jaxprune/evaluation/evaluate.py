@@ -91,8 +91,10 @@ def evaluate(
     if task.running:
         texts = task.split(split)
         assert not isinstance(reader, ImageReader)  # check_rows has seen to it
-        score = pseudo_perplexity if masked else running_perplexity
-        perplexity, doubts, run = score(shipped, task, texts, limit, reader, programs, on_step)
+        if masked:
+            perplexity, doubts, run = pseudo_perplexity(model, task, texts, limit, reader, programs, on_step)
+        else:
+            perplexity, doubts, run = running_perplexity(shipped, task, texts, limit, reader, programs, on_step)
         return Evaluation(
             score=perplexity["perplexity"],
             metric="perplexity",

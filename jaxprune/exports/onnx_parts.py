@@ -20,7 +20,7 @@ class Node(NamedTuple):
     """One operator."""
 
     operator: str
-    inputs: Mapping[str, tuple[str | int, ...]]  # shapes by name
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
 

@@ -46,7 +46,8 @@ def step_arguments(a: Architecture) -> list[Any]:
 def step_of(model: Model) -> Callable[..., tuple[Any, Any]]:
     """The function of the program: from weights by name and `step_arguments` to logits [rows, vocab] and the cache.
 
-    The logits are those after each row's last new token; the cache has the new tokens' keys and values.
+    The logits are those after each row's last new token; the cache has the new tokens' keys and values. Where it has no
+    room for them, the logits are NaN: a program cannot raise errors.
     """
     a, (names, structure) = model.architecture, named_parameters(model.params)
     ends = np.cumsum([size.groups for size in a.layers])
@@ -65,6 +66,7 @@ def step_of(model: Model) -> Callable[..., tuple[Any, Any]]:
         caches = [Cache(keys, values) for keys, values in parts]
         batch = token_batch(ids, positions, (new[None] >= padding[:, None]).astype(jnp.int32))
         out, caches = read(params, batch, for_layers(a, context_at), caches, first, a, jnp.float32)
+        out = jnp.where(first + ids.shape[1] <= cache.shape[2], out, jnp.nan)
         halves = ([cache.keys for cache in caches], [cache.values for cache in caches])
         return out, jnp.stack([jnp.concatenate(half, axis=2) for half in halves])
 

@@ -215,7 +215,7 @@ def test_what_no_architecture_computes_is_refused(tmp_path, name):
 
 def test_scores_of_the_largest_gemma_are_scaled_by_the_hidden_size():
     """llama.cpp knows it by its number of layers."""
-    wide = {"num_hidden_layers": 46, "head_dim": 8, "hidden_size": 12, "num_attention_heads": 3}
+    wide: dict[str, Any] = {"num_hidden_layers": 46, "head_dim": 8, "hidden_size": 12, "num_attention_heads": 3}
     model = tiny.architecture(tiny.config("gemma2", **wide, query_pre_attn_scalar=4))
     assert matching_layouts(model)[0].name == "gemma2"
     with pytest.raises(CheckpointError, match="with scores scaled by 0.353553 does"):

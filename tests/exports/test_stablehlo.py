@@ -54,6 +54,8 @@ for _ in range(6):
     first, ids = first + ids.shape[1], np.argmax(logits, axis=1)[:, None].astype(np.int32)
     said.append(ids)
 np.testing.assert_array_equal(np.concatenate(said, axis=1), given["expected"])
+beyond, _ = step.call(weights, ids, padding, np.int32(width + 6), cache)
+assert np.isnan(beyond).all()
 assert "jaxprune" not in sys.modules
 """
 
