@@ -29,10 +29,10 @@ _LISTENING: list[Compilations] = []
 def _listen() -> None:
     """Once for the life of the process, and not before somebody wants to know."""
 
-    def heard(event: str, seconds: float, **_: str | int) -> None:
+    def heard(event: str, duration_secs: float, **_: str | int) -> None:
         if event == EVENT:
             for each in _LISTENING:
-                each.count, each.seconds = each.count + 1, each.seconds + seconds
+                each.count, each.seconds = each.count + 1, each.seconds + duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(heard)
 
