@@ -128,6 +128,12 @@ def phase_bytes(
         words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
         sweep = max(outer + 2 * stream + words, going)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
+    taught = 0
+    if training.distills and head_of(small).language is not None:
+        # What is said of two batches, one of which is on its way; and the teacher's vocabulary, where ours moves.
+        taught = 2 * rows * length * small.hidden * np.dtype(training.dtype).itemsize
+        if settings.outer != "frozen":
+            taught += held_bytes(in_frozen_type(vocabulary(abstract(dense, types), dense), training))
     rounded = abstract_parts(small, least_frozen(settings), touched, results)
     back = trained + held_bytes(select(rounded, trainable_of(settings, small))[1])
     widest = FLOAT * rows * length * max(size.neurons for size in small.layers)
@@ -137,7 +143,7 @@ def phase_bytes(
         "masking": sweep,
         **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
         # What rested in fewer bits than the result has comes anew when all is trained.
-        "tuning": max(tuned + trained + moments + activations, back + moments),
+        "tuning": max(tuned + trained + moments + activations + taught, back + moments),
         "write back": back + moments,
         # What trained is rounded leaf by leaf, so it is never there twice.
         "evaluation": max(back, held_bytes(rounded) + copies) + 3 * stream + 2 * widest,

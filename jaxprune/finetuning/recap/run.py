@@ -16,6 +16,7 @@ from ...runtime.events import OnStep
 from ...runtime.placement import Books, Placement
 from ...runtime.programs import Programs
 from ...tasks.task import Task
+from ...tokens.encoded import Encoded
 from ..epochs import first_texts
 from ..finetune import split_scored
 from ..settings import Train
@@ -57,6 +58,7 @@ class RecapRun:
     task: Task
     settings: Recap
     training: Train  # resolved; its epochs are those of the whole run
+    encoded: Encoded  # the training texts
     batches: Callable[[int], Sequence[Batch]]
     targets: np.ndarray
     batch_count: int  # of an epoch

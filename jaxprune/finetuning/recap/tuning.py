@@ -11,11 +11,13 @@ import optax
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.heads import head_of
+from ...model.language import vocabulary
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
 from ..masters import at_rest, in_types
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
+from ..taught import Taught
 from .settings import Recap
 
 BETAS = (0.9, 0.999)  # of optax's AdamW: what moments that did not train decay by, once a round
@@ -113,8 +115,9 @@ def tune_round(
     training: Train,
     settings: Recap,
     placement: Placement,
-    guides: Sequence[Sequence[np.ndarray]] | None = None,
+    taught: Taught | None = None,
     *,
+    words: Params | None = None,
     types: Params,
     steps: int,
     done: int,
@@ -125,7 +128,8 @@ def tune_round(
 
     What is frozen is there in `training.frozen_dtype`, and then in `types`, those of the model that is scored.
 
-    `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
+    `parts` and `moments` are NumPy's; `epochs` give their batches, `taught` what a teacher says of their texts. Of a
+    language model the vocabulary is its teacher's too, unless that has `words` of its own.
     Raises `NumericalError` where a loss is not finite.
     """
     chosen, frozen = select(parts, trainable_of(settings, architecture))
@@ -136,7 +140,12 @@ def tune_round(
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    constants, todo = Frozen(there, [], None), _arrays(epochs, targets, guides, architecture, counts)
+    own = placement.to_device(at_rest(words, training.frozen_dtype)) if words is not None else None
+    lesson = own
+    if taught is not None and head_of(architecture).language is not None:
+        static["teacher"] = architecture
+        lesson = vocabulary(there, architecture) if own is None else own
+    constants, todo = Frozen(there, [], lesson), _arrays(epochs, targets, taught, architecture, counts)
     coming = placement.to_device(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
@@ -156,6 +165,7 @@ def tune_round(
         on_step(done, losses[-1])
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
+    free(own)
     final = moments_of(state)
     there = in_result_types(there, frozen, types, placement)
     return TunedRound(
@@ -182,19 +192,19 @@ def in_result_types(there: Params, frozen: Params, types: Params, placement: Pla
 def _arrays(
     epochs: Sequence[Callable[[], Sequence[Batch]]],
     targets: np.ndarray,
-    guides: Sequence[Sequence[np.ndarray]] | None,
+    taught: Taught | None,
     architecture: Architecture,
     counts: list[float],
 ) -> Iterator[tuple[Any, ...]]:
-    """What a step reads of every batch: itself, its targets and, where there are guides, its guide.
+    """What a step reads of every batch: itself, its targets and, where there is a teacher, what that says of it.
 
     Adds what its loss is the mean of to `counts`.
     """
-    for number, batches in enumerate(epochs):
-        for place, batch in enumerate(batches()):
+    for batches in epochs:
+        for batch in batches():
             goal = targets_of(batch, targets)
             counts.append(float(unit_count(batch, goal, architecture)))
-            yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
+            yield (batch, goal) if taught is None else (batch, goal, taught.of(batch))
 
 
 def whole_parts(tuned: TunedRound) -> Params:
