@@ -13,10 +13,10 @@ import numpy as np
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
 from ..model.attention_kinds import Relative, Window
 from ..model.model import Params
+from ..model.patches import Patches
 from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
-from ..runtime.onnx import VECTORS
-from .exported import check_texts
+from ..runtime.onnx import PIXELS, TEXTS, VECTORS
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import mean_of, vectors_of
 
@@ -24,7 +24,7 @@ from .onnx_vectors import mean_of, vectors_of
 class _Shared(NamedTuple):
     """What all layers need: values of the graph."""
 
-    mask: str  # added to attention scores, [rows, 1, 1 or tokens, tokens]
+    mask: str | None  # added to attention scores, [rows, 1, 1 or tokens, tokens]; None: all tokens see each other
     rotation: tuple[str, str] | None  # cosine and sine, [1 or rows, 1, tokens, width / 2]
     buckets: str | None  # of relative positions, [tokens, tokens]
 
@@ -32,18 +32,16 @@ class _Shared(NamedTuple):
 def graph_of(architecture: Architecture, params: Params) -> Graph:
     """The graph of a model."""
     a = architecture
-    check_texts(a, "onnx")
-    types = ("token_type_ids",) if a.token_types > 1 else ()
-    g = Graph(("input_ids", "attention_mask", *types))
+    g = Graph(_inputs(a))
     g.place = "embed."
-    positions = _positions(g, a) if a.positions != "none" else ""
+    positions = _positions(g, a) if a.positions != "none" and a.patches is None else ""
     x = _embedded(g, params["embed"], a, positions)
     kinds = [a.of_layer(number) for number in range(len(a.layers))]
     shared = {}
     for number, kind in enumerate(dict.fromkeys(kinds)):
         g.place = f"kinds.{number}." if number else "embed."
         shared[kind] = _Shared(
-            _mask(g, kind),
+            _mask(g, kind) if a.patches is None else None,
             _rotation(g, kind, positions) if kind.positions == "rotary" else None,
             _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None,
         )
@@ -63,6 +61,12 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
 # --- the beginning
 
 
+def _inputs(a: Architecture) -> dict[str, tuple[str | int, ...]]:
+    if a.patches is not None:
+        return {PIXELS: (ROWS, a.patches.channels, a.patches.height, a.patches.width)}
+    return {name: (ROWS, TOKENS) for name in (TEXTS if a.token_types > 1 else TEXTS[:2])}
+
+
 def _positions(g: Graph, a: Architecture) -> str:
     """The position of every token, [1 or rows, tokens], as `plain_batch` counts it."""
     if a.positions_count == "slots":
@@ -76,12 +80,19 @@ def _positions(g: Graph, a: Architecture) -> str:
 
 
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
-    x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
+    if a.patches is not None:
+        x = _patched(g, p, a.patches)
+    else:
+        x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
     if "project" in p and a.embed_projects == "tokens":
         x = onnx_dense(g, p["project"], x, "embed.project")
     if a.embed_scaled:
         x = g.add("Mul", x, g.number(a.hidden**0.5))
-    if a.positions == "learned":
+    if a.patches is not None:  # always as many tokens, whose positions are the first
+        x = g.add(
+            "Add", x, g.weight("embed.position", np.asarray(p["position"])[a.position_offset :][: a.max_positions])
+        )
+    elif a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
         x = g.add("Add", x, g.add("Gather", g.weight("embed.position", p["position"]), rows))
     if a.token_types > 1:
@@ -90,6 +101,18 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
     x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
     return onnx_dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
+
+
+def _patched(g: Graph, p: Params, patches: Patches) -> str:
+    """The special tokens and the patches of every image, [rows, tokens, hidden]: what `Patches.cut` makes of pixels."""
+    rows, columns = patches.height // patches.patch_height, patches.width // patches.patch_width
+    shape = (0, patches.channels, rows, patches.patch_height, columns, patches.patch_width)
+    cut = g.add("Transpose", g.add("Reshape", PIXELS, g.whole(*shape)), perm=[0, 2, 4, 1, 3, 5])
+    x = onnx_dense(g, p["patch"], g.add("Reshape", cut, g.whole(0, patches.count, patches.numbers)), "embed.patch")
+    tokens = np.asarray(p["token"], np.float32)[None, : patches.specials]
+    images = g.add("Shape", PIXELS, start=0, end=1)
+    wanted = g.add("Concat", images, g.whole(*tokens.shape[1:]), axis=0)
+    return g.add("Concat", g.add("Expand", g.weight("embed.token", tokens), wanted), x, axis=1)
 
 
 def _mask(g: Graph, a: Architecture) -> str:
@@ -177,10 +200,11 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     mask, axes = shared.mask, [0, 1, 3, 2]
     if size.queries > 1:  # several query heads read the keys and values of one group
         q = g.add("Reshape", q, g.whole(0, size.groups, size.queries, -1, width))
-        k, v, mask = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v, mask))
+        k, v = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v))
+        mask = None if mask is None else g.add("Unsqueeze", mask, g.whole(2))
         axes = [0, 1, 2, 4, 3]
     scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
-    scores = g.add("Add", scores, mask)
+    scores = scores if mask is None else g.add("Add", scores, mask)
     if shared.buckets is not None:
         table = g.weight(f"{g.place}relative", p["relative"]["table"])
         scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
@@ -247,7 +271,9 @@ def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if a.pool == "mean":
         pooled = mean_of(g, x, a)
     else:
-        pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
+        first = [g.add("Gather", x, g.index(place), axis=1) for place in range(a.pool_tokens)]
+        first = first[0] if a.pool_tokens == 1 else g.add("Concat", *first, axis=-1)
+        pooled = last_token(g, x, a) if a.pool == "last" else first
     output(g, onnx_dense(g, params["head"], _pooler(g, params, pooled, a), "head"), "logits", ROWS, len(a.labels))
 
 
