@@ -225,7 +225,8 @@ def check_room(folder: Path, needed: int, what: str, last: int | None = None) ->
     if agreed(free < needed + 2**16)[0]:
         remains = "" if last is None else f"; the state of step {last} is still there"
         raise OutputError(
-            f"{folder} cannot be written ({FULL}: {what} takes {needed:,} bytes, {free:,} are free){remains}."
+            f"{folder} cannot be written (No space left on device: {what} takes {needed:,} bytes, {free:,} are "
+            f"free){remains}."
         )
 
 
