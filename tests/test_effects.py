@@ -43,6 +43,7 @@ ALONE = [
     (lambda: jp.Recap(freeze=0.3, remove=0.3, freeze_schedule="interpolated"), "freeze_schedule"),
     (lambda: jp.Recap(rounds=1, average=0.5), "average"),
     (lambda: jp.Recap(rounds=1, prefetch=True), "prefetch"),
+    (lambda: jp.Recap(rounds=1, widths="first"), "widths"),
     *each(
         partial(jp.Recap, remove=0.0),
         {"pruning_steps": 2},

@@ -84,9 +84,9 @@ def training_bytes(
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
     Of several `devices`, those of one. parameters, gradients and moments are exact; activations are a prediction, with
-    `wide_copies` where a step computes in float32: with `remat` activations are at a quarter of their most when these
-    are there; "made whole" are copies of weights that are spread; "teacher" what `teacher_bytes` says. predicted is the
-    sum; measured puts the compiled program's own temporaries in place of all but parameters, moments and the teacher.
+    `wide_copies` where a step computes in float32; "made whole" are copies of weights that are spread; "teacher" what
+    `teacher_bytes` says. predicted is the sum; measured puts the compiled program's own temporaries in place of all but
+    parameters, moments and the teacher.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
@@ -94,14 +94,14 @@ def training_bytes(
     resting = jax.tree.map(lambda leaf: None if id(leaf) in trains else leaf, params)
     trainable = FLOAT * count(devices.part(parts))
     parameters = trainable + held_bytes(devices.part(resting))
-    copies = wide_copies(params, trains) if settings.dtype == "float32" else 0
+    copies = wide_copies(params, trains, in_turn=settings.remat) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(
         model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
         devices.sizes(model.architecture.layers),
     )  # fmt: skip
-    activations = max(activations, copies + activations // 4) if settings.remat else activations + copies
+    activations += copies
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
@@ -184,13 +184,19 @@ def in_frozen_type(params: Params, settings: Train, trains: Collection[int] = ()
     return jax.tree.map(typed, params)
 
 
-def wide_copies(params: Params, trains: Collection[int] = ()) -> int:
+def wide_copies(params: Params, trains: Collection[int] = (), *, in_turn: bool) -> int:
     """What the float32 copies take of kernels that are kept in fewer bits; `trains`: ids of leaves that are not.
 
-    XLA makes all of them before the first layer and keeps them to the end, of a step as of a forward pass (CPU).
+    `in_turn`: one layer's at a time, as of a forward pass or with `remat`. Else XLA makes all of them before the first
+    layer and keeps them to the end of the step (CPU).
     """
-    narrow = [x for x in jax.tree.leaves(params["layers"]) if x.dtype.itemsize < FLOAT and id(x) not in trains]
-    return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
+
+    def of(layer: Params) -> int:
+        narrow = [x for x in jax.tree.leaves(layer) if x.dtype.itemsize < FLOAT and id(x) not in trains]
+        return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
+
+    copies = [of(layer) for layer in params["layers"]]
+    return max(copies, default=0) if in_turn else sum(copies)
 
 
 def held_bytes(tree: Any) -> int:

@@ -19,8 +19,8 @@ from ...checks import check_effect, checked
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
 from ...model import Batch, Model
-from ...model.heads import head_of
 from ...pruning.cut_check import check_model
+from ...runtime.compilations import compiling
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
@@ -66,7 +66,8 @@ def recap(
     has the type it was loaded in, or `training.result_dtype`. `tokenizer` is that of `finetune`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
-    host. Where its head is new (`labels=`), it begins to teach in the second round.
+    host. Of a language model these are what its head reads, two or four bytes a token and hidden unit there; the device
+    gets a batch's at a time. Where the head is new (`labels=`), it begins to teach in the second round.
 
     `on_phase` gets {"phase", "round", "of", …} with the phase's seconds and bytes (`Books`) after each phase; `on_step`
     {"phase", "done", "of", …} after every batch or, where K-prune measures and fits, part of it. The result's
@@ -98,19 +99,21 @@ def run_recap(
     if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
     check_resume(out, resume)
-    placement = Placement.of(host, device, device_limit)
+    settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
     training = _resolved(model, settings, training)
     task = set_aside(task, training)
     texts = prepare(model, task)
-    check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
+    untaught = replace(training, distill=0.0, temperature=None)  # the full model is the teacher
+    check_targets(model, texts.targets, untaught, None)
     check_model(model)
     batches = remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
     start = first_state(model, settings)
     run = RecapRun(
-        model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
-        result_types(start.params, None), result_types(model.params, training.result_dtype), placement,
+        model, task, settings, training, texts.encoded, batches, texts.targets, len(first),
+        _touched(model, texts, settings), result_types(start.params, None),
+        result_types(model.params, training.result_dtype), placement,
         on_phase or nothing, on_step or nothing, together=texts.encoded.together, new_head=_new_head(model),
     )  # fmt: skip
     _check_limit(run, first, device_limit)
@@ -124,7 +127,8 @@ def run_recap(
         run.stopped = stopped
         for number in range(len(records), settings.rounds):
             try:
-                state, small, record = one_round(run, state, number)
+                with compiling() as compiled:
+                    state, small, record = one_round(run, state, number)
             except NumericalError as error:
                 raise NumericalError(
                     f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
@@ -133,12 +137,12 @@ def run_recap(
                 raise KeyboardInterrupt(
                     f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
                 ) from stop
-            records.append(record)
+            records.append(record | compiled.as_json())
             if training.keep == "last" or goodness(record) >= max(map(goodness, records)):
                 best, state = small, state._replace(best=state.masks)
             if store is not None:
                 done = len(records) * settings.epochs_per_round * run.batch_count
-                store.log(step=done, **record)
+                store.log(step=done, **records[-1])
                 store.save(Saved(state, best, done, tuple(records)))
             if stopped() and len(records) < settings.rounds:
                 raise KeyboardInterrupt(
@@ -168,11 +172,6 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
-        )
-    if training.distills and head_of(model.architecture).language is not None:
-        raise SettingsError(
-            "RECAP on a language model learns from the text alone: the full model's predictions over the vocabulary "
-            "would have to come to the device; set distill to 0."
         )
     if training.epochs != settings.epochs:
         said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"
