@@ -22,11 +22,10 @@ from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.task import Task
 from ..tokens.given_ids import GivenIds
-from ..tokens.language_texts import by_document
+from ..tokens.language_texts import whole_windows
 from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, row_length
 from ..tokens.tokenizer import Tokenizer
-from ..tokens.windows import windows_of
 from .metrics import check_none_own
 from .perplexity import ScoredRows, perplexity_of
 
@@ -49,16 +48,11 @@ def pseudo_perplexity(
     check_none_own(task)
     if isinstance(reader, GivenIds):
         raise DataError("which token ids are masked, the tokenizer says, and these have none; give text.")
-    if by_document(texts):
-        raise DataError("documents are for models that predict the next token; leave documents out.")
     before, after = reader.around()
-    length = task.max_length - len(before) - len(after)
-    if length < 1:
-        raise DataError(f"windows of {task.max_length} tokens have no room beside special ones; make them longer.")
-    windows = windows_of(reader, texts, length, task.source, on_step)
     wanted = min([most for most in (limit, task.windows) if most is not None], default=None)
-    rows = (np.concatenate([before, ids, after]) for ids in islice(windows, wanted))
-    run = _scored(model, rows, slice(len(before), len(before) + length), mask_of(reader), programs, on_step, wanted)
+    rows = islice(whole_windows(reader, texts, task.max_length, task.source, on_step), wanted)
+    own = slice(len(before), task.max_length - len(after))
+    run = _scored(model, rows, own, mask_of(reader), programs, on_step, wanted)
     return *perplexity_of(model, run), run
 
 
