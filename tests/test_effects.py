@@ -108,6 +108,7 @@ WITH_MODEL = [
     (lambda g: jp.finetune(g.model, g.task, jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.recap(g.model, g.task, jp.Recap(freeze=0.0), jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(shard="weights")), "shard"),
+    (lambda g: jp.finetune(g.model, g.task, jp.Train(mask_share=0.3)), "mask_share"),
     (lambda g: jp.prune_lora(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(distill=0.5, teacher_in="host")), "teacher_in"),

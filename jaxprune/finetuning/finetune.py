@@ -132,10 +132,10 @@ def tune(
     check_teacher(model.architecture, teacher, settings)
     devices = training_devices(mesh, settings)
     task, split = set_aside(task, settings), split_scored(settings)
-    texts = prepare(model, task)
+    texts = prepare(model, task, masking=True)
     doubts, read_by = texts.warnings, model.architecture
     if teacher is not None:
-        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task))
+        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task, model.architecture))
         doubts += more
         # Batches hold what either of them reads: a model with one token type takes all tokens for type 0.
         read_by = replace(read_by, token_types=max(read_by.token_types, teacher.architecture.token_types))
