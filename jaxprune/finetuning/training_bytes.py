@@ -104,7 +104,7 @@ def training_bytes(
         model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
         devices.sizes(model.architecture.layers),
     )  # fmt: skip
-    activations += copies
+    activations = max(activations + copies, update_bytes(parts, settings))
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
@@ -195,6 +195,14 @@ def whole_bytes(
 def moment_bytes(parts: Any, settings: Train) -> int:
     """What both of Adam's moments of these leaves take."""
     return 2 * count(parts) * np.dtype(settings.moments_dtype).itemsize
+
+
+def update_bytes(parts: Any, settings: Train) -> int:
+    """What the update takes of the largest leaf whose moments are kept in fewer bits: copies of its gradient and its
+    moments, and what rounds them. When it runs activations are gone.
+    """
+    largest = max((int(np.size(leaf)) for leaf in jax.tree.leaves(parts)), default=0)
+    return 0 if settings.moments_dtype == "float32" else 3 * FLOAT * largest
 
 
 def in_frozen_type(params: Params, settings: Train, trains: Collection[int] = ()) -> Params:

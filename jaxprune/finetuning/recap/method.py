@@ -20,6 +20,7 @@ from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
 from ...model import Batch, Model
+from ...model.heads import head_of
 from ...pruning.cut_check import check_model
 from ...runtime.compilations import compiling
 from ...runtime.device_limit import check_limit, recomputes
@@ -178,6 +179,12 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
+        )
+    head = head_of(model.architecture)
+    if training.distills and head.language is not None and not head.generates:
+        raise SettingsError(
+            "RECAP does not distil on masked words: they are others in every epoch, and the full model speaks once a "
+            "round; set distill to 0."
         )
     if training.epochs != settings.epochs:
         said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"

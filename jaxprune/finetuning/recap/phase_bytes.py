@@ -26,6 +26,7 @@ from ..training_bytes import (
     held_bytes,
     in_frozen_type,
     moment_bytes,
+    update_bytes,
     wide_copies,
 )
 from .selection import trained_count
@@ -128,6 +129,7 @@ def phase_bytes(
         words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
         sweep = max(outer + 2 * stream + words, going)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
+    activations = max(activations, update_bytes(chosen, training))
     taught = 0
     if training.distills and head_of(small).language is not None:
         # What is said of two batches, one of which is on its way; and the teacher's vocabulary, where ours moves.

@@ -78,6 +78,14 @@ def test_more_frozen_is_less_to_hold():
     assert found == sorted(found, reverse=True) and len(set(found)) == 4
 
 
+@pytest.mark.parametrize("outer, vocabularies", [("frozen", 0), ("train", 1)])
+def test_what_a_language_model_teaches_counts(outer, vocabularies):
+    """Its words for two batches, and its vocabulary where the student's own moves."""
+    a, settings = tiny.architecture(tiny.config("llama")), jp.Recap(rounds=1, outer=outer)
+    still, taught = (phase_bytes(a, a, settings, replace(STILL, distill=w), 4, 16)["tuning"] for w in (0.0, 0.5))
+    assert taught - still == FLOAT * (2 * 4 * 16 * a.hidden + vocabularies * a.vocab * a.hidden)
+
+
 @pytest.mark.parametrize(
     "rest, result, again",
     [("bfloat16", "bfloat16", 0), ("bfloat16", "float32", 4), (None, "bfloat16", 0), (None, None, 0)],

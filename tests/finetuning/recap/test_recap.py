@@ -242,6 +242,9 @@ def test_trouble_is_found_before_the_work(model, task, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxprune.finetuning.recap.method.one_round", lambda *_: pytest.fail("work began"))
     with pytest.raises(SettingsError, match="RECAP distils predictions only.*set distill_hidden to 0"):
         jp.recap(model, task, SETTINGS, replace(TRAINING, distill_hidden=0.5))
+    masked = model.replace(architecture=replace(model.architecture, head="masked_lm", labels=(), transform="own"))
+    with pytest.raises(SettingsError, match="RECAP does not distil on masked words.*set distill to 0"):
+        jp.recap(masked, task, SETTINGS, replace(TRAINING, distill=0.5))
     with pytest.raises(SettingsError, match="'cpu:9' was asked, but there are"):
         jp.recap(model, task, SETTINGS, TRAINING, device="cpu:9")
     for device in (0, ""):
