@@ -9,11 +9,12 @@ accuracy  BERT on SST-2, dense and cut by K-prune at 60 and 80 %, all validation
           dense model and `modeling_pruned.py` for the pruned ones.
 speed     the same models and runtimes on one thread, at 1 x 32 and 32 x 128 tokens, all in turns: medians, and the
           median of the ratios within a turn. Leave the machine alone meanwhile.
-decoder   a language model cut by K-prune at 20 %, widths in multiples of 32: perplexity by JAX and by transformers.
+decoder   a language model cut by K-prune at 20 %, widths in multiples of 32: perplexity by JAX, by transformers and by
+          llama.cpp (float16, Q8_0, Q4_K_M); tokens per second of the GGUF files on one thread, all in turns.
 
 Lines of a section replace its former ones in `--out`; the table beside it (`.md`) is made from all lines, by `--table`
 alone without measuring. Models are kept in `--work` and used again: delete it to prune anew. What is missing (a model,
-data, onnxruntime, torch) is named and left out.
+data, onnxruntime, torch, llama_cpp of llama-cpp-python) is named and left out.
 """
 
 import argparse
@@ -38,17 +39,20 @@ NEEDED = {
     "onnxruntime": ("onnx", "onnxruntime"),
     "onnxruntime int8": ("onnx", "onnxruntime"),
     "transformers": ("torch",),
+    "llama.cpp": ("gguf", "llama_cpp"),
 }
+# What llama.cpp runs, and the type of the export that it is made of.
+GGUF = {"float16": "float16", "Q8_0": "q8_0", "Q4_K_M": "float16"}
 PACKAGES = ("jaxprune", "jax", "onnxruntime", "torch", "transformers")
 
 
-def available() -> list[str]:
+def available(runtimes: Iterable[str] = RUNTIMES) -> list[str]:
     """The runtimes that are installed; the others are named."""
-    missing = {name: [p for p in NEEDED.get(name, ()) if find_spec(p) is None] for name in RUNTIMES}
+    missing = {name: [p for p in NEEDED.get(name, ()) if find_spec(p) is None] for name in runtimes}
     for name, packages in missing.items():
         if packages:
             print(f"{name} is left out: {packages[0]} is not installed", file=sys.stderr)
-    return [name for name in RUNTIMES if not missing[name]]
+    return [name for name in missing if not missing[name]]
 
 
 def missing_inputs(*paths: Path) -> bool:
@@ -194,7 +198,9 @@ def measure_speed(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
             }
 
 
-def in_turns(timed: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, np.ndarray]:
+def in_turns(
+    timed: Mapping[Any, Callable[[], Any]], turns: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Any, np.ndarray]:
     """Seconds of every function, called once a turn; every other turn goes the other way round."""
     for run in timed.values():
         run()
@@ -202,9 +208,9 @@ def in_turns(timed: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, np
     seconds: dict[Any, list[float]] = {key: [] for key in timed}
     for turn in range(turns):
         for key in [*timed][:: -1 if turn % 2 else 1]:
-            began = time.perf_counter()
+            began = clock()
             timed[key]()
-            seconds[key].append(time.perf_counter() - began)
+            seconds[key].append(clock() - began)
     return {key: np.array(taken) for key, taken in seconds.items()}
 
 
@@ -223,39 +229,93 @@ def measure_decoder(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
     if not folder.is_dir():
         budget = jp.Budget(0.2, cost="params", round_to=32)
         jp.save(jp.kprune(dense, task.calibration(16, seed=0), budget, jp.KPrune()), folder, dtype="float32")
-    for name, model in (("dense", dense), ("20% removed", jp.load(folder))):
-        files = args.work / f"files-decoder-{name}"
-        for runtime in available():
-            if runtime not in ("JAX", "transformers"):
-                continue
-            file = exported(model, runtime, files)
-            ours = runtime == "JAX"
-            score = jp.evaluate(model, task).score if ours else transformers_perplexity(model, task, file.parent)
-            yield {
-                "model": name,
-                "runtime": runtime,
-                "windows": args.windows,
-                "perplexity": score,
-                "bytes": file.stat().st_size,
-                "removed": model.provenance.record.get("removed"),
-                "layers": [[size.groups, size.neurons] for size in model.architecture.layers],
-            }
+    models = {"dense": dense, "20% removed": jp.load(folder)}
+    windows = first_windows(dense, task)
+    files: dict[tuple[str, str], Path] = {}
+    lines = []
+    for name, model in models.items():
+        told = {"model": name, "windows": args.windows, "removed": model.provenance.record.get("removed")}
+        told["layers"] = [[size.groups, size.neurons] for size in model.architecture.layers]
+        place = args.work / f"files-decoder-{name}"
+        for runtime in available(("JAX", "transformers")):
+            file = exported(model, runtime, place)
+            score = jp.evaluate(model, task).score if runtime == "JAX" else perplexity(by_torch(file.parent), windows)
+            lines.append({**told, "runtime": runtime, "perplexity": score, "bytes": file.stat().st_size})
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+        for kind in GGUF if available(("llama.cpp",)) else ():
+            from on_llama_cpp import built, logits_by
+
+            file = files[name, kind] = gguf_file(model, kind, place)
+            score = perplexity(logits_by(file, task.max_length), windows)
+            lines.append({**told, "runtime": f"llama.cpp {kind}", "perplexity": score, "bytes": file.stat().st_size})
+            lines[-1]["by"] = built()
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    speeds = gguf_speeds(files, windows[0], args.turns or 7) if files else {}
+    for line in lines:
+        yield {**line, **speeds.get((line["model"], line["runtime"].removeprefix("llama.cpp ")), {})}
 
 
-def transformers_perplexity(model: Any, task: Any, folder: Path) -> float:
-    """Over the same windows: every token but the first of each is predicted."""
-    import torch  # pyright: ignore[reportMissingImports]
-
+def first_windows(model: Any, task: Any) -> list[np.ndarray]:
+    """The windows of token ids that perplexity is over."""
     from jaxprune.tokens.tokenizer import Tokenizer
     from jaxprune.tokens.windows import windows_of
 
-    theirs, losses = transformers_model(folder, "AutoModelForCausalLM", dtype=torch.float32), []
     windows = windows_of(Tokenizer.of(model), task.validation, task.max_length, "the text")
-    for _, ids in zip(range(task.windows), windows, strict=False):
-        rows = torch.from_numpy(np.asarray(ids, np.int64))[None]
-        with torch.inference_mode():
-            losses.append(float(theirs(input_ids=rows, labels=rows).loss))
+    return [np.asarray(ids) for _, ids in zip(range(task.windows), windows, strict=False)]
+
+
+def perplexity(logits_of: Callable[[np.ndarray], np.ndarray], windows: list[np.ndarray]) -> float:
+    """Every token of a window but the first is predicted."""
+    losses = []
+    for ids in windows:
+        logits = logits_of(ids)[:-1]
+        most = logits.max(axis=1)
+        total = np.log(np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)) + most
+        losses.append(np.mean(total - logits[np.arange(len(logits)), ids[1:]]))
     return float(np.exp(np.mean(losses)))
+
+
+def by_torch(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from token ids to logits, [tokens, vocab]."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    theirs = transformers_model(folder, "AutoModelForCausalLM", dtype=torch.float32)
+
+    def run(ids: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return theirs(input_ids=torch.from_numpy(np.asarray(ids, np.int64))[None]).logits[0].numpy()
+
+    return run
+
+
+def gguf_file(model: Any, kind: str, folder: Path) -> Path:
+    """The GGUF file of a kind that llama.cpp runs, written below `folder` unless it is there."""
+    from on_llama_cpp import quantised
+
+    import jaxprune as jp
+
+    exported_as = GGUF[kind]
+    if not folder.joinpath(exported_as).is_dir():
+        jp.export(model, folder / exported_as, format="gguf", dtype=exported_as)
+    file = folder / exported_as / "model.gguf"
+    return file if kind.lower() == exported_as else quantised(file, kind)
+
+
+def gguf_speeds(files: Mapping[tuple[str, str], Path], ids: np.ndarray, turns: int) -> dict[Any, dict[str, Any]]:
+    """Tokens per second, and how many times as fast as the dense model in the same kind, by model and kind.
+
+    Of the thread's own time, so that other work on the machine counts as little as it can.
+    """
+    from on_llama_cpp import NEW, PROMPT, steps
+
+    timed = {(*key, what): run for key, file in files.items() for what, run in steps(file, ids).items()}
+    seconds = in_turns(timed, turns, clock=time.process_time)
+    speeds: dict[Any, dict[str, Any]] = {key: {"turns": turns} for key in files}
+    for (name, kind, what), taken in seconds.items():
+        tokens = PROMPT if what == "prompt" else NEW
+        speeds[name, kind][f"{what}_tokens_per_second"] = tokens / float(np.median(taken))
+        speeds[name, kind][f"{what}_times_dense"] = quartiles(seconds["dense", kind, what] / taken)
+    return speeds
 
 
 SECTIONS: Mapping[str, Callable[[argparse.Namespace], Iterable[dict[str, Any]]]] = {
@@ -368,21 +428,37 @@ def ratio(values: list[float] | None) -> str:
 
 
 def decoder_table(lines: list[dict[str, Any]]) -> str:
-    return "\n".join(
-        [
-            "## A language model",
+    text = [
+        "## A language model",
+        "",
+        "SmolLM2-135M, cut by K-prune at 20 % of the parameters of heads and neurons, neurons in multiples of 32, not "
+        f"trained again. Perplexity over the first {lines[0]['windows']} windows of 512 tokens of WikiText-2's test "
+        "text; JAX and transformers in float32.",
+    ]
+    timed = [line for line in lines if "turns" in line]
+    if timed:
+        text += [
             "",
-            "SmolLM2-135M, cut by K-prune at 20 % of the parameters of heads and neurons, neurons in multiples of 32; "
-            f"perplexity over the first {lines[0]['windows']} windows of 512 tokens of WikiText-2, float32.",
-            "",
-            "| model | runtime | perplexity | MB |",
-            "| --- | --- | --- | --- |",
-            *(
-                f"| {line['model']} | {line['runtime']} | {line['perplexity']:.4f} | {line['bytes'] / 1e6:.0f} |"
-                for line in lines
-            ),
+            f"{timed[0]['by']}, on the same windows of token ids. Tokens per second of the thread's own time, since "
+            "the machine had other work: a prompt of 256 tokens, and 32 tokens one by one behind it; medians of "
+            f"{timed[0]['turns']} turns, in an order that turns around. As dense: medians (quartiles) of the "
+            "ratios within a turn, to the dense model in the same numbers.",
         ]
-    )
+    text += [
+        "",
+        "| model | runtime | perplexity | MB | prompt, tokens/s | as dense | generation, tokens/s | as dense |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in lines:
+        speeds = (
+            f"{line[f'{what}_tokens_per_second']:.1f} | {ratio(line[f'{what}_times_dense'])}"
+            if "turns" in line
+            else "– | –"
+            for what in ("prompt", "generation")
+        )
+        size = f"{line['perplexity']:.4f} | {line['bytes'] / 1e6:.0f}"
+        text.append(f"| {line['model']} | {line['runtime']} | {size} | {' | '.join(speeds)} |")
+    return "\n".join(text)
 
 
 def on_one_core() -> None:

@@ -31,6 +31,8 @@ ALONE = [
     (lambda: jp.Train(temperature=2.0), "temperature"),
     (lambda: jp.Train(temperature=4.0, distill_hidden=1.0), "temperature"),
     (lambda: jp.Train(smoothing=0.1, distill=1.0), "smoothing"),
+    (lambda: jp.Train(teacher_in="host"), "teacher_in"),
+    (lambda: jp.Train(distill=0.5, teacher_in="host", taught_dtype="float16"), "taught_dtype"),
     (lambda: jp.PruneLora(score="magnitude", samples=256), "samples"),
     (lambda: jp.PruneLora(score="random", head_steps=9), "head_steps"),
     (lambda: jp.PruneLora(rank_budget=600, high_blocks=4), "high_blocks"),
@@ -107,6 +109,17 @@ WITH_MODEL = [
     (lambda g: jp.finetune(g.model, g.task, jp.Train(shard="weights")), "shard"),
     (lambda g: jp.prune_lora(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
+    (lambda g: jp.recap(g.model, g.task, training=jp.Train(distill=0.5, teacher_in="host")), "teacher_in"),
+    (
+        lambda g: jp.finetune(
+            g.model,
+            g.task,
+            jp.Train(distill=0.5, teacher_in="disk", taught_dtype="float32"),
+            teacher=g.model,
+            out=g.out,
+        ),
+        "taught_dtype",
+    ),  # fmt: skip
     (lambda g: jp.finetune(g.model, g.task, jp.Train(holdout=4, keep="last")), "holdout"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(distill=0.5)), "teacher"),
     (lambda g: jp.finetune(g.model, g.task, teacher=g.model), "teacher"),

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=PLACES, default="inside", help="stablehlo: in the program, or in a file beside it (inside)"
     )
+    parser.add_argument(
+        "--generation", action="store_true", help="stablehlo: also a program that continues texts, token by token"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         dtype=arguments.dtype,
         int8=arguments.int8,
         weights=arguments.weights,
+        generation=arguments.generation,
     )
     data = {
         "model": arguments.model,

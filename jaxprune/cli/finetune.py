@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
     shared["mesh"] = mesh
     if arguments.teacher is not None:
-        shared["teacher"] = flags.load(arguments, arguments.teacher)
+        shared["teacher"] = flags.load(arguments, arguments.teacher, host=training.teacher_in != "device")
     with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):
         shared["on_step"] = on_step
         if isinstance(method, PruneLora):

@@ -24,7 +24,9 @@ from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 CLASSES = {"recap": Recap, "training": Train}
 # Of Train, what RECAP does not read; and the type that --save-dtype says.
-NOT_FLAGS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype", "shard"})
+NOT_FLAGS = frozenset(
+    {"epochs", "distill_hidden", "save_minutes", "result_dtype", "shard", "teacher_in", "taught_dtype"}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

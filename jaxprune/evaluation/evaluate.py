@@ -7,7 +7,6 @@ from ..checks import checked
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model import Model
-from ..model.heads import head_of
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
@@ -72,7 +71,7 @@ def evaluate(
     With `stream` weights come to the device one sublayer at a time (load the model with `host=True`). `on_step` hears
     of running text how far it is tokenised and scored: {"phase", "done", "of"}. `tokenizer` takes the place of
     the model's own: a folder, or a loaded one. A task of `tasks.of_ids` needs none. An ONNX file that `load_onnx`
-    opened takes the place of a model, but for perplexity.
+    opened takes the place of a model, but for the pseudo-perplexity of masked words.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves nothing to score; give at least 1.")
@@ -86,13 +85,16 @@ def evaluate(
         raise SettingsError("stream has no effect on an ONNX file, which onnxruntime runs; leave it out.")
     if stream:
         programs = replace(programs, devices=Devices(stream=True))
-    if head_of(model.architecture).language is not None and shipped is not model:
-        raise DataError("an ONNX file gives no perplexity here; score the model that it was exported from.")
+    masked = reads_masks(model.architecture)
+    if masked and shipped is not model:
+        raise DataError("an ONNX file gives no pseudo-perplexity here; score the model that it was exported from.")
     if task.running:
         texts = task.split(split)
         assert not isinstance(reader, ImageReader)  # check_rows has seen to it
-        score = pseudo_perplexity if reads_masks(model.architecture) else running_perplexity
-        perplexity, doubts, run = score(model, task, texts, limit, reader, programs, on_step)
+        if masked:
+            perplexity, doubts, run = pseudo_perplexity(model, task, texts, limit, reader, programs, on_step)
+        else:
+            perplexity, doubts, run = running_perplexity(shipped, task, texts, limit, reader, programs, on_step)
         return Evaluation(
             score=perplexity["perplexity"],
             metric="perplexity",

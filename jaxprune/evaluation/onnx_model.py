@@ -1,6 +1,7 @@
 """A model that was exported to ONNX, in the place of one: `evaluate` and `predict` run the file that is shipped."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ from ..checks import checked
 from ..errors import CheckpointError
 from ..model import Architecture, Batch, Model, Provenance
 from ..model.heads import head_of
-from ..runtime.onnx import OnnxProgram, open_onnx
+from ..runtime.onnx import OnnxProgram, open_onnx, plain_inputs
 from ..runtime.programs import Programs
 from ..tokens.encoded import Encoded
 from ..tokens.packing import batch_of, batch_tokens, check_encoded
-from .outputs import Runner, TextsRun, check_outputs, run_texts
+from .outputs import Runner, TextsRun, check_outputs, in_parts, run_texts, without_patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +32,39 @@ class OnnxModel:
         return f"OnnxModel({self.file})"
 
     def run(self, encoded: Encoded) -> TextsRun:
-        """The outputs for tokenised texts, one a row, in batches of texts of about one length."""
+        """The outputs for tokenised texts, or images, one a row, in batches of about one length."""
         architecture = self.described.architecture
-        batches, pad = plain_batches(encoded, architecture), architecture.pool_pad
-        per_text = head_of(architecture).per_text
-        began, values = time.perf_counter(), []
-        for batch in batches:
-            real = np.asarray(batch.segments) > 0
-            # The last token is told by padding's id, where the checkpoint names one.
-            ids = np.where(real, batch.ids, batch.ids if pad is None else pad)
-            out = self.program(ids, real, np.asarray(batch.types))
-            values.append(out[:, None] if per_text else out)
-        seconds = time.perf_counter() - began
-        check_outputs(values, batches, architecture)
-        return TextsRun(values, batches, seconds, 0.0)
+        pad, per_text = architecture.pool_pad, head_of(architecture).per_text
+        values, seen, seconds = [], [], 0.0
+        for rows in in_parts(encoded):
+            part = encoded if len(rows) == len(encoded) else encoded.picked(rows)
+            for batch in plain_batches(part, architecture):
+                # The last token is told by padding's id, where the checkpoint names one.
+                real = np.asarray(batch.segments) > 0
+                told = batch if pad is None else batch._replace(ids=np.where(real, batch.ids, pad))
+                began = time.perf_counter()
+                out = self.program(*plain_inputs(told, architecture))
+                seconds += time.perf_counter() - began
+                values.append(out[:, None] if per_text else out)
+                seen.append(without_patches(batch, rows.start))
+        check_outputs(values, seen, architecture)
+        return TextsRun(values, seen, seconds, 0.0)
+
+    def losses(self, encoded: Encoded) -> tuple[list[Batch], Iterator[np.ndarray]]:
+        """Of a language model: batches of one text a row, and the losses of each, computed as they are asked for.
+
+        A loss, in nats, stands at the token before the one that it is of; 0 at the last token of a text and at padding.
+        """
+        batches = plain_batches(encoded, self.described.architecture)
+        return batches, (self._losses(batch) for batch in batches)
+
+    def _losses(self, batch: Batch) -> np.ndarray:
+        ids, real, types = plain_inputs(batch, self.described.architecture)
+        logits = self.program(ids, real, types)[:, :-1]
+        most = logits.max(axis=-1, keepdims=True)
+        total = np.log(np.exp(logits - most).sum(axis=-1, dtype=np.float64)) + most[..., 0]
+        of_next = total - np.take_along_axis(logits, ids[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
+        return np.pad(np.where(real[:, 1:], of_next, 0.0), ((0, 0), (0, 1)))
 
 
 @checked

@@ -69,7 +69,7 @@ def run_texts(model: Model, encoded: Encoded, programs: Programs | None = None, 
         began, before = time.perf_counter(), programs.compile_seconds
         values += [np.asarray(value) for value in list(outputs_of(model, batches, programs))]
         seconds += time.perf_counter() - began - (programs.compile_seconds - before)
-        seen += [_without_patches(batch, rows.start) for batch in batches]
+        seen += [without_patches(batch, rows.start) for batch in batches]
     check_outputs(values, seen, model.architecture)
     return TextsRun(values, seen, seconds, programs.compile_seconds - compiled)
 
@@ -82,7 +82,7 @@ def in_parts(encoded: Encoded) -> list[range]:
     return [range(at, min(at + size, len(encoded))) for at in range(0, len(encoded), size)]
 
 
-def _without_patches(batch: Batch, first: int) -> Batch:
+def without_patches(batch: Batch, first: int) -> Batch:
     """What is read of a batch afterwards, its texts numbered from `first` on."""
     index = batch.index if not first else np.where(np.asarray(batch.index) >= 0, batch.index + first, -1)
     return batch._replace(index=index, patches=None)  # type: ignore[arg-type]

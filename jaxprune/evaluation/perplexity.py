@@ -21,6 +21,7 @@ from ..tokens.packing import Encoded, pack, row_length, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
 from .label_map import LabelMap
 from .metrics import check_none_own
+from .onnx_model import OnnxModel, described
 from .outputs import TextsRun, outputs_of
 
 GROUP = 2**20  # tokens that are packed at a time
@@ -40,7 +41,7 @@ class ScoredRows(NamedTuple):
 
 
 def running_perplexity(
-    model: Model,
+    model: Model | OnnxModel,
     task: Task,
     texts: Sequence[Example],
     limit: int | None,
@@ -65,7 +66,7 @@ def running_perplexity(
 
 
 def completions(
-    model: Model,
+    model: Model | OnnxModel,
     task: Task,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
@@ -74,7 +75,7 @@ def completions(
 ) -> tuple[dict[str, float], tuple[str, ...], int, TextsRun]:
     """Perplexity of what is learnt in conversations: what the assistant says, completions."""
     check_none_own(task)
-    ends = model.architecture.end_ids
+    ends = described(model).architecture.end_ids
     rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, ends)
     run = scored_rows(model, rows, GROUP // reading.longest + 1, programs)
     said = reading.warnings("evaluation conversations")
@@ -83,7 +84,7 @@ def completions(
 
 
 def scored_rows(
-    model: Model,
+    model: Model | OnnxModel,
     rows: Iterator[Row],
     group: int,
     programs: Programs,
@@ -99,13 +100,16 @@ def scored_rows(
     while taken := list(islice(rows, group)):
         encoded = Encoded([ids for ids, _ in taken], [np.zeros_like(ids) for ids, _ in taken])
         tokens += encoded.tokens
-        needed = row_length(np.array([len(ids) for ids in encoded.ids]), None)
-        if length is None or needed > length:  # one shape for all groups, so that they share a program
-            length, height = needed, None
-        batches = pack(encoded, model.architecture, length=length, rows=height)
-        height = len(batches[0].ids)
-        outputs, compiled, began = outputs_of(model, batches, programs), programs.compile_seconds, time.perf_counter()
-        values = []
+        if isinstance(model, OnnxModel):
+            batches, outputs = model.losses(encoded)
+        else:
+            needed = row_length(np.array([len(ids) for ids in encoded.ids]), None)
+            if length is None or needed > length:  # one shape for all groups, so that they share a program
+                length, height = needed, None
+            batches = pack(encoded, model.architecture, length=length, rows=height)
+            height = len(batches[0].ids)
+            outputs = outputs_of(model, batches, programs)
+        compiled, began, values = programs.compile_seconds, time.perf_counter(), []
         for batch, losses in zip(batches, outputs, strict=True):
             values.append(np.asarray(losses))
             count += int(np.sum(batch.index >= 0))
@@ -128,9 +132,9 @@ def scored_rows(
     return ScoredRows(total / counted, counted, count, tokens, seconds, compile_seconds)
 
 
-def perplexity_of(model: Model, run: ScoredRows) -> tuple[dict[str, float], tuple[str, ...]]:
+def perplexity_of(model: Model | OnnxModel, run: ScoredRows) -> tuple[dict[str, float], tuple[str, ...]]:
     """What is told of a mean loss, and a doubt where a guess would do better."""
-    perplexity, doubts = float(np.exp(min(run.loss, 700.0))), ()
-    if run.loss > np.log(model.architecture.vocab):
-        doubts = (f"perplexity {perplexity:.0f} is above that of a guess among {model.architecture.vocab} tokens.",)
+    perplexity, doubts, vocab = float(np.exp(min(run.loss, 700.0))), (), described(model).architecture.vocab
+    if run.loss > np.log(vocab):
+        doubts = (f"perplexity {perplexity:.0f} is above that of a guess among {vocab} tokens.",)
     return {"perplexity": perplexity, "loss": run.loss}, doubts

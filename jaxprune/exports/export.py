@@ -28,7 +28,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "transformers": Format(export_transformers, ("fill_zeros", "dtype", "shard_bytes")),
         "onnx": Format(export_onnx, ("int8",)),
         "gguf": Format(export_gguf, ("dtype",)),
-        "stablehlo": Format(export_stablehlo, ("weights",)),
+        "stablehlo": Format(export_stablehlo, ("weights", "generation")),
     }
 )
 FORMER_NAMES = {"hf": "transformers"}  # as the command line called it
@@ -47,6 +47,7 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     int8: bool = False,
     weights: str = "inside",
+    generation: bool = False,
 ) -> Exported:
     """Write `model` to `folder` in a `format` that other programs read.
 
@@ -63,7 +64,8 @@ def export(
     `dtype` may also be "q8_0" there: eight bits, a scale for every 32 numbers of a row.
 
     "stablehlo": `model.stablehlo`, a program of jax.export for CPUs, CUDA and TPUs that JAX alone loads and runs, for
-    any number of rows and tokens; its `weights` are "inside", or "beside" in `weights.npz`.
+    any number of rows and tokens; its `weights` are "inside", or "beside" in `weights.npz`. With `generation` also
+    `step.stablehlo`, which reads prompts and then one token after the other, with a cache.
 
     The record of what was done lies in every folder in `jaxprune_export.json`. The folder is there whole or not at all,
     as with `save`; `overwrite` and `tokenizer` are those of `save`. Raises `SettingsError` for a format that is none or
@@ -73,8 +75,10 @@ def export(
     if format not in FORMATS:
         raise SettingsError(f"format is {format!r}, expected one of {', '.join(FORMATS)}.")
     row = FORMATS[format]
-    given = {"fill_zeros": fill_zeros, "dtype": dtype, "shard_bytes": shard_bytes, "int8": int8, "weights": weights}
-    defaults = {"fill_zeros": False, "dtype": None, "shard_bytes": SHARD_BYTES, "int8": False, "weights": "inside"}
+    given = {"fill_zeros": fill_zeros, "dtype": dtype, "shard_bytes": shard_bytes, "int8": int8}
+    given |= {"weights": weights, "generation": generation}
+    defaults = {"fill_zeros": False, "dtype": None, "shard_bytes": SHARD_BYTES, "int8": False}
+    defaults |= {"weights": "inside", "generation": False}
     for name, value in given.items():
         if name not in row.settings and value != defaults[name]:
             raise SettingsError(f"{name} ({value}) has no effect with format {format!r}; leave it out.")

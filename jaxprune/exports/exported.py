@@ -30,15 +30,6 @@ class Exported(NamedTuple):
     errors: Mapping[str, float] = {}  # by file: its largest difference from the model's own outputs, where it was run
 
 
-def check_texts(architecture: Architecture, format: str) -> None:
-    """Raise `CheckpointError` for a model of images, which a format is not written of."""
-    if architecture.patches is not None:
-        raise CheckpointError(
-            f"format {format!r} is written of models of texts, and the model reads images; export it with format "
-            "'transformers', or run it in jaxprune."
-        )
-
-
 def ready_to_export(model: Model, folder: Path, overwrite: bool, tokenizer: Any) -> Model:
     """The model as it is written, with `tokenizer` in place of its own where one is handed in.
 
@@ -96,9 +87,12 @@ def with_windows(a: Architecture, dense: Architecture) -> Architecture:
     return replace(a, attention=dense.attention, max_positions=dense.max_positions)
 
 
-def probe(architecture: Architecture, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random token ids, a mask with rows of several lengths, token types."""
+def probe(architecture: Architecture, rows: int, length: int) -> tuple[np.ndarray, ...]:
+    """Random token ids, a mask with rows of several lengths, token types; of a model of images, pixels alone."""
     a, random = architecture, np.random.RandomState(0)
+    if a.patches is not None:
+        shape = (rows, a.patches.channels, a.patches.height, a.patches.width)
+        return (random.normal(0, 1, shape).astype(np.float32),)
     if a.positions != "none":
         length = min(length, a.max_positions)
     lengths = np.maximum(length - 2 * np.arange(rows), 1)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.card import model_name
+from ..checkpoint.config import family_of
 from ..checkpoint.dtypes import saved_types
+from ..checkpoint.families import Family
 from ..checkpoint.files import listed
 from ..checkpoint.manifest import EXPORTED, check_finite, manifest_of, named_parameters
 from ..checkpoint.write import write_folder
@@ -16,7 +18,7 @@ from ..doubts import tell
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..model.architecture import Architecture
 from ..model.model import Model
-from .exported import Exported, check_texts, ready_to_export, source_config
+from .exported import Exported, ready_to_export, source_config
 from .gguf_file import write_gguf
 from .gguf_layout import BIASES, Layout, file_context, matching_layouts, misfit, size_keys
 from .gguf_rotary import RotaryWritten, rotary_written
@@ -34,7 +36,6 @@ def export_gguf(
     The architecture in the file is the family's own where it has a place for the model, else one whose layers differ.
     """
     folder = Path(folder)
-    check_texts(model.architecture, "gguf")
     if find_spec("gguf") is None:
         raise SettingsError("format 'gguf' needs the package gguf; pip install 'jaxprune[gguf]'.")
     if dtype is not None and dtype not in KINDS:
@@ -44,10 +45,10 @@ def export_gguf(
     a = model.architecture
     for name, leaf in named_parameters(model.params)[0].items():
         check_finite(name, np.asarray(leaf), "the model")
-    layout, rotary = chosen_layout(a, source)
+    layout, rotary = chosen_layout(a, source, family_of(source, "the model's source_config"))
     kind = dtype or saved_types(model).most
     warnings: list[str] = []
-    if (context := file_context(a)) < a.max_positions:
+    if (context := file_context(layout, a)) < a.max_positions:
         warnings.append(
             f"the file's context is {context} tokens, the model's sliding window: llama.cpp's {layout.name} has none, "
             f"and would read longer texts otherwise than the model, which reads {a.max_positions}."
@@ -90,7 +91,7 @@ def export_gguf(
     return Exported(folder, {"architectures": [layout.name], **own}, size, tuple(warnings), kind)
 
 
-def chosen_layout(a: Architecture, source: Mapping[str, Any]) -> tuple[Layout, RotaryWritten]:
+def chosen_layout(a: Architecture, source: Mapping[str, Any], family: Family) -> tuple[Layout, RotaryWritten]:
     """The first of llama.cpp's architectures that has a place for all of a model, and its rotary positions there.
 
     Raises `CheckpointError` that says what has no place in each of them.
@@ -98,7 +99,7 @@ def chosen_layout(a: Architecture, source: Mapping[str, Any]) -> tuple[Layout, R
     reasons = []
     for layout in matching_layouts(a):
         reason = misfit(layout, a)
-        rotary = RotaryWritten({}) if a.positions != "rotary" else rotary_written(source, a, layout.factors)
+        rotary = RotaryWritten({}) if a.positions != "rotary" else rotary_written(family, source, a, layout)
         if reason is None and rotary is not None:
             return layout, rotary
         reasons.append(f"{layout.name}: {reason or 'it does not have its kind of rotary scaling'}")

@@ -6,9 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoint.rotary import settings_of
+from ..checkpoint.families import Family
+from ..checkpoint.rotary import MADE_FOR, by_type, renamed, settings_of
+from ..checkpoint.sliding import FULL
 from ..model.architecture import Architecture
+from .gguf_layout import Layout
 
+_WHERE = "the model's source_config"
 _CLOSE = 1e-5  # relative: llama.cpp multiplies float32 steps, where checkpoints' code takes powers
 
 
@@ -19,23 +23,48 @@ class RotaryWritten(NamedTuple):
     factors: np.ndarray | None = None  # what each plain frequency is divided by
 
 
-def rotary_written(source: Mapping[str, Any], a: Architecture, factors: bool) -> RotaryWritten | None:
+def rotary_written(family: Family, source: Mapping[str, Any], a: Architecture, layout: Layout) -> RotaryWritten | None:
     """What a file says of a model's rotary positions; None where it cannot be said.
 
     `source` is the checkpoint's config.json, which names the base and the kind of scaling. What llama.cpp makes of it
-    has to be what the model computes; where not, and with `factors`, frequencies are told one by one.
+    has to be what the model computes; where not, and where there is a tensor for it, frequencies are told one by one.
     """
-    _, settings = settings_of(source, "the model's source_config")
-    base = float(settings.get("rope_theta") or source.get("rope_theta") or 10000.0)
-    keys = {"rope.dimension_count": a.head_width, "rope.freq_base": base}
-    scaling = _scaling(source, settings, a)
+    by_kind = by_type(source, family.rotary_bases, family.scaled_types, _WHERE)
+    own = by_kind.get(FULL) or renamed(source, family.rotary_names, _WHERE, family.defaults.get(MADE_FOR))
+    _, settings = settings_of(own, _WHERE)
+    base = float(settings.get("rope_theta") or own.get("rope_theta") or family.defaults.get("rope_theta", 10000.0))
+    keys = {"rope.dimension_count": 2 * len(a.rotary), "rope.freq_base": base}
+    if layout.full_every:
+        in_windows = _base_in_windows(a, layout)
+        if in_windows is None:
+            return None
+        keys["rope.freq_base_swa"] = in_windows
+    scaling = _scaling(own, settings, a)
     if scaling is not None and _agrees(scaling, base, a):
-        return RotaryWritten(keys | scaling)
-    if not factors:
+        # llama.cpp scales by YaRN in all layers, and linearly in those that see all tokens alone.
+        return (
+            None if layout.full_every and scaling.get("rope.scaling.type") == "yarn" else RotaryWritten(keys | scaling)
+        )
+    if not layout.factors:
         return None
-    divisors = (_plain(base, a.head_width) / np.array(a.rotary)).astype(np.float32)
+    divisors = (_plain(base, 2 * len(a.rotary)) / np.array(a.rotary)).astype(np.float32)
     scale = {} if a.rotary_scale == 1.0 else {"rope.scaling.attn_factor": a.rotary_scale}
     return RotaryWritten(keys | scale, divisors)
+
+
+def _base_in_windows(a: Architecture, layout: Layout) -> float | None:
+    """The base of the layers with windows, which turn without any scaling; None where they do not.
+
+    Frequencies are powers of it, the last nearly its inverse.
+    """
+    kinds = {a.of_layer(number) for number in range(len(a.layers)) if layout.slides(number)}
+    turns = {(kind.rotary, kind.rotary_scale) for kind in kinds} or {(a.rotary, a.rotary_scale)}
+    frequencies, scale = min(turns)
+    features = 2 * len(frequencies)
+    base = frequencies[-1] ** (-features / (features - 2)) if features > 2 else 10000.0
+    base = float(round(base)) if abs(base - round(base)) < 1e-6 * base else base
+    plain = np.allclose(frequencies, _plain(base, features), rtol=_CLOSE, atol=0)
+    return base if plain and scale == 1.0 and len(turns) == 1 else None
 
 
 def _scaling(source: Mapping[str, Any], settings: Mapping[str, Any], a: Architecture) -> dict[str, Any] | None:
@@ -66,7 +95,7 @@ def _scaling(source: Mapping[str, Any], settings: Mapping[str, Any], a: Architec
 
 def _agrees(keys: Mapping[str, Any], base: float, a: Architecture) -> bool:
     """Whether llama.cpp computes the model's frequencies from these keys."""
-    frequencies, scale = read_frequencies(keys, base, a.head_width)
+    frequencies, scale = read_frequencies(keys, base, 2 * len(a.rotary))
     return bool(np.allclose(frequencies, a.rotary, rtol=_CLOSE, atol=0)) and abs(scale / a.rotary_scale - 1) < _CLOSE
 
 

@@ -58,7 +58,7 @@ def _named(
     yield "token_embd.weight", np.asarray(embed["token"])
     if "position" in embed:
         yield "position_embd.weight", np.asarray(embed["position"])
-    yield from _norm("output_norm", params["final_norm"])
+    yield from _norms(params, {"final_norm": "output_norm"}, a.norm_plus_one)
     if "head" in params:
         yield "output.weight", np.asarray(params["head"]["kernel"]).T
     if factors is not None:
@@ -70,7 +70,8 @@ def _named(
 
 def _layer(layer: Params, size: LayerSizes, a: Architecture, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
     attention, feed_forward = layer["attention"], layer["feed_forward"]
-    yield from _norm("attn_norm", attention["norm"])
+    norms = partial(_norms, plus_one=a.norm_plus_one)
+    yield from norms(attention, {"norm": "attn_norm", "update_norm": "post_attention_norm"})
     turn = partial(_neighbours, width=a.head_width) if layout.neighbours else lambda array: array
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, heads in (("q", size.heads), ("k", size.groups), ("v", size.groups)):
@@ -81,22 +82,28 @@ def _layer(layer: Params, size: LayerSizes, a: Architecture, layout: Layout) -> 
             yield f"attn_qkv.{leaf}", np.concatenate([parts[name][leaf] for name in "qkv"])
     else:
         yield from ((f"attn_{name}.{leaf}", array) for name in "qkv" for leaf, array in parts[name].items())
-    for name in ("q_norm", "k_norm"):
-        if name in attention:
-            yield from _norm(f"attn_{name}", attention[name])
+    yield from norms(attention, {"q_norm": "attn_q_norm", "k_norm": "attn_k_norm"})
     yield from _outward("attn_output", attention["o"], size.heads * a.head_width, layout)
-    yield from _norm("ffn_norm", feed_forward["norm"])
-    for name in ("gate", "up"):
-        if name in feed_forward:
-            rows = _filled(_in_rows(feed_forward[name], a.hidden), size.neurons, 0, layout)
-            yield from ((f"ffn_{name}.{leaf}", array) for leaf, array in rows.items())
+    yield from norms(feed_forward, {"norm": "ffn_norm", "update_norm": "post_ffw_norm"})
+    inward = {
+        name: _filled(_in_rows(feed_forward[name], a.hidden), size.neurons, 0, layout)
+        for name in ("gate", "up")
+        if name in feed_forward
+    }
+    if layout.fused_up:
+        inward = {"up": {leaf: np.concatenate([rows[leaf] for rows in inward.values()]) for leaf in inward["up"]}}
+    yield from ((f"ffn_{name}.{leaf}", array) for name, rows in inward.items() for leaf, array in rows.items())
     yield from _outward("ffn_down", feed_forward["down"], size.neurons, layout)
 
 
-def _norm(name: str, p: Params) -> Iterator[tuple[str, np.ndarray]]:
-    yield f"{name}.weight", np.asarray(p["scale"])
-    if "bias" in p:
-        yield f"{name}.bias", np.asarray(p["bias"])
+def _norms(p: Params, names: dict[str, str], plus_one: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Those norms of `p` that there are, under their names in the file; llama.cpp multiplies by the scale alone."""
+    for ours, name in names.items():
+        if ours in p:
+            scale = np.asarray(p[ours]["scale"]).reshape(-1)
+            yield f"{name}.weight", np.float32(1) + scale.astype(np.float32) if plus_one else scale
+            if "bias" in p[ours]:
+                yield f"{name}.bias", np.asarray(p[ours]["bias"])
 
 
 def _in_rows(p: Params, hidden: int) -> dict[str, np.ndarray]:

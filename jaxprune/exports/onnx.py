@@ -18,7 +18,7 @@ from ..model.heads import head_of
 from ..model.model import Model
 from ..model.padded import logits
 from ..runtime.onnx import has_onnxruntime, open_onnx
-from .exported import Exported, check_texts, probe, ready_to_export, source_config, with_head
+from .exported import Exported, probe, ready_to_export, source_config, with_head
 from .onnx_file import write_int8, write_onnx
 from .onnx_graph import graph_of
 
@@ -35,7 +35,6 @@ def export_onnx(
     the dense model, which nothing that runs the file looks at; `jaxprune_export.json` has the real ones.
     """
     folder = Path(folder)
-    check_texts(model.architecture, "onnx")
     check_onnx_installed(int8)
     source = source_config(model)
     model = ready_to_export(model, folder, overwrite, tokenizer)
@@ -91,10 +90,10 @@ def file_error(model: Model, file: Path, warnings: list[str], exact: bool) -> fl
     """
     program, difference, largest = open_onnx(file), 0.0, 0.0
     for rows, length in PROBES:
-        ids, mask, types = probe(model.architecture, rows, length)
-        expected = np.asarray(logits(model, ids, mask, types))
-        real = np.ones(rows, bool) if head_of(model.architecture).per_text else mask > 0
-        got = program(ids, mask, types)
+        given = probe(model.architecture, rows, length)
+        expected, got = np.asarray(logits(model, *given)), program(*given)
+        whole = head_of(model.architecture).per_text or model.architecture.patches is not None
+        real = np.ones(rows, bool) if whole else given[1] > 0
         difference = max(difference, float(np.abs(got - expected)[real].max()))
         largest = max(largest, float(np.abs(expected)[real].max()))
     if exact and not difference <= TOLERANCE * max(largest, 1.0):

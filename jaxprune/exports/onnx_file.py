@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import __version__
 from ..doubts import without_others
-from .onnx_parts import IR, OPSET, ROWS, TOKENS, Graph
+from ..runtime.onnx import PIXELS
+from .onnx_parts import IR, OPSET, Graph
 
 LARGEST = 2**31 - 2**24  # bytes of a file; what protobuf holds, less some for names
 WEIGHTS_BESIDE = "_data"  # behind the name of a file: the weights of a model that is larger
@@ -27,7 +28,10 @@ def as_onnx(graph: Graph) -> Any:
     proto = helper.make_graph(
         [node(number) for number in range(len(graph.nodes))],
         "jaxprune",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, [ROWS, TOKENS]) for name in graph.inputs],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT if name == PIXELS else TensorProto.INT64, list(of))
+            for name, of in graph.inputs.items()
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(of)) for name, of in graph.outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
     )

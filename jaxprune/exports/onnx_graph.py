@@ -12,12 +12,11 @@ import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
 from ..model.attention_kinds import Disentangled, Relative, Window
-from ..model.disentangled import distance_steps
 from ..model.model import Params
-from ..model.relative import distance_buckets
+from ..model.patches import Patches
 from ..model.sublayer import attention_scale
-from ..runtime.onnx import VECTORS
-from .exported import check_texts
+from ..runtime.onnx import PIXELS, TEXTS, VECTORS
+from .onnx_distances import buckets_of, rows_of_distances, with_distances
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import mean_of, vectors_of
 
@@ -25,7 +24,7 @@ from .onnx_vectors import mean_of, vectors_of
 class _Shared(NamedTuple):
     """What all layers need: values of the graph."""
 
-    mask: str  # added to attention scores, [rows, 1, 1 or tokens, tokens]
+    mask: str | None  # added to attention scores, [rows, 1, 1 or tokens, tokens]; None: all tokens see each other
     rotation: tuple[str, str] | None  # cosine and sine, [1 or rows, 1, tokens, width / 2]
     buckets: str | None  # of relative positions, [tokens, tokens]: buckets, or rows of a table of distances
 
@@ -33,21 +32,21 @@ class _Shared(NamedTuple):
 def graph_of(architecture: Architecture, params: Params) -> Graph:
     """The graph of a model."""
     a = architecture
-    check_texts(a, "onnx")
-    types = ("token_type_ids",) if a.token_types > 1 else ()
-    g = Graph(("input_ids", "attention_mask", *types))
+    g = Graph(_inputs(a))
     g.place = "embed."
-    positions = _positions(g, a) if a.positions != "none" else ""
+    positions = _positions(g, a) if a.positions != "none" and a.patches is None else ""
     x = _embedded(g, params["embed"], a, positions)
     kinds = [a.of_layer(number) for number in range(len(a.layers))]
     shared = {}
     for number, kind in enumerate(dict.fromkeys(kinds)):
         g.place = f"kinds.{number}." if number else "embed."
-        buckets = _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None
+        buckets = buckets_of(g, kind.attention) if isinstance(kind.attention, Relative) else None
         if isinstance(kind.attention, Disentangled):
-            buckets = _distance_rows(g, kind.attention)
+            buckets = rows_of_distances(g, kind.attention)
         shared[kind] = _Shared(
-            _mask(g, kind), _rotation(g, kind, positions) if kind.positions == "rotary" else None, buckets
+            _mask(g, kind) if a.patches is None else None,
+            _rotation(g, kind, positions) if kind.positions == "rotary" else None,
+            buckets,
         )
     for number, (size, layer, kind) in enumerate(zip(a.layers, params["layers"], kinds, strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
@@ -65,6 +64,12 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
 # --- the beginning
 
 
+def _inputs(a: Architecture) -> dict[str, tuple[str | int, ...]]:
+    if a.patches is not None:
+        return {PIXELS: (ROWS, a.patches.channels, a.patches.height, a.patches.width)}
+    return {name: (ROWS, TOKENS) for name in (TEXTS if a.token_types > 1 else TEXTS[:2])}
+
+
 def _positions(g: Graph, a: Architecture) -> str:
     """The position of every token, [1 or rows, tokens], as `plain_batch` counts it."""
     if a.positions_count == "slots":
@@ -78,12 +83,19 @@ def _positions(g: Graph, a: Architecture) -> str:
 
 
 def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
-    x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
+    if a.patches is not None:
+        x = _patched(g, p, a.patches)
+    else:
+        x = g.add("Gather", g.weight("embed.token", p["token"]), "input_ids")
     if "project" in p and a.embed_projects == "tokens":
         x = onnx_dense(g, p["project"], x, "embed.project")
     if a.embed_scaled:
         x = g.add("Mul", x, g.number(a.hidden**0.5))
-    if a.positions == "learned":
+    if a.patches is not None:  # always as many tokens, whose positions are the first
+        x = g.add(
+            "Add", x, g.weight("embed.position", np.asarray(p["position"])[a.position_offset :][: a.max_positions])
+        )
+    elif a.positions == "learned":
         rows = g.add("Add", positions, g.whole(a.position_offset)) if a.position_offset else positions
         x = g.add("Add", x, g.add("Gather", g.weight("embed.position", p["position"]), rows))
     if a.token_types > 1:
@@ -96,6 +108,18 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
     if a.padding_blank:
         x = g.add("Mul", x, g.add("Unsqueeze", g.add("Cast", _real(g), to="FLOAT"), g.whole(2)))
     return onnx_dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
+
+
+def _patched(g: Graph, p: Params, patches: Patches) -> str:
+    """The special tokens and the patches of every image, [rows, tokens, hidden]: what `Patches.cut` makes of pixels."""
+    rows, columns = patches.height // patches.patch_height, patches.width // patches.patch_width
+    shape = (0, patches.channels, rows, patches.patch_height, columns, patches.patch_width)
+    cut = g.add("Transpose", g.add("Reshape", PIXELS, g.whole(*shape)), perm=[0, 2, 4, 1, 3, 5])
+    x = onnx_dense(g, p["patch"], g.add("Reshape", cut, g.whole(0, patches.count, patches.numbers)), "embed.patch")
+    tokens = np.asarray(p["token"], np.float32)[None, : patches.specials]
+    images = g.add("Shape", PIXELS, start=0, end=1)
+    wanted = g.add("Concat", images, g.whole(*tokens.shape[1:]), axis=0)
+    return g.add("Concat", g.add("Expand", g.weight("embed.token", tokens), wanted), x, axis=1)
 
 
 def _real(g: Graph) -> str:
@@ -116,26 +140,6 @@ def _mask(g: Graph, a: Architecture) -> str:
         ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
         allowed = g.add("And", allowed, g.add("Less", g.add("Abs", ahead), g.index(a.attention.size)))
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
-
-
-def _buckets(g: Graph, kind: Relative) -> str:
-    """The bucket of every query and key, as `relative.pair_buckets` has it."""
-    slots = all_slots(g)
-    ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
-    g.constants["relative.near"] = np.array(distance_buckets(kind.buckets, kind.reach), np.int64)
-    own = g.add("Gather", "relative.near", g.add("Min", g.add("Abs", ahead), g.index(kind.reach)))
-    after = g.add("Cast", g.add("Greater", ahead, g.index(0)), to="INT64")
-    return g.add("Add", own, g.add("Mul", after, g.index(kind.buckets // 2)))
-
-
-def _distance_rows(g: Graph, kind: Disentangled) -> str:
-    """The row of the whole table of distances for every query and key, as `disentangled.pair_rows` has it."""
-    slots, steps = all_slots(g), distance_steps(kind)
-    behind = g.add("Sub", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
-    g.constants["distances.steps"] = np.array(steps, np.int64)
-    away = g.add("Gather", "distances.steps", g.add("Min", g.add("Abs", behind), g.index(len(steps) - 1)))
-    rows = g.add("Add", g.add("Mul", away, g.add("Sign", behind)), g.index(kind.span))
-    return g.add("Min", g.add("Max", rows, g.index(0)), g.index(2 * kind.span - 1))
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
@@ -200,12 +204,13 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     mask, axes = shared.mask, [0, 1, 3, 2]
     if size.queries > 1:  # several query heads read the keys and values of one group
         q = g.add("Reshape", q, g.whole(0, size.groups, size.queries, -1, width))
-        k, v, mask = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v, mask))
+        k, v = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v))
+        mask = None if mask is None else g.add("Unsqueeze", mask, g.whole(2))
         axes = [0, 1, 2, 4, 3]
     scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
-    scores = g.add("Add", scores, mask)
+    scores = scores if mask is None else g.add("Add", scores, mask)
     if isinstance(a.attention, Disentangled):
-        scores = _with_distances(g, p, scores, (q, k), shared.buckets, size, a)
+        scores = with_distances(g, p, scores, (q, k), shared.buckets, size, a)
     elif shared.buckets is not None:
         table = g.weight(f"{g.place}relative", p["relative"]["table"])
         scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
@@ -213,36 +218,6 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     if size.queries > 1:
         mixed = g.add("Reshape", mixed, g.whole(0, size.heads, -1, width))
     return g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.whole(0, 0, size.heads * width))
-
-
-def _with_distances(
-    g: Graph, p: Params, scores: str, content: tuple[str, str], rows: str | None, size: LayerSizes, a: Architecture
-) -> str:
-    """Scores, [rows, heads, tokens, tokens], and what tokens say of distances: what heads project of these is constant.
-
-    Queries are scaled already.
-    """
-    kind, hidden = a.attention, np.asarray(p["distances"]["table"], np.float32)
-    assert isinstance(kind, Disentangled) and rows is not None  # the caller has looked
-    if kind.norm:
-        wide = hidden - hidden.mean(axis=-1, keepdims=True)
-        wide = wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + a.norm_eps)
-        scale, bias = (np.asarray(p["distances"]["norm"][name], np.float32) for name in ("scale", "bias"))
-        hidden = wide * scale + bias
-    for name, of_tokens, there in (("k", content[0], kind.keys), ("q", content[1], kind.queries)):
-        if not there:
-            continue
-        own = p[name if kind.shared else f"distance_{name}"]
-        kernel, bias = (np.asarray(own[leaf], np.float32) for leaf in ("kernel", "bias"))
-        flat = hidden @ kernel.reshape(a.hidden, -1) + bias.reshape(-1)
-        flat = flat * np.float32(attention_scale(a) if name == "q" else 1.0)
-        table = np.transpose(flat.reshape(-1, size.groups, a.head_width), (1, 2, 0))[None]
-        by_row = g.add("MatMul", of_tokens, g.weight(f"{g.place}distance_{name}", table))
-        picked = rows if name == "k" else g.add("Transpose", rows, perm=[1, 0])
-        places = g.add("Expand", picked, g.add("Shape", scores))
-        added = g.add("GatherElements", by_row, places, axis=3)
-        scores = g.add("Add", scores, added if name == "k" else g.add("Transpose", added, perm=[0, 1, 3, 2]))
-    return scores
 
 
 def _turned(g: Graph, x: str, rotation: tuple[str, str], a: Architecture) -> str:
@@ -302,7 +277,9 @@ def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
     if a.pool == "mean":
         pooled = mean_of(g, x, a)
     else:
-        pooled = last_token(g, x, a) if a.pool == "last" else g.add("Gather", x, g.index(0), axis=1)
+        first = [g.add("Gather", x, g.index(place), axis=1) for place in range(a.pool_tokens)]
+        first = first[0] if a.pool_tokens == 1 else g.add("Concat", *first, axis=-1)
+        pooled = last_token(g, x, a) if a.pool == "last" else first
     output(g, onnx_dense(g, params["head"], _pooler(g, params, pooled, a), "head"), "logits", ROWS, len(a.labels))
 
 

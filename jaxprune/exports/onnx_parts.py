@@ -29,7 +29,7 @@ class Node(NamedTuple):
 class Graph:
     """Operators in their order, constants by name, and what goes in and comes out; values are known by their names."""
 
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[str | int, ...]]  # shapes by name
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     outputs: dict[str, tuple[str | int, ...]] = field(default_factory=dict)  # shapes by name

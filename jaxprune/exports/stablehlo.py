@@ -18,11 +18,12 @@ from ..errors import NumericalError, SettingsError
 from ..model.architecture import Architecture
 from ..model.heads import head_of
 from ..model.model import Model
-from ..model.padded import logits, plain_batch
+from ..model.padded import image_batch, logits, plain_batch
 from ..model.transformer import forward
-from .exported import Exported, check_texts, probe, ready_to_export, source_config, with_head
+from .exported import Exported, probe, ready_to_export, source_config, with_head
+from .stablehlo_step import check_generates, step_arguments, step_difference, step_of
 
-PROGRAM, WEIGHTS = "model.stablehlo", "weights.npz"
+PROGRAM, STEP, WEIGHTS = "model.stablehlo", "step.stablehlo", "weights.npz"
 PLATFORMS = ("cpu", "cuda", "tpu")
 PLACES = ("inside", "beside")
 LARGEST = 2**31 - 2**24  # bytes of a program; its format holds no more
@@ -30,17 +31,26 @@ TOLERANCE = 1e-5  # of the largest output; it is the very program of `jaxprune.l
 
 
 def export_stablehlo(
-    model: Model, folder: str | Path, *, weights: str = "inside", overwrite: bool = False, tokenizer: Any = None
+    model: Model,
+    folder: str | Path,
+    *,
+    weights: str = "inside",
+    generation: bool = False,
+    overwrite: bool = False,
+    tokenizer: Any = None,
 ) -> Exported:
     """Write `model` as a program of jax.export, with its weights in it or in a file of NumPy's beside it; see `export`.
 
     It takes token ids, mask and, where the model has them, token types, int32 [rows, length] of any size up to the
-    model's positions, and gives what `jaxprune.logits` does; with weights beside they come before, a dict by name.
+    model's positions, or the pixels of images, and gives what `jaxprune.logits` does; with weights beside they come
+    before, a dict by name.
+    With `generation` a second program reads prompts and goes on token by token (`stablehlo_step`).
     """
     folder = Path(folder)
     if weights not in PLACES:
         raise SettingsError(f"weights is {weights!r}, expected one of {', '.join(PLACES)}.")
-    check_texts(model.architecture, "stablehlo")
+    if generation:
+        check_generates(model.architecture)
     source = source_config(model)
     model = ready_to_export(model, folder, overwrite, tokenizer)
     arrays: dict[str, Any] = {
@@ -52,48 +62,69 @@ def export_stablehlo(
     if weights == "inside" and size > LARGEST:
         raise SettingsError(f"{size} bytes of weights do not fit into one program; write them with weights='beside'.")
     config = with_head(source, family_of(source, "the model's source_config"), model.architecture)
-    written = program_of(model, arrays, weights == "beside")
-    error = program_error(model, written, arrays if weights == "beside" else None)
-    files = [PROGRAM, *([WEIGHTS] if weights == "beside" else [])]
+    beside = weights == "beside"
+    programs = {PROGRAM: program_of(model, arrays, beside)}
+    errors = {PROGRAM: program_error(model, programs[PROGRAM], arrays if beside else None)}
+    if generation:
+        programs[STEP] = _serialised(step_of(model), step_arguments(model.architecture), arrays, beside)
+        errors[STEP] = step_error(model, programs[STEP], arrays if beside else None)
+    files = [*programs, *([WEIGHTS] if beside else [])]
 
     def fill(part: Path) -> None:
-        (part / PROGRAM).write_bytes(written)
-        if weights == "beside":
+        for name, written in programs.items():
+            (part / name).write_bytes(written)
+        if beside:
             np.savez(part / WEIGHTS, **arrays)
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         write_tokenizer(model, part)
         write_generation(model, part)
 
     made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}
-    made |= {"errors": {PROGRAM: error}, "warnings": []}
+    made |= {"errors": errors, "warnings": []}
     write_folder(folder, EXPORTED, manifest_of(model) | {"export": made}, fill, overwrite)
     total = sum((folder / name).stat().st_size for name in files)
-    return Exported(folder, config, total, (), "float32", {PROGRAM: error})
+    return Exported(folder, config, total, (), "float32", errors)
 
 
 def program_of(model: Model, arrays: dict[str, Any], beside: bool) -> bytes:
     """The serialised program, for every platform, of any number of rows and tokens."""
     a, (names, structure) = model.architecture, named_parameters(model.params)
-    bounded = a.positions != "none"
-    scope = jax_export.SymbolicScope([f"length <= {a.max_positions}"] if bounded else [])
-    rows, length = jax_export.symbolic_shape("rows, length", scope=scope)
-    ids = [jax.ShapeDtypeStruct((rows, length), jnp.int32)] * inputs(a)
+    as_batch = plain_batch if a.patches is None else image_batch
 
     def run(weights: dict[str, Any], *given: Any) -> Any:
         params = structure.unflatten([weights[name] for name in names])
-        out = forward(params, plain_batch(a, *given), a).logits
+        out = forward(params, as_batch(a, *given), a).logits
         assert out is not None  # a whole forward pass ends with the head
         return out[:, 0] if head_of(a).per_text else out
 
+    return _serialised(run, _arguments(a), arrays, beside)
+
+
+def _arguments(a: Architecture) -> list[Any]:
+    """What the program takes behind the weights, with rows and tokens left open."""
+    if a.patches is not None:
+        (rows,) = jax_export.symbolic_shape("rows")
+        pixels = (rows, a.patches.channels, a.patches.height, a.patches.width)
+        return [jax.ShapeDtypeStruct(pixels, jnp.float32)]
+    bounded = a.positions != "none"
+    scope = jax_export.SymbolicScope([f"length <= {a.max_positions}"] if bounded else [])
+    rows, length = jax_export.symbolic_shape("rows, length", scope=scope)
+    return [jax.ShapeDtypeStruct((rows, length), jnp.int32)] * inputs(a)
+
+
+def _serialised(function: Callable[..., Any], specs: list[Any], arrays: dict[str, Any], beside: bool) -> bytes:
+    """A function of weights by name and further arguments as a program, with the weights in it or not."""
     if beside:
-        specs = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
-        return bytes(_exported(run)(specs, *ids).serialize())
+        shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+        return bytes(_exported(function)(shapes, *specs).serialize())
     held = {name: jnp.asarray(array) for name, array in arrays.items()}
-    return bytes(_exported(lambda *given: run(held, *given))(*ids).serialize())
+    return bytes(_exported(lambda *given: function(held, *given))(*specs).serialize())
 
 
 def inputs(architecture: Architecture) -> int:
-    """How many arrays of token ids and the like the program takes: ids, mask and, where a model has them, types."""
+    """How many arrays the program takes: ids, mask and, where a model has them, types; of images, their pixels."""
+    if architecture.patches is not None:
+        return 1
     return 3 if architecture.token_types > 1 else 2
 
 
@@ -106,12 +137,22 @@ def program_error(model: Model, written: bytes, arrays: dict[str, np.ndarray] | 
 
     Raises `NumericalError` where it is more than rounding.
     """
-    given = [jnp.asarray(array, jnp.int32) for array in probe(model.architecture, 3, 24)]
+    whole = np.float32 if model.architecture.patches is not None else np.int32
+    given = [jnp.asarray(array, whole) for array in probe(model.architecture, 3, 24)]
     expected = np.asarray(logits(model, *given))
     program = jax_export.deserialize(bytearray(written))
     before = [] if arrays is None else [arrays]
     got = np.asarray(program.call(*before, *given[: inputs(model.architecture)]))
-    difference, largest = float(np.abs(got - expected).max()), float(np.abs(expected).max())
+    return _checked(float(np.abs(got - expected).max()), float(np.abs(expected).max()))
+
+
+def step_error(model: Model, written: bytes, arrays: dict[str, np.ndarray] | None) -> float:
+    """The same of a program for generation, on rows of random tokens and one more."""
+    call, before = jax_export.deserialize(bytearray(written)).call, [] if arrays is None else [arrays]
+    return _checked(*step_difference(model, lambda *given: call(*before, *given)))
+
+
+def _checked(difference: float, largest: float) -> float:
     if not difference <= TOLERANCE * max(largest, 1.0):
         raise NumericalError(
             f"the program gives outputs that differ by {difference:.2g} (the largest is {largest:.2g}); nothing was "

@@ -29,6 +29,7 @@ from ..tasks.task import Task
 from ..tokens.cut_texts import CUT
 from ..tokens.packing import logits_difference
 from .epochs import batch_doubts, batch_shape, batches_for
+from .fingerprint import digest_of
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
 from .losses import as_taught
 from .masters import in_types, result_types
@@ -39,7 +40,7 @@ from .spread import training_devices
 from .step import Trainable, everything, path_of, select
 from .teacher import check_teacher, fitting
 from .texts import encoded_by, prepare
-from .train import Trained, digest_of, train
+from .train import Trained, train
 from .training_bytes import training_bytes
 
 
@@ -152,8 +153,8 @@ def tune(
         }
 
     trained = train(
-        model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher, mesh=mesh,
-        score=score, store=store, on_step=on_step, scored=scored_texts(task, split),
+        model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher,
+        encoded=texts.encoded, mesh=mesh, score=score, store=store, on_step=on_step, scored=scored_texts(task, split),
     )  # fmt: skip
     weights = [] if trained.adapters is None else trained.adapters.weights
     parts = select(model.params, chosen)[0], weights
@@ -174,7 +175,7 @@ def tune(
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
         "compile_seconds": trained.compile_seconds,
-        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes, devices),
+        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes, devices, teacher),
         "peak_bytes": trained.peak_bytes,
     }
     if devices.mesh is not None:

@@ -134,8 +134,11 @@ def summed_losses(
         lesson = taught = None
         if teacher is not None and distillation.weight > 0:
             a, outer = teacher
-            read = guide if theirs is None else head_input(outer, theirs.hidden, a)
-            assert read is not None
+            if theirs is not None:
+                read = head_input(outer, theirs.hidden, a)
+            else:
+                assert guide is not None
+                read = guide.astype(dtype)  # it may have been kept in fewer bits
             taught = Guide(read, vocabulary(outer, a))
             lesson = Lesson(a, distillation.weight, distillation.temperature)
         summed = lambda x, batch, targets, taught: language.summed(  # noqa: E731
@@ -155,7 +158,7 @@ def summed_losses(
 def outside_whole(params: Params, spread: Spread) -> Params:
     """`params`, of which all but the layers are made whole: they are read at both ends of a forward pass."""
     outside = {name: part for name, part in params.items() if name != "layers"}
-    return {**spread.whole(outside), "layers": params["layers"]}
+    return {**params, **spread.whole(outside)}
 
 
 def summed_by_parts(

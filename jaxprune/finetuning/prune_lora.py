@@ -168,8 +168,8 @@ def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on
     texts = _some_texts(task, steps * training.batch_size, training.seed)
     ready = prepare(model, texts)
     warm = replace(
-        training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0, accumulate=1,
-        dropout=0.0, save_minutes=None, shard="batches",
+        training, epochs=1, learning_rate=HEAD_RATE, distill=0.0, temperature=None, distill_hidden=0.0,
+        teacher_in="device", taught_dtype=None, accumulate=1, dropout=0.0, save_minutes=None, shard="batches",
     )  # fmt: skip
     wanted = [name for name in patterns_of(settings.lora, model.architecture) if name in (HEAD, "pooler/*")]
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)

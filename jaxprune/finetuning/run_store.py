@@ -24,6 +24,7 @@ from .spread import agreed
 
 LOG = "log.jsonl"
 STATES = "states"  # orbax's folder: one complete state, and while a newer one is written, both
+TAUGHT = "taught"  # a folder: what a teacher said of the texts, where that is kept
 SUMS = "sums.json"  # of the files of the newest state, by which damage is noticed before it is computed with
 
 
@@ -52,12 +53,12 @@ class Store:
         self._saved_at = time.monotonic()
         self._fingerprint: dict[str, Any] = {}
         present = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        if MANIFEST in present or (present and not {LOG, STATES}.intersection(present)):
+        if MANIFEST in present or (present and not {LOG, STATES, TAUGHT}.intersection(present)):
             raise OutputError(
                 f"{self.folder} holds something other than a run, whose log and states would go there; choose another "
                 "folder."
             )
-        left_over = set(present) <= {LOG, STATES, SUMS} and not has_state(self.folder)
+        left_over = set(present) <= {LOG, STATES, SUMS, TAUGHT} and not has_state(self.folder)
         if not resume and self.folder.exists() and not (self.folder.is_dir() and left_over):
             raise OutputError(
                 f"{self.folder} holds an earlier run; go on with it (resume), delete it, or choose another folder."
@@ -191,15 +192,7 @@ class Store:
     def _check_room(self, arrays: Any) -> None:
         """Raise `OutputError` where the disk has no room for these: orbax finds out late, and in many words."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        with _as_output_error(self.folder):
-            there = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
-            free = shutil.disk_usage(there).free
-        if agreed(free < needed + 2**16)[0]:
-            kept = "" if self.last is None else f"; the state of step {self.last} is still there"
-            raise OutputError(
-                f"{self.folder} cannot be written (No space left on device: a state takes {needed:,} bytes, {free:,} "
-                f"are free){kept}."
-            )
+        check_room(self.folder, needed, "a state", last=self.last)
 
     def _manager(self) -> Any:
         ocp = _orbax()
@@ -219,6 +212,21 @@ class Store:
                     kept.append(line + "\n")
         with _as_output_error(self.folder):
             path.write_text("".join(kept), encoding="utf-8")
+
+
+def check_room(folder: Path, needed: int, what: str, last: int | None = None) -> None:
+    """Raise `OutputError` where the disk has no room for so many bytes of `what`; `last` is the step of the state that
+    is there already.
+    """
+    with _as_output_error(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+    if agreed(free < needed + 2**16)[0]:
+        remains = "" if last is None else f"; the state of step {last} is still there"
+        raise OutputError(
+            f"{folder} cannot be written (No space left on device: {what} takes {needed:,} bytes, {free:,} are free)"
+            f"{remains}."
+        )
 
 
 def check_resume(folder: str | Path | None, resume: bool) -> None:

@@ -70,6 +70,17 @@ class Train:
         default=None, metadata={"help": f"softmax temperature of distillation; {TEMPERATURE:g} by default"}
     )
     distill_hidden: float = field(default=0.0, metadata={"help": "weight of the teacher's hidden states, added"})
+    teacher_in: Literal["device", "host", "disk"] = field(
+        default="device",
+        metadata={
+            "help": "where the teacher is while its student trains: on the device; in host memory, from which one "
+            "sublayer at a time comes to the device; or on disk, where what it says of all texts is kept, said once"
+        },
+    )
+    taught_dtype: Literal["float16", "bfloat16", "float32"] | None = field(
+        default=None,
+        metadata={"help": "type in which what a language model says is kept on disk; float16 by default"},
+    )
     keep: Literal["best", "last"] = field(default="best", metadata={"help": "which epoch's weights are the result"})
     holdout: int = field(
         default=0,
@@ -108,6 +119,15 @@ class Train:
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not self.distill:
             check_effect(self, ("temperature",), "without distill: it is of the teacher's predictions")
+        if not self.distills:
+            check_effect(self, ("teacher_in",), "without distill: there is no teacher")
+        elif self.teacher_in != "device" and self.distill_hidden:
+            raise SettingsError(
+                f"distill_hidden {self.distill_hidden} compares hidden states of every layer, which a teacher in "
+                f"{self.teacher_in!r} does not hand over; set it to 0, or teacher_in to 'device'."
+            )
+        if self.teacher_in != "disk":
+            check_effect(self, ("taught_dtype",), "but with teacher_in 'disk'")
         if self.distill == 1:
             check_effect(self, ("smoothing",), "with distill 1, which leaves the labels out")
 
@@ -142,5 +162,5 @@ class Train:
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
             self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0,
-            result_dtype=None, shard="batches", mask_share=None,
+            result_dtype=None, shard="batches", mask_share=None, teacher_in="device", taught_dtype=None,
         )  # fmt: skip

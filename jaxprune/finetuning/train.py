@@ -1,11 +1,9 @@
 """The training loop: epochs, their records, states to go on from, and what is refused before the first step."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,13 +13,15 @@ import numpy as np
 from ..checks import check_effect
 from ..errors import DataError, NumericalError, SettingsError
 from ..evaluation.metrics import goodness
-from ..jsonio import plain
 from ..model import Architecture, Batch, Model
 from ..model.heads import head_of
 from ..model.in_batch import NEGATIVE, ROLE
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
+from ..tokens.encoded import Encoded
 from .epochs import own_part
+from .fingerprint import training_fingerprint
+from .guides import beside, check_place, chosen_guides
 from .lora import Adapters
 from .losses import targets_of, unit_count
 from .masters import at_rest
@@ -37,10 +37,8 @@ from .spread import (
     starting_state,
     training_devices,
 )
-from .step import Clock, Frozen, Trainable, all_finite, everything, optimizer, path_of, select, train_step
+from .step import Clock, Frozen, Trainable, all_finite, everything, optimizer, select, train_step
 from .teacher import check_teacher, different_labels
-
-NO_MATTER = ("save_minutes", "shard")  # settings that a run which goes on may change
 
 
 class Trained(NamedTuple):
@@ -64,6 +62,7 @@ def train(
     trainable: Trainable = everything,
     adapters: Adapters | None = None,
     teacher: Model | None = None,
+    encoded: Encoded | None = None,
     mesh: jax.sharding.Mesh | None = None,
     score: Callable[[Model, Adapters | None], dict[str, Any]] | None = None,
     store: Store | None = None,
@@ -79,12 +78,14 @@ def train(
     `batches(epoch)` gives the batches of an epoch; the first epoch's number sets the length of the schedule.
     `targets[i]` belongs to the example that the batches call i (`Batch.index`); `losses` says which shape it has.
     `score` is called after every epoch and gives a record with a "score", by which the best epoch is kept.
-    `teacher` is what `settings.distill` and `distill_hidden` learn from. `mesh` has an axis "data", over which the rows
-    of a batch are spread, whose number must be a multiple of its size, and weights with `settings.shard`; and perhaps
-    an axis "model", over which units and the vocabulary are. Every process reads its own rows. `store` logs, keeps
-    states to resume from, on as many devices as there are then, and turns an interruption into one that loses nothing;
-    with `scored`, what `score` depends on, only a run that scores alike goes on. So many epochs as `patience` says
-    without a better score end the run. `on_step` gets {"phase": "train", "done", "of", "epoch", "loss", "score"}.
+    `teacher` is what `settings.distill` and `distill_hidden` learn from, from where `settings.teacher_in` says; to keep
+    what it says on disk takes `store`, and `encoded`, the texts that batches are made of. `mesh` has an axis "data",
+    over which the rows of a batch are spread, whose number must be a multiple of its size, and weights with
+    `settings.shard`; and perhaps an axis "model", over which units and the vocabulary are. Every process reads its own
+    rows. `store` logs, keeps states to resume from, on as many devices as there are then, and turns an interruption
+    into one that loses nothing; with `scored`, what `score` depends on, only a run that scores alike goes on. So many
+    epochs as `patience` says without a better score end the run. `on_step` gets {"phase": "train", "done", "of",
+    "epoch", "loss", "score"}, and before these {"phase": "teaching", "done", "of"} while a teacher is heard.
 
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
     """
@@ -98,6 +99,7 @@ def train(
             "of the devices of all."
         )
     check_targets(model, targets, settings, teacher)
+    check_place(settings, teacher, None if store is None else store.folder)
     chosen, frozen = select(model.params, trainable)
     weights, scaling = ([], []) if adapters is None else (adapters.weights, adapters.scaling)
     variables, devices = {"params": chosen, "adapters": weights}, training_devices(mesh, settings)
@@ -117,12 +119,14 @@ def train(
             saved, training_fingerprint(model, settings, variables, first, targets, teacher, scaling) | dict(scored)
         )
     resting = at_rest(frozen, settings.frozen_dtype)
-    constants = devices.fetch(Frozen(resting, scaling, teacher.params if teacher and settings.distills else None))
+    books = Programs(meter_of(devices), replace(devices, stream=True))  # weights that stay on the host, if any, come so
+    static, taught, guides = {"architecture": model.architecture, "settings": settings.of_program()}, None, None
+    if teacher is not None:
+        static["teacher"], taught = teacher.architecture, beside(teacher, settings)
+        folder = None if store is None else store.folder
+        guides = chosen_guides(teacher, settings, devices, books, encoded, folder, on_step)
+    constants = devices.fetch(Frozen(resting, scaling, taught))
     state, key = saved.state, devices.everywhere(jax.random.key(settings.seed))
-    books = Programs(meter_of(devices))
-    static = {"architecture": model.architecture, "settings": settings.of_program()}
-    if teacher and settings.distills:
-        static["teacher"] = teacher.architecture
     if devices.mesh is not None:
         static["devices"] = devices
     placed = lambda batch: devices.own_rows((batch, targets_of(batch, targets)))  # noqa: E731
@@ -136,11 +140,12 @@ def train(
             clocked = _Stopwatch(books, spent)
             todo, behind = own_part(first if epoch == 0 else batches(epoch), share), done - epoch * len(first)
             units = [units_in(placed(batch)) for batch in todo[:behind]]  # of a run that goes on
+            spoken = None if guides is None else guides(todo[behind:])
             for batch in todo[behind:]:
-                rows = placed(batch)
+                rows, guide = placed(batch), () if spoken is None else (next(spoken),)
                 units.append(units_in(rows))
                 clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
-                state, value = books(train_step, state, constants, *rows, clock, **static)
+                state, value = books(train_step, state, constants, *rows, clock, *guide, **static)
                 losses.append(float(value))
                 done += 1
                 if not np.isfinite(losses[-1]):
@@ -225,51 +230,6 @@ def _remains(store: Store | None) -> str:
     if store is None or store.last is None:
         return "."
     return f"; the last good state, of step {store.last}, is in {store.folder}."
-
-
-def training_fingerprint(
-    model: Model,
-    settings: Train,
-    variables: Any,
-    first: Sequence[Batch],
-    targets: np.ndarray,
-    teacher: Model | None,
-    scaling: Any = (),
-) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped."""
-
-    def digest(*arrays: Any) -> str:
-        sha = hashlib.sha256()
-        for array in arrays:
-            sha.update(np.ascontiguousarray(array).tobytes())
-        return sha.hexdigest()[:16]
-
-    shapes = {path_of(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    return {
-        **{f"setting {name}": value for name, value in asdict(settings).items() if name not in NO_MATTER},
-        "architecture": digest(np.frombuffer(repr(model.architecture).encode(), np.uint8)),
-        "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
-        "scaling of adapters": digest(*jax.tree.leaves(scaling)),
-        "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
-        "texts": digest(*_texts_of(first)),
-        "labels": digest(targets),
-    }
-
-
-def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
-    """The token ids of every text in batches, or an image's patches, by its number: whatever rows they lie in."""
-    by_text: dict[int, np.ndarray] = {}
-    for batch in batches:
-        read = batch.ids if batch.patches is None else batch.patches
-        ids, segments, index = (np.asarray(part) for part in (read, batch.segments, batch.index))
-        for row, place in np.argwhere(index >= 0):
-            by_text[int(index[row, place])] = ids[row, segments[row] == place + 1]
-    return [np.append(by_text[number], -1) for number in sorted(by_text)]  # -1: where a text ends
-
-
-def digest_of(value: Any) -> str:
-    """A short digest of what JSON can hold."""
-    return hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()[:16]
 
 
 def check_head(architecture: Architecture) -> None:

@@ -13,6 +13,7 @@ from ..model import Architecture, Batch, LayerSizes, Model, Params
 from ..model.heads import head_of
 from ..model.language import vocabulary
 from ..runtime.devices import Devices
+from .guides import beside, together
 from .lora import Adapters, count
 from .masters import masters
 from .settings import Train
@@ -71,14 +72,21 @@ def activation_bytes(
 
 
 def training_bytes(
-    model: Model, parts: Any, rows: int, length: int, settings: Train, temp: int, devices: Devices = Devices()
+    model: Model,
+    parts: Any,
+    rows: int,
+    length: int,
+    settings: Train,
+    temp: int,
+    devices: Devices = Devices(),
+    teacher: Model | None = None,
 ) -> dict[str, int]:
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
     Of several `devices`, those of one. parameters, gradients and moments are exact; activations are a prediction, with
     `wide_copies` where a step computes in float32: with `remat` activations are at a quarter of their most when these
-    are there; "made whole" are copies of weights that are spread. predicted is the sum; measured puts the compiled
-    program's own temporaries in place of all but parameters and moments.
+    are there; "made whole" are copies of weights that are spread; "teacher" what `teacher_bytes` says. predicted is the
+    sum; measured puts the compiled program's own temporaries in place of all but parameters, moments and the teacher.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
@@ -102,12 +110,40 @@ def training_bytes(
     }
     if devices.by_weights:
         sizes["made whole"] = whole_bytes(model.architecture, params, trains, settings, devices)
+    if teacher is not None:
+        spare = sizes["gradients"] + sizes["activations"]  # of the step, which are not there while the teacher speaks
+        sizes["teacher"] = teacher_bytes(teacher, rows, length, settings, spare, devices)
     return {
         **sizes,
         "predicted": sum(sizes.values()),
         "temporaries": temp,
-        "measured": sizes["parameters"] + sizes["moments"] + temp,
+        "measured": sizes["parameters"] + sizes["moments"] + sizes.get("teacher", 0) + temp,
     }
+
+
+def teacher_bytes(
+    teacher: Model, rows: int, length: int, settings: Train, spare: int = 0, devices: Devices = Devices()
+) -> int:
+    """What a teacher takes of the device at a step for `rows` rows of `length` tokens, temporaries apart.
+
+    On the device its weights. Else its vocabulary, if it has one, and what it says of a batch. One in host memory says
+    it of as many batches as pass together, and needs what is outside its layers, three sublayers and these batches'
+    streams while it does: what `spare` bytes do not cover of that counts too.
+    """
+    a, stays = teacher.architecture, beside(teacher, settings)
+    held = held_bytes(devices.part(stays)) if stays is not None else 0
+    if settings.teacher_in == "device":
+        return held
+    batch = abstract_batch(a, rows, length)
+    wide = a.hidden if head_of(a).language is not None else len(a.labels)
+    stream, each = FLOAT * rows * length * a.hidden // devices.data, FLOAT * rows * length * wide // devices.data
+    if settings.teacher_in == "disk":
+        return held + each
+    count = together(batch, a.hidden)
+    outer = held_bytes(devices.part({name: part for name, part in teacher.params.items() if name != "layers"}))
+    halves = [held_bytes(devices.part(half)) for layer in teacher.params["layers"] for half in layer.values()]
+    speaking = outer + 3 * max(halves, default=0) + count * stream
+    return held + count * each + max(0, speaking - spare)
 
 
 def whole_bytes(

@@ -57,3 +57,9 @@ class Patches:
         rows, columns = self.height // self.patch_height, self.width // self.patch_width
         parts = pixels.reshape(-1, self.channels, rows, self.patch_height, columns, self.patch_width)
         return parts.transpose(0, 2, 4, 1, 3, 5).reshape(-1, self.count, self.numbers)
+
+    def joined(self, patches: Any) -> Any:
+        """[images, patches, numbers] as [images, channels, height, width]: what `cut` was given."""
+        rows, columns = self.height // self.patch_height, self.width // self.patch_width
+        parts = patches.reshape(-1, rows, columns, self.channels, self.patch_height, self.patch_width)
+        return parts.transpose(0, 3, 1, 4, 2, 5).reshape(-1, self.channels, self.height, self.width)

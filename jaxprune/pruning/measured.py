@@ -141,14 +141,14 @@ def fingerprint(model: Model, batches: Sequence[Any], method: str, settings: dic
     `settings` are those of the method's that measuring reads.
     """
     return {
-        "model": _digest([repr(model.architecture), *jax.tree.leaves(model.params)]),
-        "calibration texts": _digest(jax.tree.leaves(batches)),
+        "model": digest([repr(model.architecture), *jax.tree.leaves(model.params)]),
+        "calibration texts": digest(jax.tree.leaves(batches)),
         "method": method,
         **{f"setting {name}": value for name, value in settings.items()},
     }
 
 
-def _digest(values: Iterable[Any]) -> str:
+def digest(values: Iterable[Any]) -> str:
     """SHA-256 of arrays, their types and shapes included, and of texts."""
     digest = hashlib.sha256()
     for value in values:
@@ -161,7 +161,7 @@ def _digest(values: Iterable[Any]) -> str:
 
 
 def _sum(arrays: Arrays) -> str:
-    return _digest(part for name in sorted(arrays) for part in (name, arrays[name]))
+    return digest(part for name in sorted(arrays) for part in (name, arrays[name]))
 
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
-from ..runtime.onnx import open_onnx
+from ..runtime.onnx import open_onnx, plain_inputs
 from ..runtime.programs import Programs
 from .figures import Bench, GenerationBench, GenerationSpeed
 
@@ -117,7 +117,7 @@ def load_onnx_forward(
         start = time.perf_counter()
         program = open_onnx(file)
         seconds = time.perf_counter() - start
-    inputs = tuple(np.asarray(leaf, np.int64) for leaf in (batch.ids, batch.real, batch.types))
+    inputs = plain_inputs(batch, model.architecture)
     return seconds, program, lambda: program(*inputs)
 
 

@@ -178,13 +178,13 @@ def continue_rows(
             return Context(mask[:, None, None], rotation_at(kind, positions, positions + 1))
 
         contexts = for_layers(architecture, context_at)
-        batch = _batch(state.token[:, None], positions, jnp.ones_like(positions))
+        batch = token_batch(state.token[:, None], positions, jnp.ones_like(positions))
         logits, caches = read(params, batch, contexts, state.caches, slot, architecture, dtype)
         return say(state._replace(caches=caches), logits)
 
     slots = jnp.arange(width)[None]
     positions = jnp.maximum(slots - padding[:, None], 0)
-    batch = _batch(jnp.asarray(ids), positions, (slots >= padding[:, None]).astype(jnp.int32))
+    batch = token_batch(jnp.asarray(ids), positions, (slots >= padding[:, None]).astype(jnp.int32))
     logits, caches = read(params, batch, layer_contexts(architecture, batch), None, 0, architecture, dtype)
     start = Decoding(
         step=jnp.int32(0),
@@ -256,6 +256,7 @@ def attention_step(
     return residual(p, x, project_out(p[OUTPUT[ATTENTION]], features), architecture), cache
 
 
-def _batch(ids: Array, positions: Array, segments: Array) -> Batch:
-    nothing = jnp.zeros((len(ids), 1), jnp.int32)
+def token_batch(ids: Array, positions: Array, segments: Array) -> Batch:
+    """A batch of tokens of one text a row, of which nothing is pooled."""
+    nothing = jnp.zeros((ids.shape[0], 1), jnp.int32)  # rows may be symbolic, as len() may not
     return Batch(ids, segments, positions, jnp.zeros_like(ids), nothing, nothing)

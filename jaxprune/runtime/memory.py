@@ -19,7 +19,11 @@ def live_bytes(device: Any = None, kind: str | None = None) -> int:
     for array in jax.live_arrays():
         if array.is_deleted() or (kind is not None and array.sharding.memory_kind != kind):
             continue
-        for place, data in _parts(array):
+        # No shards are asked for where there is one: before JAX 0.10.2 they and the array form a cycle, which keeps it
+        # alive for a while.
+        whole = len(array.sharding.device_set) == 1
+        parts = [(at, array) for at in array.sharding.addressable_devices] if whole else _shards(array)
+        for place, data in parts:
             if device is not None and place != device:
                 continue
             try:
@@ -30,12 +34,7 @@ def live_bytes(device: Any = None, kind: str | None = None) -> int:
     return sum(seen.values())
 
 
-def _parts(array: jax.Array) -> list[tuple[Any, jax.Array]]:
-    """Every device of this process that holds a part of the array, and the part."""
-    if (
-        len(array.sharding.device_set) == 1
-    ):  # no shards are asked for: before JAX 0.10.2 an array and they form a cycle,
-        return [(device, array) for device in array.sharding.addressable_devices]  # which keeps it alive for a while
+def _shards(array: jax.Array) -> list[tuple[Any, jax.Array]]:
     return [(shard.device, shard.data) for shard in array.addressable_shards]
 
 

@@ -17,16 +17,20 @@ from .memory import PeakMeter, temp_bytes
 _COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own cache: for the life of the process
 
 
-def _abstract(leaf: Any) -> Hashable:
-    if isinstance(leaf, jax.Array):
-        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), _placement(leaf.sharding)
-    shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))
-    return shape, dtype, None, None
+def _abstract(leaves: list[Any]) -> tuple[Hashable, ...]:
+    """What of every argument a program depends on: its shape and dtype, and of JAX's arrays where they lie."""
+    seen: list[Hashable] = []
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            at = leaf.sharding
+            place = _placement(at) if isinstance(at, jax.sharding.NamedSharding) else at
+            seen.append((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), place))
+        else:
+            seen.append((getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf)), None, None))
+    return tuple(seen)
 
 
-def _placement(sharding: Any) -> Hashable:
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return sharding
+def _placement(sharding: jax.sharding.NamedSharding) -> Hashable:
     axes = list(sharding.spec)
     while axes and axes[-1] is None:  # P("data") and P("data", None) are one
         axes.pop()
@@ -78,7 +82,7 @@ class Programs:
 
     def _call(self, function: Any, *arrays: Any, **static: Any) -> Any:
         leaves, tree = jax.tree.flatten(arrays)
-        key = (function, tuple(sorted(static.items())), tree, tuple(_abstract(leaf) for leaf in leaves))
+        key = (function, tuple(sorted(static.items())), tree, _abstract(leaves))
         known = _COMPILED if self.own is None else self.own
         if key not in known:
             program = self._compile(function, arrays, static)

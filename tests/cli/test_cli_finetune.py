@@ -149,7 +149,7 @@ def test_an_output_without_a_name_is_refused(cli, inputs, out):
 def test_an_interrupted_run_resumes(inputs, tmp_path):
     """A process of its own is told to stop in the middle of its training; --resume ends as if it had not been."""
     out = tmp_path / "tuned"
-    argv = [str(word) for word in words(inputs, "full", out, "--epochs", 40, "--batch-size", 4, "--json")]
+    argv = [str(word) for word in words(inputs, "full", out, "--epochs", 12, "--batch-size", 4, "--json")]
     command = [sys.executable, "-m", "jaxprune.cli.main", *argv]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
@@ -166,8 +166,8 @@ def test_an_interrupted_run_resumes(inputs, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     epochs = [line for line in lines if "score" in line]
-    assert len(epochs) == 40
-    assert [line["step"] for line in lines if "step" in line] == list(range(1, 40 * epochs[0]["steps"] + 1))
+    assert len(epochs) == 12
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 12 * epochs[0]["steps"] + 1))
     assert stopped == list(range(1, len(stopped) + 1))
     assert not (tmp_path / "tuned.run").exists()
 

@@ -54,6 +54,7 @@ def test_what_does_not_go_together_is_named(cli, inputs, folders):
         ),
         (("bench", "--model", folders / "small", "--generate", 1, "--runtime", "onnxruntime"), "--generate times JAX"),
         (("export", "--model", folders / "small", "--int8", "--out", "x"), "int8 (True) has no effect with format"),
+        (("export", "--model", folders / "small", "--generation", "--out", "x"), "generation (True) has no effect"),
     ):
         run = cli(*words)
         assert run.code == 2 and says in run.err, run.err

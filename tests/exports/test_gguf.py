@@ -19,6 +19,7 @@ import jaxprune as jp
 from jaxprune.checkpoint import load, write
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.exports import gguf as gguf_module
+from jaxprune.exports.gguf_layout import matching_layouts
 from jaxprune.model import logits
 from jaxprune.pruning.cut import cut
 from tests.helpers import tiny
@@ -33,6 +34,10 @@ FEWER_NEURONS = ([0, 1, 2], [1, 7, 8], [0, 1, 2], [0, 3, 4])
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 24}
 
 WHOLE = {"partial_rotary_factor": 1.0, "sliding_window": None}
+
+SCALED = {"query_pre_attn_scalar": 4}  # as a head is wide
+SIX = {"num_hidden_layers": 6, "sliding_window_pattern": 6}
+LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
 
 
 def model_of(family, kept=None, biases: Any = False, **changes: Any) -> Any:
@@ -69,7 +74,9 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, bool, str]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}, UNEVEN, False, "deci"),
     "mistral": ("mistral", GROUPED, None, False, "llama"),
     "mistral, uneven": ("mistral", GROUPED, UNEVEN, True, "deci"),
-    "phi3": ("phi3", GROUPED | WHOLE, None, False, "llama"),
+    "phi3": ("phi3", GROUPED | WHOLE, None, False, "phi3"),
+    "phi3, turned in part": ("phi3", GROUPED | {"sliding_window": None}, FEWER_NEURONS, False, "phi3"),
+    "phi3, fewer heads": ("phi3", GROUPED | WHOLE, EVEN, False, "llama"),
     "phi3, uneven": ("phi3", GROUPED | WHOLE, UNEVEN, False, "deci"),
     "qwen2": ("qwen2", GROUPED, FEWER_NEURONS, False, "qwen2"),
     "qwen2, fewer heads": ("qwen2", GROUPED, EVEN, False, "llama"),
@@ -80,6 +87,12 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, bool, str]] = {
     "qwen3, even": ("qwen3", GROUPED, EVEN, False, "qwen3"),
     "qwen3, uneven": ("qwen3", GROUPED | {"tie_word_embeddings": True}, UNEVEN, False, "openelm"),
     "qwen3, empty sublayers": ("qwen3", {"tie_word_embeddings": True}, EMPTY, False, "openelm"),
+    "gemma": ("gemma", {}, EVEN, False, "gemma"),
+    "gemma2": ("gemma2", SCALED | {"attn_logit_softcapping": 2.0}, EVEN, False, "gemma2"),
+    "gemma3": ("gemma3_text", SCALED | SIX | LINEAR, None, False, "gemma3"),
+    "gemma3, open windows": ("gemma3_text", SCALED | SIX | {"sliding_window": 99}, None, False, "gemma3"),
+    "smollm3": ("smollm3", GROUPED | {"num_hidden_layers": 4, "no_rope_layer_interval": 4}, None, False, "smollm3"),
+    "olmo2": ("olmo2", GROUPED, FEWER_NEURONS, False, "olmo2"),
     "gpt2": ("gpt2", {}, None, False, "gpt2"),
     "gpt2, fewer neurons": ("gpt2", {}, FEWER_NEURONS, False, "gpt2"),
     "gpt2, head of its own": ("gpt2", {"tie_word_embeddings": False}, None, False, "gpt2"),
@@ -184,10 +197,29 @@ def test_a_window_bounds_the_files_context(tmp_path):
     assert_same_logits(model, file)
 
 
-@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text", "smollm3", "olmo2", "phi3"])
-def test_what_no_architecture_in_the_table_computes_is_refused(tmp_path, family):
-    with pytest.raises(CheckpointError, match=f"no architecture that computes what this {family} model"):
-        exported(model_of(family), tmp_path / "out")
+OTHERWISE: dict[str, tuple[str, dict[str, Any], str]] = {
+    # what no architecture of llama.cpp computes
+    "another scale": ("gemma2", {}, r"this gemma2 model with scores scaled by 0.57735 does"),
+    "no cap": ("gemma2", SCALED | {"final_logit_softcapping": None}, "this gemma2 model with logit cap None does"),
+    "another pattern": ("gemma3_text", SCALED, "this gemma3_text model with a layer 1 that sees all tokens does"),
+    "other layers turn": ("smollm3", {}, "this smollm3 model with a layer 1 that turns nothing does"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_no_architecture_computes_is_refused(tmp_path, name):
+    family, changes, says = OTHERWISE[name]
+    with pytest.raises(CheckpointError, match=says):
+        exported(model_of(family, **changes), tmp_path / "out")
+
+
+def test_scores_of_the_largest_gemma_are_scaled_by_the_hidden_size():
+    """llama.cpp knows it by its number of layers."""
+    wide: dict[str, Any] = {"num_hidden_layers": 46, "head_dim": 8, "hidden_size": 12, "num_attention_heads": 3}
+    model = tiny.architecture(tiny.config("gemma2", **wide, query_pre_attn_scalar=4))
+    assert matching_layouts(model)[0].name == "gemma2"
+    with pytest.raises(CheckpointError, match="with scores scaled by 0.353553 does"):
+        matching_layouts(tiny.architecture(tiny.config("gemma2", **wide, query_pre_attn_scalar=8)))
 
 
 # --- rotary scalings
@@ -381,6 +413,9 @@ def test_an_interrupted_export_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 NO_PLACE: dict[str, tuple[str, dict[str, Any], Any, bool, str]] = {
+    "uneven gemma": ("gemma", {}, UNEVEN, False, r"gemma model \(gemma: its layers have one size\); prune with Budget"),
+    "biases of gemma": ("gemma", {}, None, True, "gemma: it has no place for output biases of attention"),
+    "tied olmo2": ("olmo2", GROUPED | {"tie_word_embeddings": True}, None, False, "its head is a matrix of its own"),
     "layers of gpt2 differ": ("gpt2", {}, ([0, 1, 2], [1, 7], [0, 1, 2], [0]), False,
                               r"this gpt2 model \(gpt2: its layers have one size\); prune with Budget\(uniform=True, "
                               r"keep_heads=True\), or export it with format 'onnx'"),

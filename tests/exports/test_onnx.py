@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,14 +19,16 @@ import onnx
 import jaxprune as jp
 from jaxprune.checkpoint import load, write
 from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputError, SettingsError
+from jaxprune.evaluation.onnx_model import OnnxModel
 from jaxprune.exports import onnx as onnx_module
 from jaxprune.exports.onnx_file import as_onnx, write_int8, write_onnx
 from jaxprune.exports.onnx_graph import graph_of
 from jaxprune.model import logits
 from jaxprune.model.heads import head_of
 from jaxprune.pruning.cut import cut, heads_stay
-from jaxprune.runtime.onnx import open_onnx
+from jaxprune.runtime.onnx import OnnxProgram, open_onnx
 from tests.helpers import tiny
+from tests.helpers.chat import chat_model, turns, write_rows
 from tests.helpers.exports import with_output_biases
 from tests.helpers.words import write_tokenizer
 
@@ -314,11 +317,20 @@ def test_what_cannot_be_is_named(tmp_path, small, source):
         jp.load_onnx(tmp_path / "zeros")
 
 
-def test_perplexity_of_a_file_is_refused(tmp_path):
-    settings = tiny.config("llama", vocab_size=64)
-    tiny.write(tmp_path / "dense", settings, tiny.tensors(settings))
-    write_tokenizer(tmp_path / "dense")
-    jp.export(load(tmp_path / "dense"), tmp_path / "out", format="onnx")
-    rows = jp.tasks.of_ids([[5, 6, 7]], None)
-    with pytest.raises(DataError, match="an ONNX file gives no perplexity"):
-        jp.evaluate(jp.load_onnx(tmp_path / "out"), rows)
+def test_perplexity_of_a_file_is_that_of_the_model(tmp_path):
+    """Of rows of token ids, and of conversations, in which what the assistant says counts."""
+    model = pruned(chat_model(tmp_path / "dense"), UNEVEN)
+    jp.export(model, tmp_path / "out", format="onnx")
+    shipped = jp.load_onnx(tmp_path / "out")
+    said = [{"messages": turns("the film?", "it was the film", "why", "so")}, {"prompt": "see", "completion": " it"}]
+    conversations = jp.tasks.chat(write_rows(tmp_path / "a.jsonl", said))
+    for task in (jp.tasks.of_ids([[5, 6, 7], [9, 8, 7, 6, 270]], None), conversations):
+        ours, theirs = jp.evaluate(model, task), jp.evaluate(shipped, task)
+        assert theirs.score == pytest.approx(ours.score, rel=1e-5)
+        assert (theirs.examples, theirs.tokens) == (ours.examples, ours.tokens)
+
+
+def test_pseudo_perplexity_of_a_file_is_refused():
+    shipped = OnnxModel(tiny.random_model(tiny.config("bert", "masked_lm")), OnnxProgram(None, ()), Path("x.onnx"))
+    with pytest.raises(DataError, match="an ONNX file gives no pseudo-perplexity here; score the model that it was"):
+        jp.evaluate(shipped, jp.tasks.of_ids([[5, 6, 7]], None))

@@ -13,6 +13,7 @@ import numpy as np
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _PLAIN = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: np.dtype(ml_dtypes.bfloat16)}
+FULL_EVERY = {"gemma2": 2, "gemma3": 6}  # of so many layers the last has no window
 TYPE_NAMES = {0: "F32", 1: "F16", 8: "Q8_0", 30: "BF16"}
 
 
@@ -108,6 +109,8 @@ def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
 
     x = t["token_embd.weight"][ids]
     used.add("token_embd.weight")
+    gemma = file.name.startswith("gemma")
+    x = x * math.sqrt(x.shape[1]) if gemma else x
     positions = weight("position_embd.weight")
     if positions is not None:
         assert len(positions) == keys("context_length")
@@ -117,45 +120,77 @@ def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
         heads, groups = of_layer("attention.head_count", number), of_layer("attention.head_count_kv", number)
         place = f"blk.{number}."
         assert heads > 0 < of_layer("feed_forward_length", number)  # what llama.cpp misreads
-        y = norm(f"{place}attn_norm", x)
+        y = x if file.name == "olmo2" else norm(f"{place}attn_norm", x)
         if f"{place}attn_qkv.weight" in t:
             parts = np.split(dense(f"{place}attn_qkv", y), [heads * width, (heads + groups) * width], axis=1)
         else:
             parts = [dense(f"{place}attn_{name}", y) for name in "qkv"]
+        if file.name == "olmo2":  # over all heads
+            parts = [norm(f"{place}attn_q_norm", parts[0]), norm(f"{place}attn_k_norm", parts[1]), parts[2]]
         q, k, v = (part.reshape(len(ids), -1, width) for part in parts)
-        if f"{place}attn_q_norm.weight" in t:
+        if f"{place}attn_q_norm.weight" in t and file.name != "olmo2":
             q, k = norm(f"{place}attn_q_norm", q), norm(f"{place}attn_k_norm", k)
-        if positions is None:
-            q, k = (rotated(file, part, weight("rope_freqs.weight")) for part in (q, k))
+        slides = FULL_EVERY.get(file.name, 1)
+        slides = (number + 1) % slides != 0
+        if positions is None and (file.name != "smollm3" or (number + 1) % 4):
+            q, k = (rotated(file, part, weight("rope_freqs.weight"), slides) for part in (q, k))
         assert q.shape[1] == heads and k.shape[1] == v.shape[1] == groups
         k, v = (np.repeat(part, heads // groups, axis=1) for part in (k, v))
         scores = np.einsum("qhw,khw->hqk", q, k) / math.sqrt(width)
-        scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
+        scores = capped(scores, keys("attn_logit_softcapping"))
+        before = np.arange(len(ids))[:, None] - np.arange(len(ids))
+        seen = (before >= 0) & (before < keys("attention.sliding_window") if slides else True)
+        scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = np.einsum("hqk,khw->qhw", weights / weights.sum(-1, keepdims=True), v)
-        x = x + dense(f"{place}attn_output", mixed.reshape(len(ids), -1))
-        y = norm(f"{place}ffn_norm", x)
+        update = dense(f"{place}attn_output", mixed.reshape(len(ids), -1))
+        around = file.name in ("gemma2", "gemma3", "olmo2")
+        x = x + (norm(f"{place}post_attention_norm", update) if around else update)
+        y = x if file.name == "olmo2" else norm(f"{place}ffn_norm", x)
         up = dense(f"{place}ffn_up", y)
-        assert up.shape[1] == of_layer("feed_forward_length", number)
-        if f"{place}ffn_gate.weight" in t:
+        if file.name == "phi3":  # the gate's rows come first
+            gate, up = np.split(up, 2, axis=1)
+            up = silu(gate) * up
+        elif f"{place}ffn_gate.weight" in t:
             gate = dense(f"{place}ffn_gate", y)
-            up = gate / (1 + np.exp(-gate)) * up
+            up = (gelu(gate) if gemma else silu(gate)) * up
         else:
-            up = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
-        x = x + dense(f"{place}ffn_down", up)
+            up = gelu(up)
+        assert up.shape[1] == of_layer("feed_forward_length", number)
+        update = dense(f"{place}ffn_down", up)
+        x = x + (norm(f"{place}post_ffw_norm", update) if around else update)
     x = norm("output_norm", x)
     out = dense("output", x) if "output.weight" in t else x @ t["token_embd.weight"].T
+    out = capped(out, keys("final_logit_softcapping"))
     assert not set(t) - used, set(t) - used  # llama.cpp refuses a file with tensors that it does not load
     return out
 
 
-def rotated(file: File, x: np.ndarray, factors: np.ndarray | None) -> np.ndarray:
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def capped(x: np.ndarray, cap: float | None) -> np.ndarray:
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def rotated(file: File, x: np.ndarray, factors: np.ndarray | None, slides: bool) -> np.ndarray:
     """Queries or keys [tokens, heads, width], turned by position as the architecture pairs features."""
+    turned = file.own("rope.dimension_count")
+    if turned < x.shape[-1]:
+        assert file.name == "phi3"
+        return np.concatenate([rotated(file, x[..., :turned], factors, slides), x[..., turned:]], axis=-1)
     width = x.shape[-1]
-    assert file.own("rope.dimension_count") == width
-    frequencies = file.own("rope.freq_base") ** -(np.arange(0, width, 2) / width)
+    assert turned == width
+    base = file.own("rope.freq_base_swa" if slides else "rope.freq_base")
+    frequencies = base ** -(np.arange(0, width, 2) / width)
     frequencies = frequencies / (1 if factors is None else factors)
     kind, factor, scale = file.own("rope.scaling.type"), file.own("rope.scaling.factor", 1.0), 1.0
+    factor = 1.0 if slides else factor
     assert kind in (None, "linear", "yarn")
     stretched = np.ones(width // 2)
     if kind == "yarn":
@@ -169,7 +204,7 @@ def rotated(file: File, x: np.ndarray, factors: np.ndarray | None) -> np.ndarray
     scale *= file.own("rope.scaling.attn_factor", 1.0)
     angles = (np.arange(len(x))[:, None] * frequencies)[:, None, :]
     cosine, sine = scale * np.cos(angles), scale * np.sin(angles)
-    neighbours = file.name in ("llama", "deci")
+    neighbours = file.name in ("llama", "deci", "smollm3")
     first, second = (x[..., ::2], x[..., 1::2]) if neighbours else np.split(x, 2, axis=-1)
     one, other = first * cosine - second * sine, second * cosine + first * sine
     return np.stack([one, other], -1).reshape(x.shape) if neighbours else np.concatenate([one, other], -1)

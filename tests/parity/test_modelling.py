@@ -16,7 +16,6 @@ from jaxprune.checkpoint.uneven import MODELLING
 from jaxprune.model import logits
 from jaxprune.pruning.cut import cut
 from jaxprune.runtime.decode import generate_ids
-from tests.helpers.tokenizers import write_bert
 from tests.parity.reference import DECODERS, PAIRS, cases, compared, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
@@ -195,14 +194,3 @@ def test_it_trains_in_the_trainer(tmp_path):
         jp.load(tmp_path / "trained").params["layers"][1]["feed_forward"]["up"]["kernel"],
         jp.load(tmp_path / "small").params["layers"][1]["feed_forward"]["up"]["kernel"],
     )
-
-
-def test_it_makes_sentence_embeddings(tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers", reason="an extra of its own")
-    model = uneven(tmp_path / "dense", "bert", "none")
-    write_bert(tmp_path / "dense")
-    jp.export(model, tmp_path / "small")
-    settings = {"trust_remote_code": True}
-    body = sentence_transformers.models.Transformer(str(tmp_path / "small"), model_args=settings, config_args=settings)
-    pooled = sentence_transformers.SentenceTransformer(modules=[body, sentence_transformers.models.Pooling(12)])
-    assert pooled.encode(["film café", "film"]).shape == (2, 12)

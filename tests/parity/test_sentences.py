@@ -14,6 +14,7 @@ import torch
 import jaxprune as jp
 from jaxprune.model import Batch
 from jaxprune.model.in_batch import ranking_loss
+from jaxprune.pruning.cut import cut
 from tests.helpers.sentences import MODES, write_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
@@ -76,6 +77,55 @@ def test_a_real_model_gives_the_same_vectors_and_so_does_its_export(real_model, 
     again = torch.nn.functional.normalize(pooled(x, mask, "pooling_mode_mean_tokens")).numpy()
     np.testing.assert_allclose(again, expected, rtol=0, atol=TOLERANCE)
     assert json.loads((tmp_path / "x" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == width
+
+
+@pytest.fixture
+def sentence_transformers(tmp_path, monkeypatch):
+    """The package, with files of code that are run copied below the test's folder."""
+    package = pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", tmp_path / "modules")
+    return package
+
+
+def uneven(model):
+    """Every layer another share of its heads and neurons, drawn at random."""
+    random = np.random.RandomState(3)
+    counts = [count for size in model.architecture.layers for count in (size.groups, size.neurons)]
+    return cut(
+        model, [np.arange(count) == 0 if at == 1 else random.rand(count) < 0.6 for at, count in enumerate(counts)]
+    )
+
+
+VECTORS = 5e-6  # absolute; float32, vectors of length 1
+
+
+def test_sentence_transformers_makes_the_vectors_of_a_model_whose_layers_differ(tmp_path, sentence_transformers):
+    """And after it has saved the model, both still do."""
+    dense = ((7, "torch.nn.modules.activation.Tanh"),)
+    folder = write_folder(tmp_path / "m", MODES[:4], dense, prompts={"ask": "the "}, default_prompt_name=None)
+    model = uneven(jp.load(folder))
+    jp.export(model, tmp_path / "x")
+    with pytest.raises((RuntimeError, ValueError)):  # the class of transformers has the sizes of the dense model
+        sentence_transformers.SentenceTransformer(str(tmp_path / "x"), device="cpu")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "x"), trust_remote_code=True, device="cpu")
+    for name in (None, "ask"):
+        expected = jp.embed(model, TEXTS[:4], prompt_name=name)
+        np.testing.assert_allclose(theirs.encode(TEXTS[:4], prompt_name=name), expected, rtol=0, atol=VECTORS)
+    theirs.save(str(tmp_path / "again"))
+    again = sentence_transformers.SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    expected = jp.embed(model, TEXTS[:4])
+    np.testing.assert_allclose(again.encode(TEXTS[:4]), expected, rtol=0, atol=VECTORS)
+    np.testing.assert_allclose(jp.embed(jp.load(tmp_path / "again"), TEXTS[:4]), expected, rtol=0, atol=VECTORS)
+
+
+def test_a_real_model_in_sentence_transformers(real_model, tmp_path, sentence_transformers):
+    model = uneven(jp.load(real_model("minilm")))
+    jp.export(
+        model, tmp_path / "x", dtype="float32"
+    )  # in what the checkpoint is stored in, halves, torch would compute
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "x"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), jp.embed(model, TEXTS), rtol=0, atol=VECTORS)
+    assert len({size.groups for size in model.architecture.layers}) > 1
 
 
 def test_the_loss_of_pairs_and_its_gradient_are_those_of_multiple_negatives_ranking():

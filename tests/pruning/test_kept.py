@@ -20,7 +20,7 @@ BUDGETS = [jp.Budget(0.3), jp.Budget(0.6)]
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):  # norms after and before
-    encoder = jp.load(demo_model_path()), jp.tasks.folder(demo_data_path()).calibration(200)
+    encoder = jp.load(demo_model_path()), jp.tasks.folder(demo_data_path()).calibration(60)
     return {"post": encoder, "pre": (language_model(tmp_path_factory.mktemp("kept") / "model", "llama"), CALIBRATION)}
 
 

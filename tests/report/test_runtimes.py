@@ -61,6 +61,31 @@ def test_turns_change_their_order(script):
     assert script.quartiles(np.array([3.0, 1.0, 2.0])) == [1.5, 2.0, 2.5]
 
 
+def decoder(runtime, model, **line):
+    return {"section": "decoder", "model": model, "runtime": runtime, "windows": 3, "perplexity": 20.5,
+            "bytes": 4_000_000, "versions": {"jax": "1"}, "machine": "a machine", **line}  # fmt: skip
+
+
+def test_a_language_models_page_has_speeds_of_those_that_were_timed(script):
+    timed = {"by": "llama.cpp of somewhere", "turns": 5, "prompt_tokens_per_second": 200.04,
+             "prompt_times_dense": [1.0, 1.25, 1.5], "generation_tokens_per_second": 50.0,
+             "generation_times_dense": [1.0, 1.0, 1.0]}  # fmt: skip
+    page = script.table_text([decoder("JAX", "dense"), decoder("llama.cpp Q8_0", "20% removed", **timed)])
+    assert "| dense | JAX | 20.5000 | 4 | – | – | – | – |" in page
+    speeds = "200.0 | 1.25 (1.00–1.50) | 50.0 | 1.00 (1.00–1.00) |"
+    assert f"| 20% removed | llama.cpp Q8_0 | 20.5000 | 4 | {speeds}" in page
+    assert "llama.cpp of somewhere, on the same windows" in page and "medians of 5 turns" in " ".join(page.split())
+    assert "thread" not in script.table_text([decoder("JAX", "dense")])
+
+
+def test_perplexity_is_that_of_all_tokens_but_the_first(script):
+    """Of equal logits it is the number of tokens; of a sure and right model it is 1."""
+    windows = [np.array([1, 2, 3]), np.array([0, 3, 3])]
+    assert script.perplexity(lambda ids: np.zeros((3, 4), np.float32), windows) == pytest.approx(4.0)
+    sure = lambda ids: 100 * np.eye(4, dtype=np.float32)[[*ids[1:], 0]]  # noqa: E731
+    assert script.perplexity(sure, windows) == pytest.approx(1.0)
+
+
 def test_what_is_missing_is_named(script, tmp_path, capsys):
     args = argparse.Namespace(model=tmp_path / "no model", data=tmp_path, out=tmp_path / "lines.jsonl")
     script.run_section("accuracy", args)

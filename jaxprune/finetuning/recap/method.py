@@ -26,11 +26,12 @@ from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
 from ..epochs import batches_for, remembered
 from ..finetune import scored_texts, set_aside
+from ..fingerprint import training_fingerprint
 from ..masters import result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
 from ..texts import Texts, prepare
-from ..train import check_targets, training_fingerprint
+from ..train import check_targets
 from .phase_bytes import phase_bytes, uniform
 from .recapped import Recapped, finished
 from .rounds import one_round
@@ -179,6 +180,7 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
     if settings.outer == "train" and not any(map(settings.freeze_at, range(settings.rounds))):
         check_effect(training, ("frozen_dtype",), "with freeze 0, where every weight trains")
     check_effect(training, ("shard",), "in RECAP, which trains on one device")
+    check_effect(training, ("teacher_in", "taught_dtype"), "in RECAP, whose full model teaches from the host")
     check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
     if training.distills and settings.rounds == 1 and _new_head(model):
         raise SettingsError(

@@ -8,6 +8,8 @@ import numpy as np
 
 from ...model import Architecture, LayerSizes, Model, Params, parameter_shapes
 from ...model.architecture import HALVES
+from ...model.heads import head_of
+from ...model.language import slice_tokens
 from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
 from ...model.transformer import whole_forward
@@ -120,8 +122,12 @@ def phase_bytes(
         layer = max(held_bytes(layer) for layer in full["layers"])
         one = dense.with_layers(dense.layers[:1])
         outer = held_bytes(outer_params(full))
-        sweep = outer + 2 * layer + (len(dense.layers) + 1) * stream
-        sweep += activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
+        # Of all batches' streams those of one are there; and what is outside the layers while none of them is, with the
+        # logits of a slice of tokens and their gradient.
+        going = 2 * layer + 2 * stream + activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
+        language = head_of(dense).language is not None
+        words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
+        sweep = max(outer + 2 * stream + words, going)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
     widest = max(size.neurons for size in small.layers)
     rounded = abstract_parts(small, least_frozen(settings), touched, results)
@@ -158,12 +164,11 @@ def measured_bytes(
     forward = whole_forward.lower(parts, batch, architecture=small).compile()
     sweep = 0
     if settings.measure_on == "device":
-        outer = FLOAT * count(outer_params(abstract(dense)))
-        streams = FLOAT * (len(dense.layers) + 1) * rows * length * dense.hidden
+        outer = FLOAT * (count(outer_params(abstract(dense))) + 2 * rows * length * dense.hidden)
         assert settings.importance != "kprune"  # which is measured on the host
         forms: tuple[Form, ...] = (settings.importance, "fisher")
         programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
-        sweep = outer + streams + max(program_bytes(program) for program in programs)
+        sweep = max(outer, *(program_bytes(program) for program in programs))
     held = FLOAT * count(parts)
     return {
         "importance": sweep,

@@ -106,7 +106,8 @@ def swept(run: RecapRun, params: Params, masks: list[Mask], form: Form, number: 
     return sweep(
         params, run.model.architecture, batches, run.targets, masks,
         form=form, place=run.placement.to_device if on_device else run.placement.on_host, programs=run.sweeps,
-        on_batch=lambda done: tell({"phase": name, "done": done, "of": len(batches)}),
+        keep=run.placement.to_host if on_device else None,
+        on_part=lambda done, of: tell({"phase": name, "done": done, "of": of}),
     )  # fmt: skip
 
 

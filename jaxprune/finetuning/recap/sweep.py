@@ -2,10 +2,12 @@
 
 A forward pass keeps the residual stream before every layer, nothing else; going down again, each layer is run once more
 and differentiated alone. So there is one layer's weight gradient at any time, and only one layer has to be where the
-computing is done. Removed units are gates at 0: their gradients vanish, shapes stay, and one program serves all rounds.
+computing is done. A device that is not the host's gets each layer once on the way up and once on the way down: all
+batches pass it before the next one comes, and their streams wait in host memory.
+Removed units are gates at 0: their gradients vanish, shapes stay, and one program serves all rounds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -107,46 +109,83 @@ def sweep(
     form: Form,
     place: Callable[[Any], Any],
     programs: Programs,
-    on_batch: Callable[[int], None] | None = None,
+    keep: Callable[[Any], Any] | None = None,
+    on_part: Callable[[int, int], None] = lambda done, of: None,
 ) -> Any:
     """Σ over batches of what `form` says, divided by their number, in float64.
 
     weights: per sublayer [units], Σ (w·g)² with g the gradient of a batch's mean loss. gates: per sublayer [units], the
     mean over texts of (Σ w·g)², which is the squared gradient to the unit's gate. fisher: `Rows` of Σ g².
-    `place` brings a tree to where it is computed; of `params`, one layer at a time is there. Units that `kept` removes
-    write nothing. Raises `NumericalError` where a number is not finite.
+    `place` brings a tree to where it is computed; of `params`, one layer at a time is there. `keep` takes residual
+    streams from there to host memory: each layer is then placed twice in all, for all batches. Without it a batch goes
+    all the way before the next one, and its streams stay; the numbers are the same to the bit. Units that the masks
+    `kept` remove write nothing. `on_part` hears how many parts of how many are done. Raises `NumericalError` where a
+    number is not finite.
     """
-    depth, total = len(architecture.layers), None
-    masks = architecture.by_layer([mask.astype(np.float32) for mask in kept])
-    static = {"architecture": architecture}
-    for number, batch in enumerate(batches):
-        goal = place(targets_of(batch, targets))
-        batch, gates = place((batch, masks))
-        outer = place(outer_params(params))
-        streams = [programs(start, outer, batch, **static)]
-        for index in range(depth):
-            layer, kind = place(params["layers"][index]), architecture.of_layer(index)
-            after = programs(_through, layer, streams[-1], batch, gates[index], architecture=kind)
-            streams.append(jax.block_until_ready(after))  # so that the layer has gone before the next one comes
-            del layer, after
-        cotangent = programs(_top, outer, streams.pop(), batch, goal, **static)
-        count = unit_count(batch, goal, architecture)
-        del outer
-        of_batch: list[Any] = [None] * depth
-        for index in reversed(range(depth)):
-            layer = place(params["layers"][index])
-            arrays = layer, streams.pop(), batch, gates[index], cotangent, count
-            cotangent, scores = programs(_down, *arrays, architecture=architecture.of_layer(index), form=form)
-            of_batch[index] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), scores)
-            del layer, arrays, scores
-        total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
-        if on_batch:
-            on_batch(number + 1)
-    assert total is not None  # a packed task has a batch
+    depth = len(architecture.layers)
+    gates = place(architecture.by_layer([mask.astype(np.float32) for mask in kept]))
+    groups = [[batch] for batch in batches] if keep is None else [batches]
+    total: list[Any] = [None] * depth
+    for number, group in enumerate(groups):
+        walk = _up_and_down(params, architecture, group, targets, gates, form, place, keep, programs)
+        for passed, (index, scores) in enumerate(walk):
+            for entry in scores:
+                share = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), entry)
+                total[index] = share if total[index] is None else jax.tree.map(np.add, total[index], share)
+            if keep is not None:
+                on_part(passed + 1, 2 * depth)
+        if keep is None:
+            on_part(number + 1, len(groups))
     for index, layer in enumerate(total):
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer)):
             raise NumericalError(f"the gradient in layer {index} is NaN or Inf; check the weights and the texts.")
     return total if form == "fisher" else [at.of(total) for at in architecture.sublayers()]
+
+
+def _up_and_down(
+    params: Params,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    targets: np.ndarray,
+    gates: Sequence[Any],
+    form: Form,
+    place: Callable[[Any], Any],
+    keep: Callable[[Any], Any] | None,
+    programs: Programs,
+) -> Iterator[tuple[int, list[Any]]]:
+    """Every layer that was passed, by its number, first upwards; on the way down with what `form` asks, by batch."""
+    static, away = {"architecture": architecture}, keep or jax.block_until_ready
+    back = place if keep is not None else lambda tree: tree
+    outer = place(outer_params(params))
+    streams = [[away(programs(start, outer, place(batch), **static)) for batch in batches]]
+    # Pixels are read once; what the layers read of a batch is small.
+    read = [place(batch._replace(patches=None)) for batch in batches]
+    del outer
+    for index in range(len(architecture.layers)):
+        layer, kind = place(params["layers"][index]), architecture.of_layer(index)
+        after = []
+        for x, batch in zip(streams[-1], read, strict=True):
+            # Waited for, so that the layer has gone before the next one comes.
+            after.append(away(programs(_through, layer, back(x), batch, gates[index], architecture=kind)))
+        streams.append(after)
+        del layer
+        yield index, []
+    outer, last, cotangents, counts = place(outer_params(params)), streams.pop(), [], []
+    for number, batch in enumerate(read):
+        goal = place(targets_of(batches[number], targets))
+        cotangents.append(away(programs(_top, outer, back(last[number]), batch, goal, **static)))
+        counts.append(unit_count(batch, goal, architecture))
+    del outer, last
+    for index in reversed(range(len(architecture.layers))):
+        layer, kind, before, scores = place(params["layers"][index]), architecture.of_layer(index), streams.pop(), []
+        for number, batch in enumerate(read):
+            arrays = layer, back(before[number]), batch, gates[index], back(cotangents[number]), counts[number]
+            cotangent, entry = programs(_down, *arrays, architecture=kind, form=form)
+            cotangents[number] = away(cotangent)
+            scores.append(jax.tree.map(np.asarray, entry))
+            del arrays, cotangent, entry
+        del layer, before
+        yield index, scores
 
 
 def compiled_sweep(architecture: Architecture, layer: Params, batch: Batch, form: Form) -> Any:

@@ -20,10 +20,10 @@ PROGRAMS = Programs()
 HALF = [np.array([True, False]), np.arange(24) % 2 == 0]  # of TINY's units
 
 
-def swept(model, form, batches=(PACKED,), kept=None, place=jnp.asarray):
+def swept(model, form, batches=(PACKED,), kept=None, place=jnp.asarray, **more):
     return sweep(
         model.params, model.architecture, batches, CLASSES, kept or everything_kept(model.architecture),
-        form=form, place=lambda tree: jax.tree.map(place, tree), programs=PROGRAMS,
+        form=form, place=lambda tree: jax.tree.map(place, tree), programs=PROGRAMS, **more,
     )  # fmt: skip
 
 
@@ -91,21 +91,42 @@ def test_removed_units_have_no_importance():
         assert np.all(scores[~mask] == 0) and np.all(scores[mask] > 0)
 
 
-def test_one_layer_at_a_time_is_where_the_computing_is_done():
+def three_layers():
     model = model_of(TINY)
-    model = model.replace(
+    return model.replace(
         architecture=TINY.with_layers(TINY.layers * 3),
         params={**model.params, "layers": model.params["layers"] * 3},
     )
-    asked = []
+
+
+@pytest.mark.parametrize("form", ["weights", "gates", "fisher"])
+def test_a_device_gets_each_layer_twice_for_all_batches_and_the_same_numbers_come(form):
+    """Once on the way up, once down: one batch after another asks for it twice each. Streams wait as NumPy arrays."""
+    model, batches = three_layers(), (APART, APART, APART)
+    asked, waited, parts = [], [], []
 
     def place(leaf):
-        asked.append(np.shape(leaf))
-        return jnp.asarray(leaf)
+        asked.append((np.shape(leaf), type(leaf)))
+        return jnp.array(leaf)
 
-    swept(model, "weights", place=place)
-    kernels = [shape for shape in asked if shape == (16, 24)]
-    assert len(kernels) == 6  # each layer once up, once down
+    def keep(stream):
+        waited.append(np.array(stream))
+        stream.delete()
+        return waited[-1]
+
+    apart = swept(model, form, batches, place=place)
+    assert sum(shape == (16, 24) for shape, _ in asked) == 2 * 3 * 3
+    asked.clear()
+    together = swept(model, form, batches, place=place, keep=keep, on_part=lambda *part: parts.append(part))
+    assert sum(shape == (16, 24) for shape, _ in asked) == 2 * 3  # a layer's `up` kernel
+    assert sum(shape == (TINY.vocab, 16) for shape, _ in asked) == 2  # what is outside the layers: before and after
+    stream = (*APART.ids.shape, 16)
+    assert len(waited) == 3 * (4 + 1 + 3)  # of each batch four streams, and gradients to all of them
+    assert {leaf.shape for leaf in waited} == {stream} and {kind for shape, kind in asked if shape == stream} == {
+        np.ndarray
+    }
+    assert parts == [(done, 6) for done in range(1, 7)]
+    jax.tree.map(np.testing.assert_array_equal, together, apart)
 
 
 @pytest.mark.parametrize("form", ["weights", "gates", "fisher"])
