@@ -11,7 +11,7 @@ from typing import Any
 import llama_cpp  # pyright: ignore[reportMissingImports]
 import numpy as np
 
-PROMPT, NEW = 256, 32  # tokens that are read at once, and then one by one
+PROMPT, NEW = 128, 32  # tokens that are read at once, and then one by one
 
 
 def built() -> str:

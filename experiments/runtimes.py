@@ -440,7 +440,7 @@ def decoder_table(lines: list[dict[str, Any]]) -> str:
         text += [
             "",
             f"{timed[0]['by']}, on the same windows of token ids. Tokens per second of the thread's own time, since "
-            "the machine had other work: a prompt of 256 tokens, and 32 tokens one by one behind it; medians of "
+            "the machine had other work: a prompt of 128 tokens, and 32 tokens one by one behind it; medians of "
             f"{timed[0]['turns']} turns, in an order that turns around. As dense: medians (quartiles) of the "
             "ratios within a turn, to the dense model in the same numbers.",
         ]

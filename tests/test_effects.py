@@ -43,6 +43,7 @@ ALONE = [
     (lambda: jp.Recap(freeze=0.3, remove=0.3, freeze_schedule="interpolated"), "freeze_schedule"),
     (lambda: jp.Recap(rounds=1, average=0.5), "average"),
     (lambda: jp.Recap(rounds=1, prefetch=True), "prefetch"),
+    (lambda: jp.Recap(rounds=1, widths="first"), "widths"),
     *each(
         partial(jp.Recap, remove=0.0),
         {"pruning_steps": 2},
@@ -108,6 +109,7 @@ WITH_MODEL = [
     (lambda g: jp.finetune(g.model, g.task, jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.recap(g.model, g.task, jp.Recap(freeze=0.0), jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(shard="weights")), "shard"),
+    (lambda g: jp.finetune(g.model, g.task, jp.Train(mask_share=0.3)), "mask_share"),
     (lambda g: jp.prune_lora(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(shard="weights")), "shard"),
     (lambda g: jp.recap(g.model, g.task, training=jp.Train(distill=0.5, teacher_in="host")), "teacher_in"),

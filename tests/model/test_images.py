@@ -154,6 +154,7 @@ def test_qkv_biases_and_tensors_of_other_shapes(tmp_path):
         ({"size": 6, "resample": 9}, "resample is '9', expected one of Pillow's filters"),
         ({"size": 6, "rescale_factor": 0}, "rescale_factor is '0', expected a positive number"),
         ({"size": 6, "image_mean": [0.5, 0.5]}, "image_mean has 2 numbers, the model reads 3 channels"),
+        ({"size": 6, "image_mean": [0.5]}, "image_mean is a list of 1 number, the model reads 3 channels; give one"),
         ({"size": 6, "image_std": [0.0, 1.0, 1.0]}, "image_std has a 0"),
         ({"size": 6, "image_processor_type": "CLIPImageProcessor"}, "of a CLIPImageProcessor, which is not computed"),
         ({"size": 6, "input_data_format": "channels_last"}, "input_data_format is 'channels_last'"),
