@@ -102,7 +102,7 @@ def print_table(file: Path) -> None:
     for line in map(json.loads, file.read_text().splitlines()):
         giga = {name: f"{line[name] / GIGA:.1f}" for name in ("parameters", "moments", "predicted", "measured")}
         rest = {name: value for name, value in line["phases"].items() if name != "tuning" and value}
-        took = line["compiled phases"]
+        took = line.get("compiled phases", {})
         told = (f"{name} {value / GIGA:.1f} ({took[name] / GIGA:.1f})" for name, value in rest.items())
         print(
             f"| {line['size'].upper()} | {line['arm']} | {' | '.join(giga.values())} "
