@@ -104,6 +104,7 @@ WITH_MODEL = [
         ),
         "temperature",
     ),
+    (lambda g: jp.finetune(g.model, g.task, jp.Train(mask_share=0.3)), "mask_share"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(save_minutes=1.0)), "save_minutes"),
     (lambda g: jp.finetune(g.model, g.task, jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),
     (lambda g: jp.recap(g.model, g.task, jp.Recap(freeze=0.0), jp.Train(frozen_dtype="bfloat16")), "frozen_dtype"),

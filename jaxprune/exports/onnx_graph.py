@@ -12,12 +12,11 @@ import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
 from ..model.attention_kinds import Disentangled, Relative, Window
-from ..model.disentangled import distance_steps
 from ..model.model import Params
 from ..model.patches import Patches
-from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
 from ..runtime.onnx import PIXELS, TEXTS, VECTORS
+from .onnx_distances import buckets_of, rows_of_distances, with_distances
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import mean_of, vectors_of
 
@@ -41,9 +40,9 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     shared = {}
     for number, kind in enumerate(dict.fromkeys(kinds)):
         g.place = f"kinds.{number}." if number else "embed."
-        buckets = _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None
+        buckets = buckets_of(g, kind.attention) if isinstance(kind.attention, Relative) else None
         if isinstance(kind.attention, Disentangled):
-            buckets = _distance_rows(g, kind.attention)
+            buckets = rows_of_distances(g, kind.attention)
         shared[kind] = _Shared(
             _mask(g, kind) if a.patches is None else None,
             _rotation(g, kind, positions) if kind.positions == "rotary" else None,
@@ -143,26 +142,6 @@ def _mask(g: Graph, a: Architecture) -> str:
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
 
 
-def _buckets(g: Graph, kind: Relative) -> str:
-    """The bucket of every query and key, as `relative.pair_buckets` has it."""
-    slots = all_slots(g)
-    ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
-    g.constants["relative.near"] = np.array(distance_buckets(kind.buckets, kind.reach), np.int64)
-    own = g.add("Gather", "relative.near", g.add("Min", g.add("Abs", ahead), g.index(kind.reach)))
-    after = g.add("Cast", g.add("Greater", ahead, g.index(0)), to="INT64")
-    return g.add("Add", own, g.add("Mul", after, g.index(kind.buckets // 2)))
-
-
-def _distance_rows(g: Graph, kind: Disentangled) -> str:
-    """The row of the whole table of distances for every query and key, as `disentangled.pair_rows` has it."""
-    slots, steps = all_slots(g), distance_steps(kind)
-    behind = g.add("Sub", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
-    g.constants["distances.steps"] = np.array(steps, np.int64)
-    away = g.add("Gather", "distances.steps", g.add("Min", g.add("Abs", behind), g.index(len(steps) - 1)))
-    rows = g.add("Add", g.add("Mul", away, g.add("Sign", behind)), g.index(kind.span))
-    return g.add("Min", g.add("Max", rows, g.index(0)), g.index(2 * kind.span - 1))
-
-
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
     frequencies = g.weight(f"{g.place}rotary", np.array(a.rotary))
     at = g.add("Cast", positions, to="FLOAT")
@@ -231,7 +210,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
     scores = scores if mask is None else g.add("Add", scores, mask)
     if isinstance(a.attention, Disentangled):
-        scores = _with_distances(g, p, scores, (q, k), shared.buckets, size, a)
+        scores = with_distances(g, p, scores, (q, k), shared.buckets, size, a)
     elif shared.buckets is not None:
         table = g.weight(f"{g.place}relative", p["relative"]["table"])
         scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
@@ -239,36 +218,6 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     if size.queries > 1:
         mixed = g.add("Reshape", mixed, g.whole(0, size.heads, -1, width))
     return g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), g.whole(0, 0, size.heads * width))
-
-
-def _with_distances(
-    g: Graph, p: Params, scores: str, content: tuple[str, str], rows: str | None, size: LayerSizes, a: Architecture
-) -> str:
-    """Scores, [rows, heads, tokens, tokens], and what tokens say of distances: what heads project of these is constant.
-
-    Queries are scaled already.
-    """
-    kind, hidden = a.attention, np.asarray(p["distances"]["table"], np.float32)
-    assert isinstance(kind, Disentangled) and rows is not None  # the caller has looked
-    if kind.norm:
-        wide = hidden - hidden.mean(axis=-1, keepdims=True)
-        wide = wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + a.norm_eps)
-        scale, bias = (np.asarray(p["distances"]["norm"][name], np.float32) for name in ("scale", "bias"))
-        hidden = wide * scale + bias
-    for name, of_tokens, there in (("k", content[0], kind.keys), ("q", content[1], kind.queries)):
-        if not there:
-            continue
-        own = p[name if kind.shared else f"distance_{name}"]
-        kernel, bias = (np.asarray(own[leaf], np.float32) for leaf in ("kernel", "bias"))
-        flat = hidden @ kernel.reshape(a.hidden, -1) + bias.reshape(-1)
-        flat = flat * np.float32(attention_scale(a) if name == "q" else 1.0)
-        table = np.transpose(flat.reshape(-1, size.groups, a.head_width), (1, 2, 0))[None]
-        by_row = g.add("MatMul", of_tokens, g.weight(f"{g.place}distance_{name}", table))
-        picked = rows if name == "k" else g.add("Transpose", rows, perm=[1, 0])
-        places = g.add("Expand", picked, g.add("Shape", scores))
-        added = g.add("GatherElements", by_row, places, axis=3)
-        scores = g.add("Add", scores, added if name == "k" else g.add("Transpose", added, perm=[0, 1, 3, 2]))
-    return scores
 
 
 def _turned(g: Graph, x: str, rotation: tuple[str, str], a: Architecture) -> str:

@@ -40,7 +40,12 @@ class Train:
     accumulate: int = field(
         default=1, metadata={"help": "parts in which the texts of a step are computed: less memory, same step"}
     )
-    remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
+    remat: bool | None = field(
+        default=None,
+        metadata={
+            "help": "recompute layers in the backward pass: less memory; by default where device_limit asks for it"
+        },
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "type to compute in; what trains stays float32"}
     )
@@ -153,7 +158,7 @@ class Train:
     def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
         """The same settings with a number in place of every None that has an effect."""
         rate = ADAPTER_RATE if adapted else FULL_RATE
-        known = {"epochs": EPOCHS, "learning_rate": rate, "dropout": architecture.dropout}
+        known = {"epochs": EPOCHS, "learning_rate": rate, "dropout": architecture.dropout, "remat": False}
         head = head_of(architecture)
         known |= {"mask_share": SHARE} if head.language is not None and not head.generates else {}
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})

@@ -1,6 +1,7 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..doubts import tell
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from ..model.heads import head_of
 from ..model.language import vocabulary
+from ..runtime.device_limit import recomputes
 from ..runtime.devices import Devices
 from .guides import beside, together
 from .lora import Adapters, count
@@ -94,7 +97,7 @@ def training_bytes(
     resting = jax.tree.map(lambda leaf: None if id(leaf) in trains else leaf, params)
     trainable = FLOAT * count(devices.part(parts))
     parameters = trainable + held_bytes(devices.part(resting))
-    copies = wide_copies(params, trains, in_turn=settings.remat) if settings.dtype == "float32" else 0
+    copies = wide_copies(params, trains, in_turn=bool(settings.remat)) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(
@@ -119,6 +122,29 @@ def training_bytes(
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + sizes.get("teacher", 0) + temp,
     }
+
+
+def within_limit(
+    limit: int | None,
+    model: Model,
+    parts: Any,
+    batch: Batch,
+    settings: Train,
+    devices: Devices = Devices(),
+    teacher: Model | None = None,
+) -> tuple[Train, tuple[str, ...]]:
+    """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
+    doubt that says it. Raises `SettingsError` where a step is sure to need more.
+    """
+    rows, length = batch.ids.shape
+
+    def needed(remat: bool) -> dict[str, int]:
+        sizes = training_bytes(model, parts, rows, length, replace(settings, remat=remat), 0, devices, teacher)
+        return {"a training step": sizes["predicted"]}
+
+    remat, doubts = recomputes(settings.remat, limit, needed)
+    tell(doubts)
+    return replace(settings, remat=remat), doubts
 
 
 def teacher_bytes(

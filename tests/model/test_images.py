@@ -101,8 +101,6 @@ def test_texts_and_images_are_not_mistaken_for_each_other(tmp_path):
         jp.prune(model, jp.Calibration.of_ids(np.zeros((64, 10), int), None), jp.Budget(0.3))
     with pytest.raises(CheckpointError, match="model reads images, of which no vectors"):
         jp.load(tmp_path / "model", head="embedding")
-    with pytest.raises(SettingsError, match="plan forecasts runs on texts"):
-        jp.plan(model, 64, jp.Budget(0.3))
     with pytest.raises(SettingsError, match="images are 10 tokens to the model, and length is 128"):
         jp.bench(model, model)
 

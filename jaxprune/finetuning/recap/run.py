@@ -70,6 +70,7 @@ class RecapRun:
     on_step: OnStep  # once a batch
     stopped: Callable[[], bool] = lambda: False  # whether a signal came
     together: int = 1  # training texts that belong to one example
+    doubts: tuple[str, ...] = ()
     new_head: bool = False  # whether the full model has nothing to teach before its first round
     # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
     sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
