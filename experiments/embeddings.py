@@ -241,6 +241,8 @@ def table(rows: list[dict[str, Any]], digits: int = 4) -> list[str]:
     """Means over seeds, and the seeds, by method and budget."""
     scores: dict[str, dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
+        if row["section"] in TRAINED:
+            scores[f"{row['method']}, not trained"][row["remove"]][row["seed"]] = row["before"]
         label = " ".join([row["method"], *row["set"]])
         scores[label][row["remove"]][row["seed"]] = row["score"]
     budgets = sorted({row["remove"] for row in rows})

@@ -60,13 +60,20 @@ def of_case(dense: Any, settings: Any, training: Any, rows: int, length: int) ->
     from jaxprune.finetuning.finetune import chooser
     from jaxprune.finetuning.lora import Lora, adapters_of, plan_of
     from jaxprune.finetuning.masters import result_types
-    from jaxprune.finetuning.recap.phase_bytes import abstract, abstract_parts, least_frozen, phase_bytes, uniform
+    from jaxprune.finetuning.recap.phase_bytes import (
+        abstract,
+        abstract_parts,
+        least_frozen,
+        measured_bytes,
+        phase_bytes,
+        uniform,
+    )
     from jaxprune.finetuning.recap.tuning import trainable_of
     from jaxprune.finetuning.step import everything, select
     from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
     from jaxprune.model import Model
 
-    began, phases = time.perf_counter(), {}
+    began, phases, compiled = time.perf_counter(), {}, {}
     if settings is None or settings == "lora":
         model, adapters, chosen = Model(dense, abstract(dense)), None, everything
         if settings == "lora":
@@ -77,23 +84,30 @@ def of_case(dense: Any, settings: Any, training: Any, rows: int, length: int) ->
         chosen = trainable_of(settings, small)
         half = result_types(abstract(small), bfloat16) if training.frozen_dtype else None  # a model that came in halves
         phases = phase_bytes(dense, small, settings, training, rows, length, results=half)
-    step = compiled_step(model, rows, length, training, trainable=chosen, adapters=adapters).memory_analysis()
+        compiled = measured_bytes(dense, small, settings, training, rows, length, results=half)
     parts = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
-    found = training_bytes(model, parts, rows, length, training, int(step.temp_size_in_bytes))
-    return {**found, "phases": phases, "compile_seconds": time.perf_counter() - began}
+    of_step = lambda temp: training_bytes(model, parts, rows, length, training, temp)  # noqa: E731
+    if compiled:
+        temp = compiled["tuning"] - of_step(0)["measured"]
+    else:
+        step = compiled_step(model, rows, length, training, trainable=chosen, adapters=adapters)
+        temp = int(step.memory_analysis().temp_size_in_bytes)
+    seconds = time.perf_counter() - began
+    return {**of_step(temp), "phases": phases, "compiled phases": compiled, "compile_seconds": seconds}
 
 
 def print_table(file: Path) -> None:
-    print("| model | arm | weights | moments | predicted | compiled | of it | RECAP's largest other phase |")
+    print("| model | arm | weights | moments | predicted | compiled | of it | RECAP's other phases (compiled) |")
     print("|---|---|---|---|---|---|---|---|")
     for line in map(json.loads, file.read_text().splitlines()):
         giga = {name: f"{line[name] / GIGA:.1f}" for name in ("parameters", "moments", "predicted", "measured")}
-        rest = {name: value for name, value in line["phases"].items() if name != "tuning"}
-        other = max(rest, key=rest.__getitem__) if rest else None
+        rest = {name: value for name, value in line["phases"].items() if name != "tuning" and value}
+        took = line["compiled phases"]
+        told = (f"{name} {value / GIGA:.1f} ({took[name] / GIGA:.1f})" for name, value in rest.items())
         print(
             f"| {line['size'].upper()} | {line['arm']} | {' | '.join(giga.values())} "
             f"| {line['predicted'] / line['measured']:.2f} "
-            f"| {'' if other is None else f'{other} {rest[other] / GIGA:.1f}'} |"
+            f"| {', '.join(told)} |"
         )
 
 
@@ -117,7 +131,8 @@ def main() -> None:
             found = of_case(dense, *case, args.rows, args.length)
             line = {"size": size, "arm": name, "rows": args.rows, "length": args.length, "depth": len(dense.layers)}
             line |= {**found, "command": " ".join(["python", *sys.argv])}
-            phases = {phase: round(value / GIGA, 2) for phase, value in found["phases"].items()}
+            both = found["phases"], found["compiled phases"]
+            phases = {phase: [round(each[phase] / GIGA, 2) for each in both] for phase in both[0]}
             predicted, measured = found["predicted"] / GIGA, found["measured"] / GIGA
             print(f"{size} {name}: predicted {predicted:.2f} GB, compiled {measured:.2f}; {phases}", flush=True)
             if args.out:

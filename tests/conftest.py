@@ -45,6 +45,12 @@ def pytest_configure(config):
     config.option.importmode = "importlib"
 
 
+def pytest_collection_finish():
+    # What was imported stays: collecting garbage passes it by from here on, a million objects.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Each program of XLA's CPU compiler holds a dozen memory mappings, and Linux grants a process 65,530.

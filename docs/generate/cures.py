@@ -17,7 +17,7 @@ CURES: dict[str, str] = {
     "but id2label names": "make num_labels and id2label of config.json agree, or pass labels=",
     "cannot be rotated in pairs": "heads of odd width are not supported",
     "rotary frequencies do not fit heads of width": "config.json contradicts itself: copy the checkpoint anew",
-    "file, which the package": "install the package that is named, or save the tokenizer as tokenizer.json",
+    "⟨kind⟩ file, which ⟨format⟩": "install the package that is named, or save the tokenizer as tokenizer.json",
     "--ignore-config-key": "where you know the settings to be harmless, add the flag as it is printed; in Python "
     "jp.load(ignore_config_keys=[…])",
     "has model_type": "[a family of your own](own-family.md)",

@@ -8,6 +8,7 @@ from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, Architecture, HeadKind, LayerSizes, Problem
 from ..model.embedding import Embedding
 from ..model.heads import HEADS
+from .disentangled import disentangled_fields
 from .families import ACTIVATION_NAMES, Family, HeadModules
 from .files import inside, read_json
 from .generation import end_ids
@@ -65,7 +66,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
         name = class_of(config, where)
         named = [row for row in rows.values() if name is not None and kind_of_class(row, name) != "unknown"]
         if len(named) == 1:
-            return named[0]
+            return named[0].as_said(config)
         raise CheckpointError(
             f'{where} has no model_type, and no class that says it; add "model_type": and one of '
             f"{', '.join(rows)}, if the model is of that family."
@@ -75,7 +76,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
             f"{where} has model_type {str(model_type)[:60]!r}, supported are {', '.join(rows)}; another family needs a "
             "row of its own, handed to jaxprune.load (family=…)."
         )
-    return rows[model_type]
+    return rows[model_type].as_said(config)
 
 
 def class_of(config: Mapping[str, Any], where: str) -> str | None:
@@ -268,6 +269,8 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
     on = switch("window_on") if "window_on" in family.keys else True
     first = value("window_from", int, 0) or 0
     fields |= attention_fields(family, config, where, fields, rows, on, first)
+    if "distances_on" in family.keys:
+        fields |= disentangled_fields(family, config, where, fields)
     for name in ("score_cap", "logit_cap"):
         key = family.keys.get(name)
         if key is not None and config.get(key, family.defaults.get(key)) is not None:  # null: there is none
@@ -291,7 +294,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
     """The fields of `Architecture` that a task sets, but for those of a language model."""
     head = family.heads.get(task.head, HeadModules(output=""))
     before = head.pooler or head.transform
-    pooled = {} if "pool" not in family.keys or before is None else _pooled(family, config, where)
+    names = () if before is None else ("pool", "pooler_bias", *(["pooler"] if head.pooler else []))
     return {
         "pool": head.token,
         "pool_tokens": _pool_tokens(family, config, task, where),
@@ -304,7 +307,7 @@ def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, whe
         "labels": task.labels,
         "problem": task.problem,
         "embedding": task.embedding,
-        **pooled,
+        **_pooled(family, config, names, where),
     }
 
 
@@ -314,16 +317,18 @@ def _pool_tokens(family: Family, config: Mapping[str, Any], task: HeadChoice, wh
     return len(family.averaged) if taught and family.averaged else 1
 
 
-def _pooled(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What config.json says of a head that pools, and of the bias of what lies before it."""
+def _pooled(family: Family, config: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, Any]:
+    """What config.json says of what lies before a head: how it pools, a bias, an activation."""
     said: dict[str, Any] = {}
     meanings: dict[str, dict[Any, Any]] = {
         "pool": {"cls": "first", "mean": "mean"},
         "pooler_bias": {True: True, False: False},
+        "pooler": {"gelu": "gelu", "tanh": "tanh", "relu": "relu"},
     }
-    for name, known in meanings.items():
+    for name in names:
         if name not in family.keys:
             continue
+        known = meanings[name]
         key = family.keys[name]
         given = family.defaults[key] if config.get(key) is None else config[key]
         if not isinstance(given, str | bool) or given not in known:

@@ -5,7 +5,7 @@ Flax files need no second table: `read` gives their tensors the same names and t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 # What has to be off, in every family: a decoder, cut heads, weights that are not plain numbers, code from the hub.
@@ -57,13 +57,14 @@ class Family:
     error. Every row has those of vocab, hidden, layers, heads, neurons, positions and activation; groups, head_width,
     token_types, norm_eps, dropout, pad_id, embed_width, tied (of a language model), attention_bias, feed_forward_bias,
     pre_norm, window, window_on, window_from, layer_types (where the family reads it), score_cap, logit_cap,
-    attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias and pool ("cls" or "mean") where config.json
-    has them. A family of images has image, patch and channels in place of vocab and positions, and input_bias (of q, k
-    and v alone). `pinned` are settings that would change the result, with the one value that we compute. `modules`
-    names embed.token, .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v, .o, .norm, .q_norm,
-    .k_norm, .update_norm, .relative (one for all layers); layers.{}.feed_forward.up, .gate, .down, .norm, .update_norm;
-    final_norm and project_out, as far as an architecture with these switches has them. The rows of `jaxprune.FAMILIES`
-    are examples, and `dataclasses.replace` makes a relative of one.
+    attention_scalar, both_ways (no causal mask), norm_bias, pooler_bias, pool ("cls" or "mean"), pooler (its
+    activation) and those of disentangled attention (`checkpoint.disentangled`) where config.json has them. A family of
+    images has image, patch and channels in place of vocab and positions, and input_bias (of q, k and v alone). `pinned`
+    are settings that would change the result, with the one value that we compute. `modules` names embed.token,
+    .position, .type, .norm, .project, .patch; layers.{}.attention.q, .k, .v, .o, .norm, .q_norm, .k_norm, .update_norm,
+    .relative, .distances, .distances.norm (one for all layers), .distance_k, .distance_q; layers.{}.feed_forward.up,
+    .gate, .down, .norm, .update_norm; final_norm and project_out, as far as an architecture with these switches has
+    them. The rows of `jaxprune.FAMILIES` are examples, and `dataclasses.replace` makes a relative of one.
     """
 
     model_type: str
@@ -113,6 +114,18 @@ class Family:
     rotary_bases: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     scaled_types: tuple[str, ...] = ()  # those of them that rope_scaling is for
     language_classes: str | None = None  # how the name of the class with that head starts, where not as `classes`
+
+    # What else the row says where a key of config.json has a value: the key, what it is where config.json is silent,
+    # the value, and fields of this row.
+    variant: tuple[str, Any, Any, Mapping[str, Any]] | None = None
+
+    def as_said(self, config: Mapping[str, Any]) -> "Family":
+        """The row for a model of `config`."""
+        if self.variant is None:
+            return self
+        key, default, value, fields = self.variant
+        given = default if config.get(key) is None else config[key]
+        return replace(self, **fields) if given == value and isinstance(given, type(value)) else self
 
     @property
     def reads_images(self) -> bool:

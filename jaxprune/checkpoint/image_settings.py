@@ -103,8 +103,9 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def read_image_settings(folder: str | Path, model_type: str) -> tuple[ImageSettings, tuple[str, ...]]:
-    """What is done to images for the model in a folder, as transformers reads it there, and doubts.
+def read_image_settings(folder: str | Path, model_type: str, channels: int) -> tuple[ImageSettings, tuple[str, ...]]:
+    """What is done to images for the model in a folder, which reads so many channels, as transformers reads it there,
+    and doubts.
 
     `model_type` says it where the file names no class. Raises `CheckpointError` where there is no such file, and for
     settings that are not computed here.
@@ -132,8 +133,8 @@ def read_image_settings(folder: str | Path, model_type: str) -> tuple[ImageSetti
         resample=resample,
         crop=_crop(values["crop_size"], path) if values["do_center_crop"] else None,
         scale=_number(values, "rescale_factor", path) if values["do_rescale"] else None,
-        mean=_channels(values, "image_mean", path) if values["do_normalize"] else None,
-        std=_channels(values, "image_std", path) if values["do_normalize"] else None,
+        mean=_channels(values, "image_mean", path, channels) if values["do_normalize"] else None,
+        std=_channels(values, "image_std", path, channels) if values["do_normalize"] else None,
         to_rgb=values["do_convert_rgb"],
     )
     if settings.std is not None and min(settings.std) == 0:
@@ -214,11 +215,16 @@ def _number(values: Mapping[str, Any], name: str, path: Path) -> float:
     return float(value)
 
 
-def _channels(values: Mapping[str, Any], name: str, path: Path) -> tuple[float, ...]:
-    """One number a channel; a single one serves all of them."""
+def _channels(values: Mapping[str, Any], name: str, path: Path, channels: int) -> tuple[float, ...]:
+    """One number a channel; a number that stands alone, not in a list, serves all of them."""
     value = values[name]
     several: Any = [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
     numbers = isinstance(several, list | tuple) and several
     if not numbers or not all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in several):
         raise CheckpointError(f"{path}: {name} is {str(value)[:60]!r}, expected a number for each channel.")
+    if several is value and len(several) == 1 < channels:
+        raise CheckpointError(
+            f"{path}: {name} is a list of 1 number, the model reads {channels} channels; give one for each, or the "
+            "number without a list, which serves all."
+        )
     return tuple(map(float, several))

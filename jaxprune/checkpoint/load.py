@@ -102,7 +102,7 @@ def load(
     config = config_in(folder)
     config, ignored = without(config, ignore_config_keys, where)
     family = family_of(config if row is None else {"model_type": row.model_type, **config}, where)
-    if row is not None and family != row:
+    if row is not None and family.model_type != row.model_type:
         raise CheckpointError(
             f"{where} has model_type {family.model_type!r}, and the row that was handed in is of {row.model_type!r}; "
             "correct one of the two."

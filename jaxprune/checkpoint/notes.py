@@ -46,7 +46,9 @@ def images_of(model: Model) -> tuple[ImageSettings, tuple[str, ...]]:
 
     Raises `CheckpointError` as `read_image_settings`, and where a tokenizer was handed in.
     """
-    return read_image_settings(_image_source(model), model.architecture.family)
+    patches = model.architecture.patches
+    channels = 1 if patches is None else patches.channels
+    return read_image_settings(_image_source(model), model.architecture.family, channels)
 
 
 def _image_source(model: Model) -> Path:

@@ -22,7 +22,9 @@ from .manifest import MANIFEST, read_manifest
 
 TOKENIZER_JSON = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
-_VOCABULARIES = (TOKENIZER_JSON, "vocab.txt", "vocab.json", "tokenizer.model")  # one of them is needed
+# Under these names families keep a file of SentencePiece: Llama, DeBERTa-v2 and v3, XLM-RoBERTa and CamemBERT.
+_PIECES = ("tokenizer.model", "spm.model", "sentencepiece.bpe.model")
+_VOCABULARIES = (TOKENIZER_JSON, "vocab.txt", "vocab.json", *_PIECES)  # one of them is needed
 TOKENIZER_FILES = (
     *_VOCABULARIES,
     "merges.txt",
@@ -148,8 +150,9 @@ def _build(
                 f"{_HINT}, or its config.json."
             )
         config = {"tokenizer_class": _PLAIN_CLASSES[vocabularies[0]]}
-    if vocabularies == ["tokenizer.model"]:
-        _check_sentencepiece(folder / vocabularies[0])
+    pieces = vocabularies[0] if len(vocabularies) == 1 and vocabularies[0] in _PIECES else None
+    if pieces is not None:
+        _check_sentencepiece(folder / pieces)
     with without_others():  # "PyTorch was not found"; what matters in them is said by us
         from transformers import AutoTokenizer
 
@@ -161,8 +164,8 @@ def _build(
             if TOKENIZER_JSON in vocabularies:
                 _stored(folder / TOKENIZER_JSON)  # where that is what is wrong, say so
             # tiktoken is its last resort, for any damaged file.
-            if vocabularies == ["tokenizer.model"] and "tiktoken" in str(error):
-                error = ValueError("tokenizer.model is no SentencePiece file that it can read")
+            if pieces is not None and "tiktoken" in str(error):
+                error = ValueError(f"{pieces} is no SentencePiece file that it can read")
             hint = "copy it anew" if TOKENIZER_JSON in vocabularies else _HINT
             raise CheckpointError(f"the tokenizer files in {folder} do not load: {_line(error)}; {hint}.") from error
 
@@ -180,13 +183,17 @@ def _class_config(config: Mapping[str, Any]) -> Any:
 
 
 def _check_sentencepiece(file: Path) -> None:
-    """transformers needs a package for such a file that it does not bring, and names another one in its error."""
+    """transformers needs packages for such a file that it does not bring, and names another one in its error."""
     with file.open("rb") as lines:
         ranks = re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+\s*", lines.readline(1000)) is not None
-    package, kind = ("tiktoken", "tiktoken") if ranks else ("sentencepiece", "SentencePiece")
-    if find_spec(package) is None:
+    kind, packages = ("tiktoken", ("tiktoken",)) if ranks else ("SentencePiece", ("sentencepiece", "protobuf"))
+    modules = {"protobuf": ("google", "google.protobuf")}  # the first without the second is another package's
+    missing = [name for name in packages if not all(map(find_spec, modules.get(name, (name,))))]
+    if missing:
+        verb = "the packages {} read" if len(missing) > 1 else "the package {} reads"
         raise CheckpointError(
-            f"{file} is a {kind} file, which the package {package} reads: pip install {package}, or {_HINT}."
+            f"{file} is a {kind} file, which {verb.format(' and '.join(missing))}: pip install {' '.join(missing)}, or "
+            f"{_HINT}."
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import NumericalError
 from ..model import Batch, Model
-from ..model.language import SLICE
+from ..model.slices import SLICE
 from ..runtime.programs import Programs
 from ..runtime.token_scores import Asked, on_device, scores_of
 from ..tokens.packing import Encoded, pack

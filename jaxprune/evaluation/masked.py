@@ -22,15 +22,14 @@ from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tasks.task import Task
 from ..tokens.given_ids import GivenIds
-from ..tokens.language_texts import by_document
+from ..tokens.language_texts import whole_windows
 from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, row_length
 from ..tokens.tokenizer import Tokenizer
-from ..tokens.windows import windows_of
 from .metrics import check_none_own
 from .perplexity import ScoredRows, perplexity_of
 
-COPIES = 512  # of a window, with one token masked in each, that are packed together
+COPIES = 512  # of windows, with one token masked in each, that are packed together
 
 
 def pseudo_perplexity(
@@ -49,16 +48,11 @@ def pseudo_perplexity(
     check_none_own(task)
     if isinstance(reader, GivenIds):
         raise DataError("which token ids are masked, the tokenizer says, and these have none; give text.")
-    if by_document(texts):
-        raise DataError("documents are for models that predict the next token; leave documents out.")
     before, after = reader.around()
-    length = task.max_length - len(before) - len(after)
-    if length < 1:
-        raise DataError(f"windows of {task.max_length} tokens have no room beside special ones; make them longer.")
-    windows = windows_of(reader, texts, length, task.source, on_step)
     wanted = min([most for most in (limit, task.windows) if most is not None], default=None)
-    rows = (np.concatenate([before, ids, after]) for ids in islice(windows, wanted))
-    run = _scored(model, rows, slice(len(before), len(before) + length), mask_of(reader), programs, on_step, wanted)
+    rows = islice(whole_windows(reader, texts, task.max_length, task.source, on_step), wanted)
+    own = slice(len(before), task.max_length - len(after))
+    run = _scored(model, rows, own, mask_of(reader), programs, on_step, wanted)
     return *perplexity_of(model, run), run
 
 
@@ -75,14 +69,14 @@ def _scored(
     params = jax.tree.map(jnp.asarray, model.params)
     total, counted, done, tokens = 0.0, 0, 0, 0
     began, compiled = time.perf_counter(), programs.compile_seconds
-    for ids in rows:
-        places = np.arange(len(ids))[inside]
+    size = max(1, COPIES // (inside.stop - inside.start))
+    while windows := list(islice(rows, size)):
+        places = [(window, place) for window, ids in enumerate(windows) for place in range(len(ids))[inside]]
         for at in range(0, len(places), COPIES):
-            some = places[at : at + COPIES]
-            for batch, truth in _copies(ids, some, mask, model.architecture):
+            for batch, truth in _copies(windows, places[at : at + COPIES], mask, model.architecture):
                 losses = programs(surprises, params, batch, truth, architecture=model.architecture)
                 total += float(np.sum(np.asarray(losses)[np.asarray(batch.index) >= 0], dtype=np.float64))
-        counted, done, tokens = counted + len(places), done + 1, tokens + len(ids)
+        counted, done, tokens = counted + len(places), done + len(windows), tokens + sum(map(len, windows))
         if on_step is not None:
             on_step({"phase": "score", "done": done, "of": wanted})
     if not np.isfinite(total):
@@ -93,16 +87,20 @@ def _scored(
 
 
 def _copies(
-    ids: np.ndarray, places: np.ndarray, mask: int, architecture: Architecture
+    windows: Sequence[np.ndarray], places: Sequence[tuple[int, int]], mask: int, architecture: Architecture
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches of copies of a text, each with one place masked, at which the head reads; and what stood there."""
-    copies = np.tile(ids, (len(places), 1))
-    copies[np.arange(len(places)), places] = mask
-    encoded = Encoded([*copies], [np.zeros_like(ids)] * len(places))
-    for batch in pack(encoded, architecture, length=row_length(np.array([len(ids)]), None), few_shapes=True):
+    """Batches of copies of windows, each with one place (window, token) masked, at which the head reads; and what stood
+    there.
+    """
+    copies = [windows[window].copy() for window, _ in places]
+    at, truth = np.array([place for _, place in places], np.int32), np.zeros(len(places), np.int32)
+    for number, (copy, place) in enumerate(zip(copies, at, strict=True)):
+        truth[number], copy[place] = copy[place], mask
+    encoded = Encoded(copies, [np.zeros_like(copy) for copy in copies])
+    for batch in pack(encoded, architecture, length=row_length(encoded.lengths, None), few_shapes=True):
         text = np.maximum(batch.index, 0)
         first = np.asarray(batch.pool)  # the first token of each copy
-        yield batch._replace(pool=first + places[text].astype(np.int32)), ids[places[text]].astype(np.int32)
+        yield batch._replace(pool=first + at[text]), truth[text]
 
 
 @partial(jax.jit, static_argnames="architecture")

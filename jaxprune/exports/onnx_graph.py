@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
-from ..model.attention_kinds import Relative, Window
+from ..model.attention_kinds import Disentangled, Relative, Window
 from ..model.model import Params
 from ..model.patches import Patches
-from ..model.relative import distance_buckets
 from ..model.sublayer import attention_scale
 from ..runtime.onnx import PIXELS, TEXTS, VECTORS
+from .onnx_distances import buckets_of, rows_of_distances, with_distances
 from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
 from .onnx_vectors import mean_of, vectors_of
 
@@ -26,7 +26,7 @@ class _Shared(NamedTuple):
 
     mask: str | None  # added to attention scores, [rows, 1, 1 or tokens, tokens]; None: all tokens see each other
     rotation: tuple[str, str] | None  # cosine and sine, [1 or rows, 1, tokens, width / 2]
-    buckets: str | None  # of relative positions, [tokens, tokens]
+    buckets: str | None  # of relative positions, [tokens, tokens]: buckets, or rows of a table of distances
 
 
 def graph_of(architecture: Architecture, params: Params) -> Graph:
@@ -40,10 +40,13 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
     shared = {}
     for number, kind in enumerate(dict.fromkeys(kinds)):
         g.place = f"kinds.{number}." if number else "embed."
+        buckets = buckets_of(g, kind.attention) if isinstance(kind.attention, Relative) else None
+        if isinstance(kind.attention, Disentangled):
+            buckets = rows_of_distances(g, kind.attention)
         shared[kind] = _Shared(
             _mask(g, kind) if a.patches is None else None,
             _rotation(g, kind, positions) if kind.positions == "rotary" else None,
-            _buckets(g, kind.attention) if isinstance(kind.attention, Relative) else None,
+            buckets,
         )
     for number, (size, layer, kind) in enumerate(zip(a.layers, params["layers"], kinds, strict=True)):
         for half, update in ((ATTENTION, _attention), (FEED_FORWARD, _feed_forward)):
@@ -99,7 +102,11 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.add("Gather", g.weight("embed.type", p["type"]), "token_type_ids"))
     elif a.token_types:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
+    if "project" in p and a.embed_projects == "tables":
+        x = onnx_dense(g, p["project"], x, "embed.project")
     x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    if a.padding_blank:
+        x = g.add("Mul", x, g.add("Unsqueeze", g.add("Cast", _real(g), to="FLOAT"), g.whole(2)))
     return onnx_dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
 
 
@@ -115,9 +122,16 @@ def _patched(g: Graph, p: Params, patches: Patches) -> str:
     return g.add("Concat", g.add("Expand", g.weight("embed.token", tokens), wanted), x, axis=1)
 
 
+def _real(g: Graph) -> str:
+    """True on tokens, [rows, tokens]."""
+    return g.add("Greater", "attention_mask", g.whole(0))
+
+
 def _mask(g: Graph, a: Architecture) -> str:
     """0 where a query may look at a key, the lowest float32 where not: a row without any looks at all alike."""
-    allowed = g.add("Unsqueeze", g.add("Greater", "attention_mask", g.whole(0)), g.whole(1, 2))
+    allowed = g.add("Unsqueeze", _real(g), g.whole(1, 2))
+    if a.padding_blank:  # what padding looks at is all slots alike
+        allowed = g.add("And", allowed, g.add("Unsqueeze", _real(g), g.whole(1, 3)))
     slots = all_slots(g) if a.causal or isinstance(a.attention, Window) else ""
     if a.causal:
         seen = g.add("GreaterOrEqual", g.add("Unsqueeze", slots, g.whole(1)), g.add("Unsqueeze", slots, g.whole(0)))
@@ -126,16 +140,6 @@ def _mask(g: Graph, a: Architecture) -> str:
         ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
         allowed = g.add("And", allowed, g.add("Less", g.add("Abs", ahead), g.index(a.attention.size)))
     return g.add("Where", allowed, g.number(0.0), g.number(LOWEST))
-
-
-def _buckets(g: Graph, kind: Relative) -> str:
-    """The bucket of every query and key, as `relative.pair_buckets` has it."""
-    slots = all_slots(g)
-    ahead = g.add("Sub", g.add("Unsqueeze", slots, g.whole(0)), g.add("Unsqueeze", slots, g.whole(1)))
-    g.constants["relative.near"] = np.array(distance_buckets(kind.buckets, kind.reach), np.int64)
-    own = g.add("Gather", "relative.near", g.add("Min", g.add("Abs", ahead), g.index(kind.reach)))
-    after = g.add("Cast", g.add("Greater", ahead, g.index(0)), to="INT64")
-    return g.add("Add", own, g.add("Mul", after, g.index(kind.buckets // 2)))
 
 
 def _rotation(g: Graph, a: Architecture, positions: str) -> tuple[str, str]:
@@ -205,7 +209,9 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
         axes = [0, 1, 2, 4, 3]
     scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
     scores = scores if mask is None else g.add("Add", scores, mask)
-    if shared.buckets is not None:
+    if isinstance(a.attention, Disentangled):
+        scores = with_distances(g, p, scores, (q, k), shared.buckets, size, a)
+    elif shared.buckets is not None:
         table = g.weight(f"{g.place}relative", p["relative"]["table"])
         scores = g.add("Add", scores, g.add("Transpose", g.add("Gather", table, shared.buckets), perm=[2, 0, 1]))
     mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), v)

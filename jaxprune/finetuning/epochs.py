@@ -10,6 +10,7 @@ import numpy as np
 from ..model import Architecture, Batch
 from ..runtime.devices import Devices
 from ..tokens.encoded import Encoded
+from ..tokens.masking import SHARE, masked_anew
 from ..tokens.packing import STEP, TOGETHER, batch_of, check_encoded, fill_rows, row_length
 from ..tokens.token_file import Ragged
 from .settings import Train
@@ -34,6 +35,10 @@ class Epoch(Sequence[Batch]):
     def part(self, share: Share) -> "Epoch":
         """The same with a part of the rows of every batch alone, such as one process's; other texts are not read."""
         return Epoch(self._chosen, self._build, self.counts, share)
+
+    def changed(self, change: Callable[[Batch], Batch]) -> "Epoch":
+        """The same batches with something done to each when it is made."""
+        return Epoch(self._chosen, lambda chosen, share: change(self._build(chosen, share)), self.counts, self._share)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -179,13 +184,18 @@ def batches_for(
 ) -> Callable[[int], Epoch]:
     """The batches that `settings` ask for, whose rows divide into its parts on these devices.
 
-    A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`).
+    A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`). Words are
+    masked anew in every epoch where texts are to be learnt from so.
     """
-    size, seed, parts = settings.batch_size, settings.seed, settings.accumulate
+    size, seed, parts, masking = settings.batch_size, settings.seed, settings.accumulate, encoded.masking
     if encoded.row is not None:
         multiple = parts * devices.data
         return packed(encoded, architecture, size=size, length=encoded.row, seed=seed, multiple=multiple)
-    return shuffled(encoded, architecture, size=size, seed=seed, multiple=parts, devices=devices.data)
+    batches = shuffled(encoded, architecture, size=size, seed=seed, multiple=parts, devices=devices.data)
+    if masking is None:
+        return batches
+    share = SHARE if settings.mask_share is None else settings.mask_share
+    return lambda epoch: batches(epoch).changed(lambda batch: masked_anew(batch, masking, share, seed, epoch))
 
 
 def remembered(batches: Callable[[int], Sequence[Batch]]) -> Callable[[int], list[Batch]]:

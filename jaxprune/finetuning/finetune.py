@@ -20,6 +20,7 @@ from ..evaluation.evaluate import evaluate
 from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.heads import head_of
 from ..model.transformer import whole_pass
+from ..runtime.device_limit import check_limit
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..tasks.example import picked
@@ -41,7 +42,7 @@ from .step import Trainable, everything, path_of, select
 from .teacher import check_teacher, fitting
 from .texts import encoded_by, prepare
 from .train import Trained, train
-from .training_bytes import training_bytes
+from .training_bytes import training_bytes, within_limit
 
 
 class Tuned(NamedTuple):
@@ -66,6 +67,7 @@ def finetune(
     out: str | Path | None = None,
     resume: bool = False,
     adapter_out: str | Path | None = None,
+    device_limit: int | None = None,
     on_step: OnStep | None = None,
     tokenizer: Any = None,
 ) -> Model:
@@ -76,7 +78,8 @@ def finetune(
     a PEFT folder). What trains does so in float32; every parameter of the result, and of the model that is scored, has
     the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
     killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`; where a
-    mesh spreads weights the result is in host memory, as NumPy arrays.
+    mesh spreads weights the result is in host memory, as NumPy arrays. `device_limit`, bytes, refuses a run whose steps
+    are predicted to need more on a device; where `settings.remat` is open, layers are recomputed if it fits only so.
     `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one
@@ -85,6 +88,7 @@ def finetune(
     """
     model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
+    check_limit(device_limit)
     if adapter_out is not None:
         if lora is None:
             raise SettingsError("adapter_out needs adapters; pass lora=Lora(…).")
@@ -100,7 +104,7 @@ def finetune(
             check_apart(plan, trained_paths(model, trainable), model.architecture)
     tuned = tune(
         model, task, settings, trainable=trainable, adapters=adapters, teacher=teacher, mesh=mesh, on_step=on_step,
-        store=None if out is None else Store(out, resume),
+        store=None if out is None else Store(out, resume), device_limit=device_limit,
     )  # fmt: skip
     if adapter_out is not None and tuned.adapters is not None and not jax.process_index():
         write_peft(adapter_out, tuned.base, tuned.adapters, trained_paths(tuned.base, trainable), again=resume)
@@ -119,6 +123,7 @@ def tune(
     teacher: Model | None = None,
     mesh: jax.sharding.Mesh | None = None,
     store: Store | None = None,
+    device_limit: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tuned:
     """What `finetune` does, with its parts handed back: for methods that extend it."""
@@ -127,15 +132,18 @@ def tune(
     check_teacher(model.architecture, teacher, settings)
     devices = training_devices(mesh, settings)
     task, split = set_aside(task, settings), split_scored(settings)
-    texts = prepare(model, task)
+    texts = prepare(model, task, masking=True)
     doubts, read_by = texts.warnings, model.architecture
     if teacher is not None:
-        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task))
+        teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task, model.architecture))
         doubts += more
         # Batches hold what either of them reads: a model with one token type takes all tokens for type 0.
         read_by = replace(read_by, token_types=max(read_by.token_types, teacher.architecture.token_types))
     batches = batches_for(texts.encoded, read_by, settings, devices)
     first = batches(0)
+    leaves = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
+    settings, tight = within_limit(device_limit, model, leaves, first[0], settings, devices, teacher)
+    doubts += tight
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
 

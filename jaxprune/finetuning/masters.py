@@ -31,7 +31,7 @@ def at_rest(frozen: Params, asked: str | None) -> Params:
     return frozen if asked is None else in_types(frozen, result_types(frozen, asked))
 
 
-def in_types(params: Params, types: Params, spend: Callable[[Any], None] = lambda leaf: None) -> Params:
+def in_types(params: Any, types: Any, spend: Callable[[Any], None] = lambda leaf: None) -> Any:
     """`params` in the types of `result_types`; a leaf that has its type already is shared.
 
     `spend` gets every other leaf as soon as it has been copied, to free its memory. Raises `SettingsError` for numbers

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ..model.remat import in_place
+
 
 def narrow_moments(adam: optax.GradientTransformation, key: Array | None) -> optax.GradientTransformation:
     """`optax.scale_by_adam` with its state in bfloat16 between steps; in a step it is float32."""
@@ -25,21 +27,33 @@ def narrow_moments(adam: optax.GradientTransformation, key: Array | None) -> opt
 
     def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
         assert isinstance(state, optax.ScaleByAdamState) and key is not None
-        mu, nu = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (state.mu, state.nu))
-        updates, after = adam.update(updates, state._replace(mu=mu, nu=nu), params)
-        assert isinstance(after, optax.ScaleByAdamState)
-        leaves, form = jax.tree.flatten((after.mu, after.nu))
-        keys = jax.random.split(key, len(leaves))
-        mu, nu = jax.tree.unflatten(form, [rounded_at_random(x, k) for x, k in zip(leaves, keys, strict=True)])
-        return updates, after._replace(mu=mu, nu=nu)
+        count = state.count
+
+        def of_leaf(gradient: Array, mu: Array, nu: Array, seeds: Array) -> tuple[Any, ...]:
+            wide = optax.ScaleByAdamState(count, mu.astype(jnp.float32), nu.astype(jnp.float32))
+            done: Any = adam.update(gradient, wide)
+            change, after = done
+            return change, _rounded(after.mu, seeds[0]), _rounded(after.nu, seeds[1]), seeds + 1  # changed: in the loop
+
+        leaves, form = jax.tree.flatten(updates)
+        seeds = jax.vmap(jax.random.bits)(jax.random.split(key, 2 * len(leaves))).reshape(2, -1).T
+        parts = leaves, *map(form.flatten_up_to, (state.mu, state.nu)), seeds
+        # One by one: else the wide moments of all leaves may be there at once.
+        done = [in_place(of_leaf)(*each)[:3] for each in zip(*parts, strict=True)]
+        changes, mu, nu = (form.unflatten(each) for each in zip(*done, strict=True))
+        return changes, optax.ScaleByAdamState(optax.safe_increment(count), mu, nu)
 
     return optax.GradientTransformation(init, update)
 
 
 def rounded_at_random(x: Float[Array, "..."], key: Array) -> Float[Array, "..."]:
     """Finite float32 numbers in bfloat16: up or down, the nearer the likelier, so that their mean is `x`."""
+    return _rounded(x, jax.random.bits(key))
+
+
+def _rounded(x: Float[Array, "..."], seed: Array) -> Float[Array, "..."]:
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    noise = _hash(jax.lax.iota(jnp.uint32, x.size).reshape(x.shape), jax.random.bits(key)) >> 16
+    noise = _hash(jax.lax.iota(jnp.uint32, x.size).reshape(x.shape), seed) >> 16
     upper = ((bits + noise) >> 16).astype(jnp.uint16)  # noise is up to one unit of what stays
     return jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
 

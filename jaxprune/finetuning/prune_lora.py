@@ -99,7 +99,7 @@ def prune_lora(
     few = _some_texts(set_aside(task, training), samples, training.seed)
     texts = _some_windows(prepare(model, few), samples, training.seed)
     if teacher is not None:  # before the work; `tune` asks again, of all texts
-        fitting(teacher, model, few, texts.encoded, partial(encoded_by, few))
+        fitting(teacher, model, few, texts.encoded, partial(encoded_by, few, model.architecture))
     if settings.head_steps:
         model = warm_head(model, set_aside(task, training), settings, training, on_step)
     phases["head warm-up"] = time.perf_counter() - began

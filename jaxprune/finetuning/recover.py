@@ -9,30 +9,27 @@ from the same weights, say which brings texts that are held back closest; then t
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ..checks import check_counts, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
-from ..model import Batch, Model, Params
+from ..model import Batch, Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
+from ..runtime.devices import Devices
 from ..runtime.events import OnStep
-from ..runtime.programs import Programs
 from ..tasks.calibration import Calibration
 from ..tasks.variants import variants as made_up
 from ..tokens.encoded import Encoded
 from ..tokens.windows import encoded_for
+from .apart import Apart
 from .epochs import batches_for
 from .finetune import chooser
 from .lora import HEAD
-from .losses import Distillation, summed_losses, targets_of, unit_count
 from .masters import in_types, result_types
 from .settings import Train
 from .train import Trained, train
@@ -74,6 +71,13 @@ class Recover:
         default=None, metadata={"help": "highest rate of the recovery; chosen on texts held back by default"}
     )
     trainable: tuple[str, ...] = field(default=TRAINABLE, metadata={"help": "patterns of the leaves that recover"})
+    teacher_in: Literal["device", "host"] = field(
+        default="device",
+        metadata={
+            "help": "where the dense model is while the pruned one recovers: on the device, or in host memory, from "
+            "which one sublayer at a time comes to the device (with hidden 0)"
+        },
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "type to compute in: float32 or bfloat16"}
     )
@@ -87,6 +91,11 @@ class Recover:
         check_calibration(self.texts)
         if not 0 <= self.hidden < float("inf"):
             raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
+        if self.teacher_in == "host" and self.hidden:
+            raise SettingsError(
+                f"hidden {self.hidden:g} compares hidden states of every layer, which a model in host memory does not "
+                "hand over; set hidden to 0, or teacher_in to 'device'."
+            )
         self.training()  # checks the rest
 
     def training(self, softmax: bool = True) -> Train:
@@ -97,7 +106,7 @@ class Recover:
         return Train(
             epochs=min(CHECKS, self.steps), batch_size=self.batch_size, learning_rate=self.learning_rate, dropout=0.0,
             distill=1.0, temperature=1.0 if softmax else None,
-            distill_hidden=self.hidden, accumulate=self.accumulate, dtype=self.dtype,
+            distill_hidden=self.hidden, teacher_in=self.teacher_in, accumulate=self.accumulate, dtype=self.dtype,
             seed=self.seed,
         )  # fmt: skip
 
@@ -110,24 +119,38 @@ class Recover:
         return tuple(pattern for pattern in there if pattern != HEAD or not language)
 
     def __call__(
-        self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
+        self,
+        pruned: Model,
+        dense: Model,
+        calibration: Calibration | None = None,
+        on_step: OnStep | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ) -> Model:
         """`pruned` with the weights that come closest to `dense` on texts held back; `calibration` where no texts are
-        set. Raises `DataError`, `SettingsError`, `NumericalError`.
+        set. `mesh` is that of `finetune`. Raises `DataError`, `SettingsError`, `NumericalError`.
         """
         texts = self.texts if self.texts is not None else calibration
         if texts is None:
             raise DataError("there are no texts to recover on; pass Recover(texts).")
-        return recover(pruned, dense, texts, self, on_step)
+        return recover(pruned, dense, texts, self, on_step, mesh)
 
 
-def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, on_step: OnStep | None = None) -> Model:
+def recover(
+    pruned: Model,
+    dense: Model,
+    texts: Calibration,
+    settings: Recover,
+    on_step: OnStep | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Model:
     """What `Recover` does. The record's "recovery" says which rate was chosen, and how far the two models were apart on
     the texts held back before, at every look, and in the end: the loss, in nats a text or token and its hidden part.
     """
     began = time.perf_counter()
     check_pair(pruned, dense)
-    dense = dense.replace(params=jax.tree.map(jnp.asarray, dense.params))  # it teaches in every run
+    devices = Devices(mesh)
+    if settings.teacher_in == "device":  # it teaches in every run
+        dense = dense.replace(params=devices.fetch(dense.params))
     encoded, doubts = encoded_for(dense, texts, on_step)
     numbers_back, numbers = split_off(len(encoded), settings)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
@@ -136,8 +159,8 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
     architecture = pruned.architecture
     targets = no_targets(architecture, len(rest))
     training = settings.training(head_of(architecture).softmax)
-    batches, scored = (batches_for(part, architecture, training) for part in (rest, held_back))
-    apart = Apart(dense, scored(0), training.distillation, no_targets(architecture, len(held_back)))
+    batches, scored = (batches_for(part, architecture, training, devices) for part in (rest, held_back))
+    apart = Apart(dense, scored(0), training, no_targets(architecture, len(held_back)), devices)
     chosen, steps = chooser(pruned, settings.patterns(pruned)), settings.steps
     before = apart(pruned.params, architecture)
     said: Callable[[Any], None] = on_step or (lambda event: None)
@@ -147,7 +170,7 @@ def recover(pruned: Model, dense: Model, texts: Calibration, settings: Recover, 
         return train(
             pruned, stretches(batches, stretch), targets,
             replace(training, epochs=-(-steps // stretch), learning_rate=rate),
-            trainable=chosen, teacher=dense, patience=PATIENCE,
+            trainable=chosen, teacher=dense, mesh=mesh, patience=PATIENCE,
             score=lambda model, _: {"score": apart(model.params, architecture), "metric": "gap"},
             on_step=lambda event: said({**event, "phase": phase}),
         )  # fmt: skip
@@ -204,42 +227,6 @@ def lowest(trial: Callable[[float], float]) -> dict[float, float]:
     if not np.isfinite(min(tried.values())):
         raise NumericalError("no learning rate gives finite weights; check the texts and the weights.")
     return tried
-
-
-class Apart:
-    """How far a model is from the dense one on some texts: the loss of recovery, a mean over texts or tokens."""
-
-    def __init__(self, dense: Model, batches: Any, distillation: Distillation, targets: np.ndarray):
-        self._dense, self._batches, self._targets = dense, list(batches), targets
-        self._distillation, self._programs = distillation, Programs()
-
-    def __call__(self, params: Params, architecture: Architecture) -> float:
-        total = count = 0.0
-        params, teacher = jax.tree.map(jnp.asarray, (params, self._dense.params))  # there once, not for every batch
-        for batch in self._batches:
-            goal = targets_of(batch, self._targets)
-            total += float(
-                self._programs(
-                    _gap, params, teacher, batch, goal, architecture=architecture, dense=self._dense.architecture,
-                    distillation=self._distillation,
-                )
-            )  # fmt: skip
-            count += float(unit_count(batch, goal, architecture))
-        return total / count
-
-
-@partial(jax.jit, static_argnames=("architecture", "dense", "distillation"))
-def _gap(
-    params: Params,
-    teacher: Params,
-    batch: Batch,
-    targets: Array,
-    *,
-    architecture: Architecture,
-    dense: Architecture,
-    distillation: Distillation,
-) -> Float[Array, ""]:
-    return summed_losses(params, batch, targets, architecture, teacher=(dense, teacher), distillation=distillation)
 
 
 def check_calibration(texts: Any) -> None:

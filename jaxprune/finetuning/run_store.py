@@ -25,6 +25,7 @@ from .spread import agreed
 LOG = "log.jsonl"
 STATES = "states"  # orbax's folder: one complete state, and while a newer one is written, both
 TAUGHT = "taught"  # a folder: what a teacher said of the texts, where that is kept
+FULL = "No space left on device"  # as systems say it
 SUMS = "sums.json"  # of the files of the newest state, by which damage is noticed before it is computed with
 
 
@@ -224,8 +225,8 @@ def check_room(folder: Path, needed: int, what: str, last: int | None = None) ->
     if agreed(free < needed + 2**16)[0]:
         remains = "" if last is None else f"; the state of step {last} is still there"
         raise OutputError(
-            f"{folder} cannot be written (No space left on device: {what} takes {needed:,} bytes, {free:,} are free)"
-            f"{remains}."
+            f"{folder} cannot be written (No space left on device: {what} takes {needed:,} bytes, {free:,} are "
+            f"free){remains}."
         )
 
 
@@ -244,7 +245,8 @@ def has_state(folder: str | Path) -> bool:
 def _orbax() -> Any:
     import orbax.checkpoint as ocp  # a third of a second: only runs that keep states pay for it
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it tells every step of every save
+    # It tells every step of every save, and of a write that failed the whole stack; the failure itself is raised.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return ocp
 
 
@@ -288,5 +290,7 @@ def _as_output_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160] or type(error).__name__
+        told = " ".join(str(error).split())
+        full = FULL if FULL in told else None  # deep in what the writers of arrays say
+        reason = getattr(error, "strerror", None) or full or told[:160] or type(error).__name__
         raise OutputError(f"{folder} cannot be written ({reason}); what was saved before is still there.") from error

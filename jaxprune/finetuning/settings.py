@@ -7,6 +7,7 @@ from ..checks import check_counts, check_effect, check_types
 from ..errors import SettingsError
 from ..model import Architecture
 from ..model.heads import head_of
+from ..tokens.masking import SHARE
 from .losses import Distillation
 
 # Where none is given: learning rates, passes over the texts, softmax temperature, minutes between saved states.
@@ -39,7 +40,12 @@ class Train:
     accumulate: int = field(
         default=1, metadata={"help": "parts in which the texts of a step are computed: less memory, same step"}
     )
-    remat: bool = field(default=False, metadata={"help": "recompute layers in the backward pass: less memory"})
+    remat: bool | None = field(
+        default=None,
+        metadata={
+            "help": "recompute layers in the backward pass: less memory; by default where device_limit asks for it"
+        },
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "type to compute in; what trains stays float32"}
     )
@@ -53,6 +59,13 @@ class Train:
     result_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None,
         metadata={"help": "type of the result's weights, in which it is scored; the type that each was loaded in"},
+    )
+    mask_share: float | None = field(
+        default=None,
+        metadata={
+            "help": f"share of tokens that are masked, anew in every epoch, of a masked language model; {SHARE:g} by "
+            "default"
+        },
     )
     distill: float = field(
         default=0.0,
@@ -102,6 +115,8 @@ class Train:
         for name in ("warmup", "smoothing", "dropout"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        if self.mask_share is not None and not 0 < self.mask_share < 1:
+            raise SettingsError(f"mask_share must lie in (0, 1), got {self.mask_share}. To mask 15 % pass 0.15.")
         if not 0 <= self.distill <= 1:
             raise SettingsError(f"distill must lie in [0, 1], got {self.distill}.")
         for name in ("weight_decay", "distill_hidden"):
@@ -135,18 +150,22 @@ class Train:
         head = head_of(architecture)
         if not head.smooths:
             check_effect(self, ("smoothing",), f"on {head.name}: it is for single-label classes")
+        if head.language is None or head.generates:
+            check_effect(self, ("mask_share",), f"on {head.name}: it is for masked language models")
         if not head.softmax:
             check_effect(self, ("temperature",), f"on {head.name}, where the teacher says no probabilities")
 
     def resolved(self, architecture: Architecture, adapted: bool) -> "Train":
         """The same settings with a number in place of every None that has an effect."""
         rate = ADAPTER_RATE if adapted else FULL_RATE
-        known = {"epochs": EPOCHS, "learning_rate": rate, "dropout": architecture.dropout}
+        known = {"epochs": EPOCHS, "learning_rate": rate, "dropout": architecture.dropout, "remat": False}
+        head = head_of(architecture)
+        known |= {"mask_share": SHARE} if head.language is not None and not head.generates else {}
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
     def of_program(self) -> "Train":
         """The settings that a compiled step depends on: runs that differ in the others share one program."""
         return replace(
             self, epochs=1, batch_size=1, learning_rate=None, keep="last", holdout=0, save_minutes=None, seed=0,
-            result_dtype=None, shard="batches", teacher_in="device", taught_dtype=None,
+            result_dtype=None, shard="batches", teacher_in="device", taught_dtype=None, mask_share=None,
         )  # fmt: skip

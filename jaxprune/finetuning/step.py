@@ -160,7 +160,7 @@ def train_step(
             teacher=None if teacher is None or frozen.teacher is None else (teacher, frozen.teacher),
             guide=guide,
             distillation=settings.distillation,
-            remat=settings.remat,
+            remat=bool(settings.remat),
         )
         return total / count  # parts add up to the mean over the whole batch
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..checkpoint.files import listed
+from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.notes import images_of
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
@@ -62,8 +63,11 @@ def fitting(
 
     Labels are matched as `evaluate` matches them: by name, of the two models or of each with the task's classes; else
     by number. `encoded` are the training texts as the model reads them, `read` gives them by another tokenizer. Raises
-    `SettingsError` that names the first label, position or token in which the two differ.
+    `SettingsError` that names the first label, position or token in which the two differ; `NumericalError` for weights
+    of the teacher that are not finite.
     """
+    for path, leaf in named_parameters(teacher.params)[0].items():
+        check_finite(path, np.asarray(leaf), "the teacher")
     t, a = teacher.architecture, model.architecture
     doubts: tuple[str, ...] = ()
     if a.labels:

@@ -14,7 +14,6 @@ from ..evaluation.label_rows import check_rows
 from ..evaluation.numbering import NUMBERINGS, truth
 from ..evaluation.tags import read_tags
 from ..model import Architecture, Model
-from ..model.heads import head_of
 from ..model.in_batch import NEGATIVE, PAIR, ROLE, TEXT
 from ..model.targets import IGNORED
 from ..tasks.example import Answers, Example, Kind
@@ -25,7 +24,8 @@ from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.encoded import Encoded, Windows
 from ..tokens.given_ids import GivenIds, reader_of
 from ..tokens.image_reader import ImageReader
-from ..tokens.language_texts import language_texts
+from ..tokens.language_texts import language_texts, masked_texts
+from ..tokens.masking import reads_masks
 from ..tokens.tokenizer import Tokenizer
 
 Reader = Tokenizer | GivenIds | ImageReader
@@ -40,10 +40,11 @@ class Texts(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def prepare(model: Model, task: Task) -> Texts:
+def prepare(model: Model, task: Task, masking: bool = False) -> Texts:
     """Tokenise the training texts and number their labels as the model's outputs are.
 
-    Raises `DataError` where there are none, where one has no label, or where the head is of another kind.
+    A masked language model can be trained where its words are masked anew in every epoch, which `masking` says. Raises
+    `DataError` where there are none, where one has no label, or where the head is of another kind.
     """
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
@@ -51,12 +52,22 @@ def prepare(model: Model, task: Task) -> Texts:
     tokenizer = reader_of(model, task)
     row = KINDS[task.kind]
     warnings = label_map.warnings + tokenizer.doubts(examples if row.labelled and not row.apart else ())
-    texts = _READERS[label_map.task.kind](tokenizer, label_map, model.architecture)
+    words = reads_masks(model.architecture)
+    if words and not masking:
+        raise DataError(
+            "the model predicts masked words, which jaxprune.finetune trains it on; prune it first, or take a model "
+            "with another head."
+        )
+    read = _masked_words if words else _READERS[label_map.task.kind]
+    texts = read(tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
 
 
-def encoded_by(task: Task, tokenizer: Reader) -> Encoded:
-    """The training texts as a tokenizer reads them; of questions and contexts, the windows."""
+def encoded_by(task: Task, architecture: Architecture, tokenizer: Reader) -> Encoded:
+    """The training texts of a model as a tokenizer reads them; of questions and contexts, the windows."""
+    if reads_masks(architecture):
+        assert isinstance(tokenizer, Tokenizer)  # whose words are masked
+        return masked_texts(tokenizer, task, architecture)
     return _ENCODERS.get(task.kind, _whole)(task, tokenizer)
 
 
@@ -152,12 +163,20 @@ def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) ->
     return Texts(encoded, targets, cut_texts(encoded, "training texts"))
 
 
-def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
-    if not head_of(architecture).generates:
+def _masked_words(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    """Windows of running text whose words are masked in every epoch."""
+    if not isinstance(tokenizer, Tokenizer):
+        raise DataError("which token ids are masked, the tokenizer says, and these have none; give text.")
+    if label_map.task.windows is None:
         raise DataError(
-            "training on running text is for models that predict the next token, and this one predicts masked ones; "
-            "jaxprune.Recover trains it without labels after pruning, and labels= of jp.load give it a head for a task."
+            "every epoch is scored by pseudo-perplexity, which takes a forward pass for every token; say how many "
+            "windows of the text are scored, such as windows=20."
         )
+    encoded = masked_texts(tokenizer, label_map.task, architecture)
+    return Texts(encoded, np.zeros((len(encoded), 0), np.int32), ())
+
+
+def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
     return _language(label_map.task, tokenizer, architecture.end_ids)
 
 

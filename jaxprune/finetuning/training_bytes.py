@@ -1,6 +1,7 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..doubts import tell
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from ..model.heads import head_of
 from ..model.language import vocabulary
+from ..runtime.device_limit import recomputes
 from ..runtime.devices import Devices
 from .guides import beside, together
 from .lora import Adapters, count
@@ -84,9 +87,9 @@ def training_bytes(
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
     Of several `devices`, those of one. parameters, gradients and moments are exact; activations are a prediction, with
-    `wide_copies` where a step computes in float32: with `remat` activations are at a quarter of their most when these
-    are there; "made whole" are copies of weights that are spread; "teacher" what `teacher_bytes` says. predicted is the
-    sum; measured puts the compiled program's own temporaries in place of all but parameters, moments and the teacher.
+    `wide_copies` where a step computes in float32; "made whole" are copies of weights that are spread; "teacher" what
+    `teacher_bytes` says. predicted is the sum; measured puts the compiled program's own temporaries in place of all but
+    parameters, moments and the teacher.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
@@ -94,14 +97,14 @@ def training_bytes(
     resting = jax.tree.map(lambda leaf: None if id(leaf) in trains else leaf, params)
     trainable = FLOAT * count(devices.part(parts))
     parameters = trainable + held_bytes(devices.part(resting))
-    copies = wide_copies(params, trains) if settings.dtype == "float32" else 0
+    copies = wide_copies(params, trains, in_turn=bool(settings.remat)) if settings.dtype == "float32" else 0
     own = sum(np.size(leaf) for leaf in jax.tree.leaves(parts[0].get("layers", [])) if np.ndim(leaf) > 1)
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(
         model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
         devices.sizes(model.architecture.layers),
     )  # fmt: skip
-    activations = max(activations, copies + activations // 4) if settings.remat else activations + copies
+    activations += copies
     sizes = {
         "parameters": parameters,
         "gradients": trainable,
@@ -119,6 +122,29 @@ def training_bytes(
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + sizes.get("teacher", 0) + temp,
     }
+
+
+def within_limit(
+    limit: int | None,
+    model: Model,
+    parts: Any,
+    batch: Batch,
+    settings: Train,
+    devices: Devices = Devices(),
+    teacher: Model | None = None,
+) -> tuple[Train, tuple[str, ...]]:
+    """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
+    doubt that says it. Raises `SettingsError` where a step is sure to need more.
+    """
+    rows, length = batch.ids.shape
+
+    def needed(remat: bool) -> dict[str, int]:
+        sizes = training_bytes(model, parts, rows, length, replace(settings, remat=remat), 0, devices, teacher)
+        return {"a training step": sizes["predicted"]}
+
+    remat, doubts = recomputes(settings.remat, limit, needed)
+    tell(doubts)
+    return replace(settings, remat=remat), doubts
 
 
 def teacher_bytes(
@@ -184,13 +210,19 @@ def in_frozen_type(params: Params, settings: Train, trains: Collection[int] = ()
     return jax.tree.map(typed, params)
 
 
-def wide_copies(params: Params, trains: Collection[int] = ()) -> int:
+def wide_copies(params: Params, trains: Collection[int] = (), *, in_turn: bool) -> int:
     """What the float32 copies take of kernels that are kept in fewer bits; `trains`: ids of leaves that are not.
 
-    XLA makes all of them before the first layer and keeps them to the end, of a step as of a forward pass (CPU).
+    `in_turn`: one layer's at a time, as of a forward pass or with `remat`. Else XLA makes all of them before the first
+    layer and keeps them to the end of the step (CPU).
     """
-    narrow = [x for x in jax.tree.leaves(params["layers"]) if x.dtype.itemsize < FLOAT and id(x) not in trains]
-    return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
+
+    def of(layer: Params) -> int:
+        narrow = [x for x in jax.tree.leaves(layer) if x.dtype.itemsize < FLOAT and id(x) not in trains]
+        return FLOAT * count([leaf for leaf in narrow if np.ndim(leaf) > 1])
+
+    copies = [of(layer) for layer in params["layers"]]
+    return max(copies, default=0) if in_turn else sum(copies)
 
 
 def held_bytes(tree: Any) -> int:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import SettingsError
-from .attention_kinds import Attention, Full, Mixed, Relative
+from .attention_kinds import Attention, Disentangled, Full, Mixed, Relative
 from .embedding import Embedding
 from .patches import Patches
 
@@ -27,6 +27,8 @@ UNIT_AXES: dict[str, dict[str, dict[str, int]]] = {
         "v": {"kernel": 1, "bias": 0},
         "o": {"kernel": 0},
         "relative": {"table": 1},
+        "distance_k": {"kernel": 1, "bias": 0},
+        "distance_q": {"kernel": 1, "bias": 0},
     },
     "feed_forward": {
         "up": {"kernel": 1, "bias": 0},
@@ -91,8 +93,10 @@ class Architecture:
     pad_id: int = 0
     end_ids: tuple[int, ...] = ()  # tokens after which nothing is generated
     embed_width: int | None = None  # of the token table, where a projection lies between it and the residual stream
-    # What that projects: tokens, before positions are added, and back before the head; or the normed sum of all tables.
-    embed_projects: Literal["tokens", "sum"] = "tokens"
+    # What that projects: tokens, before positions are added, and back before the head; or the sum of all tables, once
+    # that is normed or ("tables") before it is.
+    embed_projects: Literal["tokens", "sum", "tables"] = "tokens"
+    padding_blank: bool = False  # padding's embeddings are zeros, and what padding looks at is all slots alike
     token_types: int = 0  # 0: the model has no token type embedding
     embed_scaled: bool = False  # tokens' embeddings are multiplied by the root of the hidden size
     embed_norm: bool = True
@@ -157,7 +161,7 @@ class Architecture:
                 f"an image has {self.patches.specials} special tokens and {self.patches.tokens} in all, the model a "
                 f"vocabulary of {self.vocab} and {self.max_positions} positions; make the two agree."
             )
-        if isinstance(self.attention, Relative):
+        if isinstance(self.attention, Relative | Disentangled):
             self.attention.check([(layer.groups, layer.queries) for layer in self.layers])
         if isinstance(self.attention, Mixed):
             self.attention.check(len(self.layers))
@@ -182,7 +186,7 @@ class Architecture:
     @property
     def output_width(self) -> int:
         """Numbers a token that the head reads."""
-        return self.hidden if self.embed_width is None or self.embed_projects == "sum" else self.embed_width
+        return self.hidden if self.embed_width is None or self.embed_projects != "tokens" else self.embed_width
 
     @property
     def limit(self) -> str:
@@ -262,9 +266,9 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
 
     Kernels are [in, out] with the units spelled out: q [hidden, groups, queries, width], k and v [hidden, groups,
     width], o [groups, queries, width, hidden], up and gate [hidden, neurons], down [neurons, hidden]; a table of
-    relative positions [buckets, groups]. A language model's head is [hidden, vocab]; where it is tied, the token table
-    [vocab, hidden] serves; a masked one has a dense layer and a norm before the table, and a bias. That of an embedding
-    model is a list of dense layers, where there are any.
+    relative positions [buckets, groups], one of distances [rows, hidden]. A language model's head is [hidden,
+    vocab]; where it is tied, the token table [vocab, hidden] serves; a masked one has a dense layer and a norm
+    before the table, and a bias. That of an embedding model is a list of dense layers, where there are any.
     """
     a, hidden, width = architecture, architecture.hidden, architecture.head_width
 
@@ -290,6 +294,11 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
             inner = {"q_norm": {"scale": (*of_queries, width)}, "k_norm": {"scale": (*of_keys, width)}}
         if isinstance(a.attention, Relative):
             inner["relative"] = {"table": (a.attention.buckets, size.groups)}
+        if isinstance(a.attention, Disentangled):
+            kind = a.attention
+            inner["distances"] = {"table": (2 * kind.span, hidden)} | ({"norm": dict(norm)} if kind.norm else {})
+            own = [("distance_k", kind.keys), ("distance_q", kind.queries)]
+            inner |= {name: dense((hidden,), (size.groups, width)) for name, there in own if there and not kind.shared}
         return {
             "attention": {
                 "q": dense((hidden,), (size.groups, size.queries, width), a.attention_bias),
@@ -308,19 +317,19 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Any]:
         }
 
     narrow = a.embed_width if a.embed_width is not None else hidden
-    whole = a.embed_projects == "sum"
+    whole = a.embed_projects != "tokens"
     summed = narrow if whole else hidden
     embed: dict[str, Any] = {"token": (a.vocab, narrow)}
     if a.patches is not None:
         embed["patch"] = dense((a.patches.numbers,), (hidden,))
     if a.embed_width is not None:
-        embed["project"] = dense((narrow,), (hidden,), whole)
+        embed["project"] = dense((narrow,), (hidden,), a.embed_projects == "sum")
     if a.positions == "learned":
         embed["position"] = (a.max_positions + a.position_offset, summed)
     if a.token_types:
         embed["type"] = (a.token_types, summed)
     if a.embed_norm:
-        embed["norm"] = norm_over(summed)
+        embed["norm"] = norm_over(hidden if a.embed_projects == "tables" else summed)
     tree: dict[str, Any] = {"embed": embed, "layers": [layer(size) for size in a.layers]}
     if not a.first_norm and a.layers:
         del tree["layers"][0][ATTENTION]["norm"]

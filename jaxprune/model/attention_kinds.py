@@ -64,6 +64,44 @@ class Relative:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Disentangled:
+    """All tokens; each score also compares what one token says with how far the other is from it.
+
+    One table of distances, [2 * span, hidden], serves all layers: rows before `span` are of tokens that come later, row
+    `span` of the token itself. Every layer holds an equal copy. Heads project it, as far as `keys` to what queries are
+    compared with ("content to position"), and as far as `queries` to what keys are compared with ("position to
+    content") (He et al., DeBERTa, 2021).
+    """
+
+    kind: Literal["disentangled"] = "disentangled"
+    reach: int  # tokens; what is farther away lies in the last row of its side
+    # Rows a side: half of them for a single distance each, the rest for ranges that grow up to `reach`. 0: one for
+    # every distance up to `reach`.
+    buckets: int = 0
+    keys: bool = True
+    queries: bool = True
+    shared: bool = False  # by the projections of tokens; else by projections of their own
+    norm: bool = False  # the table is normed first
+
+    @property
+    def span(self) -> int:
+        """Rows of the table for one side."""
+        return self.buckets or self.reach
+
+    def check(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise `SettingsError` unless layers of these (groups, queries of each) can have such tables."""
+        if self.buckets % 2 or self.reach < 1 or (self.buckets and self.reach - 1 <= self.buckets // 2):
+            raise SettingsError(
+                f"disentangled attention has {self.buckets} buckets a side and reaches {self.reach} tokens, expected "
+                "an even number, and at least two tokens more than half of it."
+            )
+        if any(queries > 1 for _, queries in sizes):
+            raise SettingsError(
+                "in disentangled attention every head has its own keys and values, expected no queries that share them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerKind:
     """What the attention of some layers is, where not all are alike."""
 
@@ -90,9 +128,9 @@ class Mixed:
             )
 
 
-Attention = Full | Window | Relative | Mixed
-ATTENTION_KINDS: Mapping[str, type[Full | Window | Relative | Mixed]] = MappingProxyType(
-    {"full": Full, "window": Window, "relative": Relative, "mixed": Mixed}
+Attention = Full | Window | Relative | Disentangled | Mixed
+ATTENTION_KINDS: Mapping[str, type[Full | Window | Relative | Disentangled | Mixed]] = MappingProxyType(
+    {"full": Full, "window": Window, "relative": Relative, "disentangled": Disentangled, "mixed": Mixed}
 )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import Architecture
-from .attention_kinds import Relative, Window
+from .attention_kinds import Disentangled, Relative, Window
+from .disentangled import pair_rows
 from .model import Batch
 from .relative import pair_buckets
 
@@ -18,16 +19,21 @@ class Context(NamedTuple):
 
     mask: Bool[Array, "rows 1 length length"]  # True where a query may look at a key
     rotation: tuple[Array, Array] | None = None  # cosine and sine, [rows, length, width / 2]; None: not rotary
-    buckets: Int[Array, "length length"] | None = None  # of relative positions, by query and key; None: there are none
+    # Of relative positions, by query and key: buckets, or rows of what a layer projects of distances. None: there are
+    # none.
+    buckets: Int[Array, "length length"] | None = None
 
 
 def context_of(architecture: Architecture, batch: Batch) -> Context:
     """Which tokens see each other, how far their queries and keys are turned, and how far apart they are."""
     lengths, kind = text_lengths(batch) if architecture.rotary_dynamic else None, architecture.attention
+    buckets = pair_buckets(kind, batch.ids.shape[1]) if isinstance(kind, Relative) else None
+    if isinstance(kind, Disentangled):
+        buckets = pair_rows(kind, batch.ids.shape[1])
     return Context(
         attention_mask(architecture, batch),
         rotation_at(architecture, batch.positions, lengths),
-        pair_buckets(kind, batch.ids.shape[1]) if isinstance(kind, Relative) else None,
+        buckets,
     )
 
 
@@ -83,10 +89,12 @@ def attention_mask(architecture: Architecture, batch: Batch) -> Bool[Array, "row
     """True where a query may look at a key: within one text, never at padding, backwards only if causal, in a window.
 
     A padding slot (segment 0) looks at every token of its row, as in transformers: nothing reads it, except the pooled
-    slot of a left-padded text. The description is that of one layer (`Architecture.of_layer`).
+    slot of a left-padded text. Where padding is blank it looks at none, which attention takes for all slots alike. The
+    description is that of one layer (`Architecture.of_layer`).
     """
     query, key = batch.segments[:, :, None], batch.segments[:, None, :]
-    allowed = (key > 0) & ((query == key) | (query == 0))
+    seen = (query == key) if architecture.padding_blank else (query == key) | (query == 0)
+    allowed = (key > 0) & seen
     slots = jnp.arange(batch.segments.shape[1])
     return (allowed & reach(architecture, slots[:, None], slots[None, :]))[:, None]
 

@@ -32,7 +32,9 @@ def embed_tokens(
         x = x + p["position"][batch.positions + architecture.position_offset]
     if architecture.token_types:
         x = x + p["type"][batch.types]
+    x = dense(p["project"], x) if "project" in p and projected == "tables" else x
     x = norm(p["norm"], x, architecture) if architecture.embed_norm else x
+    x = jnp.where(batch.real[..., None], x, 0.0) if architecture.padding_blank else x
     return dense(p["project"], x) if "project" in p and projected == "sum" else x
 
 

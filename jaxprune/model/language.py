@@ -14,19 +14,8 @@ from .model import Batch, Params
 from .partial_rows import Split, permute
 from .predictions import class_divergence, of_tokens
 from .product import product
+from .slices import SLICE as SLICE, in_slices, slice_tokens, sum_in_slices
 from .sublayer import ACTIVATIONS, capped, norm
-
-SLICE = 256  # tokens, of vocabularies up to 65,536; of larger ones fewer
-LEAST = 32
-
-
-def slice_tokens(vocab: int) -> int:
-    """Tokens of a slice: its logits are at most 64 MiB in float32, and a loss needs a handful of such arrays.
-
-    >>> slice_tokens(32_000), slice_tokens(128_256), slice_tokens(262_144)
-    (256, 128, 64)
-    """
-    return max(LEAST, min(SLICE, 2 ** ((2**24 // vocab).bit_length() - 1)))
 
 
 def vocabulary(params: Params, architecture: Architecture) -> Params:
@@ -68,95 +57,6 @@ def next_tokens(batch: Batch) -> tuple[Int[Array, "rows length"], Bool[Array, "r
     following = jnp.roll(batch.ids, -1, axis=1)
     same = (jnp.roll(batch.segments, -1, axis=1) == batch.segments) & batch.real
     return following, same.at[:, -1].set(False)
-
-
-def _sliced(array: Array, size: int) -> Array:
-    """[rows, length, …] as [slices, size, …], filled up with zeros."""
-    flat = array.reshape(-1, *array.shape[2:])
-    count = -(-len(flat) // size)
-    filled = jnp.pad(flat, [(0, count * size - len(flat))] + [(0, 0)] * (flat.ndim - 1))
-    return filled.reshape(count, size, *flat.shape[1:])
-
-
-def _all_sliced(tree: Any, size: int) -> Any:
-    return jax.tree.map(lambda array: _sliced(array, size), tree)
-
-
-def _whole(slices: Array, rows: int, length: int) -> Array:
-    """The inverse of `_sliced`."""
-    return slices.reshape(-1, *slices.shape[2:])[: rows * length].reshape(rows, length, *slices.shape[2:])
-
-
-def in_slices(function: Callable[..., Any], *arrays: Array, size: int = SLICE) -> Any:
-    """`function` of [tokens, …] arrays on [rows, length, …] ones, `size` tokens at a time to save memory."""
-    rows, length = arrays[0].shape[:2]
-    results = jax.lax.map(lambda parts: function(*parts), tuple(_sliced(array, size) for array in arrays))
-    return jax.tree.map(lambda leaf: _whole(leaf, rows, length), results)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def sum_in_slices(
-    function: Callable[[Params, Array, Any, Any], Array],
-    size: int,
-    params: Params,
-    x: Float[Array, "rows length hidden"],
-    constants: Any,
-    tokens: Any,
-) -> Float[Array, ""]:
-    """Σ over slices of `function(params, x, constants, tokens)`, `size` tokens at a time, forwards and backwards.
-
-    `tokens` are arrays [rows, length, …] as `x` is. There are gradients to `params` and `x`. They are computed in the
-    forward pass, slice by slice, while the slice's logits are there: to keep these would take [tokens, vocabulary], to
-    compute them anew in the backward pass a fourth product with the vocabulary. What differs from slice to slice must
-    be an argument: `function` is static. A token of zeros, by which the last slice is filled up, must add 0.
-    """
-
-    def add(total: Array, parts: Any) -> tuple[Array, None]:
-        return total + function(params, parts[0], constants, parts[1]), None
-
-    return jax.lax.scan(add, jnp.zeros(()), _all_sliced((x, tokens), size))[0]
-
-
-def _sum_forward(
-    function: Callable[..., Array], size: int, params: Any, x: Any, constants: Any, tokens: Any
-) -> tuple[Array, tuple[Any, Any]]:
-    # Only what someone asks the gradient of is summed up: of a frozen vocabulary there would be one more copy.
-    moves = jax.tree.map(lambda leaf: leaf.perturbed, params, is_leaf=_is_primal)
-    params, x, constants, tokens = jax.tree.map(
-        lambda leaf: leaf.value, (params, x, constants, tokens), is_leaf=_is_primal
-    )
-    # None in place of what the other has.
-    moving = jax.tree.map(lambda leaf, yes: leaf if yes else None, params, moves)
-    still = jax.tree.map(lambda leaf, yes: None if yes else leaf, params, moves)
-
-    def add(carry: Any, parts: Any) -> tuple[Any, Array]:
-        total, slope = carry
-
-        def value_of(moving: Any, x: Array) -> Array:
-            whole = jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
-            return function(whole, x, constants, parts[1])
-
-        value, pull = jax.vjp(value_of, moving, parts[0])
-        of_params, of_x = pull(jnp.ones(()))
-        return (total + value, jax.tree.map(jnp.add, slope, of_params)), of_x
-
-    zeros = jax.tree.map(jnp.zeros_like, moving)
-    (total, slope), of_x = jax.lax.scan(add, (jnp.zeros(()), zeros), _all_sliced((x, tokens), size))
-    return total, (slope, _whole(of_x, *x.shape[:2]))
-
-
-def _sum_backward(
-    function: Callable[..., Array], size: int, kept: tuple[Any, Any], g: Array
-) -> tuple[Any, Any, None, None]:
-    slope, of_x = jax.tree.map(lambda leaf: (g * leaf).astype(leaf.dtype), kept)
-    return slope, of_x, None, None
-
-
-def _is_primal(leaf: Any) -> bool:
-    return hasattr(leaf, "perturbed")
-
-
-sum_in_slices.defvjp(_sum_forward, _sum_backward, symbolic_zeros=True)
 
 
 def next_token_losses(
@@ -235,9 +135,11 @@ def summed_next_tokens(
 
 
 def masked(batch: Batch, targets: Int[Array, "rows texts _"]) -> Bool[Array, "rows length"]:
-    """Where a token counts in the loss of a masked language model: `targets` has one there, 0 or more, for each token
-    of a text; without any, [rows, texts, 0], everywhere.
+    """Where a token counts in the loss of a masked language model: where the batch says which word was masked; else
+    where `targets` have a token, 0 or more, for each of a text; without any, [rows, texts, 0], everywhere.
     """
+    if batch.words is not None:
+        return batch.real & (batch.words >= 0)
     return batch.real & (of_tokens(targets, batch) >= 0) if targets.shape[-1] else batch.real
 
 
@@ -250,12 +152,27 @@ def summed_masked_tokens(
     guide: Guide | None = None,
     lesson: Lesson | None = None,
 ) -> Float[Array, ""]:
-    """The same summed over the `masked` tokens, each predicted at its own place; without targets, over all as they
+    """The same summed over the `masked` tokens, each predicted at its own place; without any named, over all as they
     stand.
+
+    Only slices with masked tokens are computed, and these are brought together first: a share of the vocabulary's work.
     """
-    truth = of_tokens(targets, batch) if targets.shape[-1] else batch.ids
-    goals = jnp.maximum(truth, 0), masked(batch, targets)
-    return _summed_tokens(params, hidden, goals, architecture, guide, lesson)
+    truth = batch.words
+    if truth is None:
+        truth = of_tokens(targets, batch) if targets.shape[-1] else batch.ids
+    counts = masked(batch, targets)
+    goals = jnp.maximum(truth, 0), counts
+    if batch.words is None and not targets.shape[-1]:
+        return _summed_tokens(params, hidden, goals, architecture, guide, lesson)
+    order = jnp.argsort(~counts.reshape(-1), stable=True)
+    gather = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[order].reshape(leaf.shape)  # noqa: E731
+    hidden, goals = jax.tree.map(gather, (hidden, goals))
+    guide = None if guide is None else guide._replace(x=gather(guide.x))
+    return _summed_tokens(params, hidden, goals, architecture, guide, lesson, _any_counts)
+
+
+def _any_counts(tokens: tuple[Array, Array, Any]) -> Bool[Array, ""]:
+    return jnp.any(tokens[1])
 
 
 def _summed_tokens(
@@ -265,6 +182,7 @@ def _summed_tokens(
     architecture: Architecture,
     guide: Guide | None,
     lesson: Lesson | None,
+    adds: Callable[[Any], Array] | None = None,
 ) -> Float[Array, ""]:
     """Over tokens that count: `goals` are which token is predicted where, and where that counts."""
     tokens = *goals, None if guide is None else jax.lax.stop_gradient(guide.x)
@@ -272,7 +190,7 @@ def _summed_tokens(
     taught = None if guide is None else jax.lax.stop_gradient(guide.vocabulary)
     x = head_input(params, hidden, architecture)
     size = slice_tokens(architecture.vocab)
-    return sum_in_slices(function, size, vocabulary(params, architecture), x, taught, tokens)
+    return sum_in_slices(function, size, vocabulary(params, architecture), x, taught, tokens, adds)
 
 
 def _slice_loss(

@@ -126,6 +126,8 @@ class Batch(NamedTuple):
     pool: Int[Array, "rows texts"]  # the slot of the token that stands for each text
     index: Int[Array, "rows texts"]
     patches: Float[Array, "rows length numbers"] | None = None  # of images; zeros at special tokens
+    # Where words are masked to be learnt: which token stood there; below 0 at all other slots.
+    words: Int[Array, "rows length"] | None = None
 
     @property
     def real(self) -> Bool[Array, "rows length"]:

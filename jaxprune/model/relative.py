@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .attention_kinds import Relative
+from .attention_kinds import Disentangled, Relative
 from .model import Params
 
 
@@ -51,11 +51,16 @@ def shared_tables(params: Params, architecture: Any) -> Params:
     """The same parameters, whose layers share one table when they are differentiated.
 
     A column that several layers have gets the gradient of all of them in each, so that a training step moves equal
-    copies equally, as transformers moves its one table.
+    copies equally, as transformers moves its one table. Likewise a table of distances, and its norm.
     """
     kind, layers = architecture.attention, params["layers"]
-    if not isinstance(kind, Relative) or isinstance(layers, Mapping):  # layers that come stacked are only run
+    if isinstance(layers, Mapping) or not isinstance(kind, Relative | Disentangled):  # stacked layers are only run
         return params
+    if isinstance(kind, Disentangled):
+        copies = _equal([layer["attention"]["distances"] for layer in layers])
+        pairs = zip(layers, copies, strict=True)
+        layers = [{**layer, "attention": {**layer["attention"], "distances": copy}} for layer, copy in pairs]
+        return {**params, "layers": layers}
     tables = [layer["attention"]["relative"]["table"] for layer in layers]
     columns = kind.columns or tuple(tuple(range(size.groups)) for size in architecture.layers)
     layers = [
@@ -63,6 +68,23 @@ def shared_tables(params: Params, architecture: Any) -> Params:
         for layer, table in zip(layers, _shared(tables, columns), strict=True)
     ]
     return {**params, "layers": layers}
+
+
+@jax.custom_vjp
+def _equal(copies: list[Any]) -> list[Any]:
+    return copies
+
+
+def _equal_forward(copies: list[Any]) -> tuple[list[Any], None]:
+    return copies, None
+
+
+def _equal_backward(_: None, gradients: list[Any]) -> tuple[list[Any]]:
+    total = jax.tree.map(lambda *parts: sum(part.astype(jnp.float32) for part in parts), *gradients)
+    return ([jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), total, old) for old in gradients],)
+
+
+_equal.defvjp(_equal_forward, _equal_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -5,6 +5,7 @@ it is mixed back into the residual stream. Gates multiply features, so a gate at
 shape.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .architecture import FEED_FORWARD, HALVES, Architecture
+from .attention_kinds import Disentangled
 from .context import Context
+from .disentangled import distance_rows, distance_scores
 from .dropout import Dropout, drop
 from .model import Params
 from .partial_rows import Split, split_dense, split_project
@@ -118,14 +121,37 @@ def read_stream(p: Params, x: Array, architecture: Architecture) -> Array:
 def sublayer_inputs(
     half: str, p: Params, x: Float[Array, "rows length hidden"], architecture: Architecture, adapters: Any = None
 ) -> tuple[Array, ...]:
-    """The input projections of one half, from the residual stream: q, k, v or up (and gate); units on axis 2."""
+    """The input projections of one half, from the residual stream: q, k, v or up (and gate); units on axis 2.
+
+    Where attention is disentangled, behind them those of distances (`projected_distances`).
+    """
     adapters = adapters or {}
     x = read_stream(p, x, architecture)
     inputs = tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
+    if "distances" in p:
+        return inputs + projected_distances(p, x, architecture, adapters)
     if "q_norm" not in p:
         return inputs
     q, k, v = inputs
     return rms(q, p["q_norm"], architecture), rms(k, p["k_norm"], architecture), v
+
+
+def shares_with_distances(p: Params) -> bool:
+    """True where an attention half projects distances by what it projects tokens with."""
+    return "distances" in p and not {"distance_k", "distance_q"} & p.keys()
+
+
+def projected_distances(p: Params, x: Array, architecture: Architecture, adapters: Any) -> tuple[Array, ...]:
+    """Keys and queries, as far as there are such, of how far slots of `x` can be apart: [1, rows, groups, width]."""
+    kind = architecture.attention
+    assert isinstance(kind, Disentangled)  # other models have no table of distances
+    first, last = distance_rows(kind, x.shape[1])
+    table = p["distances"]["table"][first:last]
+    table = norm(p["distances"]["norm"], table, architecture) if kind.norm else table
+    names = [name for name, there in (("k", kind.keys), ("q", kind.queries)) if there]
+    names = names if kind.shared else [f"distance_{name}" for name in names]
+    projected = (dense(p[name], table[None].astype(x.dtype), adapters.get(name)) for name in names)
+    return tuple(y.reshape(1, y.shape[1], -1, architecture.head_width) for y in projected)
 
 
 def features_of(
@@ -144,10 +170,23 @@ def features_of(
     if half == FEED_FORWARD:
         activation = ACTIVATIONS[architecture.activation]
         return activation(inputs[1]) * inputs[0] if architecture.gated else activation(inputs[0])
-    q, k, v = inputs
+    q, k, v, *of_distances = inputs
     q, k = turned(q, k, context.rotation)
-    added = None if context.buckets is None else added_scores(p["relative"]["table"], context.buckets)
+    added = _added(p, q, k, of_distances, context, architecture) if q.shape[2] else None  # 0: no heads are left
     return attend(q, k, v, context.mask, architecture, added, dropout)
+
+
+def _added(
+    p: Params, q: Array, k: Array, of_distances: Sequence[Array], context: Context, architecture: Architecture
+) -> Array | None:
+    """What is added to attention scores for how far apart two tokens are."""
+    kind = architecture.attention
+    if context.buckets is None:
+        return None
+    if not isinstance(kind, Disentangled):
+        return added_scores(p["relative"]["table"], context.buckets)
+    scores = distance_scores(q[:, :, :, 0], k, of_distances, kind, context.buckets)
+    return None if scores is None else scores * attention_scale(architecture)
 
 
 def capped(scores: Array, cap: float | None) -> Array:
@@ -171,7 +210,7 @@ def attend(
 ) -> Array:
     """What queries [rows, length, groups, queries, width] read at keys and values [rows, keys, groups, width].
 
-    `added` to the scores of every head: [1, heads, length, keys].
+    `added` to the scores of every head: [1 or rows, heads, length, keys].
     """
     rows, length, groups, queries, width = q.shape
     if not groups:  # no heads are left

@@ -20,7 +20,7 @@ from .ends import embed_tokens, head_input
 from .heads import head_of
 from .model import Batch, Params
 from .relative import shared_tables
-from .remat import recomputed
+from .remat import converts, in_turn, recomputed
 from .sublayer import sublayer
 
 
@@ -121,13 +121,17 @@ def encode(
     contexts: Sequence[tuple[Architecture, Context]],
     sites: Sites = Sites(),
     remat: bool = False,
+    inference: bool = False,
 ) -> tuple[Array, list[Array], list[Array]]:
     """All layers, written out one by one; scanned where they come stacked (`scannable`), sites stacked like them.
 
     `contexts` are those of `layer_contexts`; layers that come stacked are of one kind. Returns the
     last residual stream and, with `sites.taps`, the streams before and the features of every sublayer. `remat`
-    recomputes each layer in the backward pass instead of keeping its activations.
+    recomputes each layer in the backward pass instead of keeping its activations. With it, and where no backward pass
+    follows (`inference`), a layer's weights are copied into the type that is computed in when it is its turn.
     """
+    layers, depth = params["layers"], len(contexts)
+    held = (remat or inference) and not isinstance(layers, Mapping) and converts(layers, x.dtype)
 
     def step_of(kind: Architecture, context: Context) -> Callable[[Array, Any], tuple[Array, Any]]:
         def body(x: Array, entry: Any) -> tuple[Array, Any]:
@@ -136,9 +140,9 @@ def encode(
             x, streams, features = whole_layer(p, x, context, kind, entry[1], entry[2], dropout)
             return x, (streams, features) if sites.taps else None
 
-        return recomputed(body) if remat else body
+        first = in_turn(body) if held else body
+        return recomputed(body, first) if remat else first
 
-    layers, depth = params["layers"], len(contexts)
     noise = None if sites.dropout is None else [sites.dropout.at(index).key for index in range(depth)]
     if not isinstance(layers, Mapping):
         none = [None] * depth
@@ -165,10 +169,12 @@ def forward(
     stream: Array | None = None,
     dtype: Any = jnp.float32,
     remat: bool = False,
+    inference: bool = False,
 ) -> Outputs:
     """Run the model, or with `sites.section` a part of it, on one batch. Unjitted: callers compile it once, outside.
 
-    `stream` is the residual stream to start from when a section starts after sublayer 0.
+    `stream` is the residual stream to start from when a section starts after sublayer 0. `remat` and `inference` are
+    those of `encode`.
     """
     sublayers, params = architecture.sublayers(), shared_tables(params, architecture)
     last = len(sublayers)
@@ -182,7 +188,7 @@ def forward(
     else:
         x = stream
     if sites.section is None:
-        x, streams, features = encode(params, x, contexts, sites, remat)
+        x, streams, features = encode(params, x, contexts, sites, remat, inference)
     else:
         streams, features = [], []
         for at in sublayers[first:stop]:
@@ -202,7 +208,7 @@ def forward(
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def whole_forward(params: Params, batch: Batch, *, architecture: Architecture, dtype: Any = jnp.float32) -> Array:
     """Logits of one batch, compiled: [rows, texts, labels] and its like for other heads (`apply_head`)."""
-    logits = forward(params, batch, architecture, dtype=dtype).logits
+    logits = forward(params, batch, architecture, dtype=dtype, inference=True).logits
     assert logits is not None  # a whole forward pass ends with the head
     return logits
 
@@ -214,8 +220,11 @@ def whole_losses(
     """A language model's next-token losses of one batch, compiled."""
     language = head_of(architecture).language
     assert language is not None
-    hidden = forward(params, batch, architecture, dtype=dtype).hidden  # the whole logits beside it are never computed
-    return language.losses(params, hidden, batch, architecture)
+    # The whole logits beside it are never computed.
+    hidden = forward(params, batch, architecture, dtype=dtype, inference=True).hidden
+    outside = {name: part for name, part in params.items() if name != "layers"}
+    losses = lambda params, hidden, batch: language.losses(params, hidden, batch, architecture)  # noqa: E731
+    return (in_turn(losses) if converts(outside, hidden.dtype) else losses)(outside, hidden, batch)
 
 
 def whole_pass(architecture: Architecture) -> Callable[..., Array]:

@@ -10,8 +10,9 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import HALVES, LAST_LAYERS, Architecture, parameter_shapes
-from ..model.attention_kinds import Relative
+from ..model.architecture import ATTENTION, HALVES, LAST_LAYERS, Architecture, parameter_shapes
+from ..model.attention_kinds import Disentangled, Relative
+from ..model.disentangled import distance_rows
 from ..model.heads import head_of
 
 Cost = Literal["flops", "params", "bytes"]
@@ -23,26 +24,40 @@ class PartCosts(NamedTuple):
     """What the parts of a layer cost, whatever its sizes; a key-value group is keys, values and its query heads."""
 
     query_head: int  # its q and o, and scores and mix over all pairs of tokens
-    key_value: int  # k and v, once for all query heads of a group; and its column of a table of relative positions
+    key_value: int  # k and v, once for all query heads of a group; and what it has of relative positions
     neuron: int  # up and down, and the gate where there is one
 
 
 def part_flops(architecture: Architecture, length: int) -> PartCosts:
     """FLOPs for one text of `length` tokens.
 
-    Texts attend to all pairs of tokens: a causal mask saves nothing, since a dense product computes both halves.
+    Texts attend to all pairs of tokens: a causal mask saves nothing, since a dense product computes both halves. Where
+    attention is disentangled, distances that the text can have are projected too: a batch of texts does that once.
     """
     hidden, width = architecture.hidden, architecture.head_width
     projection = 2 * length * hidden * width
     matrices = 3 if architecture.gated else 2
-    return PartCosts(2 * projection + 4 * length**2 * width, 2 * projection, 2 * matrices * length * hidden)
+    distances = _distances(architecture, length) * (2 * hidden * width + 2 * length * width)
+    return PartCosts(2 * projection + 4 * length**2 * width, 2 * projection + distances, 2 * matrices * length * hidden)
+
+
+def _distances(architecture: Architecture, length: int) -> int:
+    """Rows that are projected of a table of distances, for keys and for queries."""
+    kind = architecture.attention
+    if not isinstance(kind, Disentangled):
+        return 0
+    first, last = distance_rows(kind, length)
+    return (kind.keys + kind.queries) * (last - first)
 
 
 def part_parameters(architecture: Architecture) -> PartCosts:
     """Weights and biases that leave with each part; output biases stay."""
     hidden, width = architecture.hidden, architecture.head_width
     bias = width if architecture.attention_bias else 0
-    table = architecture.attention.buckets if isinstance(architecture.attention, Relative) else 0
+    kind = architecture.attention
+    table = kind.buckets if isinstance(kind, Relative) else 0
+    if isinstance(kind, Disentangled) and not kind.shared:
+        table = (kind.keys + kind.queries) * (hidden * width + width)
     inputs = 2 if architecture.gated else 1
     neuron = (inputs + 1) * hidden + (inputs if architecture.feed_forward_bias else 0)
     return PartCosts(2 * hidden * width + bias, 2 * hidden * width + 2 * bias + table, neuron)
@@ -92,8 +107,13 @@ def parameters(architecture: Architecture) -> int:
 
 
 def whole_parameters(architecture: Architecture) -> int:
-    """Every number in the model's arrays: embeddings, norms and head too. Times 4: bytes in float32."""
-    return _size(parameter_shapes(architecture))
+    """Every number in the model's arrays: embeddings, norms and head too. Times 4: bytes in float32.
+
+    A table of distances, of which every layer holds a copy, counts once.
+    """
+    tree = parameter_shapes(architecture)
+    copies = [layer[ATTENTION].get("distances", {}) for layer in tree["layers"][1:]]
+    return _size(tree) - sum(map(_size, copies))
 
 
 def whole_flops(architecture: Architecture, length: int) -> int:

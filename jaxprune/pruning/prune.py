@@ -28,7 +28,10 @@ from .method import Method
 from .methods import Fisher, Flap, KPrune, Magnitude, Random, Taylor
 from .run import Calibrated, Run
 
-WHOLE = "recovery held the model and the pruned one whole on one device, neither streamed nor spread over a mesh."
+WHOLE = (
+    "recovery is not streamed: the pruned model was whole on the device, and so was the dense one, but with "
+    "Recover(teacher_in='host', hidden=0)."
+)
 
 
 @runtime_checkable
@@ -36,7 +39,12 @@ class Recovery(Protocol):
     """What is done to a model after the cut, with the one that it was made from at hand (`jaxprune.Recover`)."""
 
     def __call__(
-        self, pruned: Model, dense: Model, calibration: Calibration | None = None, on_step: OnStep | None = None
+        self,
+        pruned: Model,
+        dense: Model,
+        calibration: Calibration | None = None,
+        on_step: OnStep | None = None,
+        mesh: Mesh | None = None,
     ) -> Model: ...
 
 
@@ -98,13 +106,13 @@ def prune(
     on what went before) and give a list of models. `method`: settings (`KPrune()`, `Fisher(…)`, or those of a class of
     your own, `jaxprune.pruning.method.Method`), or a name: "kprune", with a preset "kprune:published".
 
-    `mesh` spreads the work over several devices, `stream` brings weights from host memory one sublayer at a time: see
-    `jaxprune.runtime.devices`. The result's parameters are then NumPy arrays, else JAX arrays. `tokenizer`, a folder or
-    a loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is how much of one pass may
-    be kept for the next, on the device or, streamed, in host memory: it saves time (a forward pass a budget) and
-    changes no bit of the result. `out` is a folder for what was measured, every `save_minutes` (10) for a part of it:
-    should the run be stopped, the same call with `resume` goes on from there, with these or other budgets and settings
-    of what comes after measuring; delete it when the result is saved.
+    `mesh` spreads the work over several devices, that of `recover` too; `stream` brings weights from host memory one
+    sublayer at a time: see `jaxprune.runtime.devices`. The result's parameters are then NumPy arrays, else JAX arrays.
+    `tokenizer`, a folder or a loaded one, takes the place of the model's own and stays with the result. `keep_bytes` is
+    how much of one pass may be kept for the next, on the device or, streamed, in host memory: it saves time (a forward
+    pass a budget) and changes no bit of the result. `out` is a folder for what was measured, every `save_minutes` (10)
+    for a part of it: should the run be stopped, the same call with `resume` goes on from there, with these or other
+    budgets and settings of what comes after measuring; delete it when the result is saved.
     `on_step` hears {"phase", "done", "of"}. `recover=jaxprune.Recover(texts)` trains every result a little, without
     labels, to say what `model` says.
 
@@ -155,8 +163,9 @@ def prune(
     results = chosen.prune(run, budgets)
     check_results(chosen.name, results, budgets, run.finished)
     if recover is not None:
-        results = [recover(result, dense, calibration, on_step) for result in results]
-        if stream or mesh is not None:
+        over = () if mesh is None else (mesh,)  # one that takes no mesh serves where there is none
+        results = [recover(result, dense, calibration, on_step, *over) for result in results]
+        if stream:
             tell([WHOLE])
             results = [_doubted(result) for result in results]
     return results[0] if alone else results

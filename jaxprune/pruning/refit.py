@@ -17,7 +17,17 @@ from jaxtyping import Array, Float
 from ..model.architecture import ATTENTION, Architecture, Sublayer
 from ..model.context import context_of
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import INPUTS, NORMS, OUTPUT, norm, project_out, read_stream, residual, sublayer_features
+from ..model.sublayer import (
+    INPUTS,
+    NORMS,
+    OUTPUT,
+    norm,
+    project_out,
+    read_stream,
+    residual,
+    shares_with_distances,
+    sublayer_features,
+)
 from ..runtime.by_sublayer import advance, outer_params, output_of, start
 from ..runtime.programs import Programs
 from .backward import unit_width
@@ -48,14 +58,16 @@ def fit_inputs(small: Params, normal: Normal, ridge: float, *, half: str) -> tup
 
     With x on the dense stream and y on the pruned one, the least-squares fit of x W + b on y, shrunk towards W, is
     M W for every W, where M y + m is the fit of x itself, shrunk towards y: one small system instead of one as wide as
-    all projections. `small` holds numpy arrays.
+    all projections. `small` holds numpy arrays. Keys and queries that distances share are left as they are: what
+    distances say has not changed.
     """
     first = small[INPUTS[half][0]]
     hidden = len(first["kernel"])
     solved = solve(normal, np.eye(hidden), np.zeros(hidden), ridge, 1.0, "bias" in first)
     fitted = dict(small)
+    shared = ("q", "k") if shares_with_distances(small) else ()
     for name in INPUTS[half]:
-        if name in small:
+        if name in small and name not in shared:
             kernel = small[name]["kernel"]
             flat = kernel.reshape(hidden, -1)
             fitted[name] = {"kernel": (solved.weight @ flat).reshape(kernel.shape)}

@@ -8,14 +8,16 @@ searches) is taken to grow with the number of layers and of batches.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from ..checkpoint.notes import images_of
 from ..model import Architecture, Batch, Model
+from ..model.model import Provenance
 from ..pruning.budget import Budget
 from ..pruning.kept import KEEP_BYTES, KeptPasses
 from ..pruning.method import Method
@@ -67,11 +69,9 @@ def forecast(
     Takes about as long as a run on two layers and six batches, and compiles what the run itself will. Raises
     `BudgetError` where the budget leaves nothing.
     """
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(model.architecture.vocab, size=length) for length in lengths]
-    encoded = Encoded(ids, [np.zeros_like(row) for row in ids])
+    encoded, calibration = _made_up(model, lengths)
     batches = pack(encoded, model.architecture, group=method.group)
-    texts = [[ids[number] for number in np.unique(batch.index) if number >= 0] for batch in batches[:2]]
+    texts = [[int(number) for number in np.unique(batch.index) if number >= 0] for batch in batches[:2]]
     layers, count = len(model.architecture.layers), len(batches)
     per_call: dict[str, list[float]] = defaultdict(list)
     devices = Devices(mesh, stream)
@@ -84,7 +84,8 @@ def forecast(
             keep = [
                 keep_bytes if outputs else features * KeptPasses.needed(model.architecture, batches[:n]) for n in (1, 2)
             ]
-            probes = _probes(model, method, budgets, texts, keep, per_call, {"mesh": mesh, "stream": stream})
+            where = {"mesh": mesh, "stream": stream}
+            probes = _probes(model, method, budgets, texts, calibration, keep, per_call, where)
             totals.append((_seconds(probes, layers, count, per_call), probes))
         # The first of them compiled what both need.
         return share * totals[-1][0] + (1 - share) * totals[0][0], totals[0][1]
@@ -101,11 +102,31 @@ def forecast(
     return Forecast(seconds, compiling, passes, first / passes, further / passes)
 
 
+def _made_up(model: Model, lengths: Sequence[int]) -> tuple[Encoded, Callable[[Sequence[int]], Calibration]]:
+    """Random texts of these lengths, or as many images, as a model reads them; and those of some numbers, to give."""
+    patches, rng = model.architecture.patches, np.random.default_rng(0)
+    if patches is None:
+        ids = [rng.integers(model.architecture.vocab, size=length) for length in lengths]
+        return (
+            Encoded(ids, [np.zeros_like(row) for row in ids]),
+            lambda some: Calibration.of_ids([ids[number] for number in some], None),
+        )
+    settings, _ = images_of(model)
+    brightest = 1 if settings.scale is None and settings.resize is None else 255  # as a processor takes it
+    shape = (patches.height, patches.width, *([patches.channels] if patches.channels > 1 else []))
+    slots = np.zeros(patches.tokens, np.int32)
+    blank = np.broadcast_to(np.zeros((), np.float32), (patches.tokens, patches.numbers))
+    encoded = Encoded([slots] * len(lengths), [slots] * len(lengths), patches=[blank] * len(lengths))
+    draw = lambda number: np.random.default_rng(number).integers(0, brightest, shape, np.uint8, endpoint=True)  # noqa: E731
+    return encoded, lambda some: Calibration.of_images([draw(number) for number in some])
+
+
 def _probes(
     model: Model,
     method: Method,
     budgets: Sequence[Budget],
-    texts: Sequence[Sequence[np.ndarray]],
+    texts: Sequence[Sequence[int]],
+    calibration: Callable[[Sequence[int]], Calibration],
     keep: Sequence[int],
     per_call: dict[str, list[float]],
     where: Mapping[str, Any],
@@ -114,7 +135,7 @@ def _probes(
     for depth in (1, 2):
         small = _beginning(model, depth)
         for count, keep_bytes in enumerate(keep, 1):
-            given = [row for batch in texts[:count] for row in batch]
+            given = calibration([number for batch in texts[:count] for number in batch])
             probe = _Probe()
 
             def heard(name: str, seconds: float, probe: _Probe = probe) -> None:
@@ -122,8 +143,7 @@ def _probes(
                 per_call[name].append(seconds)
 
             with watched(heard) as spent:
-                texts_given = Calibration.of_ids(given, None)
-                results = prune(small, texts_given, budgets, method, keep_bytes=keep_bytes, **where)
+                results = prune(small, given, budgets, method, keep_bytes=keep_bytes, **where)
             records = [result.provenance.record for result in results]
             probe.compiling = sum(record["compile_seconds"] for record in records)
             probe.host = sum(record["seconds"] for record in records) - probe.compiling - spent()
@@ -167,7 +187,11 @@ def _beginning(model: Model, depth: int) -> Model:
     order = sorted(range(len(sizes)), key=lambda index: (sizes[index].heads, sizes[index].neurons))
     middle = order[len(order) // 2]
     architecture = model.architecture.with_layers((sizes[middle],) * depth)
-    return Model(architecture, {**model.params, "layers": [model.params["layers"][middle]] * depth})
+    params = {**model.params, "layers": [model.params["layers"][middle]] * depth}
+    if architecture.patches is None:
+        return Model(architecture, params)
+    notes = Provenance(model.provenance.source, tokenizer=model.provenance.tokenizer)  # how images are read
+    return Model(architecture, params, notes)
 
 
 def _kept(

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from ..checks import checked
 from ..doubts import tell
-from ..errors import DataError, SettingsError
+from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import method_of
@@ -45,15 +45,14 @@ def plan(
 ) -> Plan:
     """Predicted FLOPs, parameters, bytes and seconds of pruning `model` to `budget`, or to several in one run.
 
-    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens long
-    each (None: `budget.length`, else 128). `method` is that of `prune`, `tokenizer` takes the place of the model's own;
-    `mesh`, `stream` and `keep_bytes` are those of the run to come. Seconds come from the method itself, run on one and
-    two layers (`forecast`), and hold for this process: what it has compiled before costs nothing. Peak bytes are
-    predicted for K-prune on one device that holds the weights, else None. The rest is arithmetic. `assumptions` says in
-    words what the estimates rest on, `warnings` what is doubtful. Raises `BudgetError`, `DataError`.
+    `calibration` is a `Calibration`, whose tokens are counted, or a number of texts, taken to be `length` tokens
+    long each (None: `budget.length`, else 128), or of images, which have as many as they have. `method` is that of
+    `prune`, `tokenizer` takes the place of the model's own; `mesh`, `stream` and `keep_bytes` are those of the run
+    to come. Seconds come from the method itself, run on one and two layers (`forecast`), and hold for this process:
+    what it has compiled before costs nothing. Peak bytes are predicted for K-prune on one device that holds the
+    weights, else None. The rest is arithmetic. `assumptions` says in words what the estimates rest on, `warnings`
+    what is doubtful. Raises `BudgetError`, `DataError`.
     """
-    if model.architecture.patches is not None:
-        raise SettingsError("plan forecasts runs on texts, and the model reads images; prune it, which takes minutes.")
     model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
     architecture, chosen = model.architecture, method_of(method)
@@ -161,6 +160,10 @@ def _lengths(
     """The tokens of every text, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
         a, texts = model.architecture, max(calibration, 1)
+        if a.patches is not None:
+            if length not in (None, a.patches.tokens):
+                raise DataError(f"images are {a.patches.tokens} tokens to the model, not {length}; leave length out.")
+            return [a.patches.tokens] * texts, [f"tokens: {a.patches.tokens} an image; no images were given."], []
         if length is not None and a.positions != "none" and length > a.max_positions:
             raise DataError(f"texts of {length} tokens do not fit the model's {a.max_positions} positions.")
         length = length or min(MAX_LENGTH, a.max_positions)

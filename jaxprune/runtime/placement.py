@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ..errors import SettingsError
+from .device_limit import over
 from .memory import live_bytes
 from .programs import Programs
 
@@ -150,14 +151,7 @@ class Placement:
 
     def _check(self, taken: int, name: str) -> None:
         if self.limit is not None and taken > self.limit:
-            self.refuse(name, taken, "took")
-
-    def refuse(self, name: str, needed: int, verb: str) -> None:
-        """Raise the `SettingsError` of a phase that took, or is predicted to need, more than the limit."""
-        raise SettingsError(
-            f"{name} {verb} {needed:,} bytes on the device, the limit is {self.limit:,}; remove or freeze more, take "
-            "smaller batches, or recompute layers (remat, where it is not on)."
-        )
+            raise over(name, taken, self.limit, "took")
 
 
 def free(tree: Any) -> None:

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from ..model.architecture import Architecture
 from ..model.ends import head_input
-from ..model.language import in_slices, slice_tokens, surprise, vocabulary_logits
+from ..model.language import surprise, vocabulary_logits
 from ..model.model import Batch, Model, Params
+from ..model.slices import in_slices, slice_tokens
 from ..model.transformer import forward, scannable
 from .by_sublayer import last_streams
 from .programs import Programs

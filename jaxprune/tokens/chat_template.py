@@ -157,6 +157,13 @@ class ChatTemplate:
             return self._own.apply_chat_template([*messages], tools=tools, **({"tokenize": False} | options))
         except Exception as error:  # whatever a template raises, and what Jinja does with its mistakes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            if any(
+                kind.__name__ == "TemplateSyntaxError" for kind in type(error).__mro__
+            ):  # Jinja's: no line is at fault
+                raise DataError(
+                    f"the tokenizer's chat template is no template of Jinja: {reason}; correct chat_template.jinja, or "
+                    "chat_template in tokenizer_config.json."
+                ) from error
             raise DataError(
                 f"{conversation.where}: the chat template refuses the conversation: {reason}; change it, or drop the "
                 "line."

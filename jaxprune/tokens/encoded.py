@@ -7,6 +7,15 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What is known of a tokenizer where words are masked."""
+
+    mask: int  # the token that stands in a masked one's place
+    special: tuple[int, ...]  # tokens that are never masked
+    entries: int  # of the vocabulary, among which other words are drawn
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Tokenised texts: one array of token ids and one of token types a text, special tokens included, no padding."""
 
@@ -17,6 +26,7 @@ class Encoded:
     row: int | None = None  # slots of a row that is filled with several, where a batch is counted in rows
     unpooled: int = 0  # tokens at the beginning of every text that are no part of its vector: those of a prompt
     together: int = 1  # so many texts, one after another, belong to one example, and share a row of a batch in training
+    masking: Masking | None = None  # words are masked anew in every epoch of training
     patches: Sequence[np.ndarray] | None = None  # of images, [tokens, numbers] each; images are all of one length
 
     def __len__(self) -> int:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import DataError
+from ..model import Architecture
 from ..runtime.events import OnStep
 from ..tasks.example import Example
 from ..tasks.running_text import RunningText
@@ -13,6 +15,7 @@ from ..tasks.task import Task
 from .conversations import read_conversations
 from .documents import documents_doubts, parts_of
 from .encoded import Encoded
+from .masking import masking_of
 from .token_file import mapped
 from .tokenizer import Tokenizer
 from .windows import windows_of
@@ -50,6 +53,31 @@ def language_texts(
     if by_document(examples):
         return LanguageTexts(replace(encoded, row=task.max_length), learnt, documents_doubts(tokenizer))
     return LanguageTexts(encoded, learnt, ())
+
+
+def masked_texts(tokenizer: Tokenizer, task: Task, architecture: Architecture, split: str = "train") -> Encoded:
+    """The windows of a split of running text that a masked language model learns from, in files. Raises `DataError`."""
+    what = f"{task.name} from {task.source} ({split})"
+    windows = whole_windows(tokenizer, task.split(split), task.max_length, what)
+    encoded, _ = mapped(((ids, None) for ids in windows), task.max_length, what)
+    return replace(encoded, masking=masking_of(tokenizer, architecture))
+
+
+def whole_windows(
+    tokenizer: Tokenizer, texts: Sequence[Example], length: int, what: str, on_step: OnStep | None = None
+) -> Iterator[np.ndarray]:
+    """Windows of running text, `length` tokens with those that a tokenizer puts around a text: of masked models.
+
+    Raises `DataError` where there is none.
+    """
+    if by_document(texts):
+        raise DataError("documents are for models that predict the next token; leave documents out.")
+    before, after = tokenizer.around()
+    own = length - len(before) - len(after)
+    if own < 1:
+        raise DataError(f"windows of {length} tokens have no room beside special ones; make them longer.")
+    for ids in windows_of(tokenizer, texts, own, what, on_step):
+        yield np.concatenate([before, ids, after])
 
 
 def by_document(texts: Sequence[Example]) -> bool:

@@ -1,16 +1,19 @@
-"""Masked tokens: what masked language models are asked for."""
+"""Masked tokens: what masked language models are asked for, and what they learn from."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from ..errors import DataError
-from ..model import Architecture
+from ..model import Architecture, Batch
 from ..model.heads import head_of
-from .encoded import Encoded
+from ..model.targets import IGNORED
+from .encoded import Encoded, Masking
 from .tokenizer import Tokenizer
 
 SHARE = 0.15  # of a text's own tokens that are masked, as in pre-training (Devlin et al., BERT, 2019)
+# Of the chosen tokens in training, how many become the mask, and how many another word; the rest stay as they are.
+BLANKED, REPLACED = 0.8, 0.1
 _USUAL = ("[MASK]", "<mask>")  # where a tokenizer's files do not name it
 
 
@@ -47,3 +50,33 @@ def with_masks(tokenizer: Tokenizer, encoded: Encoded, seed: int) -> Encoded:
         changed[chosen] = mask
         masked.append(changed)
     return replace(encoded, ids=masked)
+
+
+def masking_of(tokenizer: Tokenizer, architecture: Architecture) -> Masking:
+    """What `masked_anew` has to know. Raises `DataError` where the tokenizer has no mask token."""
+    entries = tokenizer.backend.get_vocab_size(with_added_tokens=True)
+    special = tuple(int(number) for number in special_of(tokenizer))
+    return Masking(mask_of(tokenizer), special, min(entries, architecture.vocab))
+
+
+def masked_anew(batch: Batch, masking: Masking, share: float, seed: int, epoch: int) -> Batch:
+    """The batch with words masked, and `words` that say what stood there, as pre-training has it.
+
+    Every token of a text's own is chosen with the probability `share`; 80 % of those chosen become the mask, 10 % any
+    other entry of the vocabulary, 10 % stay (Devlin et al., BERT, 2019; transformers'
+    DataCollatorForLanguageModeling). What is drawn for a text depends on the seed, the epoch and its number alone:
+    not on the batch, the row or the device that it is in, nor on where a run began.
+    """
+    before, ids = np.asarray(batch.ids), np.array(batch.ids)
+    words = np.full(ids.shape, IGNORED, np.int32)
+    for row, place in np.argwhere(np.asarray(batch.index) >= 0):
+        slots = np.flatnonzero(np.asarray(batch.segments[row]) == place + 1)
+        random = np.random.RandomState([seed, epoch, int(batch.index[row, place])])
+        chosen, fate = random.random_sample((2, len(slots)))
+        others = random.randint(0, masking.entries, len(slots))
+        here = (chosen < share) & ~np.isin(before[row, slots], masking.special)
+        words[row, slots[here]] = before[row, slots[here]]
+        ids[row, slots[here & (fate < BLANKED)]] = masking.mask
+        replaced = here & (fate >= BLANKED) & (fate < BLANKED + REPLACED)
+        ids[row, slots[replaced]] = others[replaced]
+    return batch._replace(ids=ids, words=words)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from jaxprune.checkpoint.config import architecture_from, declared_head, family_
 from jaxprune.checkpoint.families import FAMILIES
 from jaxprune.checkpoint.known_settings import settings_as_read
 from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
-from jaxprune.model.attention_kinds import Relative
+from jaxprune.model.attention_kinds import Disentangled, Full, Relative
 from tests.helpers import tiny
 
 BERT = tiny.config("bert")
@@ -53,6 +53,38 @@ def test_mpnet_counts_positions_and_distances_as_transformers_does():
     refused(tiny.config("mpnet", pad_token_id=0), "pad_token_id is '0', of a mpnet model only 1 is supported")
     refused(tiny.config("mpnet", relative_attention_num_buckets=64), "relative_attention_num_buckets is '64', of a mpn")
     refused(tiny.config("bert", relative_attention_num_buckets=32), "relative_attention_num_buckets = '32' is not")
+
+
+def test_deberta_compares_distances_as_transformers_does():
+    a = tiny.architecture(tiny.config("deberta-v2", pos_att_type="C2P | p2c", norm_rel_ebd="none | layer_norm"))
+    assert a.attention == Disentangled(reach=20, buckets=4, norm=True) and a.attention_scale == (4 * 3) ** -0.5
+    assert (a.positions, a.token_types, a.pooler, a.norm_eps) == ("none", 0, "gelu", 1e-7)
+    silent = {"position_buckets": None, "max_relative_positions": 9, "norm_rel_ebd": None, "share_att_key": True}
+    a = tiny.architecture(tiny.config("deberta-v2", pos_att_type="p2c", position_biased_input=None, **silent))
+    assert a.attention == Disentangled(reach=9, keys=False, shared=True) and a.positions == "learned"
+    # The scores' scale follows the kinds that are named, also where distances are not compared.
+    a = tiny.architecture(tiny.config("deberta-v2", relative_attention=None, norm_rel_ebd=None))
+    assert a.attention == Full() and a.attention_scale == (4 * 3) ** -0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv_kernel_size": 3}, "conv_kernel_size is '3', of a deberta-v2 model only 0 is supported"),
+        ({"pos_att_type": ["c2p", "p2p"]}, r"pos_att_type is .*p2p.*, expected some of c2p, p2c"),
+        ({"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd is 'batch_norm', expected layer_norm or none"),
+        ({"attention_head_size": 6}, "attention_head_size is '6', of a model of these sizes only 4 is supported"),
+        ({"pooler_hidden_size": 24}, "pooler_hidden_size is '24', of a model of these sizes only 12 is supported"),
+        ({"pooler_hidden_act": "gelu_new"}, "pooler_hidden_act is 'gelu_new', expected one of gelu, tanh, relu"),
+        ({"share_att_key": 1}, "share_att_key is '1', expected true or false"),
+        ({"position_buckets": "many"}, "position_buckets is 'many', expected a number of buckets"),
+        ({"position_buckets": 5}, "disentangled attention has 5 buckets a side"),
+        ({"z_steps": 2}, "the setting z_steps = '2' is not known for deberta-v2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_deberta_is_refused_for(changes, message):
+    refused(tiny.config("deberta-v2", **changes), message)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ElectraForPreTraining", "none"), ("ElectraForCausalLM", None)])
@@ -258,6 +290,22 @@ PUBLISHED = {
 }
 
 PUBLISHED |= {
+    "deberta-v2": {
+        "attention_head_size": 4,
+        "attention_probs_dropout_prob": 0.1,
+        "layer_norm_eps": 1e-07,
+        "legacy": True,
+        "max_relative_positions": -1,
+        "norm_rel_ebd": "layer_norm",
+        "pooler_dropout": 0,
+        "pooler_hidden_act": "gelu",
+        "pooler_hidden_size": 12,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "position_buckets": 4,
+        "relative_attention": True,
+        "share_att_key": True,
+    },
     "gemma2": {
         "attn_logit_softcapping": 50.0,
         "cache_implementation": "hybrid",

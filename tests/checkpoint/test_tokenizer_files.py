@@ -168,12 +168,20 @@ def test_files_that_are_not_those_of_the_class(checkpoint, tmp_path):
         read_tokenizer(folder)
 
 
+PIECES = b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n"
+
+
 @pytest.mark.parametrize(
-    ("content", "package"),
-    [(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n", "sentencepiece"), (b"IQ== 0\nIg== 1\n", "tiktoken")],
+    ("family", "name", "content", "package"),
+    [
+        ("llama", "tokenizer.model", PIECES, "sentencepiece"),
+        ("llama", "tokenizer.model", b"IQ== 0\nIg== 1\n", "tiktoken"),
+        ("deberta-v2", "spm.model", PIECES, "sentencepiece"),
+        ("xlm-roberta", "sentencepiece.bpe.model", PIECES, "sentencepiece"),
+    ],
 )
-def test_tokenizer_model_alone_names_the_package_it_needs(content, package, checkpoint, monkeypatch):
-    folder = checkpoint("llama", lambda folder: (folder / "tokenizer.model").write_bytes(content))
+def test_pieces_alone_name_the_package_they_need(family, name, content, package, checkpoint, monkeypatch):
+    folder = checkpoint(family, lambda folder: (folder / name).write_bytes(content))
     found = importlib.util.find_spec
     monkeypatch.setattr(tokenizer_files, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(CheckpointError, match=rf"which the package {package} reads: pip install {package}, or put the"):

@@ -102,6 +102,19 @@ def resumed(encoder: jp.Model, task: jp.Task, folder: Path) -> dict[str, Any]:
     return results
 
 
+def recovered(encoder: jp.Model, task: jp.Task) -> dict[str, list[float]]:
+    """How far a pruned model is from the dense one in the course of its recovery: on one device; and on a mesh, with
+    the dense one in host memory.
+    """
+    settings = jp.Recover(task.calibration(40), steps=3, learning_rate=5e-3, hidden=0.0, trainable=("layers/1/*",))
+    looks = {}
+    for name, place in (("one", "device"), ("both", "host")):
+        recover, mesh = replace(settings, teacher_in=place), on(name, SETTINGS)["mesh"]
+        small = jp.prune(encoder, task.calibration(16), jp.Budget(0.5), jp.Magnitude(), mesh=mesh, recover=recover)
+        looks[name] = small.provenance.record["recovery"]["gap"]["looks"]
+    return looks
+
+
 def step_bytes() -> dict[str, Any]:
     """What the steps of a small model are predicted to take on a device; of two, what their programs do."""
     a = Architecture(
@@ -166,7 +179,7 @@ if __name__ == "__main__":
     inputs = jp.load(folder), jp.tasks.folder(data), Path(out)
     if what == "devices":
         found: dict[str, Any] = {"losses": same_losses(inputs[2]), "resumed": resumed(*inputs)}
-        answer = found | {"bytes": step_bytes(), "refused": refused()}
+        answer = found | {"bytes": step_bytes(), "refused": refused(), "recovered": recovered(*inputs[:2])}
     else:
         answer = of_processes(*inputs)
     print("RESULT " + json.dumps(answer), flush=True)

@@ -56,6 +56,16 @@ def test_the_second_moment_follows_what_to_the_nearest_would_stand_still():
     assert float(jnp.mean(ours)) == pytest.approx(float(theirs[0]), rel=0.01)
 
 
+def test_the_update_holds_wide_moments_of_one_leaf():
+    leaf = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    params, adam = [leaf] * 12, optax.scale_by_adam()
+    rule = lambda key: narrow_moments(adam, key)  # noqa: E731
+    state = jax.eval_shape(rule(None).init, params)  # type: ignore[arg-type]
+    update = lambda gradient, state, key: rule(key).update(gradient, state)  # noqa: E731
+    step = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, jax.eval_shape(lambda: jax.random.key(0)))
+    assert temp_bytes(step.compile()) < 4 * 4 * 256 * 256  # of 12 leaves' two moments in float32: 24
+
+
 def test_narrow_moments_train_as_wide_ones_do(model, task):
     wide = jp.finetune(model, task, TRAINING)
     narrow = jp.finetune(model, task, replace(TRAINING, moments_dtype="bfloat16"))

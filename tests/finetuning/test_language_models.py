@@ -11,6 +11,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import NumericalError, SettingsError
 from jaxprune.finetuning.epochs import batches_for
+from jaxprune.finetuning.recap import run_recap
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.train import train
@@ -176,8 +177,12 @@ def test_recap_goes_its_rounds_on_a_language_model(name, outer, task, request):
     settings = jp.Recap(rounds=2, remove=0.3, outer=outer)
     small = jp.recap(model, data, settings, replace(SETTINGS, epochs=2))
     record = small.provenance.record
-    losses = [entry["loss"] for entry in record["training"]["epochs"]]
-    assert losses[1] < losses[0]
+    first, second = record["training"]["epochs"]
+    assert second["loss"] < first["loss"]
+    # The second round has the first one's widths, and so its programs.
+    assert [len(heads) for heads in second["heads"]] == [len(heads) for heads in first["heads"]]
+    assert second["neurons"] == first["neurons"]
+    assert (first["compiled"] > 0) == (first["compile_seconds"] > 0) == (second["compiled"] == 0)
     assert record["masked_vs_cut"] < 1e-5
     assert record["training"]["epochs"][0]["metric"] == "perplexity"
     assert jp.evaluate(small, data).score < 1.2 * jp.evaluate(model, data).score
@@ -189,9 +194,21 @@ def test_recap_goes_its_rounds_on_a_language_model(name, outer, task, request):
         assert np.flatnonzero(moved).tolist() == ([] if outer == "frozen" else list(range(4, 13)))
 
 
-def test_recap_says_that_a_language_model_has_no_teacher(llama, task):
-    with pytest.raises(SettingsError, match="set distill to 0"):
-        jp.recap(llama, task, jp.Recap(rounds=2), replace(SETTINGS, epochs=2, distill=0.5))
+@pytest.mark.parametrize("name, outer", [("llama", "train"), ("gpt2", "frozen")])
+def test_recaps_full_model_teaches_over_the_whole_vocabulary(name, outer, request):
+    """A round that moves nothing: its loss is that of the small model's plain logits against the full one's."""
+    model, ids = request.getfixturevalue(name), 4 + np.arange(160).reshape(10, 16) ** 2 % 9
+    model = model.replace(params=jax.tree.map(lambda leaf: 3 * leaf, model.params))  # which says more
+    some = jp.tasks.of_ids(ids, None)
+    still = Train(batch_size=4, learning_rate=1e-30, dropout=0.0, distill=0.5, temperature=3.0)
+    settings = jp.Recap(rounds=1, epochs_per_round=2, remove=0.5, freeze=0.5, outer=outer)
+    found = run_recap(model, replace(some, train=some.validation), settings, still)
+    ours, theirs = (jax.nn.log_softmax(jp.logits(each, ids)[:, :-1]) for each in (found.model, model))
+    ours3, theirs3 = (jax.nn.log_softmax(each / 3) for each in (ours, theirs))
+    own = -np.take_along_axis(np.asarray(ours), ids[:, 1:, None], axis=-1)[..., 0]
+    gap = np.sum(np.exp(theirs3) * (theirs3 - ours3), axis=-1)
+    assert gap.mean() > 1e-2
+    assert found.rounds[0]["loss"] == pytest.approx(float(np.mean(0.5 * own + 0.5 * 9 * gap)), rel=1e-4)
 
 
 def test_a_teacher_brings_a_pruned_model_back(llama, task):

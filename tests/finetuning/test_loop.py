@@ -17,7 +17,7 @@ from jaxprune.errors import CheckpointError, DataError, NumericalError, OutputEr
 from jaxprune.finetuning.epochs import batches_for
 from jaxprune.finetuning.finetune import tune
 from jaxprune.finetuning.losses import Distillation, prediction_gap, summed_losses
-from jaxprune.finetuning.run_store import LOG, STATES, SUMS, Store
+from jaxprune.finetuning.run_store import LOG, STATES, SUMS, Saved, Store
 from jaxprune.finetuning.step import path_of
 from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.train import train
@@ -411,6 +411,19 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_state(model, task, straig
     monkeypatch.undo()
     told = losses_of(lambda f: jp.finetune(model, task, SETTINGS, out=tmp_path / "run", resume=True, on_step=f))
     assert told == {number: straight[0][number] for number in range(4, 10)}
+
+
+def test_what_orbax_says_of_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    """Of weights that are spread: what its writers say, a hundred characters before the reason."""
+    import orbax.checkpoint as ocp
+
+    def full(self, step, **rest):
+        writing = f'Error writing "state.00039/0.2" in OCDBT database at local file "{tmp_path}/{"d" * 300}"'
+        raise ValueError(f"RESOURCE_EXHAUSTED: {writing}:\nFailed: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OutputError, match=r"run cannot be written \(No space left on device\); what was saved before"):
+        Store(tmp_path / "run").save(Saved({"leaf": jnp.zeros(3)}, None, 1, ()))
 
 
 def test_a_damaged_state_is_one_line(model, task, tmp_path):

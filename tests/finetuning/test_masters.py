@@ -125,7 +125,9 @@ def test_predicted_bytes_follow_the_types():
 
 
 def test_recaps_predictions_follow_the_types_too(coarse):
-    """What never trains keeps its bytes; a model that is scored in bfloat16 is held so, beside wide copies of it."""
+    """What never trains keeps its bytes; a model that is scored in bfloat16 is held so, beside wide copies of a layer;
+    before, what trained is there in float32.
+    """
     a = coarse.architecture
     kept, results = (result_types(tree, None) for tree in (first_state(coarse, ROUNDS).params, coarse.params))
     plain = phase_bytes(a, a, ROUNDS, TRAINING, 4, 8)
@@ -134,7 +136,8 @@ def test_recaps_predictions_follow_the_types_too(coarse):
     frozen = sum(np.size(leaf) for dtype, leaf in pairs if dtype == jnp.bfloat16)
     assert frozen >= np.size(coarse.params["embed"]["token"])
     assert plain["tuning"] - found["tuning"] == plain["write back"] - found["write back"] == 2 * frozen
-    paths = jax.tree_util.tree_leaves_with_path(coarse.params["layers"])
+    paths = jax.tree_util.tree_leaves_with_path(coarse.params["layers"][0])  # which are equal
     kernels = sum(np.size(leaf) for path, leaf in paths if path[-1].key == "kernel")
     numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(coarse.params))
-    assert found["evaluation"] - plain["evaluation"] == 4 * kernels - 2 * numbers
+    needed = max(4 * numbers - 2 * frozen, 2 * numbers + 4 * kernels)
+    assert found["evaluation"] - plain["evaluation"] == needed - 4 * numbers

@@ -66,7 +66,18 @@ def test_prune_recovers_every_result(model, texts):
 
 def test_a_recovery_after_streamed_pruning_says_that_it_is_not_streamed(model, texts):
     small = jp.prune(model, texts, jp.Budget(0.5), jp.Magnitude(), stream=True, recover=replace(SETTINGS, steps=2))
-    assert any("neither streamed nor spread" in doubt for doubt in small.provenance.warnings)
+    assert any(doubt.startswith("recovery is not streamed") for doubt in small.provenance.warnings)
+
+
+def test_a_dense_model_in_host_memory_teaches_the_same(model, pruned, texts):
+    alone = replace(SETTINGS, texts=texts, hidden=0.0, trainable=("layers/1/*",))
+    gaps = [
+        replace(alone, teacher_in=place)(pruned, model).provenance.record["recovery"]["gap"]
+        for place in ("device", "host")
+    ]
+    assert gaps[0]["after"] < gaps[0]["before"]
+    for name in ("before", "after", "looks"):
+        np.testing.assert_allclose(gaps[0][name], gaps[1][name], rtol=5e-3)  # of 2e-5 nats, in float32
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -137,6 +148,8 @@ def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
         recovery.check_calibration(["the film"])
     with pytest.raises(SettingsError, match="hidden must not be negative"):
         jp.Recover(hidden=-1.0)
+    with pytest.raises(SettingsError, match="hidden 1 compares hidden states of every layer, which a model in host"):
+        jp.Recover(teacher_in="host")
     with pytest.raises(SettingsError, match="the pruned model's labels is"):
         replace(SETTINGS, texts=texts)(pruned, jp.load(folder, labels=("a", "b")))
     with pytest.raises(SettingsError, match="predicts nothing"):

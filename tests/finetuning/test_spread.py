@@ -46,6 +46,12 @@ def test_a_run_goes_on_on_another_number_of_devices(four, way):
     np.testing.assert_allclose(again["norms"], whole["norms"], rtol=2e-3)
 
 
+def test_a_model_recovers_on_a_mesh_as_on_one_device(four):
+    one, both = four["recovered"]["one"], four["recovered"]["both"]
+    assert len(one) == 3 and one[-1] < one[0]
+    np.testing.assert_allclose(one, both, rtol=5e-3)  # differences of nearly equal predictions, in float32
+
+
 def test_bytes_of_a_device_fall_as_predicted(four):
     one, data, weights, both = (four["bytes"][name] for name in ("one", "data", "weights", "both"))
     for name in ("parameters", "gradients", "moments"):

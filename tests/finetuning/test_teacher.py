@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import SettingsError
+from jaxprune.errors import NumericalError, SettingsError
 from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.finetuning.teacher import fitting
 from jaxprune.finetuning.texts import encoded_by, prepare
@@ -117,6 +117,13 @@ def test_a_teacher_whose_own_tokenizer_goes_beyond_its_embedding_is_the_one_that
 
     with pytest.raises(SettingsError, match=r"has the id 99 \('bad'\) for the teacher, \d+ \('bad'\) for the model"):
         taught(model, teacher_of(folder, change=change), task)
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_the_one_that_is_blamed(model, task, folder, teacher_of):
+    teacher = teacher_of(folder)
+    head = {**teacher.params["head"], "bias": np.full(2, np.nan, np.float32)}
+    with pytest.raises(NumericalError, match="tensor head.bias of the teacher holds NaN or Inf"):
+        matched(model, teacher.replace(params={**teacher.params, "head": head}), task)
 
 
 def test_a_teacher_without_a_tokenizer_is_a_doubt(model, task, folder, teacher_of, tmp_path):

@@ -63,6 +63,15 @@ _OWN_SIZES = {
     "gemma3_text": {"sliding_window": 4, "query_pre_attn_scalar": 3, "sliding_window_pattern": 2},
     "smollm3": {"no_rope_layer_interval": 2, "pad_token_id": 0},
     "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
+    "deberta-v2": {
+        **{
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 4,
+            "norm_rel_ebd": "layer_norm",
+        },
+        **{"position_biased_input": False, "type_vocab_size": 0, "embedding_size": 7},
+    },
     "modernbert": {"local_attention": 6, "classifier_pooling": "mean", "pad_token_id": 0},
 }
 
@@ -103,8 +112,9 @@ def random_model(settings: dict[str, Any], seed: int = 0) -> Model:
     shapes = parameter_shapes(architecture(settings))
     params = jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple))
     for layer in params["layers"]:
-        if "relative" in layer["attention"]:  # one table for all layers
-            layer["attention"]["relative"] = dict(params["layers"][0]["attention"]["relative"])
+        for name in ("relative", "distances"):  # one table for all layers
+            if name in layer["attention"]:
+                layer["attention"][name] = dict(params["layers"][0]["attention"][name])
     return Model(architecture(settings), params)
 
 

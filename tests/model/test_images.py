@@ -101,8 +101,6 @@ def test_texts_and_images_are_not_mistaken_for_each_other(tmp_path):
         jp.prune(model, jp.Calibration.of_ids(np.zeros((64, 10), int), None), jp.Budget(0.3))
     with pytest.raises(CheckpointError, match="model reads images, of which no vectors"):
         jp.load(tmp_path / "model", head="embedding")
-    with pytest.raises(SettingsError, match="plan forecasts runs on texts"):
-        jp.plan(model, 64, jp.Budget(0.3))
     with pytest.raises(SettingsError, match="images are 10 tokens to the model, and length is 128"):
         jp.bench(model, model)
 
@@ -156,6 +154,7 @@ def test_qkv_biases_and_tensors_of_other_shapes(tmp_path):
         ({"size": 6, "resample": 9}, "resample is '9', expected one of Pillow's filters"),
         ({"size": 6, "rescale_factor": 0}, "rescale_factor is '0', expected a positive number"),
         ({"size": 6, "image_mean": [0.5, 0.5]}, "image_mean has 2 numbers, the model reads 3 channels"),
+        ({"size": 6, "image_mean": [0.5]}, "image_mean is a list of 1 number, the model reads 3 channels; give one"),
         ({"size": 6, "image_std": [0.0, 1.0, 1.0]}, "image_std has a 0"),
         ({"size": 6, "image_processor_type": "CLIPImageProcessor"}, "of a CLIPImageProcessor, which is not computed"),
         ({"size": 6, "input_data_format": "channels_last"}, "input_data_format is 'channels_last'"),

@@ -35,11 +35,12 @@ CLASSES = {
     "olmo2": "Olmo2",
     "phi3": "Phi3",
     "modernbert": "ModernBert",
+    "deberta-v2": "DebertaV2",
 }
 # Classes that are not named as their family's others are.
 _NAMED = {("gpt2", "causal_lm"): "GPT2LMHeadModel", ("gemma3_text", "causal_lm"): "Gemma3ForCausalLM"}
 _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert", "modernbert")
+ENCODERS = ("bert", *_ROBERTAS, "electra", "mpnet", "distilbert", "modernbert", "deberta-v2")
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 DECODERS += ("smollm3", "olmo2", "phi3")
 PAIRS = [(family, head) for family in ENCODERS for head in (*FAMILIES[family].heads, "none")] + [
@@ -121,6 +122,17 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "olmo2": {**_LLAMA, "head_dim": 6, "pad_token_id": 0},
     "phi3": {**_QWEN2, "partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
+    "deberta-v2": {
+        **_BERT,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 4,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+        "embedding_size": 7,
+    },
     "modernbert": {
         **{name: size for name, size in _BERT.items() if name != "type_vocab_size"},
         "local_attention": 6,

@@ -56,6 +56,7 @@ def paths_of(model: jp.Model) -> list[str]:
         "distilbert",
         "electra",
         "mpnet",
+        "deberta-v2",
         "opt",
         "gpt2",
         "llama",
@@ -238,3 +239,13 @@ def test_adapters_merge_into_bases_of_half_precision(tmp_path, dtype):
     theirs = weights["bert.encoder.layer.1.attention.self.query.weight"].float().numpy().T
     kernel = np.asarray(ours.params["layers"][1]["attention"]["q"]["kernel"], np.float32).reshape(theirs.shape)
     np.testing.assert_allclose(kernel, theirs, rtol=2**-7 if dtype == "bfloat16" else 2**-10, atol=1e-3)
+
+
+def test_all_linear_layers_of_deberta_give_pefts_logits(tmp_path):
+    """Those that project distances among them."""
+    reference = random_reference("deberta-v2", "classification", seed=3, share_att_key=False)
+    reference.save_pretrained(tmp_path / "base")
+    theirs = random_adapter(reference, task_type="SEQ_CLS", target_modules="all-linear")
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(ours, IDS), logits(theirs), atol=TOLERANCE)

@@ -13,7 +13,8 @@ import torch
 import jaxprune as jp
 from jaxprune.checkpoint import load
 from jaxprune.model import logits
-from jaxprune.model.attention_kinds import Relative
+from jaxprune.model.attention_kinds import Disentangled, Relative
+from jaxprune.model.disentangled import distance_rows, pair_rows
 from jaxprune.model.relative import pair_buckets
 from tests.helpers import tiny
 from tests.parity.reference import (
@@ -156,6 +157,64 @@ def test_buckets_of_all_distances():
     theirs = MPNetEncoder.relative_position_bucket(ahead).numpy()
     pairs = np.asarray(pair_buckets(Relative(), 701))
     np.testing.assert_array_equal(np.concatenate([pairs[700, :700], pairs[0]]), theirs)
+
+
+DISTANCES = {"position_buckets": 6, "max_position_embeddings": 40}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pos_att_type": "c2p"},
+        {"pos_att_type": ["p2c"], "share_att_key": False},
+        {"share_att_key": False, "norm_rel_ebd": "none", "max_relative_positions": 5, "position_buckets": -1},
+        {"position_biased_input": True, "type_vocab_size": 2, "pooler_hidden_act": "tanh"},
+        {"relative_attention": False, "norm_rel_ebd": "none", "position_biased_input": True},
+        {"pos_att_type": None, "attention_head_size": 4, "embedding_size": 12, "layer_norm_eps": 1e-3},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_switches_of_deberta(tmp_path, changes):
+    reference = random_reference("deberta-v2", "classification", seed=5, **changes)
+    reference.save_pretrained(tmp_path)
+    assert_parity(tmp_path, reference, "deberta-v2")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_texts_of_deberta_beyond_its_buckets(tmp_path, shared):
+    """Farther apart than distances have rows of their own, and than the table reaches."""
+    reference = random_reference(
+        "deberta-v2", "token_classification", seed=5, max_relative_positions=20, share_att_key=shared, **DISTANCES
+    )
+    reference.save_pretrained(tmp_path)
+    random, mask = np.random.RandomState(0), np.ones((2, 39), int)
+    mask[1, :13] = 0
+    inputs = {"input_ids": np.where(mask > 0, random.randint(2, 30, mask.shape), 0), "attention_mask": mask}
+    ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_the_new_words_of_deberta(tmp_path):
+    """Of "legacy": false: other modules, which transformers computes with tables as wide as the model alone."""
+    reference = random_reference("deberta-v2", "masked_lm", seed=5, legacy=False, embedding_size=12)
+    reference.save_pretrained(tmp_path)
+    assert_parity(tmp_path, reference, "deberta-v2")
+    old = json.loads((tmp_path / "config.json").read_text()) | {"legacy": True}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    model = load(tmp_path)
+    assert model.architecture.head == "none" and '"legacy": false reads it' in model.provenance.warnings[0]
+
+
+@pytest.mark.parametrize(("buckets", "reach"), [(256, 512), (6, 40), (10, 24), (32, 512), (2, 9)])
+def test_rows_of_all_distances(buckets, reach):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    ahead = torch.arange(-3 * reach, 3 * reach + 1)
+    theirs = make_log_bucket_position(ahead, buckets, reach).long().clamp(-buckets, buckets - 1).numpy()
+    pairs = np.asarray(pair_rows(Disentangled(reach=reach, buckets=buckets), 3 * reach + 1))
+    first = distance_rows(Disentangled(reach=reach, buckets=buckets), 3 * reach + 1)[0]
+    rows = np.concatenate([pairs[0, :0:-1], pairs[:, 0]]) + first - buckets
+    np.testing.assert_array_equal(rows, theirs)
 
 
 @pytest.mark.parametrize(

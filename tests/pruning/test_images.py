@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import CheckpointError, SettingsError
+from jaxprune.errors import CheckpointError, DataError, SettingsError
 from jaxprune.finetuning.lora import Lora
+from jaxprune.pruning.cost import flops
 from tests.helpers.images import SIZE, pixels, write_model, write_npz
 
 PIXELS = np.random.RandomState(0).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
@@ -54,6 +55,21 @@ def test_a_method_prunes_to_its_budget(name, task, models, tmp_path):
         assert (written.folder / "preprocessor_config.json").is_file()
         with pytest.raises(CheckpointError, match="no file is written for it; export with fill_zeros"):
             jp.export(small, tmp_path / "uneven")
+
+
+@pytest.mark.parametrize("family", ["vit", "deit"])
+def test_a_run_is_planned(family, task, models):
+    model, tokens = models[family], models[family].architecture.patches.tokens
+    budget, texts = jp.Budget(0.4), task.calibration(64)
+    told = jp.plan(model, 64, budget, jp.Magnitude())
+    assert (told.length, told.calibration.texts, told.calibration.tokens) == (tokens, 64, 64 * tokens)
+    assert told.seconds > 0 and f"{tokens} an image; no images were given" in told.assumptions[0]
+    small = jp.prune(model, texts, budget, jp.Magnitude())
+    assert flops(small.architecture, tokens) <= told.pruned[0].prunable_flops
+    if family == "vit":
+        assert jp.plan(model, texts, budget, jp.Magnitude()).calibration == told.calibration
+        with pytest.raises(DataError, match=r"images are 10 tokens to the model, not 12; leave length out"):
+            jp.plan(model, 64, budget, jp.Magnitude(), length=12)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,11 @@ def test_long_conversations_are_cut_and_counted(tmp_path):
         (given.PLAIN, [*HI, {"role": "environment", "content": "x"}], 'message 6 has the role "environment", which'),
         ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}", HI, "leaves out message 1"),
         ("{{ nothing.there }}", HI, "line 1: the chat template refuses the conversation"),
-        ("{% for m in messages %}", HI, "line 1: the chat template refuses the conversation"),
+        (
+            "{% for m in messages %}",
+            HI,
+            "^the tokenizer's chat template is no template of Jinja: Unexpected end of template",
+        ),
         (given.PLAIN, [HI[1], HI[2] | {"reasoning": "x"}], "message 2 has reasoning, which the chat template leaves"),
     ],
 )

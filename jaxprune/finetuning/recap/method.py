@@ -16,11 +16,13 @@ import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...checks import check_effect, checked
+from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
 from ...model import Batch, Model
-from ...model.heads import head_of
 from ...pruning.cut_check import check_model
+from ...runtime.compilations import compiling
+from ...runtime.device_limit import check_limit, recomputes
 from ...runtime.events import OnStep
 from ...runtime.placement import Placement, Where
 from ...tasks.task import Task
@@ -60,13 +62,15 @@ def recap(
     `model` may be dense or pruned. `host` and `device` are JAX devices or names ("cpu:0", "gpu:0"): where the full
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
     model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
-    more there. `out` is a folder for the log and the state after every round: a run that was killed goes on with
-    `resume=True`, to the same numbers. `settings` says how many epochs there are; `training.epochs` stays open. What
-    trains is float32 on the host and on the device; every parameter of the result, and of the model that is scored,
-    has the type it was loaded in, or `training.result_dtype`. `tokenizer` is that of `finetune`.
+    more there; where `training.remat` is open, layers are recomputed if a run fits only so. `out` is a folder for the
+    log and the state after every round: a run that was killed goes on with `resume=True`, to the same numbers.
+    `settings` says how many epochs there are; `training.epochs` stays open. What trains is float32 on the host and on
+    the device; every parameter of the result, and of the model that is scored, has the type it was loaded in, or
+    `training.result_dtype`. `tokenizer` is that of `finetune`.
 
     With `training.distill` the full model teaches, as it is when a round starts: its predictions are computed on the
-    host. Where its head is new (`labels=`), it begins to teach in the second round.
+    host. Of a language model these are what its head reads, two or four bytes a token and hidden unit there; the device
+    gets a batch's at a time. Where the head is new (`labels=`), it begins to teach in the second round.
 
     `on_phase` gets {"phase", "round", "of", …} with the phase's seconds and bytes (`Books`) after each phase; `on_step`
     {"phase", "done", "of", …} after every batch or, where K-prune measures and fits, part of it. The result's
@@ -95,25 +99,26 @@ def run_recap(
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
     model = model.with_tokenizer(tokenizer)
-    if device_limit is not None and (not isinstance(device_limit, int) or device_limit < 1):
-        raise SettingsError(f"device_limit must be a positive whole number of bytes, got {device_limit!r}.")
+    check_limit(device_limit)
     check_resume(out, resume)
-    placement = Placement.of(host, device, device_limit)
+    settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
-    training = _resolved(model, settings, training)
+    asked, training = training.remat, _resolved(model, settings, training)
     task = set_aside(task, training)
     texts = prepare(model, task)
-    check_targets(model, texts.targets, replace(training, distill=0.0), None)  # the full model is the teacher
+    untaught = replace(training, distill=0.0, temperature=None)  # the full model is the teacher
+    check_targets(model, texts.targets, untaught, None)
     check_model(model)
     batches = remembered(batches_for(texts.encoded, model.architecture, training))
     first, nothing = batches(0), lambda event: None
     start = first_state(model, settings)
     run = RecapRun(
-        model, task, settings, training, batches, texts.targets, len(first), _touched(model, texts, settings),
-        result_types(start.params, None), result_types(model.params, training.result_dtype), placement,
+        model, task, settings, training, texts.encoded, batches, texts.targets, len(first),
+        _touched(model, texts, settings), result_types(start.params, None),
+        result_types(model.params, training.result_dtype), placement,
         on_phase or nothing, on_step or nothing, together=texts.encoded.together, new_head=_new_head(model),
     )  # fmt: skip
-    _check_limit(run, first, device_limit)
+    run.training, run.doubts = _within(run, first, asked)
     saved = Saved(start, None, 0, ())
     if store is not None:
         saved = store.restore(saved, _same_run(run, first), on_host=True)
@@ -124,7 +129,8 @@ def run_recap(
         run.stopped = stopped
         for number in range(len(records), settings.rounds):
             try:
-                state, small, record = one_round(run, state, number)
+                with compiling() as compiled:
+                    state, small, record = one_round(run, state, number)
             except NumericalError as error:
                 raise NumericalError(
                     f"round {number + 1} of {settings.rounds}: {error}{_remains(store, records)}"
@@ -133,12 +139,12 @@ def run_recap(
                 raise KeyboardInterrupt(
                     f"interrupted in round {number + 1} of {settings.rounds}{_remains(store, records)}"
                 ) from stop
-            records.append(record)
+            records.append(record | compiled.as_json())
             if training.keep == "last" or goodness(record) >= max(map(goodness, records)):
                 best, state = small, state._replace(best=state.masks)
             if store is not None:
                 done = len(records) * settings.epochs_per_round * run.batch_count
-                store.log(step=done, **record)
+                store.log(step=done, **records[-1])
                 store.save(Saved(state, best, done, tuple(records)))
             if stopped() and len(records) < settings.rounds:
                 raise KeyboardInterrupt(
@@ -148,18 +154,22 @@ def run_recap(
     return finished(run, texts, first, state, best, records)
 
 
-def _check_limit(run: RecapRun, first: Sequence[Batch], limit: int | None) -> None:
-    """Raise `SettingsError` before the work where a phase is sure to need more than `limit` bytes on the device."""
-    if limit is None:
-        return
+def _within(run: RecapRun, first: Sequence[Batch], asked: bool | None) -> tuple[Train, tuple[str, ...]]:
+    """Training's settings, with layers recomputed where that keeps all phases within the limit, and a doubt that says
+    so. Raises `SettingsError` before the work where a phase is sure to need more.
+    """
     dense, (rows, length) = run.model.architecture, first[0].ids.shape
     small = uniform(dense, run.settings.remove)
-    predicted = phase_bytes(
-        dense, small, run.settings, run.training, rows, length, run.tokens, run.kept_types, run.result_types
-    )
-    name = max(predicted, key=predicted.__getitem__)
-    if 0.9 * predicted[name] > limit:  # predictions are within a tenth
-        run.placement.refuse(name, predicted[name], "is predicted to need")
+
+    def needed(remat: bool) -> dict[str, int]:
+        training = replace(run.training, remat=remat)
+        return phase_bytes(
+            dense, small, run.settings, training, rows, length, run.tokens, run.kept_types, run.result_types
+        )
+
+    remat, doubts = recomputes(asked, run.placement.limit, needed)
+    tell(doubts)
+    return replace(run.training, remat=remat), doubts
 
 
 def _resolved(model: Model, settings: Recap, training: Train) -> Train:
@@ -168,11 +178,6 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         raise SettingsError(
             "RECAP distils predictions only: hidden states of the full model would have to come to the device; set "
             "distill_hidden to 0."
-        )
-    if training.distills and head_of(model.architecture).language is not None:
-        raise SettingsError(
-            "RECAP on a language model learns from the text alone: the full model's predictions over the vocabulary "
-            "would have to come to the device; set distill to 0."
         )
     if training.epochs != settings.epochs:
         said = f"rounds {settings.rounds}, epochs_per_round {settings.epochs_per_round}"

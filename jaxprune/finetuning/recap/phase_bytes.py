@@ -9,10 +9,10 @@ import numpy as np
 from ...model import Architecture, LayerSizes, Model, Params, parameter_shapes
 from ...model.architecture import HALVES
 from ...model.heads import head_of
-from ...model.language import slice_tokens
+from ...model.language import slice_tokens, vocabulary
 from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
-from ...model.transformer import whole_forward
+from ...model.transformer import whole_pass
 from ...runtime.by_sublayer import outer_params
 from ...runtime.memory import program_bytes, temp_bytes
 from ..lora import count
@@ -113,8 +113,7 @@ def phase_bytes(
     parts = abstract_parts(small, least_frozen(settings), touched, types)
     chosen = select(parts, trainable_of(settings, small))[0]
     trained, trains = FLOAT * count(chosen), {id(leaf) for leaf in jax.tree.leaves(chosen)}
-    whole, tuned = held_bytes(parts), held_bytes(in_frozen_type(parts, training, trains))
-    moments = moment_bytes(chosen, training)
+    tuned, moments = held_bytes(in_frozen_type(parts, training, trains)), moment_bytes(chosen, training)
     stream = FLOAT * rows * length * small.hidden
     sweep = 0
     if settings.measure_on == "device":
@@ -129,17 +128,33 @@ def phase_bytes(
         words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
         sweep = max(outer + 2 * stream + words, going)
     activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
-    widest = max(size.neurons for size in small.layers)
+    taught = 0
+    if training.distills and head_of(small).language is not None:
+        # What is said of two batches, one of which is on its way; and the teacher's vocabulary, where ours moves.
+        taught = 2 * rows * length * small.hidden * np.dtype(training.dtype).itemsize
+        if settings.outer != "frozen":
+            taught += held_bytes(in_frozen_type(vocabulary(abstract(dense, types), dense), training))
     rounded = abstract_parts(small, least_frozen(settings), touched, results)
-    scored = max(whole, held_bytes(rounded) + wide_copies(rounded))  # rounded leaf by leaf, so never both
+    back = trained + held_bytes(select(rounded, trainable_of(settings, small))[1])
+    widest = FLOAT * rows * length * max(size.neurons for size in small.layers)
+    copies = max(wide_copies(rounded, in_turn=True), _vocabulary_copy(rounded, small))
     return {
         "importance": sweep,
         "masking": sweep,
         **({"teaching": 0} if training.distills else {}),  # the full model stays on the host
-        "tuning": tuned + trained + moments + activations,
-        "write back": whole + moments,
-        "evaluation": scored + FLOAT * rows * length * (3 * small.hidden + 2 * widest),
+        # What rested in fewer bits than the result has comes anew when all is trained.
+        "tuning": max(tuned + trained + moments + activations + taught, back + moments),
+        "write back": back + moments,
+        # What trained is rounded leaf by leaf, so it is never there twice.
+        "evaluation": max(back, held_bytes(rounded) + copies) + 3 * stream + 2 * widest,
     }
+
+
+def _vocabulary_copy(params: Params, architecture: Architecture) -> int:
+    """What a float32 copy takes of a language model's vocabulary that is kept in fewer bits."""
+    if head_of(architecture).language is None:
+        return 0
+    return FLOAT * count([x for x in jax.tree.leaves(vocabulary(params, architecture)) if x.dtype.itemsize < FLOAT])
 
 
 def measured_bytes(
@@ -150,18 +165,21 @@ def measured_bytes(
     rows: int,
     length: int,
     tokens: int | None = None,
+    types: Params | None = None,
+    results: Params | None = None,
 ) -> dict[str, int]:
     """The same by compiling each phase's largest program, for what lives and its temporaries; nothing is run.
 
-    Classification only, one text a row.
+    Of batches with one text a row.
     """
     training = training.resolved(small, adapted=False)
-    parts = abstract_parts(small, least_frozen(settings), tokens)
+    parts = abstract_parts(small, least_frozen(settings), tokens, types)
+    rounded = abstract_parts(small, least_frozen(settings), tokens, results)
     chosen = select(parts, trainable_of(settings, small))[0]
     moments, trains = moment_bytes(chosen, training), {id(leaf) for leaf in jax.tree.leaves(chosen)}
     tuning = compiled_step(Model(small, parts), rows, length, training, trainable=trainable_of(settings, small))
     batch = abstract_batch(small, rows, length)
-    forward = whole_forward.lower(parts, batch, architecture=small).compile()
+    forward = whole_pass(small).lower(rounded, batch, architecture=small).compile()  # type: ignore[attr-defined]
     sweep = 0
     if settings.measure_on == "device":
         outer = FLOAT * (count(outer_params(abstract(dense))) + 2 * rows * length * dense.hidden)
@@ -169,11 +187,11 @@ def measured_bytes(
         forms: tuple[Form, ...] = (settings.importance, "fisher")
         programs = [compiled_sweep(dense, abstract(dense)["layers"][0], batch, form) for form in forms]
         sweep = max(outer, *(program_bytes(program) for program in programs))
-    held = FLOAT * count(parts)
+    back = held_bytes(chosen) + held_bytes(select(rounded, trainable_of(settings, small))[1])
     return {
         "importance": sweep,
         "masking": sweep,
         "tuning": held_bytes(in_frozen_type(parts, training, trains)) + moments + temp_bytes(tuning),
-        "write back": held + moments,
-        "evaluation": held + temp_bytes(forward),
+        "write back": back + moments,
+        "evaluation": max(back, held_bytes(rounded) + temp_bytes(forward)),
     }

@@ -81,7 +81,9 @@ def finished(
         "peak_bytes": max(measured.values()),
     }
     warnings = list(
-        dict.fromkeys([*warnings, *texts.warnings, *batch_doubts(first, training), *records[kept_round]["warnings"]])
+        dict.fromkeys(
+            [*warnings, *texts.warnings, *run.doubts, *batch_doubts(first, training), *records[kept_round]["warnings"]]
+        )
     )
     tell(warnings)
     rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))

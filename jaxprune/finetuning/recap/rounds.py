@@ -1,21 +1,25 @@
 """One round of RECAP: importance, masking, teaching where the full model does, tuning, write back, evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ...evaluation.evaluate import evaluate
-from ...model import Architecture, Batch, Params
+from ...model import Architecture, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD
 from ...model.heads import head_of
+from ...model.language import vocabulary
 from ...pruning.cut import Mask, cut_architecture
-from ...runtime.by_sublayer import last_outputs
 from ...runtime.placement import free
+from ...tokens.packing import unpack_logits, unpack_tokens
+from ..guides import guides_of
 from ..lora import count
 from ..masters import in_types
 from ..step import merge, select
+from ..taught import Taught
 from .run import HostState, RecapRun
 from .scatter import (
     KeptIndices,
@@ -66,18 +70,23 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
     ]
     if run.training.distills:
         with run.phase("teaching", number, phases, False, run.teaching):
-            guides = _guides(run, state, epochs, number) if number or not run.new_head else None
+            taught = _taught(run, state, number) if number or not run.new_head else None
     else:
-        guides = None
-    before = state._replace(average=units.average)
-    with run.phase("tuning", number, phases, True), measured_ahead(run, before, number) as ahead:
+        taught = None
+    before = state._replace(average=units.average, masks=masks)
+    with (
+        run.phase("tuning", number, phases, True, run.of_shape("tuning", small)),
+        measured_ahead(run, before, number) as ahead,
+    ):
         parts = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens)
         trains = trainable_of(settings, small)
         del source  # with a refit, a second copy of all layers
         moments, first_step = _moments(state, parts, chosen, settings, small), number * len(epochs) * run.batch_count
         tuned = tune_round(
-            parts, moments, small, epochs, run.targets, run.training, settings, run.placement, guides,
-            steps=run.steps, done=first_step, since=0 if settings.moments == "dropped" else first_step,
+            parts, moments, small, epochs, run.targets, run.training, settings, run.placement, taught,
+            words=_words(state.params, run.model.architecture, settings) if taught is not None else None,
+            types=run.result_types, steps=run.steps, done=first_step,
+            since=0 if settings.moments == "dropped" else first_step,
             on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
         )  # fmt: skip
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)
@@ -99,7 +108,7 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             moments = AdamMoments(
                 *[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples]
             )
-    with run.phase("evaluation", number, phases, True):
+    with run.phase("evaluation", number, phases, True, run.of_shape("evaluation", small)):
         there = in_types(whole_parts(tuned), run.result_types, free)
         model = run.model.replace(architecture=small, params=there)
         scored = evaluate(model, run.task, split=run.split_name, programs=run.placement.programs)
@@ -132,32 +141,25 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
     return after, best, record
 
 
-def _guides(
-    run: RecapRun, state: HostState, epochs: Sequence[Callable[[], Sequence[Batch]]], number: int
-) -> list[list[np.ndarray]]:
-    """The full model's logits for every batch of the round's epochs, computed on the host."""
-    architecture, by_epoch = run.model.architecture, []
-    per_text = head_of(architecture).per_text
-    of = run.batch_count * (1 if per_text else len(epochs))
-    table: np.ndarray | None = None  # [texts, labels], of classifiers: one pass serves all epochs
-    for batches in epochs:
-        guides = []
-        for batch in batches():
-            texts = np.asarray(batch.index)
-            if table is not None:
-                guides.append(table[np.maximum(texts, 0)])
-                continue
-            with jax.default_device(run.placement.host):
-                (logits,) = last_outputs(state.params, [batch], architecture, run.teaching, logits=True)
-            guides.append(np.array(logits))
-            run.step({"phase": "teaching", "done": len(by_epoch) * run.batch_count + len(guides), "of": of})
-        by_epoch.append(guides)
-        if per_text and table is None and len(epochs) > 1:
-            table = np.zeros((len(run.targets), guides[0].shape[-1]), np.float32)
-            for batch, guide in zip(batches(), guides, strict=True):
-                texts = np.asarray(batch.index)
-                table[texts[texts >= 0]] = guide[texts >= 0]
-    return by_epoch
+def _taught(run: RecapRun, state: HostState, number: int) -> Taught:
+    """What the full model says of every training text as a round begins: worked out on the host, for all its epochs."""
+    architecture, batches = run.model.architecture, run.batches(number * run.settings.epochs_per_round)
+    head, values = head_of(architecture), []
+    # What a language model's head reads is large, and the step computes in this type.
+    dtype = jnp.dtype("float32" if head.language is None else run.training.dtype)
+    with jax.default_device(run.placement.host):
+        for value in guides_of(state.params, batches, architecture, run.teaching):
+            values.append(np.asarray(value).astype(dtype))
+            run.step({"phase": "teaching", "done": len(values), "of": len(batches)})
+    texts = unpack_logits(values, batches) if head.per_text else unpack_tokens(values, batches)
+    return Taught(texts, run.encoded, not head.per_text, values[0].shape[-1], dtype)
+
+
+def _words(full: Params, architecture: Architecture, settings: Recap) -> Params | None:
+    """The vocabulary with which a language model teaches, where its student's own may move away from it."""
+    if head_of(architecture).language is None or settings.outer == "frozen":
+        return None
+    return vocabulary(full, architecture)
 
 
 def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Params) -> Params:

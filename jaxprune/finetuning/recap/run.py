@@ -9,13 +9,14 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ...model import Batch, Model, Params
+from ...model import Architecture, Batch, Model, Params
 from ...pruning.cut import Mask, everything_kept
 from ...runtime.devices import Devices
 from ...runtime.events import OnStep
 from ...runtime.placement import Books, Placement
 from ...runtime.programs import Programs
 from ...tasks.task import Task
+from ...tokens.encoded import Encoded
 from ..epochs import first_texts
 from ..finetune import split_scored
 from ..settings import Train
@@ -57,6 +58,7 @@ class RecapRun:
     task: Task
     settings: Recap
     training: Train  # resolved; its epochs are those of the whole run
+    encoded: Encoded  # the training texts
     batches: Callable[[int], Sequence[Batch]]
     targets: np.ndarray
     batch_count: int  # of an epoch
@@ -68,9 +70,11 @@ class RecapRun:
     on_step: OnStep  # once a batch
     stopped: Callable[[], bool] = lambda: False  # whether a signal came
     together: int = 1  # training texts that belong to one example
+    doubts: tuple[str, ...] = ()
     new_head: bool = False  # whether the full model has nothing to teach before its first round
     # One set for all rounds: shapes stay. Where K-prune measures, layers come one by one as in the sweeps.
     sweeps: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
+    small: dict[str, tuple[Architecture, Programs]] = field(default_factory=dict)  # by phase: of the small model there
     teaching: Programs = field(default_factory=lambda: Programs(own={}, devices=Devices(stream=True)))
 
     @property
@@ -87,6 +91,14 @@ class RecapRun:
         """The texts that a round is measured on: those of its first batches, whose shape is that of all others."""
         batches = self.batches(number * self.settings.epochs_per_round)
         return first_texts(batches, self.settings.samples, self.together)
+
+    def of_shape(self, phase: str, small: Architecture) -> Programs:
+        """The programs of a phase in which the small model runs: those of the round before, where its shapes were the
+        same.
+        """
+        if phase not in self.small or self.small[phase][0] != small:
+            self.small[phase] = small, Programs(own={})
+        return self.small[phase][1]
 
     @property
     def split_name(self) -> str:

@@ -68,6 +68,7 @@ def choose_units(run: RecapRun, state: HostState, number: int, tell: OnStep) -> 
     settings, architecture, knowledge = run.settings, run.model.architecture, None
     sizes, masks, average, left = unit_sizes(architecture, settings), everything_kept(architecture), [], 1.0
     earlier = state.average if settings.average and number else None
+    widths = [int(mask.sum()) for mask in state.masks] if settings.widths == "first" and number else None
     for step, share in enumerate(step_shares(settings.remove, settings.pruning_steps)):
         if settings.importance == "kprune":
             knowledge, scores = _damage(run, state, number, tell)
@@ -77,7 +78,11 @@ def choose_units(run: RecapRun, state: HostState, number: int, tell: OnStep) -> 
         if not step and settings.average:
             average = importance
         left *= 1 - share
-        masks = keep_units(importance, sizes, masks, 1 - left, settings.cap)
+        if widths is None:
+            masks = keep_units(importance, sizes, masks, 1 - left, settings.cap)
+        else:
+            part = (step + 1) / settings.pruning_steps
+            masks = keep_widths(importance, widths, masks, part)
     return Units(masks, average, knowledge)
 
 
@@ -135,6 +140,19 @@ def keep_units(scores: Scores, sizes: Sequence[int], kept: Sequence[Mask], remov
         least += len(safe) * sizes[len(ranked) - 1]
     masks = threshold(ranked, sizes, max(least, total - round(removed * total)))
     return [new & old for new, old in zip(masks, kept, strict=True)]
+
+
+def keep_widths(scores: Scores, widths: Sequence[int], kept: Sequence[Mask], part: float = 1.0) -> list[Mask]:
+    """Masks (true keeps) of the most important units in `kept`, as many of each sublayer as `widths` says.
+
+    With `part` below 1 only that part of what has to go goes.
+    """
+    masks = []
+    for score, width, mask in zip(scores, widths, kept, strict=True):
+        stay = len(mask) - round(part * (len(mask) - width))
+        best = np.argsort(np.where(mask, -score, np.inf), kind="stable")[:stay]
+        masks.append(np.isin(np.arange(len(mask)), best))
+    return masks
 
 
 def averaged(earlier: Scores | None, new_scores: Scores, weight: float) -> Scores:

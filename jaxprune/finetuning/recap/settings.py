@@ -1,10 +1,12 @@
 """Settings of RECAP, and what follows from them for every round."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...checks import check_counts, check_effect, check_types
 from ...errors import SettingsError
+from ...model import Architecture
+from ...model.heads import head_of
 from ...pruning.refit_settings import kind_of
 from ...settings import Presets, formerly
 
@@ -29,6 +31,13 @@ class Recap(Presets):
     )
     pruning_steps: int = field(default=1, metadata={"help": "parts in which a round prunes, measuring again for each"})
     cap: float = field(default=CAP, metadata={"help": "largest share of a sublayer that a round may remove, in (0, 1)"})
+    widths: Literal["own", "first"] | None = field(
+        default=None,
+        metadata={
+            "help": "units that a sublayer keeps: as many as each round's ranking says (own), or as the first round's, "
+            "so that later rounds compile nothing; first on language models, else own"
+        },
+    )
     cost: Literal["units", "params"] = field(
         default="params",
         metadata={"help": "what remove is a share of, and what importance is per: units, parameters"},
@@ -89,9 +98,9 @@ class Recap(Presets):
                 f"K-prune's importance knows what went before, so pruning_steps must be 1, got {self.pruning_steps}."
             )
         if self.rounds == 1:
-            check_effect(self, ("freeze_schedule", "average", "prefetch"), "in a single round")
+            check_effect(self, ("freeze_schedule", "average", "prefetch", "widths"), "in a single round")
         if self.remove == 0:  # what goes is then decided by nothing; cost stays, as presets set it
-            names = ("pruning_steps", "cap", "importance", "refit", "prefetch", "average")
+            names = ("pruning_steps", "cap", "importance", "refit", "prefetch", "average", "widths")
             check_effect(self, names, "with remove 0, which leaves every unit")
         if self.freeze == self.remove:
             check_effect(self, ("freeze_schedule",), f"from freeze {self.freeze} to remove {self.remove}")
@@ -125,6 +134,12 @@ class Recap(Presets):
     def epochs(self) -> int:
         """Passes over the training texts in the whole run."""
         return self.rounds * self.epochs_per_round
+
+    def resolved(self, architecture: Architecture) -> "Recap":
+        """The same settings with a value in place of every None that has an effect on such a model."""
+        if self.widths or self.rounds == 1 or not self.remove:
+            return self
+        return replace(self, widths="own" if head_of(architecture).language is None else "first")
 
     def freeze_at(self, number: int) -> float:
         """The share of rows that is frozen in round `number`, from 0."""

@@ -20,6 +20,7 @@ from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD, HALVES
 from ...model.context import context_of
+from ...model.sublayer import INPUTS, OUTPUT
 from ...model.transformer import whole_layer
 from ...pruning.cut import Mask, map_units
 from ...runtime.by_sublayer import outer_params, start
@@ -94,7 +95,8 @@ def weight_scores(half: str, p: Params, gradient: Params) -> Array:
 def row_scores(half: str, gradient: Params) -> dict[str, Array]:
     """Σ g² over each row of the matrices of a half, shaped as its units: the diagonal of the Fisher information."""
     hidden = {"o": -1, "down": -1}  # where the other axis, that of the residual stream, lies
-    return {name: jnp.sum(p["kernel"] ** 2, axis=hidden.get(name, 0)) for name, p in gradient.items() if "kernel" in p}
+    names = [name for name in (*INPUTS[half], OUTPUT[half]) if name in gradient]
+    return {name: jnp.sum(gradient[name]["kernel"] ** 2, axis=hidden.get(name, 0)) for name in names}
 
 
 def sweep(

@@ -1,6 +1,7 @@
 """One round's training on the device: only the trainable rows have gradients and moments."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,13 @@ import optax
 from ...errors import NumericalError
 from ...model import Architecture, Batch, Params
 from ...model.heads import head_of
+from ...model.language import vocabulary
 from ...runtime.placement import Placement, free
 from ..losses import targets_of, unit_count
-from ..masters import at_rest
+from ..masters import at_rest, in_types
 from ..settings import Train
 from ..step import Clock, Frozen, State, Trainable, all_finite, merge, optimizer, select, train_step
+from ..taught import Taught
 from .settings import Recap
 
 BETAS = (0.9, 0.999)  # of optax's AdamW: what moments that did not train decay by, once a round
@@ -97,7 +100,7 @@ class TunedRound(NamedTuple):
     """A round's result, still on the device."""
 
     chosen: Params  # the trained leaves; None in place of every other
-    frozen: Params  # the other ones
+    frozen: Params  # the other ones, in the types of the result
     moments: AdamMoments  # of the trained leaves
     losses: list[float]  # of every step
     counts: list[float]  # of texts, or learnt tokens, that each step's loss is the mean of
@@ -112,8 +115,10 @@ def tune_round(
     training: Train,
     settings: Recap,
     placement: Placement,
-    guides: Sequence[Sequence[np.ndarray]] | None = None,
+    taught: Taught | None = None,
     *,
+    words: Params | None = None,
+    types: Params,
     steps: int,
     done: int,
     since: int,
@@ -121,9 +126,10 @@ def tune_round(
 ) -> TunedRound:
     """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
 
-    What is frozen is there in `training.frozen_dtype`, and in the result as it was.
+    What is frozen is there in `training.frozen_dtype`, and then in `types`, those of the model that is scored.
 
-    `parts` and `moments` are NumPy's; `epochs` give their batches, `guides` a teacher's logits for each of them.
+    `parts` and `moments` are NumPy's; `epochs` give their batches, `taught` what a teacher says of their texts. Of a
+    language model the vocabulary is its teacher's too, unless that has `words` of its own.
     Raises `NumericalError` where a loss is not finite.
     """
     chosen, frozen = select(parts, trainable_of(settings, architecture))
@@ -134,7 +140,12 @@ def tune_round(
     key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    constants, todo = Frozen(there, [], None), _arrays(epochs, targets, guides, architecture, counts)
+    own = placement.to_device(at_rest(words, training.frozen_dtype)) if words is not None else None
+    lesson = own
+    if taught is not None and head_of(architecture).language is not None:
+        static["teacher"] = architecture
+        lesson = vocabulary(there, architecture) if own is None else own
+    constants, todo = Frozen(there, [], lesson), _arrays(epochs, targets, taught, architecture, counts)
     coming = placement.to_device(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
@@ -154,31 +165,46 @@ def tune_round(
         on_step(done, losses[-1])
     if not bool(all_finite(state.params)):
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
+    free(own)
     final = moments_of(state)
-    if resting is not frozen:
-        free(there)
-        there = placement.to_device(frozen)
+    there = in_result_types(there, frozen, types, placement)
     return TunedRound(
         state.params["params"], there, AdamMoments(final.first["params"], final.second["params"]), losses, counts
     )
 
 
+def in_result_types(there: Params, frozen: Params, types: Params, placement: Placement) -> Params:
+    """What was `frozen`, on the device in `types`, from what rested `there`, which is consumed.
+
+    It is sent again only where it was rounded to another type.
+    """
+
+    def leaf(dtype: np.dtype, rested: Any, whole: Any) -> Any:
+        if rested.dtype in (whole.dtype, dtype):
+            return in_types(rested, dtype, free)
+        free(rested)
+        return placement.to_device(in_types(whole, dtype))
+
+    part = lambda dtype, *trees: jax.tree.map(partial(leaf, dtype), *trees)  # noqa: E731
+    return jax.tree.map(part, types, there, frozen)
+
+
 def _arrays(
     epochs: Sequence[Callable[[], Sequence[Batch]]],
     targets: np.ndarray,
-    guides: Sequence[Sequence[np.ndarray]] | None,
+    taught: Taught | None,
     architecture: Architecture,
     counts: list[float],
 ) -> Iterator[tuple[Any, ...]]:
-    """What a step reads of every batch: itself, its targets and, where there are guides, its guide.
+    """What a step reads of every batch: itself, its targets and, where there is a teacher, what that says of it.
 
     Adds what its loss is the mean of to `counts`.
     """
-    for number, batches in enumerate(epochs):
-        for place, batch in enumerate(batches()):
+    for batches in epochs:
+        for batch in batches():
             goal = targets_of(batch, targets)
             counts.append(float(unit_count(batch, goal, architecture)))
-            yield (batch, goal) if guides is None else (batch, goal, guides[number][place])
+            yield (batch, goal) if taught is None else (batch, goal, taught.of(batch))
 
 
 def whole_parts(tuned: TunedRound) -> Params:

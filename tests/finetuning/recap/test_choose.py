@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 import jaxprune as jp
 from jaxprune.errors import SettingsError
-from jaxprune.finetuning.recap.selection import averaged, keep_units, train_rows, trained_count, unit_sizes
+from jaxprune.finetuning.recap.selection import averaged, keep_units, keep_widths, train_rows, trained_count, unit_sizes
 from jaxprune.finetuning.recap.settings import Recap, step_shares
 from jaxprune.pruning.cost import unit_costs
 from tests.helpers import tiny
@@ -45,6 +45,16 @@ def test_one_ranking_over_all_sublayers_with_a_cap(units):
     assert all(p[~mask].max(initial=-np.inf) <= lowest for p, mask in zip(per, masks, strict=True))
     again = keep_units(scores, sizes, masks, min(0.85, remove + 0.1), 0.85)
     assert all(np.all(new <= old) for new, old in zip(again, masks, strict=True))  # what went stays away
+
+
+def test_widths_of_the_first_round_hold_whatever_is_important_later():
+    random = np.random.RandomState(0)
+    scores, whole = [random.rand(7), random.rand(12)], [np.ones(7, bool), np.ones(12, bool)]
+    half = keep_widths(scores, (3, 12), whole, 0.5)
+    masks = keep_widths([score[::-1] for score in scores], (3, 12), half)
+    assert [mask.sum() for mask in half] == [5, 12] and [mask.sum() for mask in masks] == [3, 12]
+    assert all(np.all(new <= old) for new, old in zip(masks, half, strict=True))
+    assert set(np.flatnonzero(half[0])) == set(np.argsort(-scores[0])[:5])
 
 
 @pytest.mark.parametrize("remove", [0.5, 0.85])

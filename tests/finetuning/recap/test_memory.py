@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 
 import jaxprune as jp
 from jaxprune.finetuning.lora import count
+from jaxprune.finetuning.masters import at_rest, result_types
 from jaxprune.finetuning.recap.phase_bytes import abstract, abstract_parts, measured_bytes, phase_bytes, uniform
-from jaxprune.finetuning.recap.tuning import trainable_of
+from jaxprune.finetuning.recap.tuning import in_result_types, trainable_of
 from jaxprune.finetuning.step import select
 from jaxprune.finetuning.training_bytes import FLOAT, compiled_step
 from jaxprune.model import Architecture, LayerSizes, Model
 from jaxprune.pruning.cost import whole_parameters
 from jaxprune.runtime.memory import temp_bytes
+from jaxprune.runtime.placement import Placement
 from tests.helpers import tiny
 from tests.model.test_partial_rows import parts_of
 
@@ -73,6 +76,20 @@ def test_more_frozen_is_less_to_hold():
         )
     ]
     assert found == sorted(found, reverse=True) and len(set(found)) == 4
+
+
+@pytest.mark.parametrize(
+    "rest, result, again",
+    [("bfloat16", "bfloat16", 0), ("bfloat16", "float32", 4), (None, "bfloat16", 0), (None, None, 0)],
+)
+def test_what_is_frozen_goes_on_in_the_types_of_the_result(rest, result, again):
+    """It is sent `again`, so many bytes a number, only where it rested in another type than both."""
+    frozen, place = {"a": np.float32(np.random.RandomState(0).randn(50))}, Placement.of()
+    types, there = result_types(frozen, result), place.to_device(at_rest(frozen, rest))
+    before = place.books.bytes_to_device
+    ours = in_result_types(there, frozen, types, place)["a"]
+    np.testing.assert_array_equal(ours, frozen["a"].astype(types["a"]), strict=True)
+    assert place.books.bytes_to_device - before == 50 * again
 
 
 def test_recomputed_layers_are_not_kept():

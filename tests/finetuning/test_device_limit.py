@@ -1,0 +1,48 @@
+"""A limit on the device's bytes turns recomputation on by itself, in `finetune` and in RECAP, and says so."""
+
+import re
+from functools import partial
+
+import pytest
+
+import jaxprune as jp
+from jaxprune.errors import SettingsError
+from jaxprune.finetuning import finetune
+from jaxprune.finetuning.recap import method
+
+
+class Reached(Exception):
+    """Training would begin."""
+
+
+@pytest.mark.parametrize("name", ["finetune", "recap"])
+def test_a_limit_turns_remat_on_where_nobody_said_otherwise(name, model, task, monkeypatch, caplog):
+    def stop(remat):
+        raise Reached(remat)
+
+    monkeypatch.setattr(finetune, "train", lambda model, batches, targets, settings, **_: stop(settings.remat))
+    monkeypatch.setattr(method, "one_round", lambda run, state, number: stop(run.training.remat))
+    run = (
+        partial(jp.finetune, model, task) if name == "finetune" else partial(jp.recap, model, task, jp.Recap(rounds=1))
+    )
+
+    def begun(remat, limit):
+        with pytest.raises(Reached) as reached:
+            run(jp.Train(remat=remat), device_limit=limit)
+        return reached.value.args[0]
+
+    def needed(remat):
+        with pytest.raises(
+            SettingsError, match="is predicted to need .* bytes on the device, the limit is 1;"
+        ) as error:
+            begun(remat, 1)
+        return int(re.findall(r"need ([\d,]+) bytes", str(error.value))[0].replace(",", ""))
+
+    whole, light = needed(False), needed(True)
+    assert light < whole
+    assert [begun(asked, whole) for asked in (None, False, True)] == [False, False, True]
+    assert not [entry for entry in caplog.messages if "remat" in entry]
+    assert [begun(asked, whole - 1) for asked in (False, None)] == [False, True]
+    assert sum("layers are recomputed in the backward pass (remat)" in entry for entry in caplog.messages) == 1
+    with pytest.raises(SettingsError, match="device_limit must be a positive whole number of bytes, got 0"):
+        begun(None, 0)

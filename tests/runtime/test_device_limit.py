@@ -1,0 +1,36 @@
+"""Layers are recomputed where a run fits only so and nobody said otherwise; what never fits is refused."""
+
+import pytest
+
+from jaxprune.errors import SettingsError
+from jaxprune.runtime.device_limit import recomputes
+
+NEEDED = {False: {"tuning": 1000, "evaluation": 300}, True: {"tuning": 200, "evaluation": 300}}
+
+
+@pytest.mark.parametrize(
+    "asked, limit, on, told",
+    [
+        (None, None, False, 0),
+        (None, 1000, False, 0),
+        (None, 999, True, 1),
+        (None, 280, True, 1),  # predictions are within a tenth
+        (True, 280, True, 0),
+        (False, 950, False, 0),
+    ],
+)
+def test_layers_are_recomputed_where_a_run_fits_only_so(asked, limit, on, told):
+    remat, doubts = recomputes(asked, limit, NEEDED.__getitem__)
+    assert (remat, len(doubts)) == (on, told)
+    if told:
+        assert "tuning is predicted to need 1,000 bytes on the device without it, evaluation 300 with it" in doubts[0]
+
+
+@pytest.mark.parametrize(
+    "asked, limit, named", [(None, 260, "tuning"), (True, 260, "evaluation"), (False, 890, "tuning")]
+)
+def test_what_never_fits_is_refused(asked, limit, named):
+    with pytest.raises(
+        SettingsError, match=rf"{named} is predicted to need [\d,]+ bytes on the device, the limit is {limit};"
+    ):
+        recomputes(asked, limit, NEEDED.__getitem__)
