@@ -132,6 +132,11 @@ def chosen_guides(
         return on_the_way(teacher, devices, programs)
     if encoded is None or folder is None:
         raise SettingsError("a teacher whose words are kept on disk needs the run's folder and the texts themselves.")
+    if encoded.masking is not None:
+        raise SettingsError(
+            "words are masked anew in every epoch, and what the teacher says once is of one masking (teacher_in "
+            "'disk'); set teacher_in to 'host' or 'device'."
+        )
     params, a = jax.tree.map(np.asarray, teacher.params), teacher.architecture
     alone = Programs(devices=Devices(stream=True))
     table = kept(

@@ -15,6 +15,7 @@ from jaxprune.finetuning.taught import NOTES, VALUES, kept
 from jaxprune.finetuning.texts import prepare
 from jaxprune.runtime.devices import Devices
 from jaxprune.runtime.programs import Programs
+from jaxprune.tokens.encoded import Masking
 from jaxprune.tokens.packing import pack
 from tests.finetuning.test_language_models import SETTINGS, files, llama, task as text  # noqa: F401  (fixtures)
 
@@ -177,7 +178,7 @@ def test_what_no_type_holds_is_refused(teacher, encoded, tmp_path):
         kept(tmp_path, teacher, encoded, None, loud(np.nan))
 
 
-def test_where_a_teacher_cannot_be_is_said_before_the_work(llama, teacher, text):  # noqa: F811
+def test_where_a_teacher_cannot_be_is_said_before_the_work(llama, teacher, text, encoded, tmp_path):  # noqa: F811
     disk = replace(LEARN, teacher_in="disk")
     with pytest.raises(SettingsError, match=r"kept in the run's folder \(teacher_in 'disk'\), and there is none; pass"):
         jp.finetune(llama, text, disk, teacher=teacher)
@@ -185,3 +186,6 @@ def test_where_a_teacher_cannot_be_is_said_before_the_work(llama, teacher, text)
         SettingsError, match="distill_hidden 1.0 compares hidden states of every layer, which a teacher"
     ):
         replace(disk, distill_hidden=1.0)
+    masked = replace(encoded, masking=Masking(mask=1, special=(), entries=26))
+    with pytest.raises(SettingsError, match="words are masked anew in every epoch, and what the teacher says once"):
+        guides.chosen_guides(teacher, disk, Devices(), PROGRAMS, masked, tmp_path)
