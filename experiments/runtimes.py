@@ -441,12 +441,12 @@ def decoder_table(lines: list[dict[str, Any]]) -> str:
             "",
             f"{timed[0]['by']}, on the same windows of token ids. Tokens per second of the thread's own time, since "
             "the machine had other work: a prompt of 128 tokens, and 32 tokens one by one behind it; medians of "
-            f"{timed[0]['turns']} turns, in an order that turns around. As dense: medians (quartiles) of the "
+            f"{timed[0]['turns']} turns, in an order that turns around. Times dense: medians (quartiles) of the "
             "ratios within a turn, to the dense model in the same numbers.",
         ]
     text += [
         "",
-        "| model | runtime | perplexity | MB | prompt, tokens/s | as dense | generation, tokens/s | as dense |",
+        "| model | runtime | perplexity | MB | prompt, tokens/s | times dense | generation, tokens/s | times dense |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:

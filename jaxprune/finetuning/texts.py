@@ -144,6 +144,13 @@ def _compared(tokenizer: Reader, label_map: LabelMap, architecture: Architecture
     targets[:, TEXT] = [known.setdefault(np.asarray(ids, np.int32).tobytes(), len(known)) for ids in encoded.ids]
     warnings, settings = cut_texts(encoded, "training texts"), architecture.embedding
     assert settings is not None  # of the head that pairs need
+    pairs = targets[:, TEXT].reshape(-1, each)
+    again = len(pairs) - len(np.unique(pairs, axis=0))
+    if again:
+        warnings += (
+            f"{again} of {len(pairs)} training pairs were there before, with the same tokens, and count again; drop "
+            "them where that is not meant.",
+        )
     others = [name for name, text in settings.prompts if text and name != settings.default_prompt]
     if others:
         warnings += (

@@ -60,6 +60,12 @@ def without_negatives(task):
     return replace(task, train=bare(task.train), validation=bare(task.validation))
 
 
+def test_a_pair_that_is_there_again_is_a_doubt(model, task):
+    assert not any("there before" in doubt for doubt in prepare(model, task).warnings)
+    twice = replace(task, train=(*task.train, *task.train[3:5]))
+    assert any(doubt.startswith("2 of 50 training pairs were there before") for doubt in prepare(model, twice).warnings)
+
+
 def test_groups_stay_in_one_row_and_every_pair_is_in_an_epoch_once(model, task):
     texts = prepare(model, task)
     assert texts.encoded.together == 3 and len(texts.encoded) == 144

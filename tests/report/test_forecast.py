@@ -39,7 +39,7 @@ def test_calls_are_counted_as_they_come(model, name, monkeypatch):
 def test_what_is_kept_in_part_counts_in_part(model, monkeypatch):
     """Between keeping nothing and everything: what the bytes allow."""
     kept = []
-    monkeypatch.setattr(module, "_probes", lambda *given: kept.append(given[4]) or {})
+    monkeypatch.setattr(module, "_probes", lambda *given: kept.append(given[5]) or {})
     monkeypatch.setattr(module, "_seconds", lambda *given: [10.0, 20.0][len(kept) % 2])
     monkeypatch.setattr(module, "_compiling", lambda *given: 1.0)
     monkeypatch.setattr(module, "_line", lambda *given: 1.0)
@@ -49,7 +49,7 @@ def test_what_is_kept_in_part_counts_in_part(model, monkeypatch):
         def __missing__(self, key):
             return module._Probe()
 
-    monkeypatch.setattr(module, "_probes", lambda *given: kept.append(given[4]) or Probes())
+    monkeypatch.setattr(module, "_probes", lambda *given: kept.append(given[5]) or Probes())
     found = forecast(model, jp.KPrune(), [jp.Budget(0.5)], [LENGTH] * TEXTS)
     assert len(kept) == 2 and kept[0][1] == 2 * kept[0][0] > 0 and kept[1] == [module.KEEP_BYTES] * 2
     assert found.seconds == 0.75 * 20.0 + 0.25 * 10.0 + 1.0
