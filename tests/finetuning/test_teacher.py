@@ -38,7 +38,7 @@ def taught(model, teacher, task) -> jp.Model:
 def matched(model, teacher, task) -> tuple[list[int], tuple[str, ...]]:
     """Which outputs of the teacher stand where the model has its own, and the doubts."""
     encoded = prepare(model, task).encoded
-    fitted, doubts = fitting(teacher, model, task, encoded, partial(encoded_by, task))
+    fitted, doubts = fitting(teacher, model, task, encoded, partial(encoded_by, task, model.architecture))
     assert fitted.architecture.labels == model.architecture.labels
     before, after = (np.asarray(each.params["head"]["kernel"]) for each in (teacher, fitted))
     return [int(np.argmin(np.abs(before - column[:, None]).sum(0))) for column in after.T], doubts
