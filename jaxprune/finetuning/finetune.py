@@ -142,7 +142,7 @@ def tune(
     batches = batches_for(texts.encoded, read_by, settings, devices)
     first = batches(0)
     leaves = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
-    settings, tight = within_limit(device_limit, model, leaves, first[0], settings, devices, teacher)
+    settings, tight = within_limit(device_limit, model, leaves, first, settings, devices, teacher)
     doubts += tight
     for path, leaf in named_parameters(model.params)[0].items():
         check_finite(path, np.asarray(leaf), "the model")
@@ -163,6 +163,7 @@ def tune(
     trained = train(
         model, batches, texts.targets, settings, trainable=chosen, adapters=adapters, teacher=teacher,
         encoded=texts.encoded, mesh=mesh, score=score, store=store, on_step=on_step, scored=scored_texts(task, split),
+        device_limit=device_limit,
     )  # fmt: skip
     weights = [] if trained.adapters is None else trained.adapters.weights
     parts = select(model.params, chosen)[0], weights
@@ -183,7 +184,9 @@ def tune(
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
         "compile_seconds": trained.compile_seconds,
-        "bytes": training_bytes(model, parts, rows, length, settings, trained.temp_bytes, devices, teacher),
+        "bytes": training_bytes(
+            model, parts, rows, length, settings, trained.temp_bytes, devices, teacher, len(first), device_limit
+        ),
         "peak_bytes": trained.peak_bytes,
     }
     if devices.mesh is not None:

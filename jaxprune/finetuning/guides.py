@@ -30,7 +30,9 @@ from .losses import as_taught
 from .settings import Train
 from .taught import kept
 
-TOGETHER = 2**28  # bytes of residual streams that pass the sublayers of a teacher in host memory together
+# Bytes of residual streams that pass the sublayers of a teacher in host memory together, and the part of a limit on the
+# device's bytes that these may take.
+TOGETHER, PART = 2**28, 1 / 16
 
 Guides = Callable[[Sequence[Batch]], Iterator[Any]]  # of batches: what the teacher says of each, in turn
 
@@ -73,17 +75,22 @@ def beside(teacher: Model, settings: Train) -> Params | None:
     return vocabulary(teacher.params, teacher.architecture) if known else None
 
 
-def together(batch: Batch, hidden: int) -> int:
-    """How many batches of this shape pass the sublayers of a teacher in host memory together."""
-    return max(1, TOGETHER // (4 * hidden * np.size(batch.ids)))
+def together(batch: Batch, hidden: int, batches: int, limit: int | None = None) -> int:
+    """How many of so many `batches` of this shape pass the sublayers of a teacher in host memory together; fewer where
+    there is a `limit` on the device's bytes.
+    """
+    room = TOGETHER if limit is None else min(TOGETHER, int(PART * limit))
+    return max(1, min(batches, room // (4 * hidden * np.size(batch.ids))))
 
 
-def on_the_way(teacher: Model, devices: Devices, programs: Programs) -> Guides:
-    """Guides of a teacher whose weights stay in host memory. `programs.devices` streams."""
+def on_the_way(teacher: Model, devices: Devices, programs: Programs, limit: int | None = None) -> Guides:
+    """Guides of a teacher whose weights stay in host memory. `programs.devices` streams; `limit` is that of
+    `together`.
+    """
     params, a = jax.tree.map(np.asarray, teacher.params), teacher.architecture
 
     def of(batches: Sequence[Batch]) -> Iterator[Any]:
-        size = together(batches[0], a.hidden) if len(batches) else 1
+        size = together(batches[0], a.hidden, len(batches), limit) if len(batches) else 1
         for at in range(0, len(batches), size):
             group = [devices.own_rows(pooled(as_taught(batch, a), a)) for batch in batches[at : at + size]]
             yield from guides_of(params, group, a, programs)
@@ -120,16 +127,17 @@ def chosen_guides(
     encoded: Encoded | None,
     folder: Path | None,
     on_step: OnStep | None = None,
+    limit: int | None = None,
 ) -> Guides | None:
     """Guides of a teacher that is not on the device, as the settings say; None of one that is.
 
     `encoded` are the texts of the batches, by their numbers. `programs.devices` streams. `on_step` hears of the pass
-    over all texts: {"phase": "teaching", "done", "of"}. Raises as `taught.kept` does.
+    over all texts: {"phase": "teaching", "done", "of"}. `limit` is that of `together`. Raises as `taught.kept` does.
     """
     if settings.teacher_in == "device":
         return None
     if settings.teacher_in == "host":
-        return on_the_way(teacher, devices, programs)
+        return on_the_way(teacher, devices, programs, limit)
     if encoded is None or folder is None:
         raise SettingsError("a teacher whose words are kept on disk needs the run's folder and the texts themselves.")
     if encoded.masking is not None:

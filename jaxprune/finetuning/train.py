@@ -69,6 +69,7 @@ def train(
     on_step: OnStep | None = None,
     scored: Mapping[str, Any] = MappingProxyType({}),
     patience: int | None = None,
+    device_limit: int | None = None,
 ) -> Trained:
     """Train the leaves chosen by `trainable`, and `adapters`; the other leaves are shared with `model`.
 
@@ -84,7 +85,8 @@ def train(
     `settings.shard`; and perhaps an axis "model", over which units and the vocabulary are. Every process reads its own
     rows. `store` logs, keeps states to resume from, on as many devices as there are then, and turns an interruption
     into one that loses nothing; with `scored`, what `score` depends on, only a run that scores alike goes on. So many
-    epochs as `patience` says without a better score end the run. `on_step` gets {"phase": "train", "done", "of",
+    epochs as `patience` says without a better score end the run. With a `device_limit` fewer batches pass through a
+    teacher in host memory together. `on_step` gets {"phase": "train", "done", "of",
     "epoch", "loss", "score"}, and before these {"phase": "teaching", "done", "of"} while a teacher is heard.
 
     Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
@@ -124,7 +126,7 @@ def train(
     if teacher is not None:
         static["teacher"], taught = teacher.architecture, beside(teacher, settings)
         folder = None if store is None else store.folder
-        guides = chosen_guides(teacher, settings, devices, books, encoded, folder, on_step)
+        guides = chosen_guides(teacher, settings, devices, books, encoded, folder, on_step, device_limit)
     constants = devices.fetch(Frozen(resting, scaling, taught))
     state, key = saved.state, devices.everywhere(jax.random.key(settings.seed))
     if devices.mesh is not None:

@@ -83,13 +83,16 @@ def training_bytes(
     temp: int,
     devices: Devices = Devices(),
     teacher: Model | None = None,
+    batches: int = 1,
+    limit: int | None = None,
 ) -> dict[str, int]:
     """Bytes of a training step by kind; `parts` holds the trainable leaves, `temp` is what the program needs besides.
 
     Of several `devices`, those of one. parameters, gradients and moments are exact; activations are a prediction, with
     `wide_copies` where a step computes in float32; "made whole" are copies of weights that are spread; "teacher" what
     `teacher_bytes` says. predicted is the sum; measured puts the compiled program's own temporaries in place of all but
-    parameters, moments and the teacher.
+    parameters, moments and the teacher. `batches` of an epoch and the `limit` on the device's bytes say how much a
+    teacher in host memory has there.
     """
     settings = settings.resolved(model.architecture, adapted=False)
     trains = {id(leaf) for leaf in jax.tree.leaves(parts)}
@@ -115,7 +118,7 @@ def training_bytes(
         sizes["made whole"] = whole_bytes(model.architecture, params, trains, settings, devices)
     if teacher is not None:
         spare = sizes["gradients"] + sizes["activations"]  # of the step, which are not there while the teacher speaks
-        sizes["teacher"] = teacher_bytes(teacher, rows, length, settings, spare, devices)
+        sizes["teacher"] = teacher_bytes(teacher, rows, length, settings, spare, devices, batches, limit)
     return {
         **sizes,
         "predicted": sum(sizes.values()),
@@ -128,7 +131,7 @@ def within_limit(
     limit: int | None,
     model: Model,
     parts: Any,
-    batch: Batch,
+    batches: Sequence[Batch],
     settings: Train,
     devices: Devices = Devices(),
     teacher: Model | None = None,
@@ -136,10 +139,12 @@ def within_limit(
     """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
     doubt that says it. Raises `SettingsError` where a step is sure to need more.
     """
-    rows, length = batch.ids.shape
+    rows, length = batches[0].ids.shape
 
     def needed(remat: bool) -> dict[str, int]:
-        sizes = training_bytes(model, parts, rows, length, replace(settings, remat=remat), 0, devices, teacher)
+        sizes = training_bytes(
+            model, parts, rows, length, replace(settings, remat=remat), 0, devices, teacher, len(batches), limit
+        )
         return {"a training step": sizes["predicted"]}
 
     remat, doubts = recomputes(settings.remat, limit, needed)
@@ -148,13 +153,20 @@ def within_limit(
 
 
 def teacher_bytes(
-    teacher: Model, rows: int, length: int, settings: Train, spare: int = 0, devices: Devices = Devices()
+    teacher: Model,
+    rows: int,
+    length: int,
+    settings: Train,
+    spare: int = 0,
+    devices: Devices = Devices(),
+    batches: int = 1,
+    limit: int | None = None,
 ) -> int:
     """What a teacher takes of the device at a step for `rows` rows of `length` tokens, temporaries apart.
 
     On the device its weights. Else its vocabulary, if it has one, and what it says of a batch. One in host memory says
-    it of as many batches as pass together, and needs what is outside its layers, three sublayers and these batches'
-    streams while it does: what `spare` bytes do not cover of that counts too.
+    it of as many of an epoch's `batches` as pass together under the `limit`, and needs what is outside its layers,
+    three sublayers and these batches' streams while it does: what `spare` bytes do not cover of that counts too.
     """
     a, stays = teacher.architecture, beside(teacher, settings)
     held = held_bytes(devices.part(stays)) if stays is not None else 0
@@ -165,7 +177,7 @@ def teacher_bytes(
     stream, each = FLOAT * rows * length * a.hidden // devices.data, FLOAT * rows * length * wide // devices.data
     if settings.teacher_in == "disk":
         return held + each
-    count = together(batch, a.hidden)
+    count = together(batch, a.hidden, batches, limit)
     outer = held_bytes(devices.part({name: part for name, part in teacher.params.items() if name != "layers"}))
     halves = [held_bytes(devices.part(half)) for layer in teacher.params["layers"] for half in layer.values()]
     speaking = outer + 3 * max(halves, default=0) + count * stream

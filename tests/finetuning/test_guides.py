@@ -1,5 +1,6 @@
 """A teacher that is not on the device: in host memory, or what it says kept on disk, whole, and known again."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.finetuning import guides, run_store
+from jaxprune.finetuning.epochs import batches_for
 from jaxprune.finetuning.run_store import TAUGHT
 from jaxprune.finetuning.taught import NOTES, VALUES, kept
 from jaxprune.finetuning.texts import prepare
@@ -72,6 +74,22 @@ def test_a_language_model_teaches_the_same_from_wherever_it_is(llama, teacher, t
     assert words + batch < taken["host"]["teacher"]
     step = {place: each["predicted"] - each["teacher"] for place, each in taken.items()}
     assert step["device"] == step["host"] == step["disk"]
+
+
+def test_a_teacher_in_host_memory_speaks_of_the_batches_there_are_and_keeps_to_a_limit(
+    llama, teacher, text, monkeypatch  # noqa: F811
+):  # fmt: skip
+    host = replace(LEARN, teacher_in="host")
+    with pytest.raises(SettingsError, match="a training step is predicted to need") as error:
+        jp.finetune(llama, text, host, teacher=teacher, device_limit=1)
+    assert int(re.findall(r"need ([\d,]+) bytes", str(error.value))[0].replace(",", "")) < 2**20
+    batches = batches_for(prepare(llama, text).encoded, llama.architecture, host)(0)
+    stream, spoken = 4 * 24 * batches[0].ids.size, []
+    monkeypatch.setattr(guides, "guides_of", lambda params, group, *_: iter([spoken.append(len(group))]))
+    for limit, groups in ((None, [4]), (16 * 3 * stream, [3, 1]), (16 * 2 * stream - 1, [1, 1, 1, 1])):
+        spoken.clear()
+        list(guides.on_the_way(teacher, Devices(), PROGRAMS, limit)(batches))
+        assert spoken == groups
 
 
 def test_what_a_classifier_said_teaches_the_same(model, task, tmp_path):
