@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_mesh(parser, "training batches")
     parser.add_argument(
         "--device-limit", type=flags.byte_count, metavar="BYTES",
-        help="full and lora: refuse a run whose steps are predicted to need more on a device: 8GB",
+        help="full and lora: refuse a run whose steps need more on a device, as predicted or once compiled: 8GB",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(

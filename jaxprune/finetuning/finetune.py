@@ -39,10 +39,11 @@ from .run_store import Store, check_resume
 from .settings import Train
 from .spread import training_devices
 from .step import Trainable, everything, path_of, select
+from .step_limit import within_limit
 from .teacher import check_teacher, fitting
 from .texts import encoded_by, prepare
 from .train import Trained, train
-from .training_bytes import training_bytes, within_limit
+from .training_bytes import training_bytes
 
 
 class Tuned(NamedTuple):
@@ -79,7 +80,8 @@ def finetune(
     the type it was loaded in, or `settings.result_dtype`. `out` is a folder for the log and for states: a run that was
     killed goes on with `resume=True`, to the same numbers. `teacher`, `mesh`, `on_step` are those of `train`; where a
     mesh spreads weights the result is in host memory, as NumPy arrays. `device_limit`, bytes, refuses a run whose steps
-    are predicted to need more on a device; where `settings.remat` is open, layers are recomputed if it fits only so.
+    are predicted to need over a tenth more on a device, or once compiled do need more, before the first of them runs;
+    where `settings.remat` is open, layers are recomputed if it is predicted to fit only so.
     `tokenizer` takes the place of the model's own, and stays with the result: a folder, or a loaded one.
 
     Every epoch is scored on the validation texts, or on `settings.holdout` training texts set aside, and the best one

@@ -38,6 +38,7 @@ from .spread import (
     training_devices,
 )
 from .step import Clock, Frozen, Trainable, all_finite, everything, optimizer, select, train_step
+from .step_limit import check_compiled
 from .teacher import check_teacher, different_labels
 
 
@@ -85,11 +86,13 @@ def train(
     `settings.shard`; and perhaps an axis "model", over which units and the vocabulary are. Every process reads its own
     rows. `store` logs, keeps states to resume from, on as many devices as there are then, and turns an interruption
     into one that loses nothing; with `scored`, what `score` depends on, only a run that scores alike goes on. So many
-    epochs as `patience` says without a better score end the run. With a `device_limit` fewer batches pass through a
-    teacher in host memory together. `on_step` gets {"phase": "train", "done", "of",
-    "epoch", "loss", "score"}, and before these {"phase": "teaching", "done", "of"} while a teacher is heard.
+    epochs as `patience` says without a better score end the run. With a `device_limit`, bytes, fewer batches pass
+    through a teacher in host memory together, and a run whose compiled step needs more ends before it runs. `on_step`
+    gets {"phase": "train", "done", "of", "epoch", "loss", "score"}, and before these {"phase": "teaching", "done",
+    "of"} while a teacher is heard.
 
-    Raises NumericalError where a loss is not finite, naming the step; `model` itself is never touched.
+    Raises NumericalError where a loss is not finite, naming the step, and SettingsError for what cannot be trained so;
+    `model` itself is never touched.
     """
     settings = settings.resolved(model.architecture, adapters is not None)
     assert settings.epochs is not None and settings.learning_rate is not None  # resolved
@@ -147,6 +150,10 @@ def train(
                 rows, guide = placed(batch), () if spoken is None else (next(spoken),)
                 units.append(units_in(rows))
                 clock = Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
+                if done == saved.done and device_limit is not None:
+                    books.prepare(train_step, state, constants, *rows, clock, *guide, **static)
+                    leaves, temp = (chosen, weights), books.meter.temp
+                    check_compiled(device_limit, model, leaves, first, settings, temp, devices, teacher)
                 state, value = books(train_step, state, constants, *rows, clock, *guide, **static)
                 losses.append(float(value))
                 done += 1

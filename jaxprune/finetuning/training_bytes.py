@@ -1,7 +1,6 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..doubts import tell
 from ..model import Architecture, Batch, LayerSizes, Model, Params
 from ..model.heads import head_of
 from ..model.language import vocabulary
-from ..runtime.device_limit import recomputes
 from ..runtime.devices import Devices
 from .guides import beside, together
 from .lora import Adapters, count
@@ -125,31 +122,6 @@ def training_bytes(
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + sizes.get("teacher", 0) + temp,
     }
-
-
-def within_limit(
-    limit: int | None,
-    model: Model,
-    parts: Any,
-    batches: Sequence[Batch],
-    settings: Train,
-    devices: Devices = Devices(),
-    teacher: Model | None = None,
-) -> tuple[Train, tuple[str, ...]]:
-    """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
-    doubt that says it. Raises `SettingsError` where a step is sure to need more.
-    """
-    rows, length = batches[0].ids.shape
-
-    def needed(remat: bool) -> dict[str, int]:
-        sizes = training_bytes(
-            model, parts, rows, length, replace(settings, remat=remat), 0, devices, teacher, len(batches), limit
-        )
-        return {"a training step": sizes["predicted"]}
-
-    remat, doubts = recomputes(settings.remat, limit, needed)
-    tell(doubts)
-    return replace(settings, remat=remat), doubts
 
 
 def teacher_bytes(

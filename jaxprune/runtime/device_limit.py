@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from ..checks import is_whole
 from ..errors import SettingsError
 
-TENTH = 0.9  # predictions are within a tenth
+TENTH = 0.9  # predictions are within a tenth, most of them: what is closer to the limit begins, and is measured
 
 
 def check_limit(limit: int | None) -> None:
@@ -15,7 +15,7 @@ def check_limit(limit: int | None) -> None:
 
 
 def over(name: str, needed: int, limit: int, verb: str) -> SettingsError:
-    """The error of a phase that took, or is predicted to need, more than the limit."""
+    """The error of a phase that took, needs or is predicted to need more than the limit."""
     return SettingsError(
         f"{name} {verb} {needed:,} bytes on the device, the limit is {limit:,}; remove or freeze more, take "
         "smaller batches, or recompute layers (remat, where it is not on)."

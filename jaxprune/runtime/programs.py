@@ -81,6 +81,10 @@ class Programs:
         return self._call(function, *arrays, **static)
 
     def _call(self, function: Any, *arrays: Any, **static: Any) -> Any:
+        return self.prepare(function, *arrays, **static)(*arrays)
+
+    def prepare(self, function: Any, *arrays: Any, **static: Any) -> Callable[..., Any]:
+        """The compiled program that a call runs, whose temporaries the meter counts from now on; nothing is run."""
         leaves, tree = jax.tree.flatten(arrays)
         key = (function, tuple(sorted(static.items())), tree, _abstract(leaves))
         known = _COMPILED if self.own is None else self.own
@@ -89,7 +93,7 @@ class Programs:
             known[key] = (program, temp_bytes(program))
         program, temp = known[key]
         self.meter.temp = max(self.meter.temp, temp)
-        return program(*arrays)
+        return program
 
     def once(self, function: Any, *arrays: Any, **static: Any) -> Any:
         """As a call, for a program that runs a single time: compiled with less effort, and not kept."""

@@ -9,6 +9,7 @@ import jaxprune as jp
 from jaxprune.errors import SettingsError
 from jaxprune.finetuning import finetune
 from jaxprune.finetuning.recap import method
+from jaxprune.runtime import programs
 
 
 class Reached(Exception):
@@ -46,3 +47,22 @@ def test_a_limit_turns_remat_on_where_nobody_said_otherwise(name, model, task, m
     assert sum("layers are recomputed in the backward pass (remat)" in entry for entry in caplog.messages) == 1
     with pytest.raises(SettingsError, match="device_limit must be a positive whole number of bytes, got 0"):
         begun(None, 0)
+
+
+def test_a_compiled_step_that_needs_more_is_refused_before_it_runs(model, task, monkeypatch, tmp_path):
+    monkeypatch.setattr(programs, "temp_bytes", lambda program: 10**9)  # far more than was predicted
+
+    def stop(event):
+        raise Reached
+
+    learn = partial(
+        jp.finetune, model, task, jp.Train(epochs=1, weight_decay=0.0123), trainable=["head/*"], on_step=stop
+    )
+    with pytest.raises(Reached):
+        learn(device_limit=2 * 10**9)
+    with pytest.raises(
+        SettingsError,
+        match=r"a training step, compiled, needs 1,0[\d,]+ bytes on the device, the limit is 999,999,999;",
+    ):
+        learn(device_limit=10**9 - 1, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
