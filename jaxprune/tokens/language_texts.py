@@ -60,7 +60,14 @@ def masked_texts(tokenizer: Tokenizer, task: Task, architecture: Architecture, s
     what = f"{task.name} from {task.source} ({split})"
     windows = whole_windows(tokenizer, task.split(split), task.max_length, what)
     encoded, _ = mapped(((ids, None) for ids in windows), task.max_length, what)
-    return replace(encoded, masking=masking_of(tokenizer, architecture))
+    masking = masking_of(tokenizer, architecture)
+    if all(np.isin(ids, masking.special).all() for ids in encoded.ids):
+        usual = tokenizer.backend.id_to_token(int(np.bincount(encoded.ids[0]).argmax()))
+        raise DataError(
+            f"{what}: all {encoded.tokens:,} tokens are special ones, such as {usual}, which are never masked, so that "
+            "nothing would be learnt; give text whose words the model's tokenizer knows."
+        )
+    return replace(encoded, masking=masking)
 
 
 def whole_windows(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import SettingsError
+from jaxprune.errors import DataError, SettingsError
 from jaxprune.finetuning.losses import mean_loss
+from jaxprune.finetuning.texts import prepare
 from jaxprune.model.padded import plain_batch
 from jaxprune.tokens.encoded import Encoded, Masking
 from jaxprune.tokens.masking import masked_anew
@@ -110,6 +111,19 @@ def test_a_model_learns_words_and_an_interrupted_run_goes_on_to_the_same_numbers
         jp.finetune(model, task, settings, out=tmp_path / "run", on_step=stop)
     again = jp.finetune(model, task, settings, out=tmp_path / "run", resume=True)
     jax.tree.map(np.testing.assert_array_equal, again.params, tuned.params)
+
+
+def test_text_of_nothing_but_special_tokens_is_refused(model, tmp_path):
+    """A word that the tokenizer does not know is a special token, which is never masked."""
+    (tmp_path / "text.txt").write_text(TEXTS)
+    (tmp_path / "unknown.txt").write_text("zebra quartz " * 40)
+    task = jp.tasks.text(tmp_path / "text.txt", train=tmp_path / "unknown.txt", length=12, windows=2)
+    with pytest.raises(
+        DataError, match=r"\(train\): all \d+ tokens are special ones, such as \[UNK\], which are never"
+    ):
+        jp.finetune(model, task)
+    (tmp_path / "unknown.txt").write_text("zebra quartz " * 40 + "film " * 20)  # windows without any are fine
+    assert prepare(model, task, masking=True).encoded.masking is not None
 
 
 def test_a_share_is_for_masked_language_models(model):
