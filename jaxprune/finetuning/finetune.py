@@ -39,7 +39,7 @@ from .run_store import Store, check_resume
 from .settings import Train
 from .spread import training_devices
 from .step import Trainable, everything, path_of, select
-from .step_limit import within_limit
+from .step_limit import remat_asked, within_limit
 from .teacher import check_teacher, fitting
 from .texts import encoded_by, prepare
 from .train import Trained, train
@@ -144,6 +144,7 @@ def tune(
     batches = batches_for(texts.encoded, read_by, settings, devices)
     first = batches(0)
     leaves = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
+    settings = replace(settings, remat=remat_asked(settings, store))
     settings, tight = within_limit(device_limit, model, leaves, first, settings, devices, teacher)
     doubts += tight
     for path, leaf in named_parameters(model.params)[0].items():

@@ -145,6 +145,18 @@ class Store:
         state, losses = _unflat(arrays["state"], fresh.state, make), tuple(notes["losses"])
         return Saved(state, best, int(notes["done"]), tuple(notes["records"]), losses, notes["seconds"])
 
+    def setting(self, name: str) -> Any:
+        """What a setting was in the run that goes on; None where there is no state, or none that can be read: of that
+        `restore` says what is wrong.
+        """
+        if not has_state(self.folder):
+            return None
+        ocp = _orbax()
+        with self._manager() as manager, contextlib.suppress(Exception):  # as many kinds as in `restore`
+            notes = manager.restore(manager.latest_step(), args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
+            return settings_as_now(notes["notes"]["fingerprint"], "setting ").get(f"setting {name}")
+        return None
+
     def remove(self) -> None:
         """Delete the run's folder, once its result is elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)

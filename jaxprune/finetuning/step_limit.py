@@ -8,6 +8,7 @@ from ..doubts import tell
 from ..model import Batch, Model
 from ..runtime.device_limit import over, recomputes
 from ..runtime.devices import Devices
+from .run_store import Store
 from .settings import Train
 from .training_bytes import training_bytes
 
@@ -35,6 +36,11 @@ def within_limit(
     remat, doubts = recomputes(settings.remat, limit, needed)
     tell(doubts)
     return replace(settings, remat=remat), doubts
+
+
+def remat_asked(settings: Train, store: Store | None) -> bool | None:
+    """`settings.remat`; where that is open, what it was in the run that goes on, under whatever limit it began."""
+    return settings.remat if settings.remat is not None or store is None else store.setting("remat")
 
 
 def check_compiled(

@@ -1,6 +1,7 @@
 """A limit on the device's bytes turns recomputation on by itself, in `finetune` and in RECAP, and says so."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -66,3 +67,18 @@ def test_a_compiled_step_that_needs_more_is_refused_before_it_runs(model, task, 
     ):
         learn(device_limit=10**9 - 1, out=tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_run_that_goes_on_recomputes_as_it_began(model, task, tmp_path):
+    def stop(event):
+        if event["done"] == 2:
+            raise Reached
+
+    settings = jp.Train(epochs=2, batch_size=48, remat=True)  # as a limit sets it
+    learn = partial(jp.finetune, model, task, trainable=["head/*"], out=tmp_path / "run")
+    with pytest.raises(Reached):
+        learn(settings, on_step=stop)
+    with pytest.raises(SettingsError, match=r"another run \(setting remat was True, is False\)"):
+        learn(replace(settings, remat=False), resume=True)
+    tuned = learn(replace(settings, remat=None), resume=True)
+    assert tuned.provenance.record["training"]["settings"]["remat"] is True

@@ -33,6 +33,7 @@ from ..fingerprint import training_fingerprint
 from ..masters import result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
+from ..step_limit import remat_asked
 from ..texts import Texts, prepare
 from ..train import check_targets
 from .phase_bytes import phase_bytes, uniform
@@ -104,7 +105,7 @@ def run_recap(
     check_resume(out, resume)
     settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit)
     store = None if out is None else Store(out, resume)
-    asked, training = training.remat, _resolved(model, settings, training)
+    asked, training = remat_asked(training, store), _resolved(model, settings, training)
     task = set_aside(task, training)
     texts = prepare(model, task)
     untaught = replace(training, distill=0.0, temperature=None)  # the full model is the teacher
