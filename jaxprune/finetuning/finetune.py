@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
-from ..checkpoint.manifest import check_finite, named_parameters
+from ..checkpoint.manifest import check_all_finite
 from ..checks import check_effect, checked
 from ..doubts import tell
 from ..errors import SettingsError
@@ -144,8 +144,7 @@ def tune(
     leaves = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
     settings, tight = within_limit(device_limit, model, leaves, first[0], settings, devices, teacher)
     doubts += tight
-    for path, leaf in named_parameters(model.params)[0].items():
-        check_finite(path, np.asarray(leaf), "the model")
+    check_all_finite(model.params, "the model")
 
     types, cut_scored = result_types(model.params, settings.result_dtype), dict[str, None]()
 
