@@ -95,10 +95,10 @@ def _check(name: str, hint: Any, value: Any, error: type[JaxpruneError]) -> None
         return
     told = expected(hint, value)
     if told is not None:
-        raise error(f"{name} must be {told}" + ("" if told.endswith(".") else f", got {_shown(value)}."))
+        raise error(f"{name} must be {told}" + ("" if told.endswith(".") else f", got {in_short(value)}."))
 
 
-def _shown(value: Any) -> str:
+def in_short(value: Any) -> str:
     """A value in one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
-from ..checks import checked
+from ..checks import checked, in_short
 from ..doubts import tell
 from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
@@ -195,7 +195,7 @@ def check_call(model: Any, calibration: Any, budget: Any) -> None:
 def check_recovery(recover: Any) -> None:
     """Raise `SettingsError` for what cannot be called with a pruned model."""
     if recover is not None and not callable(recover):
-        raise SettingsError(f"recover is {recover!r}; pass jaxprune.Recover(texts, steps=500).")
+        raise SettingsError(f"recover is {in_short(recover)}; pass jaxprune.Recover(texts, steps=500).")
 
 
 def check_results(

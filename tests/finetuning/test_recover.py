@@ -146,6 +146,10 @@ def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
         SETTINGS(pruned, model)
     with pytest.raises(SettingsError, match="recover is True"):
         check_recovery(True)
+    with pytest.raises(
+        SettingsError, match=r"^recover is Calibration\(.{1,60}; pass jaxprune.Recover\(texts, steps=500\)"
+    ):
+        check_recovery(texts)
     with pytest.raises(DataError, match="4 texts are too few"):
         SETTINGS(pruned, model, Calibration.of_texts(["the film"] * 4))
     with pytest.raises(SettingsError, match="texts is a list"):
