@@ -167,6 +167,27 @@ def _of_texts(hint: Any) -> bool:
     return get_origin(hint) in (tuple, Sequence) and str in get_args(hint)
 
 
+# What to pass for an argument of these classes, by name: rooms below know them. Others are called themselves.
+_PASS = {
+    "Model": "what jp.load gives",
+    "Task": "what jp.tasks.folder, jp.tasks.text or another of jp.tasks gives",
+    "Calibration": "task.calibration(512), Calibration.of_texts(texts) or Calibration.of_ids(ids, mask)",
+}
+
+
+def check_given(**given: tuple[Any, Any]) -> None:
+    """Raise `SettingsError` for an argument, by name, that is not of the class beside it, saying what to pass.
+
+    The class may be one that None is allowed beside, such as `Model | None`.
+    """
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            wanted, *others = get_args(kind) or (kind,)
+            came = in_short(value) if value is None or isinstance(value, (bool, Real)) else f"a {type(value).__name__}"
+            cure = _PASS.get(wanted.__name__, f"jp.{wanted.__name__}(…)") + (", or leave it out" if others else "")
+            raise SettingsError(f"{name} is {came}; pass {cure}.")
+
+
 def check_seed(seed: Any) -> None:
     """Raise `SettingsError` unless `seed` is a whole number that NumPy's and JAX's generators both take."""
     if not is_whole(seed) or not 0 <= int(seed) < 2**32:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_all_finite
-from ..checks import check_effect, checked
+from ..checks import check_effect, check_given, checked
 from ..doubts import tell
 from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
@@ -86,6 +86,8 @@ def finetune(
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    check_given(model=(model, Model), task=(task, Task), settings=(settings, Train))
+    check_given(lora=(lora, Lora | None), teacher=(teacher, Model | None))
     model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
     check_limit(device_limit)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ..checks import check_counts, check_types
+from ..checks import check_counts, check_given, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Batch, Model
@@ -130,6 +130,7 @@ class Recover:
         """`pruned` with the weights that come closest to `dense` on texts held back; `calibration` where no texts are
         set. `mesh` is that of `finetune`. Raises `DataError`, `SettingsError`, `NumericalError`.
         """
+        check_given(pruned=(pruned, Model), dense=(dense, Model), calibration=(calibration, Calibration | None))
         texts = self.texts if self.texts is not None else calibration
         if texts is None:
             raise DataError("there are no texts to recover on; pass Recover(texts).")

@@ -8,7 +8,7 @@ from ..tasks.calibration import Calibration
 from ..tokens.encoded import Encoded
 from ..tokens.tokenizer import Tokenizer
 from ..tokens.windows import encoded_for
-from .teacher import check_given, check_images, check_tokens
+from .teacher import check_images, check_row_ids, check_tokens
 
 
 def check_pair(pruned: Model, dense: Model) -> None:
@@ -56,7 +56,7 @@ def check_reading(pruned: Model, dense: Model, texts: Calibration, encoded: Enco
         if pruned.architecture.patches is not None:
             return check_images(dense, pruned)
         if texts.ids:
-            return check_given(dense.architecture, encoded)
+            return check_row_ids(dense.architecture, encoded)
         if Tokenizer.of(pruned).backend.to_str() == Tokenizer.of(dense).backend.to_str():
             return ()
         return check_tokens(dense, pruned, encoded_for(pruned, texts)[0], lambda tokenizer: encoded)

@@ -82,7 +82,7 @@ def fitting(
     if a.patches is not None or t.patches is not None:
         return teacher, doubts + check_images(teacher, model)
     if task.is_token_ids:
-        return teacher, doubts + check_given(t, encoded)
+        return teacher, doubts + check_row_ids(t, encoded)
     return teacher, doubts + check_tokens(teacher, model, encoded, read)
 
 
@@ -145,7 +145,7 @@ def check_images(teacher: Model, model: Model) -> tuple[str, ...]:
     return ()
 
 
-def check_given(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
+def check_row_ids(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
     """A doubt: no tokenizer says what token ids mean. Raises `SettingsError` for one that the teacher has not."""
     highest = max(int(np.max(ids)) for ids in encoded.ids)
     if highest >= teacher.vocab:
