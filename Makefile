@@ -9,7 +9,7 @@ NEWER := jax==0.11.2 jaxlib==0.11.2 flax==0.12.12# beside constraints.txt; Pytho
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help install demo test rehearsal parity floors newer notebooks outputs docs wheel check format format-check lint types doctest
+.PHONY: help install demo test slow parity floors newer notebooks outputs docs wheel check format format-check lint types doctest
 .PHONY: golden clean
 
 help: ## list the targets
@@ -44,12 +44,14 @@ install: $(VENV)/installed ## make .venv with jaxprune and its test packages
 demo: $(VENV)/installed ## prune the embedded model with four methods; a table and a plot
 	$(BIN)/jaxprune demo
 
-# Whole programs, of which `test` runs the parts: what the documentation shows, and the script that measures a GPU.
 EXAMPLES := tests/docs/test_snippets_guides.py tests/docs/test_snippets_methods.py
-REHEARSAL := tests/test_gpu_all.py
+TESTS := tests --ignore=tests/parity $(addprefix --ignore=,$(EXAMPLES)) -n auto --dist loadfile
 
-test: $(VENV)/installed ## all tests but those against torch, of the documentation's Python and of the GPU script
-	$(BIN)/python -m pytest tests --ignore=tests/parity $(addprefix --ignore=,$(EXAMPLES) $(REHEARSAL)) -n auto --dist loadfile
+test: $(VENV)/installed ## the tests that need neither torch nor much time
+	$(BIN)/python -m pytest $(TESTS) -m 'not slow'
+
+slow: $(VENV)/installed ## the others that need no torch: whole programs, several devices, the script that measures a GPU
+	$(BIN)/python -m pytest $(TESTS) -m slow
 
 parity: $(VENV)/installed-parity ## logits against transformers on torch, adapters against PEFT, lm-evaluation-harness (CPU)
 	$(BIN)/python -m pytest tests/parity
@@ -83,7 +85,7 @@ wheel: ## build the wheel, install it into an empty environment and run the demo
 	cd $(VENV)-wheel && bin/python -c 'from importlib.resources import files; assert files("jaxprune").joinpath("py.typed").is_file()'
 	cd $(VENV)-wheel && bin/jaxprune demo --out demo
 
-check: format-check lint types test ## what a change must pass
+check: format-check lint types test slow ## what a change must pass
 
 format: $(VENV)/installed-dev ## rewrite the sources in the one format
 	$(BIN)/ruff format $(SOURCES)
@@ -101,9 +103,6 @@ types: $(VENV)/installed-dev ## pyright
 doctest: $(VENV)/installed ## the examples in docstrings, in README.md and in the pages of docs
 	$(BIN)/python -m pytest --doctest-modules jaxprune
 	$(BIN)/python -m pytest $(EXAMPLES) -n auto --dist loadfile
-
-rehearsal: $(VENV)/installed ## the script that measures everything on a GPU, on the CPU at tiny sizes
-	$(BIN)/python -m pytest $(REHEARSAL)
 
 golden: $(VENV)/installed-parity ## make the golden files again, from transformers on torch
 	$(BIN)/python experiments/make_golden.py

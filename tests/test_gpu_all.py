@@ -13,6 +13,8 @@ from experiments.gpu import jobs, pruning, table
 from experiments.gpu.book import LINES, LOG, Book, append, read
 from experiments.gpu.sections import SECTIONS, Job, jobs_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "gpu_all.py"
 

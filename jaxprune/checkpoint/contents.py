@@ -121,14 +121,20 @@ def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where
         if head.output not in told and head.sign in tensors:
             others.append(f"{name.replace('_', ' ')} head")
             told.add(head.output)  # two kinds of heads may lie in one module
-    others += [what for module, what in family.left.items() if any(name.startswith(f"{module}.") for name in tensors)]
+    others += _foreign_heads(family, tensors)
     return tuple(f"{where} names no {name}, but the files hold one; it was left out." for name in others)
 
 
 def left_heads(family: Family, tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
-    """Modules of heads that the files hold and nothing reads: `names` are the tensors that are read."""
+    """Heads that the files hold and nothing reads, by module where the family has one; `names` are the tensors read."""
     signs = {head.output: head.sign for head in family.heads.values()}
-    return [module for module, name in signs.items() if name in tensors and name not in names.values()]
+    unread = [module for module, name in signs.items() if name in tensors and name not in names.values()]
+    return unread + _foreign_heads(family, tensors)
+
+
+def _foreign_heads(family: Family, tensors: Mapping[str, Stored]) -> list[str]:
+    """Heads in the files that the family's row has no place for."""
+    return [what for module, what in family.left.items() if any(name.startswith(f"{module}.") for name in tensors)]
 
 
 def check_fit(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import typing
 from typing import Any
 
@@ -55,7 +56,10 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
         for name in (*others, *given):
             raise SettingsError(f"{flags.flag(PREFIX + name)} has no effect without --recover; add it.")
         return None
-    settings = Recover(steps=arguments.recover, seed=arguments.seed, **given)
+    try:
+        settings = Recover(steps=arguments.recover, seed=arguments.seed, **given)
+    except SettingsError as error:
+        raise SettingsError(_in_flags(str(error))) from error
     file = arguments.calibration_texts if arguments.recover_texts is None else arguments.recover_texts
     if task is None and file is None:
         raise DataError("there are no texts to recover on; name a task, or a file of texts with --recover-texts.")
@@ -75,3 +79,13 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
     if arguments.recover_texts is not None and "calibration" in tasks.OPTIONS.get(task.name, ()):
         task = flags.task(asked)  # which reads the file itself
     return dataclasses.replace(settings, texts=flags.calibration(asked, task))
+
+
+def _in_flags(message: str) -> str:
+    """A message about settings of `Recover`, whose flags have a prefix: a name with an underscore is one, and so is
+    a word before what it must be or is to be set to.
+    """
+    names = "|".join(field.name for field in FIELDS)
+    named = re.compile(rf"(?<![\w-])({names})(?= must| to |=)|(?<![\w-])(?=\w+_)({names})(?!\w)")
+    message = re.sub(r"(?<![\w-])steps(?= must)", "--recover", message)
+    return named.sub(lambda name: flags.flag(PREFIX + name[0]), message)

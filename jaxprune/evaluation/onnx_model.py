@@ -1,15 +1,17 @@
 """A model that was exported to ONNX, in the place of one: `evaluate` and `predict` run the file that is shipped."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint.files import sha256
 from ..checkpoint.manifest import EXPORTED, ONNX_FILES, architecture_of, read_manifest
 from ..checks import checked
+from ..doubts import tell
 from ..errors import CheckpointError
 from ..model import Architecture, Batch, Model, Provenance
 from ..model.heads import head_of
@@ -84,8 +86,22 @@ def load_onnx(folder: str | Path, *, int8: bool = False, threads: int | None = N
         cure = "export the model with int8=True" if int8 else "export the model anew"
         raise CheckpointError(f"{folder} has no {ONNX_FILES[int8]}; {cure}.")
     architecture = architecture_of(manifest["architecture"], str(folder / EXPORTED))
-    notes = Provenance(str(folder), manifest, tuple(manifest.get("warnings", [])))
+    changed = _changed_files(folder, manifest["export"].get("sha256", {}), ONNX_FILES[int8])
+    tell(changed)
+    notes = Provenance(str(folder), manifest, (*manifest.get("warnings", []), *changed))
     return OnnxModel(Model(architecture, {}, notes), open_onnx(file, threads), file)
+
+
+def _changed_files(folder: Path, sums: Mapping[str, str], name: str) -> list[str]:
+    """A warning where the file that is run, or a part that it has of its own, is not the one that was exported."""
+    changed = [part for part, said in sums.items() if part.startswith(name) and _sum(folder / part) != said]
+    return [
+        f"{folder / part} is not the file that was exported: what is computed is what is there." for part in changed
+    ]
+
+
+def _sum(file: Path) -> str | None:
+    return sha256(file) if file.is_file() else None
 
 
 def described(model: Model | OnnxModel) -> Model:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.config import family_of
+from ..checkpoint.files import sha256
 from ..checkpoint.generation import write_generation
 from ..checkpoint.manifest import EXPORTED, ONNX_FILES, check_finite, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
@@ -44,6 +45,7 @@ def export_onnx(
     graph = graph_of(model.architecture, model.params)
     errors: dict[str, float] = {}
     sizes: dict[str, int] = {}
+    sums: dict[str, str] = {}
     warnings: list[str] = []
 
     def fill(part: Path) -> None:
@@ -62,12 +64,14 @@ def export_onnx(
         write_tokenizer(model, part)
         write_generation(model, part)
         write_sentence(model, part, {})
-        sizes.update({file.relative_to(part).as_posix(): file.stat().st_size for file in (part / "onnx").iterdir()})
+        for file in (part / "onnx").iterdir():
+            name = file.relative_to(part).as_posix()
+            sizes[name], sums[name] = file.stat().st_size, sha256(file)
 
     def told() -> dict[str, Any]:
         if not has_onnxruntime():
             warnings.append("the ONNX file was not run: onnxruntime is not installed (pip install 'jaxprune[onnx]').")
-        made = {"format": "onnx", "int8": int8, "files": [*sizes], "bytes": sizes, "errors": errors}
+        made = {"format": "onnx", "int8": int8, "files": [*sizes], "bytes": sizes, "sha256": sums, "errors": errors}
         return manifest_of(model) | {"export": {**made, "warnings": warnings}}
 
     write_folder(folder, EXPORTED, told, fill, overwrite)

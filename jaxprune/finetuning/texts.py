@@ -151,6 +151,14 @@ def _compared(tokenizer: Reader, label_map: LabelMap, architecture: Architecture
             f"{again} of {len(pairs)} training pairs were there before, with the same tokens, and count again; drop "
             "them where that is not meant.",
         )
+    trained = {texts_of(example)[:2] for example in label_map.task.split("train")}
+    scored = [(example.text, example.pair) for example in label_map.task.validation]
+    seen = sum(pair in trained for pair in scored)
+    if seen:
+        warnings += (
+            f"{seen} of {len(scored)} pairs that are scored are trained on, too: the score says little of others; set "
+            "other pairs aside.",
+        )
     others = [name for name, text in settings.prompts if text and name != settings.default_prompt]
     if others:
         warnings += (

@@ -161,7 +161,9 @@ def _lengths(
 ) -> tuple[list[int], list[str], list[str]]:
     """The tokens of every text, what was assumed of them, and doubts."""
     if isinstance(calibration, int):
-        a, texts = model.architecture, max(calibration, 1)
+        a, texts = model.architecture, calibration
+        if texts < 1:
+            raise DataError(f"a run calibrates on one text at least, got {texts}; say how many, such as 512.")
         if a.patches is not None:
             if length not in (None, a.patches.tokens):
                 raise DataError(f"images are {a.patches.tokens} tokens to the model, not {length}; leave length out.")

@@ -117,6 +117,7 @@ def test_bench_asks_for_a_dense_model_that_is_gone(tmp_path):
         shape("32")
 
 
+@pytest.mark.slow
 def test_demo_at_a_tiny_size(cli, tmp_path, monkeypatch):
     # `make demo` runs it whole; most of its time goes into compiling programs for every method and budget.
     shown = []

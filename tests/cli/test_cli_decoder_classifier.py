@@ -1,9 +1,12 @@
 """A classifier on a decoder by the commands alone, from a language model to a pruned folder that transformers reads."""
 
+import pytest
+
 import jaxprune as jp
 from tests.helpers.decoders import language_model
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_classifier_on_a_decoder(cli, tmp_path, inputs):
     model, tuned, small = (str(tmp_path / name) for name in ("model", "tuned", "small"))
     language_model(tmp_path / "model", "llama")

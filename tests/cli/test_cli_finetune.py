@@ -146,6 +146,7 @@ def test_an_output_without_a_name_is_refused(cli, inputs, out):
     assert run.code == 2 and "is no name for a new folder" in run.err and run.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(inputs, tmp_path):
     """A process of its own is told to stop in the middle of its training; --resume ends as if it had not been."""
     out = tmp_path / "tuned"

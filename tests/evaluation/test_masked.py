@@ -60,6 +60,7 @@ def test_a_share_of_own_tokens_is_masked_for_calibration(model):
     assert len({tuple(places) for places in changed}) > 3
 
 
+@pytest.mark.slow
 def test_it_is_pruned_saved_and_brought_back_with_its_head(model, tmp_path):
     texts = jp.Calibration.of_texts([" ".join([text] * 12) for text in TEXTS] * 12, max_length=80)
     small = jp.prune(model, texts, jp.Budget(0.5))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -309,6 +310,12 @@ def test_what_cannot_be_is_named(tmp_path, small, source):
         jp.load_onnx(tmp_path / "out", int8=True)
     with pytest.raises(CheckpointError, match="is an export in the format onnx; run it with jaxprune.load_onnx"):
         load(tmp_path / "out")
+    assert not jp.load_onnx(tmp_path / "out").described.provenance.warnings
+    other = small.replace(params={**small.params, "head": jax.tree.map(lambda leaf: -leaf, small.params["head"])})
+    jp.export(other, tmp_path / "other", format="onnx")
+    (tmp_path / "out/onnx/model.onnx").write_bytes((tmp_path / "other/onnx/model.onnx").read_bytes())
+    (told,) = jp.load_onnx(tmp_path / "out").described.provenance.warnings
+    assert "model.onnx is not the file that was exported" in told
     (tmp_path / "out" / "onnx" / "model.onnx").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="missing or damaged"):
         jp.load_onnx(tmp_path / "out")

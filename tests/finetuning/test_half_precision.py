@@ -107,6 +107,7 @@ def test_frozen_weights_rest_in_fewer_bits_and_come_back_whole(model, task):
     assert float(np.abs(plain.params["head"]["kernel"] - tuned.params["head"]["kernel"]).max()) > 1e-6
 
 
+@pytest.mark.slow
 def test_recap_with_both(model, task):
     settings = jp.Recap(rounds=2, samples=16, outer="frozen", remove=0.3, freeze=0.5)
     half = replace(TRAINING, epochs=None, frozen_dtype="bfloat16", moments_dtype="bfloat16")

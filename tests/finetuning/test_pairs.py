@@ -66,6 +66,12 @@ def test_a_pair_that_is_there_again_is_a_doubt(model, task):
     assert any(doubt.startswith("2 of 50 training pairs were there before") for doubt in prepare(model, twice).warnings)
 
 
+def test_a_scored_pair_that_is_trained_on_is_a_doubt(model, task):
+    assert not any("pairs that are scored" in doubt for doubt in prepare(model, task).warnings)
+    mixed = replace(task, validation=(*task.validation, *task.train[:2]))
+    assert any(doubt.startswith("2 of 26 pairs that are scored") for doubt in prepare(model, mixed).warnings)
+
+
 def test_groups_stay_in_one_row_and_every_pair_is_in_an_epoch_once(model, task):
     texts = prepare(model, task)
     assert texts.encoded.together == 3 and len(texts.encoded) == 144

@@ -12,6 +12,8 @@ from jaxprune.runtime.devices import _spec
 from tests.finetuning.spread_script import FEW, SETTINGS
 from tests.helpers.processes import free_address, result, start
 
+pytestmark = pytest.mark.slow
+
 MODULE = ("-m", "tests.finetuning.spread_script")
 
 

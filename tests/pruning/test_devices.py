@@ -59,6 +59,7 @@ def test_streamed_weights_give_the_same_model_to_the_bit(folder, name, dtype, mo
         assert other.provenance.record["masked_vs_cut"] < 1e-5
 
 
+@pytest.mark.slow
 def test_the_published_preset_streams_too():
     from jaxprune.assets import demo_data_path, demo_model_path
 
@@ -68,6 +69,7 @@ def test_the_published_preset_streams_too():
     assert same(expected, jp.kprune(jp.load(demo_model_path(), host=True), *arguments, stream=True))
 
 
+@pytest.mark.slow
 def test_what_lives_on_the_device_does_not_grow_with_depth(tmp_path):
     """Beyond the embedding and activations: three sublayers' weights and sums at most, whatever the depth."""
 
@@ -157,10 +159,12 @@ def check(devices: int, far: dict[str, Any]) -> None:
         assert same_units and distance < 1e-3, name
 
 
+@pytest.mark.slow
 def test_four_devices_keep_the_same_units_as_one(folder):
     check(*result(start(["-c", SCRIPT, "1", "0", "", str(folder)], 4, folder)))
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_same_units_as_one_device(folder):
     address = free_address()
     running = [start(["-c", SCRIPT, "2", str(rank), address, str(folder)], 2, folder) for rank in range(2)]

@@ -24,6 +24,7 @@ def cases(tmp_path_factory):  # norms after and before
     return {"post": encoder, "pre": (language_model(tmp_path_factory.mktemp("kept") / "model", "llama"), CALIBRATION)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms, stream", [("post", False), ("post", True), ("pre", False)])
 def test_any_number_of_bytes_gives_the_same_models(cases, norms, stream, monkeypatch):
     model, calibration = cases[norms]

@@ -21,6 +21,7 @@ def model(tiny):
     return jp.Model(architecture, {**small.params, "layers": small.params["layers"][:1] * LAYERS})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kprune", "fisher"])
 def test_calls_are_counted_as_they_come(model, name, monkeypatch):
     chosen, budgets, counted = method_of(name), [jp.Budget(0.3), jp.Budget(0.6)], []

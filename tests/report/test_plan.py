@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxprune.errors import BudgetError
+from jaxprune.errors import BudgetError, DataError
 from jaxprune.pruning.budget import Budget
 from jaxprune.pruning.cost import flops, whole_parameters
 from jaxprune.pruning.methods import KPrune
@@ -93,6 +93,11 @@ def test_what_is_kept_grows_up_to_its_limit(tiny):
     assert few["kept"] == 4 * 1_000 * 16 * 4  # four sublayers' outputs of width 16
     assert few["fitting"] - peak_bytes(architecture, 1_000, 0)["fitting"] > few["kept"]  # one sublayer's features too
     assert many["kept"] == 10**7  # features of a million tokens do not fit, outputs in part
+
+
+def test_a_run_on_no_texts_is_not_planned(tiny):
+    with pytest.raises(DataError, match="calibrates on one text at least, got 0"):
+        plan(tiny(), 0, Budget(0.5))
 
 
 def test_an_impossible_budget_is_refused_before_anything_runs(tiny):

@@ -100,6 +100,7 @@ def test_what_is_frozen_goes_on_in_the_types_of_the_result(rest, result, again):
     assert place.books.bytes_to_device - before == 50 * again
 
 
+@pytest.mark.slow
 def test_recomputed_layers_are_not_kept():
     deep = SMALL.with_layers(SMALL.layers[:1] * 8)
     temporaries = [

@@ -419,6 +419,7 @@ def test_the_full_model_teaches(model, task):
     assert itself.rounds[0]["loss"] == pytest.approx(0.0, abs=1e-6)  # the small model is the full one
 
 
+@pytest.mark.slow
 def test_training_learns(model, task):
     settings = replace(SETTINGS, rounds=4, epochs_per_round=6)
     found = run_recap(model, task, settings, replace(TRAINING, learning_rate=2e-2))
@@ -474,6 +475,7 @@ print(json.dumps({"full": full, "seen": seen, "where": sorted({str(d) for x in j
 BEYOND = {"importance": "kprune", "refit": True, "prefetch": True, "distill": 0.5, "rounds": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings, host, device",
     [({"rounds": 1}, 0, 1), ({"rounds": 1, "measure_on": "device"}, 0, 1), (BEYOND, 1, 0)],  # JAX's default device is 0

@@ -135,6 +135,7 @@ def test_budgets_and_settings_out_of_range(demo, calibration):
         jp.Calibration.of_texts([])
 
 
+@pytest.mark.slow
 def test_token_ids_prune_as_their_texts_do_and_need_no_tokenizer(demo, calibration):
     model, budget = demo[0], jp.Budget(0.5, length=16)
     encoded = encode_calibration(Tokenizer.of(model), calibration)
