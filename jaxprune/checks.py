@@ -95,10 +95,10 @@ def _check(name: str, hint: Any, value: Any, error: type[JaxpruneError]) -> None
         return
     told = expected(hint, value)
     if told is not None:
-        raise error(f"{name} must be {told}" + ("" if told.endswith(".") else f", got {_shown(value)}."))
+        raise error(f"{name} must be {told}" + ("" if told.endswith(".") else f", got {in_short(value)}."))
 
 
-def _shown(value: Any) -> str:
+def in_short(value: Any) -> str:
     """A value in one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -165,6 +165,27 @@ def _is_checked(hint: Any, texts: bool) -> bool:
 def _of_texts(hint: Any) -> bool:
     """Whether an annotation is that of a sequence of texts."""
     return get_origin(hint) in (tuple, Sequence) and str in get_args(hint)
+
+
+# What to pass for an argument of these classes, by name: rooms below know them. Others are called themselves.
+_PASS = {
+    "Model": "what jp.load gives",
+    "Task": "what jp.tasks.folder, jp.tasks.text or another of jp.tasks gives",
+    "Calibration": "task.calibration(512), Calibration.of_texts(texts) or Calibration.of_ids(ids, mask)",
+}
+
+
+def check_given(**given: tuple[Any, Any]) -> None:
+    """Raise `SettingsError` for an argument, by name, that is not of the class beside it, saying what to pass.
+
+    The class may be one that None is allowed beside, such as `Model | None`.
+    """
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            wanted, *others = get_args(kind) or (kind,)
+            came = in_short(value) if value is None or isinstance(value, (bool, Real)) else f"a {type(value).__name__}"
+            cure = _PASS.get(wanted.__name__, f"jp.{wanted.__name__}(…)") + (", or leave it out" if others else "")
+            raise SettingsError(f"{name} is {came}; pass {cure}.")
 
 
 def check_seed(seed: Any) -> None:

@@ -18,6 +18,7 @@ import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.checks import _is_checked, check_counts, expected, is_number, is_whole
 from jaxprune.errors import DataError, JaxpruneError, SettingsError
+from jaxprune.finetuning.recap import run_recap
 from jaxprune.pruning.by_name import METHODS
 from jaxprune.pruning.refit_settings import Fit
 from jaxprune.runtime.sampling import Sampling
@@ -149,6 +150,33 @@ def test_what_came_and_what_was_expected_is_said():
         task = copy.copy(jp.tasks.folder(demo_data_path()))
         object.__setattr__(task, "max_length", "64")
         task.__post_init__()
+
+
+def test_what_is_of_another_class_than_a_verb_takes_is_named_with_what_to_pass():
+    # As users call them: without the tests' own checks of types.
+    calls = jp.finetune, jp.prune_lora, run_recap, jp.Recover.__call__, jp.plan
+    finetune, prune_lora, recap, recover, plan = (inspect.unwrap(call) for call in calls)
+    model, task = object.__new__(jp.Model), object.__new__(jp.Task)
+    texts = jp.Calibration.of_texts(["a text"] * 64)
+    for call, said in (
+        (lambda: finetune("folder", task), "model is a str; pass what jp.load gives."),
+        (lambda: finetune(model, "texts.txt"), "task is a str; pass what jp.tasks.folder, jp.tasks.text or"),
+        (lambda: finetune(model, texts), "task is a Calibration; pass"),
+        (lambda: finetune(model, task, {"epochs": 1}), "settings is a dict; pass jp.Train(…)."),
+        (lambda: finetune(model, task, jp.Recap()), "settings is a Recap; pass jp.Train(…)."),
+        (lambda: finetune(model, task, lora=True), "lora is True; pass jp.Lora(…), or leave it out."),
+        (lambda: finetune(model, task, teacher="folder"), "teacher is a str; pass what jp.load gives, or leave"),
+        (lambda: prune_lora(model, task, jp.Budget(0.3)), "settings is a Budget; pass jp.PruneLora(…)."),
+        (lambda: prune_lora(model, task, training=jp.PruneLora()), "training is a PruneLora; pass jp.Train(…)."),
+        (lambda: recap(model, task, jp.Train()), "settings is a Train; pass jp.Recap(…)."),
+        (lambda: recap(model, None), "task is None; pass what jp.tasks"),
+        (lambda: recover(jp.Recover(), model, "folder"), "dense is a str; pass what jp.load gives."),
+        (lambda: recover(jp.Recover(), model, model, ["a text"]), "calibration is a list; pass task.calibration(512)"),
+        (lambda: plan("x", texts, jp.Budget(0.5)), "model is a str; pass what jp.load gives."),
+        (lambda: plan(model, texts, 0.5), "the budget is 0.5; pass Budget(remove=0.6)"),
+    ):
+        with pytest.raises(JaxpruneError, match="^" + re.escape(said)):
+            call()
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -230,6 +230,12 @@ def check_finite(name: str, array: np.ndarray, where: str) -> None:
         raise NumericalError(f"tensor {name} of {where} holds NaN or Inf; go back to a model whose numbers are finite.")
 
 
+def check_all_finite(params: Params, where: str) -> None:
+    """Raise `NumericalError` for the first parameter that holds NaN or Inf."""
+    for path, leaf in named_parameters(params)[0].items():
+        check_finite(path, np.asarray(leaf), where)
+
+
 def stored_type(of_file: str, asked: str) -> Any:
     """The type of a parameter that a file has in type `of_file`, where `asked` is one of `DTYPES`."""
     return jnp.dtype("bfloat16" if asked == "bfloat16" or (asked, of_file) == ("auto", "bfloat16") else "float32")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
-from ..checkpoint.manifest import check_finite, named_parameters
-from ..checks import check_effect, checked
+from ..checkpoint.manifest import check_all_finite
+from ..checks import check_effect, check_given, checked
 from ..doubts import tell
 from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
@@ -88,6 +88,8 @@ def finetune(
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
+    check_given(model=(model, Model), task=(task, Task), settings=(settings, Train))
+    check_given(lora=(lora, Lora | None), teacher=(teacher, Model | None))
     model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
     check_limit(device_limit)
@@ -147,8 +149,7 @@ def tune(
     settings = replace(settings, remat=remat_asked(settings, store))
     settings, tight = within_limit(device_limit, model, leaves, first, settings, devices, teacher)
     doubts += tight
-    for path, leaf in named_parameters(model.params)[0].items():
-        check_finite(path, np.asarray(leaf), "the model")
+    check_all_finite(model.params, "the model")
 
     types, cut_scored = result_types(model.params, settings.result_dtype), dict[str, None]()
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ..checks import check_counts, check_types
+from ..checks import check_counts, check_given, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Batch, Model
@@ -31,6 +31,7 @@ from .epochs import batches_for
 from .finetune import chooser
 from .lora import HEAD
 from .masters import in_types, result_types
+from .recover_checks import check_pair, check_reading
 from .settings import Train
 from .train import Trained, train
 
@@ -129,6 +130,7 @@ class Recover:
         """`pruned` with the weights that come closest to `dense` on texts held back; `calibration` where no texts are
         set. `mesh` is that of `finetune`. Raises `DataError`, `SettingsError`, `NumericalError`.
         """
+        check_given(pruned=(pruned, Model), dense=(dense, Model), calibration=(calibration, Calibration | None))
         texts = self.texts if self.texts is not None else calibration
         if texts is None:
             raise DataError("there are no texts to recover on; pass Recover(texts).")
@@ -152,6 +154,7 @@ def recover(
     if settings.teacher_in == "device":  # it teaches in every run
         dense = dense.replace(params=devices.fetch(dense.params))
     encoded, doubts = encoded_for(dense, texts, on_step)
+    doubts += check_reading(pruned, dense, texts, encoded)
     numbers_back, numbers = split_off(len(encoded), settings)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
     if settings.variants:
@@ -235,27 +238,6 @@ def check_calibration(texts: Any) -> None:
         raise SettingsError(
             f"texts is a {type(texts).__name__}; pass task.calibration(4000), Calibration.of_texts(texts), "
             "Calibration.of_running_text(file, windows) or Calibration.of_ids(ids, mask)."
-        )
-
-
-def check_pair(pruned: Model, dense: Model) -> None:
-    """Raise `SettingsError` where `pruned` cannot have been cut from `dense`, or where nothing can be compared."""
-    ours, theirs = pruned.architecture, dense.architecture
-    head = head_of(ours)
-    if head.divergence is None and head.language is None:
-        raise SettingsError(
-            f"the model's head is {head.name}: it predicts nothing to be brought back; take a model with a head."
-        )
-    for name in ("family", "hidden", "vocab", "head", "problem", "labels"):
-        mine, other = getattr(ours, name), getattr(theirs, name)
-        if mine != other:
-            raise SettingsError(
-                f"the pruned model's {name} is {mine}, the dense one's {other}; pass the model that it was made from."
-            )
-    if len(ours.layers) != len(theirs.layers):
-        raise SettingsError(
-            f"the pruned model has {len(ours.layers)} layers, the dense one {len(theirs.layers)}; pass the model that "
-            "it was made from."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..checkpoint.files import listed
-from ..checkpoint.manifest import check_finite, named_parameters
+from ..checkpoint.manifest import check_all_finite
 from ..checkpoint.notes import images_of
 from ..errors import CheckpointError, DataError, SettingsError
 from ..evaluation.label_map import by_name, match_labels
@@ -66,8 +66,7 @@ def fitting(
     `SettingsError` that names the first label, position or token in which the two differ; `NumericalError` for weights
     of the teacher that are not finite.
     """
-    for path, leaf in named_parameters(teacher.params)[0].items():
-        check_finite(path, np.asarray(leaf), "the teacher")
+    check_all_finite(teacher.params, "the teacher")
     t, a = teacher.architecture, model.architecture
     doubts: tuple[str, ...] = ()
     if a.labels:
@@ -81,10 +80,10 @@ def fitting(
             f"{t.max_positions} has none; cut the texts at {t.max_positions} tokens, or take another teacher."
         )
     if a.patches is not None or t.patches is not None:
-        return teacher, doubts + _check_images(teacher, model)
+        return teacher, doubts + check_images(teacher, model)
     if task.is_token_ids:
-        return teacher, doubts + _check_given(t, encoded)
-    return teacher, doubts + _check_tokens(teacher, model, encoded, read)
+        return teacher, doubts + check_row_ids(t, encoded)
+    return teacher, doubts + check_tokens(teacher, model, encoded, read)
 
 
 def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -125,7 +124,7 @@ def _reordered(teacher: Model, order: np.ndarray, labels: tuple[str, ...]) -> Mo
     return teacher.replace(architecture=architecture, params={**teacher.params, "head": head})
 
 
-def _check_images(teacher: Model, model: Model) -> tuple[str, ...]:
+def check_images(teacher: Model, model: Model) -> tuple[str, ...]:
     """Raise `SettingsError` where the two read other patches, or images of other preparation. Returns a doubt where
     that of the teacher is not known.
     """
@@ -146,7 +145,7 @@ def _check_images(teacher: Model, model: Model) -> tuple[str, ...]:
     return ()
 
 
-def _check_given(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
+def check_row_ids(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
     """A doubt: no tokenizer says what token ids mean. Raises `SettingsError` for one that the teacher has not."""
     highest = max(int(np.max(ids)) for ids in encoded.ids)
     if highest >= teacher.vocab:
@@ -157,7 +156,7 @@ def _check_given(teacher: Architecture, encoded: Encoded) -> tuple[str, ...]:
     return ("the texts are token ids: that they mean the same to the teacher could not be checked.",)
 
 
-def _check_tokens(
+def check_tokens(
     teacher: Model, model: Model, encoded: Encoded, read: Callable[[Tokenizer], Encoded]
 ) -> tuple[str, ...]:
     """Raise `SettingsError` for a token of the training texts that is another one, or none, to the teacher.

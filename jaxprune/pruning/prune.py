@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 from jax.sharding import Mesh
 
 from ..checkpoint.known_families import known_families
-from ..checks import checked
+from ..checks import check_given, checked, in_short
 from ..doubts import tell
 from ..errors import BudgetError, DataError, SettingsError
 from ..model.architecture import Architecture
@@ -178,13 +178,17 @@ def _doubted(result: Model) -> Model:
 
 def check_call(model: Any, calibration: Any, budget: Any) -> None:
     """Raise for what is no model, no calibration texts or no budget, saying what would be."""
-    if not isinstance(model, Model):
-        raise SettingsError(f"the model is a {type(model).__name__}; pass what jp.load gives.")
+    check_given(model=(model, Model))
     if not isinstance(calibration, Calibration):
         raise DataError(
             f"calibration is a {type(calibration).__name__}; pass task.calibration(512), Calibration.of_texts(texts) "
             "or Calibration.of_ids(ids, mask)."
         )
+    check_budget(budget)
+
+
+def check_budget(budget: Any) -> None:
+    """Raise `BudgetError` for what is neither a budget nor several."""
     if not isinstance(budget, Budget | Sequence) or isinstance(budget, str):
         raise BudgetError(f"the budget is {budget!r}; pass Budget(remove=0.6), or a list of budgets.")
     for entry in [budget] if isinstance(budget, Budget) else budget:
@@ -195,7 +199,7 @@ def check_call(model: Any, calibration: Any, budget: Any) -> None:
 def check_recovery(recover: Any) -> None:
     """Raise `SettingsError` for what cannot be called with a pruned model."""
     if recover is not None and not callable(recover):
-        raise SettingsError(f"recover is {recover!r}; pass jaxprune.Recover(texts, steps=500).")
+        raise SettingsError(f"recover is {in_short(recover)}; pass jaxprune.Recover(texts, steps=500).")
 
 
 def check_results(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ..checks import checked
+from ..checks import check_given, checked
 from ..doubts import tell
 from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
@@ -17,7 +17,7 @@ from ..pruning.cost import flops, parameters, total_cost, whole_flops, whole_par
 from ..pruning.kept import KEEP_BYTES
 from ..pruning.method import Method
 from ..pruning.methods import KPrune
-from ..pruning.prune import as_budgets
+from ..pruning.prune import as_budgets, check_budget
 from ..runtime.memory import host_peak_bytes
 from ..tasks.calibration import Calibration
 from ..tasks.example import MAX_LENGTH
@@ -53,6 +53,8 @@ def plan(
     weights, else None. The rest is arithmetic. `assumptions` says in words what the estimates rest on, `warnings`
     what is doubtful. Raises `BudgetError`, `DataError`.
     """
+    check_given(model=(model, Model))
+    check_budget(budget)
     model = model.with_tokenizer(tokenizer)
     budgets, alone = as_budgets(budget)
     architecture, chosen = model.architecture, method_of(method)

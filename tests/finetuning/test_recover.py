@@ -1,5 +1,7 @@
 """A pruned model learns from the dense one, without labels."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -9,8 +11,10 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetuning import recover as recovery
+from jaxprune.finetuning.recover_checks import check_reading
 from jaxprune.pruning.prune import check_recovery
 from jaxprune.tasks.calibration import Calibration
+from jaxprune.tokens.windows import encoded_for
 from tests.finetuning.conftest import WORDS
 from tests.helpers.decoders import language_model
 
@@ -142,6 +146,10 @@ def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
         SETTINGS(pruned, model)
     with pytest.raises(SettingsError, match="recover is True"):
         check_recovery(True)
+    with pytest.raises(
+        SettingsError, match=r"^recover is Calibration\(.{1,60}; pass jaxprune.Recover\(texts, steps=500\)"
+    ):
+        check_recovery(texts)
     with pytest.raises(DataError, match="4 texts are too few"):
         SETTINGS(pruned, model, Calibration.of_texts(["the film"] * 4))
     with pytest.raises(SettingsError, match="texts is a list"):
@@ -155,3 +163,49 @@ def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
     with pytest.raises(SettingsError, match="predicts nothing"):
         bare = jp.load(folder, head="none")
         replace(SETTINGS, texts=texts)(bare, bare)
+
+
+def test_a_dense_model_that_reads_other_token_ids_is_refused(pruned, texts, folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    ids = tokenizer["model"]["vocab"]
+    ids.update({word: 4 + number for number, word in enumerate(reversed(WORDS))})
+    first = texts.examples[0].text.split()[0]
+    mine, theirs = 4 + WORDS.index(first), ids[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    told = (
+        rf"the dense model must read what the pruned one reads: token 1 of training text 0 has the id {theirs} "
+        rf"\('{first}'\) for the teacher, {mine} \('{first}'\) for the model"
+    )
+    with pytest.raises(SettingsError, match=told):
+        SETTINGS(pruned, jp.load(other), texts)
+
+
+def test_the_same_tokens_of_another_folder_are_taken_and_what_cannot_be_compared_is_a_doubt(
+    pruned, texts, folder, tmp_path
+):
+    copied, bare = (shutil.copytree(folder, tmp_path / name) for name in ("copied", "bare"))
+    (bare / "tokenizer.json").unlink()
+    dense = jp.load(copied)
+    encoded, _ = encoded_for(dense, texts)
+    assert check_reading(pruned, dense, texts, encoded) == ()
+    moved = pruned.replace(provenance=replace(pruned.provenance, source=str(bare)))
+    assert "could not be checked" in check_reading(moved, dense, texts, encoded)[0]
+
+
+def test_models_that_are_swapped_or_not_finite_are_named(model, pruned, texts):
+    with pytest.raises(SettingsError, match="layer 0 of the pruned model has . heads, of the dense one .: .* swap the"):
+        SETTINGS(model, pruned, texts)
+    for ours, theirs, name in ((pruned, spoilt(model), "dense"), (spoilt(pruned), model, "pruned")):
+        with pytest.raises(NumericalError, match=f"tensor head.bias of the {name} model holds NaN or Inf"):
+            SETTINGS(ours, theirs, texts)
+
+
+def test_a_dense_model_whose_labels_are_in_another_order_is_refused(pruned, texts, folder):
+    with pytest.raises(SettingsError, match=r"the pruned model's labels is \('no', 'yes'\), the dense one's \('yes', "):
+        SETTINGS(pruned, jp.load(folder, labels=("yes", "no")), texts)
+
+
+def spoilt(model: jp.Model) -> jp.Model:
+    head = {**model.params["head"], "bias": np.full(2, np.nan, np.float32)}
+    return model.replace(params={**model.params, "head": head})

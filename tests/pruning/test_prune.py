@@ -200,7 +200,7 @@ def test_a_model_of_another_run_or_another_budget_is_none_of_this_one(ids):
 def test_what_is_no_model_no_texts_or_no_budget_is_named(ids):
     model, calibration = ids
     for call, said in (
-        ((calibration, model, jp.Budget(0.5)), "the model is a Calibration; pass what jp.load gives"),
+        ((calibration, model, jp.Budget(0.5)), "model is a Calibration; pass what jp.load gives"),
         ((model, ["a b"], jp.Budget(0.5)), r"calibration is a list; pass .* Calibration.of_texts\(texts\)"),
         ((model, calibration, 0.6), r"the budget is 0.6; pass Budget\(remove=0.6\), or a list of budgets"),
         ((model, calibration, "0.6"), "the budget is '0.6'; pass Budget"),

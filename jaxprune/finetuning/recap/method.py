@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
-from ...checks import check_effect, checked
+from ...checks import check_effect, check_given, checked
 from ...doubts import tell
 from ...errors import NumericalError, SettingsError
 from ...evaluation.metrics import goodness
@@ -100,6 +100,7 @@ def run_recap(
     tokenizer: Any = None,
 ) -> Recapped:
     """What `recap` does, with the full model and the rounds' records handed back as well."""
+    check_given(model=(model, Model), task=(task, Task), settings=(settings, Recap), training=(training, Train))
     model = model.with_tokenizer(tokenizer)
     check_limit(device_limit)
     check_resume(out, resume)
