@@ -18,4 +18,4 @@ def test_the_python_of_a_page_runs(page, reader, quickly, monkeypatch, tmp_path)
 def test_pages_hold_python_and_most_of_it_runs():
     runs = [runs for page in PAGES for _, runs in blocks(page)]
     assert sum(runs) >= 20
-    assert len(runs) - sum(runs) <= 8  # each says why
+    assert len(runs) - sum(runs) <= 9  # each says why
