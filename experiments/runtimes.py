@@ -428,14 +428,17 @@ def ratio(values: list[float] | None) -> str:
 
 
 def decoder_table(lines: list[dict[str, Any]]) -> str:
+    timed = [line for line in lines if "turns" in line]
+    turns = f" --turns {timed[0]['turns']}" if timed else ""
     text = [
         "## A language model",
+        "",
+        f"    python experiments/runtimes.py --sections decoder --windows {lines[0]['windows']}{turns}",
         "",
         "SmolLM2-135M, cut by K-prune at 20 % of the parameters of heads and neurons, neurons in multiples of 32, not "
         f"trained again. Perplexity over the first {lines[0]['windows']} windows of 512 tokens of WikiText-2's test "
         "text; JAX and transformers in float32.",
     ]
-    timed = [line for line in lines if "turns" in line]
     if timed:
         text += [
             "",

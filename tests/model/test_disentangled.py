@@ -16,6 +16,7 @@ from jaxprune.model.padded import plain_batch
 from jaxprune.pruning.cost import parameters, total_cost, whole_parameters
 from jaxprune.pruning.cut import cut, gates_of
 from tests.helpers import tiny
+from tests.helpers.states import last_states
 
 OWN = tiny.config("deberta-v2", "none", max_position_embeddings=16)
 SHARED = OWN | {"share_att_key": True, "pos_att_type": "c2p|p2c"}
@@ -28,13 +29,8 @@ def batch_of(architecture):
     return plain_batch(architecture, IDS * MASK, MASK)
 
 
-@jax.jit
-def run(model, batch, gates=None):
-    return forward(model.params, batch, model.architecture, Sites(gates=gates)).hidden
-
-
 def states(model, gates=None):
-    return np.asarray(run(model, batch_of(model.architecture), gates))
+    return np.asarray(last_states(model, batch_of(model.architecture), gates))
 
 
 def test_rows_of_distances():
@@ -83,11 +79,13 @@ def test_texts_packed_into_a_row_are_as_far_apart_as_alone():
         start += length
     none = np.zeros((1, 1), np.int32)
     packed = Batch(**row, types=np.zeros_like(row["ids"]), pool=none, index=none)  # type: ignore[arg-type]
-    together = np.asarray(run(model, packed))[0]
+    together = np.asarray(last_states(model, packed))[0]
     start = 0
     for number, length in enumerate(lengths):
         ids = np.pad(IDS[number : number + 1, :length], [(0, 0), (0, 24 - length)])
-        alone = np.asarray(run(model, plain_batch(model.architecture, ids, np.arange(24)[None] < length)))[0, :length]
+        alone = np.asarray(last_states(model, plain_batch(model.architecture, ids, np.arange(24)[None] < length)))[
+            0, :length
+        ]
         np.testing.assert_allclose(together[start : start + length], alone, atol=2e-5)
         start += length
 

@@ -19,6 +19,7 @@ from jaxprune.model.transformer import stack
 from jaxprune.pruning.cost import parameters, total_cost
 from jaxprune.pruning.cut import cut, gates_of
 from tests.helpers import tiny
+from tests.helpers.states import last_states
 
 SETTINGS = tiny.config("mpnet", "none", max_position_embeddings=40)
 IDS = np.random.RandomState(1).randint(2, 30, (3, 34))  # longer than the first bucket of a range
@@ -35,13 +36,8 @@ def batch_of(architecture):
     return plain_batch(architecture, np.where(MASK > 0, IDS, 1), MASK)
 
 
-@jax.jit
-def run(model, batch, gates=None):
-    return forward(model.params, batch, model.architecture, Sites(gates=gates)).hidden
-
-
 def states(model, gates=None):
-    return np.asarray(run(model, batch_of(model.architecture), gates))
+    return np.asarray(last_states(model, batch_of(model.architecture), gates))
 
 
 def test_buckets_of_distances():
@@ -88,11 +84,11 @@ def test_texts_packed_into_a_row_are_as_far_apart_as_alone():
         start += length
     none = np.zeros((1, 1), np.int32)
     packed = Batch(**row, types=np.zeros_like(row["ids"]), pool=none, index=none)  # type: ignore[arg-type]
-    together = np.asarray(run(model, packed))[0]
+    together = np.asarray(last_states(model, packed))[0]
     start = 0
     for number, length in enumerate(lengths):
         alone = plain_batch(model.architecture, IDS[number : number + 1, :length])
-        expected = np.asarray(run(model, alone))[0]
+        expected = np.asarray(last_states(model, alone))[0]
         np.testing.assert_allclose(together[start : start + length], expected, atol=2e-5)
         start += length
 
