@@ -15,20 +15,12 @@ from ..errors import CheckpointError, SettingsError
 from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
-from .config import (
-    HeadChoice,
-    architecture_from,
-    choose_head,
-    class_of,
-    config_in,
-    declared_head,
-    family_of,
-    head_fields,
-)
+from .config import architecture_from, config_in, family_of, head_fields
 from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family
 from .files import inside
 from .generation import ends_in
+from .head_choice import HeadChoice, choose_head, class_of, declared_head
 from .head_names import kind_of_class, named_alike
 from .hub import locate
 from .image_settings import IMAGE_FILES
