@@ -12,9 +12,10 @@ import numpy as np
 from ..checks import check_seed, checked
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes
+from ..model.architecture import LAST_LAYERS, Architecture
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
+from ..model.shapes import parameter_shapes
 from .config import architecture_from, config_in, family_of, head_fields
 from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family

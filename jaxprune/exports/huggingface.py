@@ -32,9 +32,10 @@ from ..checkpoint.uneven import MODELLING, PER_LAYER, added_biases, with_layers,
 from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import Architecture, parameter_shapes
+from ..model.architecture import Architecture
 from ..model.attention_kinds import Relative, alike
 from ..model.model import Model
+from ..model.shapes import parameter_shapes
 from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .modelling import modelling_text
 from .places import filled_up, first_places, unit_places
