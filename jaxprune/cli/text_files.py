@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 
-from ..checkpoint.write import check_writable
+from ..checkpoint.output_folder import check_writable
 from ..errors import DataError, OutputError
 
 
