@@ -23,11 +23,11 @@ from ..checkpoint.files import listed
 from ..checkpoint.generation import write_generation
 from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.layout import fused
-from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import EXPORTED, check_saved_type, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
 from ..checkpoint.read import Stored
 from ..checkpoint.sentence_files import write_sentence
+from ..checkpoint.tensor_names import file_shape, named_shapes, tensor_names
 from ..checkpoint.uneven import MODELLING, without_layers
 from ..checkpoint.write import SHARD_BYTES, write_folder, write_tensors
 from ..doubts import tell
@@ -35,7 +35,6 @@ from ..errors import CheckpointError, SettingsError
 from ..model.architecture import Architecture
 from ..model.attention_kinds import Relative
 from ..model.model import Model
-from ..model.shapes import parameter_shapes
 from .exported import Exported, ready_to_export, source_config, with_head, with_windows
 from .huggingface_config import (
     check_description,
@@ -175,7 +174,7 @@ def _tensors(
     types: SavedTypes,
 ) -> dict[str, Stored]:
     """Every tensor of the folder under its name there; numbers are fetched when it is written, a file at a time."""
-    shapes, _ = named_parameters(parameter_shapes(target))
+    shapes = named_shapes(target)
     tensors, copies = {}, defaultdict(list)
     for ours, name in tensor_names(family, target).items():
         layer = kept[int(ours.split(".")[1])] if kept is not None and ours.startswith("layers.") else None
