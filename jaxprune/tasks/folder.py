@@ -7,7 +7,8 @@ from pathlib import Path
 from ..checks import checked
 from ..errors import DataError
 from .example import Example, length_fields
-from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
+from .file_text import check_no_table, decode
+from .jsonl import Row, read_rows, second_text, shown, split_file
 from .kinds import KINDS
 from .label_columns import Labels, read_labels
 from .task import Task

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from .example import Example
+from .file_text import check_no_table, decode, decoded
 from .hub import Hub, Source, Spool
-from .jsonl import check_no_table, decode, decoded, is_json, iter_rows
+from .jsonl import is_json, iter_rows
 from .plain_text import not_plain
 
 LENGTH = 512  # tokens of a window
