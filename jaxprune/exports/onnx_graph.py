@@ -24,10 +24,10 @@ from .onnx_parts import (
     TOKENS,
     Graph,
     all_slots,
-    norm_scale,
     onnx_capped,
     onnx_dense,
     onnx_norm,
+    onnx_norm_scale,
     onnx_rms,
 )
 
@@ -196,7 +196,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     if not size.groups:
         return None
     width, scale = a.head_width, attention_scale(a)
-    scales = {name: norm_scale(p[name], a) for name in ("q_norm", "k_norm") if name in p}
+    scales = {name: onnx_norm_scale(p[name], a) for name in ("q_norm", "k_norm") if name in p}
     scaled = {"q_norm": scales["q_norm"] * scale} if scales else {}
     q_weights = p["q"] if scaled else {name: leaf * scale for name, leaf in p["q"].items()}
 

@@ -98,12 +98,12 @@ def onnx_norm(g: Graph, p: Params, x: str, a: Architecture, name: str | None = N
     """A norm of the family's kind over the last axis; its weights are called `name`, or "norm" of the place."""
     name = f"{g.place}norm" if name is None else name
     if a.norm == "rms":
-        return onnx_rms(g, norm_scale(p, a), x, a, name)
+        return onnx_rms(g, onnx_norm_scale(p, a), x, a, name)
     weights = (g.weight(f"{name}.scale", p["scale"]), *([g.weight(f"{name}.bias", p["bias"])] if "bias" in p else []))
     return g.add("LayerNormalization", x, *weights, axis=-1, epsilon=a.norm_eps)
 
 
-def norm_scale(p: Params, a: Architecture) -> np.ndarray:
+def onnx_norm_scale(p: Params, a: Architecture) -> np.ndarray:
     """What a norm multiplies by."""
     scale = np.asarray(p["scale"], np.float32)
     return 1 + scale if a.norm_plus_one else scale
