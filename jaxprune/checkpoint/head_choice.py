@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast, get_args
 
+from ..checks import is_in_order
 from ..errors import CheckpointError, SettingsError, UnknownHeadError
 from ..model.architecture import LAST_LAYERS, HeadKind, Problem
 from ..model.embedding import Embedding
@@ -89,6 +90,20 @@ def choose_head(
     return HeadChoice(kind, names, cast(Problem, problem))
 
 
+def renaming(task: HeadChoice, declared: HeadChoice | None, where: str) -> tuple[str, ...]:
+    """A warning where a head is kept, and its classes go by each other's names from now on."""
+    if declared is None or not task.keeps_weights_of(declared):
+        return ()
+    places = {name: number for number, name in enumerate(declared.labels)}
+    if all(places.get(name, number) == number for number, name in enumerate(task.labels)):
+        return ()
+    old, new = (", ".join(labels[:5]) + (", …" if len(labels) > 5 else "") for labels in (declared.labels, task.labels))
+    return (
+        f"the head of {where} has outputs for {old}; as was asked, they are called {new} from now on; leave labels "
+        "out, unless the names there are wrong.",
+    )
+
+
 def unknown_head(where: str) -> UnknownHeadError:
     """The error for a checkpoint of a class whose head we do not have, and nobody asks for another one."""
     error = UnknownHeadError(
@@ -107,9 +122,11 @@ def _check_request(head: str | None, labels: Sequence[str] | int | None, problem
     for name, value, known in (("head", head, get_args(HeadKind)), ("problem", problem, get_args(Problem))):
         if value is not None and value not in known:
             raise SettingsError(f"{name} is {value!r}, expected one of {', '.join(known)}.")
-    if isinstance(labels, (str, bool)) or (
-        labels is not None and not isinstance(labels, int) and not all(isinstance(label, str) for label in labels)
-    ):
+    if isinstance(labels, int):
+        good = not isinstance(labels, bool)
+    else:  # a set has an order of its own in every process, a mapping numbers that would not be read
+        good = labels is None or (is_in_order(labels) and all(isinstance(label, str) for label in labels))
+    if not good:
         raise SettingsError(f"labels is {labels!r}, expected a count or the names of the classes.")
     if labels is not None and (labels if isinstance(labels, int) else len(labels)) < 1:
         raise SettingsError(f"labels is {labels!r}, expected at least one.")

@@ -20,7 +20,7 @@ from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_
 from .families import Family
 from .files import inside
 from .generation import ends_in
-from .head_choice import HeadChoice, choose_head, class_of, declared_head
+from .head_choice import HeadChoice, choose_head, class_of, declared_head, renaming
 from .head_names import kind_of_class, named_alike
 from .hub import locate
 from .image_settings import IMAGE_FILES
@@ -130,7 +130,8 @@ def load(
     of_vectors |= {} if outer == folder else {"source": str(outer)}
     record = {**of_vectors, **origin, "source_config": dict(config), **names_ignored}
     unsaid = assumed(task.embedding, declared and declared.embedding, str(source))
-    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *unsaid)
+    renamed = () if new else renaming(task, declared, str(source))
+    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *renamed, *unsaid)
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
 
 
@@ -256,9 +257,12 @@ def _with_task(
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)
     params, warnings = _complete(changed, arrays, seed, where, host, left)
-    return _warned(
-        Model(changed, params, model.provenance), (*warnings, *assumed(task.embedding, old.embedding, where))
+    said = (
+        *warnings,
+        *(() if warnings else renaming(task, old, where)),
+        *assumed(task.embedding, old.embedding, where),
     )
+    return _warned(Model(changed, params, model.provenance), said)
 
 
 def _of_head(name: str) -> bool:

@@ -25,6 +25,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     and nothing else.
     """
     folder = Path(folder)
+    _check_home(folder)
     if folder.name in ("", ".."):  # ".", "/" and the empty path have no name of their own to rename to
         raise OutputError(f"{str(folder)!r} is no name for a new folder; choose one.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -47,6 +48,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
 
 def check_writable(folder: str | Path) -> None:
     """Raise `OutputError` where `folder`, or where it is missing the place it would be made in, cannot be written."""
+    _check_home(Path(folder))
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -54,6 +56,12 @@ def check_writable(folder: str | Path) -> None:
         os.rmdir(tempfile.mkdtemp(prefix=".jaxprune-", dir=folder))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({reason_of(error)}); choose another folder.") from error
+
+
+def _check_home(path: Path) -> None:
+    """Raise `OutputError` for a path from "~" on, which would make a folder of that name where the program runs."""
+    if os.path.expanduser(path) != str(path):
+        raise OutputError(f"{path} begins with the home folder's short name, which is not read here; write it out.")
 
 
 def written_by_us(folder: Path, present: Sequence[str]) -> frozenset[str]:

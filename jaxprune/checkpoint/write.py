@@ -70,7 +70,7 @@ def save(
     and numbers too large for `dtype`, `CheckpointError` where the parameters do not fit the architecture or JAX dropped
     the model's notes.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))  # as `load` reads it
     if dtype is not None:  # before the weights are looked at
         check_saved_type(dtype)
     check_output(folder, overwrite)

@@ -20,7 +20,7 @@ def check_out(out: Path, source: str | None, overwrite: bool) -> None:
         raise OutputError(f"{out} is a folder; name a file.")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another file, or pass overwrite=True.")
-    check_writable(out.absolute().parent)
+    check_writable(out.parent)
 
 
 @contextmanager

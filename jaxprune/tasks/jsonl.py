@@ -122,6 +122,12 @@ def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | Non
             continue
         if not columns.rows and (wrong := not_plain(line, "texts" if paired else "prompts")):
             raise DataError(f"{path} {wrong}")
+        if "\0" in line:
+            raise DataError(
+                f"{path} line {number} has a NUL, which no text has: it was damaged, or is none; copy it anew."
+            )
+        if "\r" in line.rstrip():  # all that is known of old Mac files
+            raise DataError(f"{path} line {number} has a carriage return within; end lines by a newline.")
         columns.see(line)
         texts, where = line.split("\t") if paired else [line], f"{path} line {number}"
         if len(texts) > 2:

@@ -48,6 +48,8 @@ class RunningText(Sequence[Example]):
             for chunk in RunningText((path,), 0).chunks():
                 if blank and not is_json(path):
                     _check_plain(path, chunk)
+                if "\0" in chunk and not is_json(path):
+                    raise DataError(f"{path} holds a NUL, which no text has: it was damaged, or is none; copy it anew.")
                 characters += len(chunk)
                 blank = blank and not chunk.strip()
             if blank:

@@ -1,5 +1,6 @@
 """What may surprise in how a tokenizer reads texts for its model."""
 
+import os
 from itertools import pairwise
 
 from ..checkpoint.tokenizer_files import TokenizerRead
@@ -44,6 +45,13 @@ def pair_doubts(read: TokenizerRead, types: int | None) -> tuple[str, ...]:
             "reads them as one; end the first texts with a separator if it was trained with one.",
         )
     return said
+
+
+def file_doubts(text: str) -> tuple[str, ...]:
+    """A doubt where a text that comes alone is the name of a file."""
+    if not os.path.isfile(text):
+        return ()
+    return (f"{text} is the name of a file, and was read as a text; read the file, and give what it holds.",)
 
 
 def _unlike_embedding(read: TokenizerRead, rows: int | None) -> tuple[str, ...]:
