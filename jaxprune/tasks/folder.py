@@ -42,7 +42,7 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
         split: tuple(Example(row.text("text"), second_text(row), labels.number(row)) for row in rows)
         for split, rows in splits.items()
     }
-    _check_not_swapped(rows, labels)
+    _check_not_swapped(rows)
     return own_task("text-classification", labels, KINDS[labels.kind].scores, examples, path, max_length)
 
 
@@ -106,12 +106,13 @@ def _check_fields(rows: list[Row]) -> None:
         raise bare.fail(f'field "text_pair" is missing, {paired.where} has one; write null for a single text.')
 
 
-def _check_not_swapped(rows: Sequence[Row], labels: Labels) -> None:
+def _check_not_swapped(rows: Sequence[Row]) -> None:
     """Raise DataError where there are more names of classes than texts, and not by accident."""
     texts = {(row.values["text"], row.values.get("text_pair")) for row in rows}
-    if labels.kind == "single_label" and len(labels.names) > max(len(texts), _NAMES):
+    names = {row.values["label"] for row in rows if isinstance(row.values.get("label"), str)}
+    if len(names) > max(len(texts), _NAMES):
         raise rows[0].fail(
-            f"there are {len(labels.names)} different labels and {len(texts)} different texts; text and label may have "
+            f"there are {len(names)} different labels and {len(texts)} different texts; text and label may have "
             "changed places."
         )
 
