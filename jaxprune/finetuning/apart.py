@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..runtime.devices import Devices
 from ..runtime.programs import Programs
-from .guides import beside, on_the_way
+from .guides import beside, on_the_way, said
 from .losses import Distillation, summed_losses, targets_of, unit_count
 from .settings import Train
 from .step import spread_over
@@ -19,7 +19,7 @@ from .step import spread_over
 class Apart:
     """How far a model is from the dense one on some texts: the loss of recovery, a mean over texts or tokens.
 
-    A dense model in host memory says once what it has to say of them.
+    A dense model says once what it has to say of them, but for its hidden states.
     """
 
     def __init__(
@@ -38,6 +38,8 @@ class Apart:
             stream = Devices(devices.mesh, stream=True)
             guides = on_the_way(dense, devices, Programs(devices=stream))
             self._guides = [devices.read(guide) for guide in guides(self._batches)]
+        elif not settings.distill_hidden:
+            self._guides = [devices.read(guide) for guide in said(dense, self._batches, devices)]
 
     def __call__(self, params: Params, architecture: Architecture) -> float:
         total = count = 0.0
