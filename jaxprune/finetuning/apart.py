@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -19,7 +20,7 @@ from .step import spread_over
 class Apart:
     """How far a model is from the dense one on some texts: the loss of recovery, a mean over texts or tokens.
 
-    A dense model says once what it has to say of them, but for its hidden states.
+    It is computed in the type that trains. A dense model says once what it has to say, but for its hidden states.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Apart:
     ):
         self._batches, self._targets, self._devices = list(batches), targets, devices
         self._dense, self._beside = dense.architecture, beside(dense, settings)
-        self._distillation, self._programs = settings.distillation, Programs()
+        self._distillation, self._dtype, self._programs = settings.distillation, settings.dtype, Programs()
         self._guides: list[np.ndarray | None] = [None] * len(self._batches)
         if settings.teacher_in != "device":
             stream = Devices(devices.mesh, stream=True)
@@ -49,14 +50,14 @@ class Apart:
             total += float(
                 self._programs(
                     _gap, params, teacher, *rows, architecture=architecture, dense=self._dense,
-                    distillation=self._distillation, devices=self._devices,
+                    distillation=self._distillation, devices=self._devices, dtype=self._dtype,
                 )
             )  # fmt: skip
             count += float(unit_count(*rows[:2], architecture))
         return total / count
 
 
-@partial(jax.jit, static_argnames=("architecture", "dense", "distillation", "devices"))
+@partial(jax.jit, static_argnames=("architecture", "dense", "distillation", "devices", "dtype"))
 def _gap(
     params: Params,
     teacher: Params | None,
@@ -68,8 +69,10 @@ def _gap(
     dense: Architecture,
     distillation: Distillation,
     devices: Devices,
+    dtype: str,
 ) -> Float[Array, ""]:
     return summed_losses(
         params, batch, targets, architecture, sites=Sites(spread=spread_over(devices)),
         teacher=None if teacher is None else (dense, teacher), guide=guide, distillation=distillation,
+        dtype=jnp.dtype(dtype),
     )  # fmt: skip
