@@ -74,7 +74,7 @@ def trained(arm: str, pruned: Any, dense: Any, train: Path, held: Path, tokens: 
     train_settings = jp.Train(**{"epochs": 1, "dropout": 0.0, "keep": "last", **settings})
     if arm.startswith("lora"):
         lora = jp.Lora(rank=int(arm[4:]), alpha=2.0 * int(arm[4:]), projections=PROJECTIONS)
-        return jp.finetune(pruned, task, train_settings, lora=lora)
+        return jp.finetune(pruned, task, train_settings, lora=lora, teacher=teacher)
     return jp.finetune(pruned, task, train_settings, trainable=MOVING, teacher=teacher)
 
 
