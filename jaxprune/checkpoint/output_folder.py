@@ -25,7 +25,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     and nothing else.
     """
     folder = Path(folder)
-    _check_home(folder)
+    check_home(folder)
     if folder.name in ("", ".."):  # ".", "/" and the empty path have no name of their own to rename to
         raise OutputError(f"{str(folder)!r} is no name for a new folder; choose one.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -48,7 +48,7 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
 
 def check_writable(folder: str | Path) -> None:
     """Raise `OutputError` where `folder`, or where it is missing the place it would be made in, cannot be written."""
-    _check_home(Path(folder))
+    check_home(folder)
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -58,7 +58,7 @@ def check_writable(folder: str | Path) -> None:
         raise OutputError(f"{folder} cannot be written ({reason_of(error)}); choose another folder.") from error
 
 
-def _check_home(path: Path) -> None:
+def check_home(path: str | Path) -> None:
     """Raise `OutputError` for a path from "~" on, which would make a folder of that name where the program runs."""
     if os.path.expanduser(path) != str(path):
         raise OutputError(f"{path} begins with the home folder's short name, which is not read here; write it out.")

@@ -16,6 +16,7 @@ from jaxprune.checkpoint import check_output, check_writable, load, save, write
 from jaxprune.checkpoint.manifest import load_own
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, parameter_shapes
+from jaxprune.pruning.measured import Measured
 
 TINY = Architecture(
     family="bert",
@@ -334,6 +335,6 @@ def test_the_home_folders_short_name_is_read_as_load_reads_it(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert save(random_model(), "~/small") == tmp_path / "home" / "small"
     assert load("~/small").architecture == TINY and names(tmp_path) == ["home"]
-    for check in (check_output, check_writable):
+    for check in (check_output, check_writable, lambda path: Measured(path, resume=False)):
         with pytest.raises(OutputError, match="~/small begins with the home folder's short name"):
             check("~/small")
