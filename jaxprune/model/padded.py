@@ -28,7 +28,7 @@ def plain_batch(
     refuses several; here the mask tells how far each text goes. Traceable. Raises `DataError` where shapes disagree or
     a text is longer than the model reads.
     """
-    ids = _integers(input_ids, "input_ids", architecture.vocab)
+    ids = _integers(input_ids, "input_ids", architecture.vocab, attention_mask)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
     mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask, "attention_mask", 2)
@@ -85,8 +85,11 @@ def image_batch(architecture: Architecture, pixel_values: Any) -> Batch:
     )
 
 
-def _integers(values: Any, name: str, below: int | None) -> Array:
-    """Whole numbers from 0 up to `below`, int32. Raises `DataError` for others, where the host has them."""
+def _integers(values: Any, name: str, below: int | None, shown: Any = None) -> Array:
+    """Whole numbers from 0 up to `below`, int32. Raises `DataError` for others, where the host has them.
+
+    Padding may have any number: slots where the mask `shown` is 0.
+    """
     if isinstance(values, jax.Array):  # NumPy cannot hold traced ones, and looking at others would wait for them
         return jnp.asarray(values, jnp.int32)
     try:
@@ -97,9 +100,13 @@ def _integers(values: Any, name: str, below: int | None) -> Array:
     if not whole:
         raise DataError(
             f"{name} is {type(values).__name__} of {numbers.dtype}, expected whole numbers [rows, length]; give what "
-            f"a tokenizer calls so."
+            "a tokenizer calls so."
         )
     wrong = (numbers < 0) if below is None else (numbers < 0) | (numbers >= below)
+    if isinstance(shown, jax.Array):
+        wrong = np.zeros_like(wrong)  # what is padding is not known here
+    elif shown is not None and np.shape(shown) == wrong.shape:
+        wrong &= np.asarray(shown) != 0
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0]) if numbers.ndim else 0
         most = "" if below is None else f" to {below - 1}"
