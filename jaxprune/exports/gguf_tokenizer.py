@@ -92,8 +92,8 @@ def _by_merges(said: Mapping[str, Any], own: Any, warnings: list[str]) -> dict[s
         )
     if pre in NEARLY:
         warnings.append(
-            f"llama.cpp's pre-tokenizer {pre} divides words with combining marks, or with capitals beyond A to Z after "
-            "small letters, otherwise than the tokenizer."
+            f"llama.cpp's pre-tokenizer {pre} divides words with combining marks, and words of letters beyond A to Z "
+            "with capitals inside, otherwise than the tokenizer."
         )
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in said["model"]["merges"]]
     merges = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]
