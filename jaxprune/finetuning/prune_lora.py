@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import check_given, checked
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
@@ -72,8 +72,6 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
-    check_given(model=(model, Model), task=(task, Task), settings=(settings, PruneLora), training=(training, Train))
-    check_given(teacher=(teacher, Model | None))
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)

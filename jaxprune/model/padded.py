@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..checks import checked
 from ..errors import DataError
 from .architecture import Architecture
 from .heads import head_of
@@ -28,11 +29,11 @@ def plain_batch(
     refuses several; here the mask tells how far each text goes. Traceable. Raises `DataError` where shapes disagree or
     a text is longer than the model reads.
     """
-    ids = _integers(input_ids)
+    ids = _integers(input_ids, "input_ids")
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
-    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask)
-    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids)
+    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask, "attention_mask", "iubf")
+    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids, "token_type_ids")
     for name, array in (("attention_mask", mask), ("token_type_ids", types)):
         if array.shape != ids.shape:
             raise DataError(f"{name} has shape {array.shape}, input_ids {ids.shape}; they must agree.")
@@ -81,11 +82,16 @@ def image_batch(architecture: Architecture, pixel_values: Any) -> Batch:
     )
 
 
-def _integers(values: Any) -> Array:
+def _integers(values: Any, name: str, kinds: str = "iub") -> Array:
+    """Raises `DataError` for what is of other `kinds` of numbers: a fraction would lose what follows the point."""
     # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
-    return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
+    array = values if isinstance(values, jax.Array) else np.asarray(values)
+    if array.dtype.kind not in kinds:
+        raise DataError(f"{name} holds {array.dtype} of shape {array.shape}, expected whole numbers, [rows, length].")
+    return jnp.asarray(array, jnp.int32)
 
 
+@checked
 def logits(
     model: Model,
     input_ids: Any,
