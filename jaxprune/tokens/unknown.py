@@ -1,0 +1,82 @@
+"""Tokens that stand for what a tokenizer does not know: what a model says of them says nothing of the text."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError
+
+SHARE = 0.1  # of unknown tokens above which a doubt is told: prose in a language that a vocabulary knows has hardly any
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """How much of some texts is unknown to their tokenizer."""
+
+    name: str = ""  # of the token that stands there, or of others that count as it
+    texts: int = 0
+    whole: int = 0  # texts that have tokens, and no other ones
+    tokens: int = 0  # the texts' own, special ones that are put around them not counted
+    unknown: int = 0  # of these
+    example: str = ""  # how the text begins that has the most of them
+    most: int = 0  # how many that has
+
+    def __add__(self, other: "Unknown") -> "Unknown":
+        worst = other if other.most > self.most else self
+        return Unknown(
+            self.name or other.name, self.texts + other.texts, self.whole + other.whole, self.tokens + other.tokens,
+            self.unknown + other.unknown, worst.example, worst.most,
+        )  # fmt: skip
+
+    def doubts(self, what: str) -> tuple[str, ...]:
+        """A warning where a good part is unknown, or all of some texts, which are called `what`."""
+        if self.unknown <= SHARE * self.tokens and not self.whole:
+            return ()
+        said = f", and {self.whole} of them have no other" if self.whole else ""
+        return (
+            f"{self.unknown / max(self.tokens, 1):.0%} of the tokens of {self.texts} {what} are {self.name}, which "
+            f"stands for what the tokenizer does not know{said}, such as {self.example!r}: a model reads nothing "
+            "there; take one of their language.",
+        )
+
+    def checked(self, what: str) -> tuple[str, ...]:
+        """The same. Raises `DataError` where the texts have no other tokens at all."""
+        if self.unknown and self.unknown == self.tokens:
+            raise DataError(
+                f"all {self.tokens:,} tokens of {what} are {self.name}, which stands for what the tokenizer does not "
+                f"know, such as {self.example!r}: a model reads nothing there; give text whose words the model's "
+                "tokenizer knows."
+            )
+        return self.doubts(what)
+
+
+def counted(rows: Iterable[tuple[np.ndarray, int, str]], unknown: int | None, name: str) -> Unknown:
+    """Of texts, each with its token ids, how many special ones are among these, and the text.
+
+    `unknown` is the id of the token called `name`; None: the tokenizer knows all.
+    """
+    texts = whole = tokens = absent = most = 0
+    worst = ""
+    for ids, special, text in rows:
+        own, there = len(ids) - special, 0 if unknown is None else int(np.sum(ids == unknown))
+        texts, tokens, absent, whole = texts + 1, tokens + own, absent + there, whole + (0 < own == there)
+        if there > most:
+            worst, most = text, there
+    return Unknown(name, texts, whole, tokens, absent, worst[:40], most)
+
+
+class Counter(Iterator[np.ndarray]):
+    """Rows of token ids as they come, of one text that `begins` so, and in `so_far` what of them is unknown.
+
+    `unknown` is that of a tokenizer; `special` tokens are put around each row.
+    """
+
+    def __init__(self, rows: Iterable[np.ndarray], unknown: tuple[int | None, str], begins: str, special: int = 0):
+        self._rows, self._unknown, self._begins, self._special = iter(rows), unknown, begins, special
+        self.so_far = Unknown()
+
+    def __next__(self) -> np.ndarray:
+        row = next(self._rows)
+        self.so_far += counted([(row, self._special, self._begins)], *self._unknown)
+        return row
