@@ -16,7 +16,7 @@ from ..runtime.decode import generate_ids
 from ..runtime.programs import Programs
 from ..runtime.sampling import Sampling
 from ..tokens.tokenizer import Tokenizer
-from ..tokens.unknown import counted
+from ..tokens.unknown import count_unknown
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def generate(
     seconds = time.perf_counter() - began - compile_seconds
     ids = [row[:length].tolist() for row, length in zip(generated.ids, generated.lengths, strict=True)]
     tokens = int(generated.lengths.sum())
-    unknown = counted(((row, 0, text) for row, text in zip(asked, texts, strict=True)), *reader.unknown)
+    unknown = count_unknown(((row, 0, text) for row, text in zip(asked, texts, strict=True)), *reader.unknown)
     warnings = reader.doubts(()) + unknown.doubts("prompts") + _warnings(model, drawn, ends)
     tell(warnings)
     return Generation(

@@ -27,7 +27,7 @@ from ..tokens.language_texts import whole_windows
 from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, row_length
 from ..tokens.tokenizer import Tokenizer
-from ..tokens.unknown import Counter
+from ..tokens.unknown import CountedRows
 from .metrics import check_none_own
 from .perplexity import ScoredRows, perplexity_of
 
@@ -53,7 +53,7 @@ def pseudo_perplexity(
     before, after = reader.around()
     wanted = min([most for most in (limit, task.windows) if most is not None], default=None)
     windows = islice(whole_windows(reader, texts, task.max_length, task.source, on_step), wanted)
-    rows = Counter(windows, reader.unknown, beginning(texts), len(before) + len(after))
+    rows = CountedRows(windows, reader.unknown, beginning(texts), len(before) + len(after))
     own = slice(len(before), task.max_length - len(after))
     run = _scored(model, rows, own, mask_of(reader), programs, on_step, wanted)
     perplexity, doubts = perplexity_of(model, run)

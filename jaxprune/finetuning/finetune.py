@@ -134,7 +134,7 @@ def tune(
     check_teacher(model.architecture, teacher, settings)
     devices = training_devices(mesh, settings)
     task, split = set_aside(task, settings), split_scored(settings)
-    texts = prepare(model, task, masking=True)
+    texts = prepare(model, task)
     doubts, read_by = texts.warnings, model.architecture
     if teacher is not None:
         teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task, model.architecture))

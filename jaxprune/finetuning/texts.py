@@ -40,11 +40,11 @@ class Texts(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def prepare(model: Model, task: Task, masking: bool = False) -> Texts:
+def prepare(model: Model, task: Task) -> Texts:
     """Tokenise the training texts and number their labels as the model's outputs are.
 
-    A masked language model can be trained where its words are masked anew in every epoch, which `masking` says. Raises
-    `DataError` where there are none, where one has no label, or where the head is of another kind.
+    The words of a masked language model's texts are masked by whoever makes batches of them (`epochs.masks_of`). Raises
+    `DataError` where there are no texts, where one has no label, or where the head is of another kind.
     """
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
@@ -52,13 +52,7 @@ def prepare(model: Model, task: Task, masking: bool = False) -> Texts:
     tokenizer = reader_of(model, task)
     row = KINDS[task.kind]
     warnings = label_map.warnings + tokenizer.doubts(examples if row.labelled and not row.apart else ())
-    words = reads_masks(model.architecture)
-    if words and not masking:
-        raise DataError(
-            "the model predicts masked words, which jaxprune.finetune trains it on; prune it first, or take a model "
-            "with another head."
-        )
-    read = _masked_words if words else _READERS[label_map.task.kind]
+    read = _masked_words if reads_masks(model.architecture) else _READERS[label_map.task.kind]
     texts = read(tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
 

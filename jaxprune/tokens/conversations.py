@@ -18,7 +18,7 @@ from ..tasks.conversation import SPEAKER
 from ..tasks.example import Conversation, Example
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
-from .unknown import Unknown, counted
+from .unknown import Unknown, count_unknown
 
 TOGETHER = 256  # conversations that are tokenised at a time
 
@@ -129,7 +129,7 @@ def _read(tokenizer: Tokenizer, examples: Iterator[Example], reading: Reading) -
             else:
                 reading.endings[int(row[0][np.flatnonzero(row[1])[-1]])] += 1
             if kept[1][1:].any():  # a first token is not predicted
-                reading.unknown += counted([(kept[0], 0, tokenizer.text(kept[0]))], *known)
+                reading.unknown += count_unknown([(kept[0], 0, tokenizer.text(kept[0]))], *known)
                 yield kept
             else:
                 reading.dropped += 1

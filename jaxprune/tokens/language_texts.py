@@ -18,7 +18,7 @@ from .encoded import Encoded
 from .masking import masking_of
 from .token_file import mapped
 from .tokenizer import Tokenizer
-from .unknown import Counter
+from .unknown import CountedRows
 from .windows import windows_of
 
 
@@ -50,7 +50,7 @@ def language_texts(
         encoded, learnt = mapped(rows, reading.longest, what)
         return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
     rows = running_rows(tokenizer, examples, task.max_length, what, on_step)
-    windows = Counter(rows, tokenizer.unknown, beginning(examples))
+    windows = CountedRows(rows, tokenizer.unknown, beginning(examples))
     encoded, learnt = mapped(((ids, None) for ids in windows), task.max_length, what)
     said = windows.so_far.checked(what)
     if by_document(examples):
@@ -63,7 +63,7 @@ def masked_texts(tokenizer: Tokenizer, task: Task, architecture: Architecture, s
     what = f"{task.name} from {task.source} ({split})"
     examples, special = task.split(split), sum(map(len, tokenizer.around()))
     rows = whole_windows(tokenizer, examples, task.max_length, what)
-    windows = Counter(rows, tokenizer.unknown, beginning(examples), special)
+    windows = CountedRows(rows, tokenizer.unknown, beginning(examples), special)
     encoded, _ = mapped(((ids, None) for ids in windows), task.max_length, what)
     masking = masking_of(tokenizer, architecture)
     if all(np.isin(ids, masking.special).all() for ids in encoded.ids):

@@ -16,7 +16,7 @@ from ..model.embedding import Embedding
 from ..tasks.example import Example
 from .encoded import Encoded, Windows
 from .text_doubts import equal_pairs
-from .unknown import counted
+from .unknown import count_unknown
 from .word_places import word_tokens, words_in
 
 # A tokenizer may have fewer entries than the embedding has rows: tables are padded to a multiple of up to 128, and
@@ -313,7 +313,7 @@ class Tokenizer:
         types = [encoding.type_ids if self.read.types else [0] * len(encoding.ids) for encoding in encodings]
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         special = self.backend.num_special_tokens_to_add(paired)
-        unknown = counted(((row, special, text) for row, text in zip(ids, texts, strict=True)), *self.unknown)
+        unknown = count_unknown(((row, special, text) for row, text in zip(ids, texts, strict=True)), *self.unknown)
         return Encoded(ids, [np.array(entry, np.int32) for entry in types], unknown=unknown)
 
     def room(self, max_length: int, pair: bool, strict: bool) -> int:

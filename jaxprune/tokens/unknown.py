@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import DataError
 
-SHARE = 0.1  # of unknown tokens above which a doubt is told: prose in a language that a vocabulary knows has hardly any
+SHARE = 0.2  # of unknown tokens above which a doubt is told: what prose has of names, signs and emoji stays below
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Unknown:
         return self.doubts(what)
 
 
-def counted(rows: Iterable[tuple[np.ndarray, int, str]], unknown: int | None, name: str) -> Unknown:
+def count_unknown(rows: Iterable[tuple[np.ndarray, int, str]], unknown: int | None, name: str) -> Unknown:
     """Of texts, each with its token ids, how many special ones are among these, and the text.
 
     `unknown` is the id of the token called `name`; None: the tokenizer knows all.
@@ -66,7 +66,7 @@ def counted(rows: Iterable[tuple[np.ndarray, int, str]], unknown: int | None, na
     return Unknown(name, texts, whole, tokens, absent, worst[:40], most)
 
 
-class Counter(Iterator[np.ndarray]):
+class CountedRows(Iterator[np.ndarray]):
     """Rows of token ids as they come, of one text that `begins` so, and in `so_far` what of them is unknown.
 
     `unknown` is that of a tokenizer; `special` tokens are put around each row.
@@ -78,5 +78,5 @@ class Counter(Iterator[np.ndarray]):
 
     def __next__(self) -> np.ndarray:
         row = next(self._rows)
-        self.so_far += counted([(row, self._special, self._begins)], *self._unknown)
+        self.so_far += count_unknown([(row, self._special, self._begins)], *self._unknown)
         return row

@@ -24,7 +24,7 @@ from .masking import reads_masks, with_masks
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
 from .text_doubts import text_doubts
 from .tokenizer import Tokenizer
-from .unknown import counted
+from .unknown import count_unknown
 
 WHOLE = 2**24  # characters of calibration text above which not all of it is tokenised
 STRETCH = 8  # characters a token of a window: more than tokenizers make of a token of prose
@@ -111,7 +111,7 @@ def encode_calibration(
     ids = drawn_stretches(tokenizer, calibration, on_step) if long else None
     ids = windows_drawn(tokenizer, calibration, on_step) if ids is None else ids
     begins = beginning(calibration.examples)
-    unknown = counted(((row, 0, begins) for row in ids), *tokenizer.unknown)
+    unknown = count_unknown(((row, 0, begins) for row in ids), *tokenizer.unknown)
     return Encoded(ids, [np.zeros_like(entry) for entry in ids], unknown=unknown)
 
 

@@ -127,7 +127,9 @@ def test_training_drops_numbers_of_the_table_in_every_layer(monkeypatch):
     monkeypatch.setattr(of_sublayers, "drop", recorded)
     sites = Sites(dropout=Dropout(0.5, jax.random.key(0)))
     forward(model.params, batch_of(model.architecture), model.architecture, sites)
-    first, last = distance_rows(model.architecture.attention, 24)
+    kind = model.architecture.attention
+    assert isinstance(kind, Disentangled)
+    first, last = distance_rows(kind, 24)
     assert [shape for shape, place in seen if place == 3] == [(last - first, 12)] * 2
     p = model.params["layers"][0]["attention"]
     x = jnp.zeros((3, 24, 12))

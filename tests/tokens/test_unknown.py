@@ -89,8 +89,8 @@ def test_the_token_is_that_of_the_files(tmp_path):
 
 
 def test_counts_of_parts_add_up():
-    one, other = Unknown("[UNK]", 4, 0, 40, 1, "a", 1), Unknown("[UNK]", 4, 0, 40, 8, "b", 3)
+    one, other = Unknown("[UNK]", 4, 0, 40, 1, "a", 1), Unknown("[UNK]", 4, 0, 40, 20, "b", 7)
     both = one + other
-    assert (both.texts, both.tokens, both.unknown, both.example) == (8, 80, 9, "b")
-    assert Unknown() + one == one and one.doubts("texts") == () and both.doubts("texts")[0].startswith("11% of")
+    assert (both.texts, both.tokens, both.unknown, both.example) == (8, 80, 21, "b")
+    assert Unknown() + one == one and one.doubts("texts") == () and both.doubts("texts")[0].startswith("26% of")
     assert both.checked("texts") == both.doubts("texts") and Unknown().checked("texts") == ()
