@@ -1,7 +1,7 @@
 """Tokens that stand for what a tokenizer does not know: what a model says of them says nothing of the text."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,8 +19,8 @@ class Unknown:
     whole: int = 0  # texts that have tokens, and no other ones
     tokens: int = 0  # the texts' own, special ones that are put around them not counted
     unknown: int = 0  # of these
-    example: str = ""  # how the text begins that has the most of them
-    most: int = 0  # how many that has
+    example: str = ""  # how the text begins of which most is unknown
+    most: float = 0.0  # the share of that
 
     def __add__(self, other: "Unknown") -> "Unknown":
         worst = other if other.most > self.most else self
@@ -31,13 +31,16 @@ class Unknown:
 
     def doubts(self, what: str) -> tuple[str, ...]:
         """A warning where a good part is unknown, or all of some texts, which are called `what`."""
-        if self.unknown <= SHARE * self.tokens and not self.whole:
+        if self.unknown > SHARE * self.tokens:
+            said = f"{self.unknown / self.tokens:.0%} of the tokens of {self.texts} {what} are {self.name}"
+            said += f" ({self.whole} have no other)" if self.whole else ""
+        elif self.whole:
+            said = f"{self.whole} of {self.texts} {what} have no token but {self.name}"
+        else:
             return ()
-        said = f", and {self.whole} of them have no other" if self.whole else ""
         return (
-            f"{self.unknown / max(self.tokens, 1):.0%} of the tokens of {self.texts} {what} are {self.name}, which "
-            f"stands for what the tokenizer does not know{said}, such as {self.example!r}: a model reads nothing "
-            "there; take one of their language.",
+            f"{said}, which stands for what the tokenizer does not know, such as {self.example!r}: a model reads "
+            "nothing there; take one of their language.",
         )
 
     def checked(self, what: str) -> tuple[str, ...]:
@@ -56,13 +59,13 @@ def count_unknown(rows: Iterable[tuple[np.ndarray, int, str]], unknown: int | No
 
     `unknown` is the id of the token called `name`; None: the tokenizer knows all.
     """
-    texts = whole = tokens = absent = most = 0
-    worst = ""
+    texts = whole = tokens = absent = 0
+    worst, most = "", 0.0
     for ids, special, text in rows:
         own, there = len(ids) - special, 0 if unknown is None else int(np.sum(ids == unknown))
         texts, tokens, absent, whole = texts + 1, tokens + own, absent + there, whole + (0 < own == there)
-        if there > most:
-            worst, most = text, there
+        if there > most * own:
+            worst, most = text, there / own
     return Unknown(name, texts, whole, tokens, absent, worst[:40], most)
 
 
@@ -78,5 +81,6 @@ class CountedRows(Iterator[np.ndarray]):
 
     def __next__(self) -> np.ndarray:
         row = next(self._rows)
-        self.so_far += count_unknown([(row, self._special, self._begins)], *self._unknown)
+        here = count_unknown([(row, self._special, self._begins)], *self._unknown)
+        self.so_far += replace(here, whole=0)  # a part of a text is none that says nothing
         return row

@@ -15,7 +15,7 @@ from jaxprune.tokens.windows import encoded_for
 from tests.helpers.tokenizers import write_bert, write_bpe_json, write_pieces, write_settings
 
 KNOWN, STRANGE = Example("a good film", None, 0), Example("ganz fremde Worte", None, 1)
-SAYS = r"50% of the tokens of 2 {} are \[UNK\], .* and 1 of them have no other, such as 'ganz fremde Worte': a model"
+SAYS = r"50% of the tokens of 2 {} are \[UNK\] \(1 have no other\), .*, such as 'ganz fremde Worte': a model"
 
 
 def task_of(*examples):
@@ -46,7 +46,7 @@ def test_texts_without_any_known_word_are_refused_where_a_model_is_scored_or_mad
     with pytest.raises(DataError, match=says.format("calibration texts")):
         encoded_for(model, Calibration.of_texts([STRANGE.text] * 2))
     # A service answers; what it is asked is not its choice.
-    assert "2 of them have no other" in jp.predict(model, [STRANGE.text] * 2).warnings[0]
+    assert "are [UNK] (2 have no other), which stands for" in jp.predict(model, [STRANGE.text] * 2).warnings[0]
 
 
 def test_running_text_is_counted_as_it_is_read(tiny, tmp_path):
@@ -89,8 +89,10 @@ def test_the_token_is_that_of_the_files(tmp_path):
 
 
 def test_counts_of_parts_add_up():
-    one, other = Unknown("[UNK]", 4, 0, 40, 1, "a", 1), Unknown("[UNK]", 4, 0, 40, 20, "b", 7)
+    one, other = Unknown("[UNK]", 4, 0, 40, 1, "a", 0.1), Unknown("[UNK]", 4, 0, 40, 20, "b", 0.7)
     both = one + other
     assert (both.texts, both.tokens, both.unknown, both.example) == (8, 80, 21, "b")
+    alone = Unknown("[UNK]", 90, 1, 900, 3, "c d e", 1.0).doubts("texts")
+    assert alone[0].startswith("1 of 90 texts have no token but [UNK], which stands for") and "'c d e'" in alone[0]
     assert Unknown() + one == one and one.doubts("texts") == () and both.doubts("texts")[0].startswith("26% of")
     assert both.checked("texts") == both.doubts("texts") and Unknown().checked("texts") == ()
