@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Real
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -127,11 +129,13 @@ def check_types(settings: Any, error: type[JaxpruneError] = SettingsError) -> No
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """A decorator of a public function: `SettingsError` for an argument of another type than its annotation's.
 
-    Of annotations that are about numbers and truth values, as `check_types`; what else they say is for the function.
+    First of annotations that are about numbers and truth values, as `check_types`, then of all others, as
+    `check_given`; what a sequence holds is mostly for the function.
     """
     signature = inspect.signature(function)
-    hints = {name: entry.annotation for name, entry in signature.parameters.items()}
-    hints = {name: hint for name, hint in hints.items() if _is_checked(hint, texts=False)}
+    every = {name: entry.annotation for name, entry in signature.parameters.items()}
+    hints = {name: hint for name, hint in every.items() if _is_checked(hint, texts=False)}
+    others = {name: hint for name, hint in every.items() if name not in hints}
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -141,6 +145,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             given = {}
         for name in hints.keys() & given.keys():
             _check(name, hints[name], given[name], SettingsError)
+        check_given(**{name: (given[name], others[name]) for name in others.keys() & given.keys()})
         return function(*args, **kwargs)
 
     return call
@@ -162,6 +167,39 @@ def _is_checked(hint: Any, texts: bool) -> bool:
     return lists or any(_is_checked(part, texts) for part in parts)
 
 
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether `value` may be of the kind that an annotation names, from outside.
+
+    A single text passes for a sequence: functions have words of their own for it. Sequences are opened where something
+    else than one of them, or a text, would do: what they hold then tells.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(_fits(part, value) for part in parts) and (not _opens(parts) or _holds(parts, value))
+    if kind is Callable:
+        return callable(value)
+    if kind in (tuple, Sequence):
+        return hasattr(value, "__len__") and hasattr(value, "__iter__") and not isinstance(value, (bytes, Mapping))
+    if hint in (int, float, bool):
+        return isinstance(value, (Real, np.bool_))
+    if hint is Path:
+        return isinstance(value, PathLike)
+    plain = kind or hint
+    if not isinstance(plain, type) or plain in (Any, inspect.Parameter.empty) or getattr(plain, "_is_protocol", False):
+        return True  # nothing is known of it
+    return isinstance(value, plain)
+
+
+def _opens(parts: Sequence[Any]) -> bool:
+    return bool({part for part in parts if get_origin(part) is not Sequence} - {str, types.NoneType})
+
+
+def _holds(parts: Sequence[Any], value: Any) -> bool:
+    """Whether a sequence, where `value` is one, holds what one of the annotations says."""
+    of = [get_args(part)[0] for part in parts if get_origin(part) is Sequence and _fits(part, value)]
+    return not of or any(all(_fits(hint, entry) for entry in value) for hint in of)
+
+
 def _of_texts(hint: Any) -> bool:
     """Whether an annotation is that of a sequence of texts."""
     return get_origin(hint) in (tuple, Sequence) and str in get_args(hint)
@@ -170,22 +208,52 @@ def _of_texts(hint: Any) -> bool:
 # What to pass for an argument of these classes, by name: rooms below know them. Others are called themselves.
 _PASS = {
     "Model": "what jp.load gives",
+    "OnnxModel": "what jp.load_onnx gives",
     "Task": "what jp.tasks.folder, jp.tasks.text or another of jp.tasks gives",
     "Calibration": "task.calibration(512), Calibration.of_texts(texts) or Calibration.of_ids(ids, mask)",
+    "Budget": "Budget(remove=0.6)",
+    "Mesh": "a jax.sharding.Mesh, as jax.make_mesh gives",
+    "Programs": "jaxprune.runtime.programs.Programs()",
+    "Module": "what jp.to_nnx gives",
+    "Hub": "jp.tasks.Hub(…)",
+    "Callable": "a function",
+    "Path": "a path",
+    "Sequence": "a list of them",
+    "Mapping": "a dict",
+    "str": "a text",
+    "int": "a number",
+    "float": "a number",
 }
 
 
 def check_given(**given: tuple[Any, Any]) -> None:
-    """Raise `SettingsError` for an argument, by name, that is not of the class beside it, saying what to pass.
+    """Raise `SettingsError` for an argument, by name, that is not of the kind beside it, saying what to pass.
 
-    The class may be one that None is allowed beside, such as `Model | None`.
+    The kind is a class or an annotation, such as `Model | None`. A `dtype` is one to compute in, whatever is beside it.
     """
     for name, (value, kind) in given.items():
-        if not isinstance(value, kind):
-            wanted, *others = get_args(kind) or (kind,)
+        if name == "dtype" and kind is Any:
+            _check_dtype(value)
+        elif not _fits(kind, value):
+            wanted = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
             came = in_short(value) if value is None or isinstance(value, (bool, Real)) else f"a {type(value).__name__}"
-            cure = _PASS.get(wanted.__name__, f"jp.{wanted.__name__}(…)") + (", or leave it out" if others else "")
-            raise SettingsError(f"{name} is {came}; pass {cure}.")
+            if isinstance(value, (list, tuple)) and value and any(get_origin(part) is Sequence for part in wanted):
+                came = in_short(value)
+            names = [(get_origin(part) or part).__name__ for part in wanted if part is not types.NoneType]
+            names = [name for name in names if name != "str" or "Path" not in names]
+            cures = dict.fromkeys(_PASS.get(name, f"jp.{name}(…)") for name in names)
+            left = ", or leave it out" if types.NoneType in wanted else ""
+            raise SettingsError(f"{name} is {came}; pass {_either(list(cures))}{left}.")
+
+
+def _check_dtype(dtype: Any) -> None:
+    """Raise `SettingsError` for what is no type to compute in: NumPy takes None for float64, and would take int."""
+    try:
+        known = dtype is not None and np.dtype(dtype).name in ("float32", "bfloat16", "float16", "float64")
+    except TypeError:
+        known = False
+    if not known:
+        raise SettingsError(f"dtype is {in_short(dtype)}; pass jnp.float32 or jnp.bfloat16.")
 
 
 def is_in_order(given: Any) -> bool:

@@ -16,7 +16,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
-from jaxprune.checks import _is_checked, check_counts, expected, is_number, is_whole
+from jaxprune.checks import _fits, _is_checked, check_counts, expected, is_number, is_whole
 from jaxprune.errors import DataError, JaxpruneError, SettingsError
 from jaxprune.finetuning.recap import run_recap
 from jaxprune.pruning.by_name import METHODS
@@ -126,6 +126,44 @@ def test_an_argument_of_another_type_is_named_before_anything_else(function, nam
     assert "\n" not in str(error.value)
 
 
+class Odd:
+    """What no argument is."""
+
+
+KNOWN = [
+    pytest.param(function, name, id=f"{where}-{name}")
+    for where, function in public_functions()
+    if function.__module__ != "jaxprune.checks" and where != "listed_sources"
+    for name, entry in inspect.signature(function).parameters.items()
+    if name == "dtype" or not _fits(entry.annotation, Odd())
+]
+
+
+@pytest.mark.parametrize("function, name", KNOWN)
+def test_an_argument_of_another_class_is_named_before_anything_else(function, name):
+    with pytest.raises(SettingsError, match=rf"^{name} (is|must be) .*[;,] ") as error:
+        function(**{name: Odd()})
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_that_are_none_are_named():
+    loose: Any = jp
+    model = jp.load(demo_model_path())
+    for call, said in (
+        (
+            lambda: loose.logits(model, "a text"),
+            "input_ids is str of <U6, expected whole numbers [rows, length]; give what a tokenizer calls so.",
+        ),
+        (lambda: loose.logits(model, [[1.5, 2.0]]), "input_ids is list of float64, expected whole numbers"),
+        (lambda: loose.logits(model, [[1, 2]], Odd()), "attention_mask holds object of shape (), expected"),
+        (lambda: loose.generate_ids(model, 3), "prompts is 3, expected lists of whole numbers, or an array"),
+        (lambda: loose.tasks.of_ids(3, 3), "ids is 3, expected a row of whole numbers for every"),
+        (lambda: loose.Calibration.of_ids([[1, 2]], 3), "mask is 3, expected a row of whole numbers for every"),
+    ):
+        with pytest.raises(DataError, match="^" + re.escape(said)):
+            call()
+
+
 def test_public_functions_are_in_the_table():
     named = {str(entry.id).split("-")[0] for entry in ARGUMENTS}
     assert named >= {"evaluate", "prune", "kprune", "load", "save", "export", "generate", "compare", "plan", "bench"}
@@ -153,9 +191,10 @@ def test_what_came_and_what_was_expected_is_said():
 
 
 def test_what_is_of_another_class_than_a_verb_takes_is_named_with_what_to_pass():
+    loose: Any = jp
+    finetune, prune_lora, plan = loose.finetune, loose.prune_lora, loose.plan
     # As users call them: without the tests' own checks of types.
-    calls = jp.finetune, jp.prune_lora, run_recap, jp.Recover.__call__, jp.plan
-    finetune, prune_lora, recap, recover, plan = (inspect.unwrap(call) for call in calls)
+    recap, recover = map(inspect.unwrap, (run_recap, jp.Recover.__call__))
     model, task = object.__new__(jp.Model), object.__new__(jp.Task)
     texts = jp.Calibration.of_texts(["a text"] * 64)
     for call, said in (
@@ -172,8 +211,28 @@ def test_what_is_of_another_class_than_a_verb_takes_is_named_with_what_to_pass()
         (lambda: recap(model, None), "task is None; pass what jp.tasks"),
         (lambda: recover(jp.Recover(), model, "folder"), "dense is a str; pass what jp.load gives."),
         (lambda: recover(jp.Recover(), model, model, ["a text"]), "calibration is a list; pass task.calibration(512)"),
+        (lambda: finetune(model, task, trainable=3), "trainable is 3; pass a function or a list of them."),
+        (lambda: finetune(model, task, trainable=[3]), "trainable is [3]; pass a function or a list"),
+        (
+            lambda: finetune(model, task, mesh=2),
+            "mesh is 2; pass a jax.sharding.Mesh, as jax.make_mesh gives, or leave",
+        ),
+        (
+            lambda: prune_lora(model, task, importance=[[1.0]]),
+            "importance is a list; pass jp.Importance(…)",
+        ),
+        (lambda: finetune(model, task, out=3), "out is 3; pass a path, or leave it out."),
+        (lambda: loose.evaluate(model, task, split=["train"]), "split is a list; pass a text."),
+        (
+            lambda: loose.load("m", labels={0: "bad"}),
+            "labels is a dict; pass a list of them or a number, or leave it out.",
+        ),
+        (lambda: loose.compare(model, task, 3), "budget is 3; pass Budget(remove=0.6) or a list of them."),
+        (lambda: loose.tasks.text(3), "data is 3; pass a path, jp.tasks.Hub(…) or a list of them, or leave it out."),
+        (lambda: loose.logits(model, [[1]], dtype=int), "dtype is <class 'int'>; pass jnp.float32 or jnp.bfloat16."),
+        (lambda: loose.generate(model, "a", dtype=None), "dtype is None; pass jnp.float32 or jnp.bfloat16."),
         (lambda: plan("x", texts, jp.Budget(0.5)), "model is a str; pass what jp.load gives."),
-        (lambda: plan(model, texts, 0.5), "the budget is 0.5; pass Budget(remove=0.6)"),
+        (lambda: plan(model, texts, 0.5), "budget is 0.5; pass Budget(remove=0.6) or a list of them."),
     ):
         with pytest.raises(JaxpruneError, match="^" + re.escape(said)):
             call()

@@ -19,6 +19,7 @@ from ..tasks.example import Example
 from ..tokens.packing import unpack_logits
 from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
+from ..tokens.unknown import Unknown
 from .onnx_model import OnnxModel, described, runner_of
 
 BATCH = 1024  # texts that are tokenised and sorted by length together
@@ -116,7 +117,7 @@ def embedded(
     runner = runner_of(model, Programs() if programs is None else programs, few_shapes=True)
     of = len(texts) if isinstance(texts, Sequence) else None
     parts, doubts, cut, longest = [], dict.fromkeys(reader.doubts(())), 0, None
-    tokens = count = 0
+    tokens, count, unknown = 0, 0, Unknown()
     seconds = compile_seconds = 0.0
     remaining = _checked(texts)
     while part := list(islice(remaining, batch_size)):
@@ -128,13 +129,14 @@ def embedded(
         parts.append(_finished(unpack_logits(run.values, run.batches), dimensions, unit))
         count, cut, longest = count + len(part), cut + encoded.cut, encoded.longest
         tokens, seconds = tokens + encoded.tokens, seconds + run.seconds
-        compile_seconds += run.compile_seconds
+        compile_seconds, unknown = compile_seconds + run.compile_seconds, unknown + encoded.unknown
         if on_step is not None:
             on_step({"phase": "embed", "done": count, "of": of})
     if not parts:
         raise DataError("there are no texts to embed; give at least one.")
     if cut:
         doubts[f"{cut} of {count} texts were cut to {longest} tokens; shorten or divide them."] = None
+    doubts |= dict.fromkeys(unknown.doubts("texts"))
     return Embedded(np.concatenate(parts), tokens, seconds, compile_seconds, tuple(doubts))
 
 

@@ -17,6 +17,7 @@ from ..runtime.programs import Programs
 from ..runtime.sampling import Sampling
 from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
+from ..tokens.unknown import count_unknown
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def generate(
     seconds = time.perf_counter() - began - compile_seconds
     ids = [row[:length].tolist() for row, length in zip(generated.ids, generated.lengths, strict=True)]
     tokens = int(generated.lengths.sum())
-    warnings = reader.doubts(()) + _warnings(model, drawn, ends)
+    unknown = count_unknown(((row, 0, text) for row, text in zip(asked, texts, strict=True)), *reader.unknown)
+    warnings = reader.doubts(()) + unknown.doubts("prompts") + _warnings(model, drawn, ends)
     warnings += file_doubts(texts[0]) if len(texts) == 1 else ()
     tell(warnings)
     return Generation(

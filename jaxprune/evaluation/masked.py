@@ -20,12 +20,14 @@ from ..model.language import surprise, vocabulary_logits
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.example import Example
+from ..tasks.running_text import beginning
 from ..tasks.task import Task
 from ..tokens.given_ids import GivenIds
 from ..tokens.language_texts import whole_windows
 from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, row_length
 from ..tokens.tokenizer import Tokenizer
+from ..tokens.unknown import CountedRows
 from .metrics import check_none_own
 from .perplexity import ScoredRows, perplexity_of
 
@@ -50,10 +52,12 @@ def pseudo_perplexity(
         raise DataError("which token ids are masked, the tokenizer says, and these have none; give text.")
     before, after = reader.around()
     wanted = min([most for most in (limit, task.windows) if most is not None], default=None)
-    rows = islice(whole_windows(reader, texts, task.max_length, task.source, on_step), wanted)
+    windows = islice(whole_windows(reader, texts, task.max_length, task.source, on_step), wanted)
+    rows = CountedRows(windows, reader.unknown, beginning(texts), len(before) + len(after))
     own = slice(len(before), task.max_length - len(after))
     run = _scored(model, rows, own, mask_of(reader), programs, on_step, wanted)
-    return *perplexity_of(model, run), run
+    perplexity, doubts = perplexity_of(model, run)
+    return perplexity, rows.so_far.checked(task.source) + doubts, run
 
 
 def _scored(

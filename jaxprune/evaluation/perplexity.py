@@ -12,6 +12,7 @@ from ..model import Model
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.example import Example
+from ..tasks.running_text import beginning
 from ..tasks.task import Task
 from ..tokens.conversations import read_conversations
 from ..tokens.documents import documents_doubts
@@ -19,6 +20,7 @@ from ..tokens.given_ids import GivenIds
 from ..tokens.language_texts import by_document, running_rows
 from ..tokens.packing import Encoded, pack, row_length, unpack_tokens
 from ..tokens.tokenizer import Tokenizer
+from ..tokens.unknown import CountedRows
 from .label_map import LabelMap
 from .metrics import check_none_own
 from .onnx_model import OnnxModel, described
@@ -55,11 +57,14 @@ def running_perplexity(
         windows = reader.rows(texts)
     else:
         windows = running_rows(reader, texts, task.max_length, task.source, on_step)
+        windows = CountedRows(windows, reader.unknown, beginning(texts))
     asked = [most for most in (limit, task.windows) if most is not None]
     wanted = min(asked, default=None)
     rows = ((ids, None) for ids in islice(windows, wanted))
     run = scored_rows(model, rows, GROUP // task.max_length + 1, programs, on_step, wanted)
     metrics, doubts = perplexity_of(model, run)
+    if isinstance(windows, CountedRows):
+        doubts += windows.so_far.checked(task.source)
     if isinstance(reader, Tokenizer) and by_document(texts):
         doubts += documents_doubts(reader)
     return metrics, doubts, run

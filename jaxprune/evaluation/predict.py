@@ -16,6 +16,7 @@ from ..tasks.picture import is_one, picture_of
 from ..tokens.image_reader import ImageReader
 from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
+from ..tokens.unknown import Unknown
 from .onnx_model import OnnxModel, described, runner_of
 from .readings import HeadReading, HowToRead, Prediction, Read, Text, examples_of, reading_of
 
@@ -54,12 +55,14 @@ class _Books:
     longest: int | None = None
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    unknown: Unknown = Unknown()
     doubts: dict[str, None] = field(default_factory=dict)
 
     def add(self, read: Read) -> None:
         self.texts += len(read.predictions)
         self.tokens += read.encoded.tokens
         self.cut += read.cut
+        self.unknown += read.encoded.unknown
         self.longest = read.longest if self.longest is None else self.longest
         self.seconds += read.run.seconds
         self.compile_seconds += read.run.compile_seconds
@@ -82,10 +85,11 @@ class PredictionStream(Iterator[Any]):
     def warnings(self) -> tuple[str, ...]:
         """The doubts so far; all of them once the texts have come to an end."""
         books = self._books
+        said = (*books.doubts, *books.unknown.doubts(self._what))
         if not books.cut:
-            return tuple(books.doubts)
+            return said
         cut = f"{books.cut} of {books.texts} {self._what} were cut to {books.longest} tokens; shorten or divide them."
-        return (*books.doubts, cut)
+        return (*said, cut)
 
     def all(self) -> Predictions:
         """Those that are left, together."""

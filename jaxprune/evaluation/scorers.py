@@ -9,10 +9,10 @@ from ..model import Model
 from ..runtime.programs import Programs
 from ..tasks.example import Answers, Example, Kind
 from ..tasks.task import Task
-from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.given_ids import GivenIds
 from ..tokens.image_reader import ImageReader
 from ..tokens.packing import unpack_logits, unpack_tokens
+from ..tokens.text_doubts import question_doubts, text_doubts
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
@@ -36,6 +36,7 @@ def classify(
 ) -> Scored:
     """One answer a text."""
     encoded = reader.encode(examples, task.max_length, task.strict_length)
+    said = text_doubts(encoded, "evaluation texts")
     run = runner_of(model, programs)(encoded)
     logits = unpack_logits(run.values, run.batches)
     predicted, true = classes(logits, task, label_map), truth(examples, task)
@@ -50,7 +51,7 @@ def classify(
         one_answer=len(np.unique(predicted, axis=0)) == 1,
         one_label=len(values) == 1,
     )
-    return scores, cut_texts(encoded, "evaluation texts") + doubts, encoded.tokens, run
+    return scores, said + doubts, encoded.tokens, run
 
 
 def answer(
@@ -66,6 +67,7 @@ def answer(
     contexts = [example.pair or "" for example in examples]
     questions = [example.text for example in examples]
     windows = tokenizer.windows(questions, contexts, task.max_length, OVERLAP, task.strict_length)
+    said = question_doubts(windows, len(examples), "evaluation questions")
     run = runner_of(model, programs)(windows.encoded)
     logits = unpack_tokens(run.values, run.batches)
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
@@ -79,8 +81,7 @@ def answer(
         one_answer=len(set(predicted)) == 1,
         one_label=len(set(answers)) == 1,
     )
-    doubts = cut_questions(windows, len(examples), "evaluation questions") + doubts
-    return scores, doubts, windows.encoded.tokens, run
+    return scores, said + doubts, windows.encoded.tokens, run
 
 
 # Running text has no examples: `evaluate` scores its windows as they come.

@@ -13,9 +13,9 @@ from ..tasks.kinds import KINDS
 from ..tasks.pairs import texts_of
 from ..tasks.retrieval import CORPUS
 from ..tasks.task import Task
-from ..tokens.cut_texts import cut_texts
 from ..tokens.given_ids import GivenIds
 from ..tokens.packing import unpack_logits
+from ..tokens.text_doubts import equal_pairs, text_doubts
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .embed import Embedded, embedded, embedding_of, unit_rows
@@ -44,7 +44,8 @@ def similar(
     true = np.array([_score(number, example) for number, example in enumerate(examples)])
     if described(model).architecture.embedding is None:
         encoded = reader.encode(examples, task.max_length, task.strict_length)
-        run, cut, tokens = runner_of(model, programs)(encoded), cut_texts(encoded, "evaluation texts"), encoded.tokens
+        cut, tokens = text_doubts(encoded, "evaluation texts"), encoded.tokens
+        run = runner_of(model, programs)(encoded)
         predicted = unpack_logits(run.values, run.batches)[:, 0]
     else:
         # A sentence may be in many pairs, and is embedded once.
@@ -66,7 +67,7 @@ def similar(
         one_answer=len(np.unique(predicted)) == 1,
         one_label=len(np.unique(true)) == 1,
     )
-    return scores, cut + doubts, tokens, run
+    return scores, (*cut, *equal_pairs(examples, "pairs that are scored"), *doubts), tokens, run
 
 
 def retrieved(
@@ -118,10 +119,11 @@ def _reranked(
         )
     pairs = [Example(example.text, text, None) for example in examples for text in corpus]
     encoded = reader.encode(pairs, task.max_length, task.strict_length)
+    said = text_doubts(encoded, "pairs of a query and a document")
     run = runner_of(model, programs)(encoded)
     scores = unpack_logits(run.values, run.batches)[:, 0].reshape(len(examples), len(corpus))
     best = _first(scores, itself, min(DEPTH, len(corpus)))
-    return best, cut_texts(encoded, "pairs of a query and a document"), encoded.tokens, run
+    return best, said, encoded.tokens, run
 
 
 def matched(
@@ -158,7 +160,7 @@ def matched(
     places = dict(zip(asked, _places(vectors, asked, known, order, searched, itself), strict=True))
     ranks = np.array([places[anchor] for anchor, *_ in groups], np.float64)
     scores = {"accuracy": float(np.mean(ranks == 1)), "mrr": float(np.mean(1 / ranks))}
-    doubts = made.warnings
+    doubts = (*made.warnings, *equal_pairs(examples, "pairs that are scored"))
     if len(searched) < FEW:
         doubts += (f"each text is looked for among {len(searched)} only: the score says little; score more pairs.",)
     return {name: scores[name] for name in (task.metric, *task.beside)}, doubts, made.tokens, _run_of(made)

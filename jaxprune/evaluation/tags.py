@@ -12,9 +12,9 @@ from ..model import Model
 from ..runtime.programs import Programs
 from ..tasks.example import Example, Tags
 from ..tasks.task import Task
-from ..tokens.cut_texts import cut_texts
 from ..tokens.encoded import Encoded
 from ..tokens.packing import unpack_tokens
+from ..tokens.text_doubts import text_doubts
 from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .label_map import LabelMap
@@ -49,6 +49,7 @@ def tag(
 ) -> Any:
     """One tag a word; a scorer, for `scorers.SCORERS`."""
     encoded, pairs = read_tags(task, examples, tokenizer)
+    of_texts = text_doubts(encoded, "evaluation texts")
     run = runner_of(model, programs)(encoded)
     names = list(
         described(model).architecture.labels
@@ -65,4 +66,4 @@ def tag(
     one = {"one_answer": len(said) == 1, "one_label": len(there) == 1}
     doubts = chance_level(task.metric, scores[task.metric], chance, there.total(), **one)
     kept = {name: scores[name] for name in (task.metric, *task.beside)}
-    return kept, cut_texts(encoded, "evaluation texts") + doubts, encoded.tokens, run
+    return kept, of_texts + doubts, encoded.tokens, run

@@ -187,15 +187,22 @@ def batches_for(
     A batch holds so many texts; or rows, where texts are packed into rows of one length (`encoded.row`). Words are
     masked anew in every epoch where texts are to be learnt from so.
     """
-    size, seed, parts, masking = settings.batch_size, settings.seed, settings.accumulate, encoded.masking
+    size, seed, parts = settings.batch_size, settings.seed, settings.accumulate
     if encoded.row is not None:
         multiple = parts * devices.data
         return packed(encoded, architecture, size=size, length=encoded.row, seed=seed, multiple=multiple)
     batches = shuffled(encoded, architecture, size=size, seed=seed, multiple=parts, devices=devices.data)
-    if masking is None:
+    if encoded.masking is None:
         return batches
-    share = SHARE if settings.mask_share is None else settings.mask_share
-    return lambda epoch: batches(epoch).changed(lambda batch: masked_anew(batch, masking, share, seed, epoch))
+    return lambda epoch: batches(epoch).changed(masks_of(encoded, settings, epoch))
+
+
+def masks_of(encoded: Encoded, settings: Train, epoch: int) -> Callable[[Batch], Batch]:
+    """What becomes of a batch of these texts in an epoch: words are masked, where texts are to be learnt from so."""
+    masking, share = encoded.masking, SHARE if settings.mask_share is None else settings.mask_share
+    if masking is None:
+        return lambda batch: batch
+    return lambda batch: masked_anew(batch, masking, share, settings.seed, epoch)
 
 
 def remembered(batches: Callable[[int], Sequence[Batch]]) -> Callable[[int], list[Batch]]:

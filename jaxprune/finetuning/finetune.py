@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
 from ..checkpoint.manifest import check_all_finite
-from ..checks import check_effect, check_given, checked
+from ..checks import check_effect, checked
 from ..doubts import tell
 from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
@@ -27,8 +27,8 @@ from ..tasks.example import picked
 from ..tasks.kinds import KINDS
 from ..tasks.running_text import text_digest
 from ..tasks.task import Task
-from ..tokens.cut_texts import CUT
 from ..tokens.packing import logits_difference
+from ..tokens.text_doubts import CUT
 from .epochs import batch_doubts, batch_shape, batches_for
 from .fingerprint import digest_of
 from .lora import Adapters, Lora, adapters_of, count, merged, patterns_of, plan_of, sites_of
@@ -88,8 +88,6 @@ def finetune(
     is the result; its `provenance.record["training"]` says what was done and what it cost. Raises `DataError`,
     `SettingsError`, `NumericalError`, `OutputError`.
     """
-    check_given(model=(model, Model), task=(task, Task), settings=(settings, Train))
-    check_given(lora=(lora, Lora | None), teacher=(teacher, Model | None))
     model = model.with_tokenizer(tokenizer)
     check_resume(out, resume)
     check_limit(device_limit)
@@ -136,7 +134,7 @@ def tune(
     check_teacher(model.architecture, teacher, settings)
     devices = training_devices(mesh, settings)
     task, split = set_aside(task, settings), split_scored(settings)
-    texts = prepare(model, task, masking=True)
+    texts = prepare(model, task)
     doubts, read_by = texts.warnings, model.architecture
     if teacher is not None:
         teacher, more = fitting(teacher, model, task, texts.encoded, partial(encoded_by, task, model.architecture))

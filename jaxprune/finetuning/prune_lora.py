@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import check_given, checked
+from ..checks import checked
 from ..errors import SettingsError
 from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
@@ -32,7 +32,7 @@ from ..pruning.methods.magnitude import weight_norms
 from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack
-from .epochs import batches_for, first_steps
+from .epochs import batches_for, first_steps, masks_of
 from .finetune import chooser, set_aside, trained_paths, tune
 from .importance import Importance, check_importance, gate_importance, least, normalised
 from .lora import HALF_OF, HEAD, Size, adapters_of, patterns_of, projection_shapes
@@ -72,8 +72,6 @@ def prune_lora(
     arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
     training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
-    check_given(model=(model, Model), task=(task, Task), settings=(settings, PruneLora), training=(training, Train))
-    check_given(teacher=(teacher, Model | None))
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
     settings = settings.settled(importance is not None)
@@ -109,7 +107,8 @@ def prune_lora(
     began = time.perf_counter()
     # Texts that are compared with one another stay together.
     each = texts.encoded.together
-    batches = pack(texts.encoded, model.architecture, group=None if each == 1 else each * training.batch_size)
+    packed = pack(texts.encoded, model.architecture, group=None if each == 1 else each * training.batch_size)
+    batches = [*map(masks_of(texts.encoded, training, 0), packed)]  # words as in the first epoch
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
         importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress)

@@ -20,12 +20,12 @@ from ..tasks.example import Answers, Example, Kind
 from ..tasks.kinds import KINDS
 from ..tasks.pairs import texts_of
 from ..tasks.task import Task
-from ..tokens.cut_texts import cut_questions, cut_texts
 from ..tokens.encoded import Encoded, Windows
 from ..tokens.given_ids import GivenIds, reader_of
 from ..tokens.image_reader import ImageReader
 from ..tokens.language_texts import language_texts, masked_texts
 from ..tokens.masking import reads_masks
+from ..tokens.text_doubts import equal_pairs, question_doubts, text_doubts
 from ..tokens.tokenizer import Tokenizer
 
 Reader = Tokenizer | GivenIds | ImageReader
@@ -40,11 +40,11 @@ class Texts(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def prepare(model: Model, task: Task, masking: bool = False) -> Texts:
+def prepare(model: Model, task: Task) -> Texts:
     """Tokenise the training texts and number their labels as the model's outputs are.
 
-    A masked language model can be trained where its words are masked anew in every epoch, which `masking` says. Raises
-    `DataError` where there are none, where one has no label, or where the head is of another kind.
+    The words of a masked language model's texts are masked by whoever makes batches of them (`epochs.masks_of`). Raises
+    `DataError` where there are no texts, where one has no label, or where the head is of another kind.
     """
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
@@ -52,13 +52,7 @@ def prepare(model: Model, task: Task, masking: bool = False) -> Texts:
     tokenizer = reader_of(model, task)
     row = KINDS[task.kind]
     warnings = label_map.warnings + tokenizer.doubts(examples if row.labelled and not row.apart else ())
-    words = reads_masks(model.architecture)
-    if words and not masking:
-        raise DataError(
-            "the model predicts masked words, which jaxprune.finetune trains it on; prune it first, or take a model "
-            "with another head."
-        )
-    read = _masked_words if words else _READERS[label_map.task.kind]
+    read = _masked_words if reads_masks(model.architecture) else _READERS[label_map.task.kind]
     texts = read(tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
 
@@ -87,7 +81,7 @@ def _labelled(tokenizer: Reader, label_map: LabelMap, architecture: Architecture
     """One label a text."""
     encoded, labels = _whole(label_map.task, tokenizer), truth(label_map.task.split("train"), label_map.task)
     targets = NUMBERINGS[label_map.task.kind].targets(labels, label_map, len(architecture.labels))
-    return Texts(encoded, targets, cut_texts(encoded, "training texts"))
+    return Texts(encoded, targets, text_doubts(encoded, "training texts"))
 
 
 def _one_class(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
@@ -116,7 +110,7 @@ def _spans(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -
         if inside.size and spans[inside[0], 0] <= start and spans[inside[-1], 1] >= stop:
             targets[number] = inside[0], inside[-1]
             answered.add(int(question))
-    warnings = cut_questions(windows, len(examples), "training questions")
+    warnings = question_doubts(windows, len(examples), "training questions")
     with_answers = sum(isinstance(example.label, Answers) and bool(example.label.texts) for example in examples)
     if len(answered) < with_answers:
         warnings += (
@@ -142,7 +136,8 @@ def _compared(tokenizer: Reader, label_map: LabelMap, architecture: Architecture
     targets[:, PAIR] = np.arange(len(encoded)) // each
     targets[:, ROLE] = np.minimum(np.arange(len(encoded)) % each, NEGATIVE)
     targets[:, TEXT] = [known.setdefault(np.asarray(ids, np.int32).tobytes(), len(known)) for ids in encoded.ids]
-    warnings, settings = cut_texts(encoded, "training texts"), architecture.embedding
+    warnings, settings = text_doubts(encoded, "training texts"), architecture.embedding
+    warnings += equal_pairs(label_map.task.split("train"), "training pairs")
     assert settings is not None  # of the head that pairs need
     pairs = targets[:, TEXT].reshape(-1, each)
     again = len(pairs) - len(np.unique(pairs, axis=0))
@@ -175,7 +170,7 @@ def _tags(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) ->
     targets = np.full((len(encoded), max(map(len, encoded.ids))), IGNORED, np.int32)
     for row, pair in zip(targets, pairs, strict=True):
         row[pair[:, 0]] = label_map.outputs[pair[:, 1]]
-    return Texts(encoded, targets, cut_texts(encoded, "training texts"))
+    return Texts(encoded, targets, text_doubts(encoded, "training texts"))
 
 
 def _masked_words(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
@@ -188,7 +183,7 @@ def _masked_words(tokenizer: Reader, label_map: LabelMap, architecture: Architec
             "windows of the text are scored, such as windows=20."
         )
     encoded = masked_texts(tokenizer, label_map.task, architecture)
-    return Texts(encoded, np.zeros((len(encoded), 0), np.int32), ())
+    return Texts(encoded, np.zeros((len(encoded), 0), np.int32), text_doubts(encoded, "training windows"))
 
 
 def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:

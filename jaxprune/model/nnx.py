@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from ..checks import checked
 from ..errors import CheckpointError
 from .architecture import Architecture
 from .model import Model, Provenance
@@ -33,11 +34,13 @@ class Transformer(nnx.Module):
         return logits(model, input_ids, attention_mask, token_type_ids)
 
 
+@checked
 def to_nnx(model: Model) -> Transformer:
     """`model` as a module that holds copies of its parameters, so that training it leaves `model` as it is."""
     return Transformer(model.architecture, jax.tree.map(jnp.array, model.params))
 
 
+@checked
 def from_nnx(module: nnx.Module) -> Model:
     """The model in a module that `to_nnx` made, with the parameters it has now; the inverse of `to_nnx`.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..checks import checked
 from ..errors import DataError
 from .architecture import Architecture
 from .heads import head_of
@@ -91,6 +92,8 @@ def _integers(values: Any, name: str, below: int | None, shown: Any = None) -> A
     Padding may have any number: slots where the mask `shown` is 0.
     """
     if isinstance(values, jax.Array):  # NumPy cannot hold traced ones, and looking at others would wait for them
+        if values.dtype.kind not in ("iub" if below != 2 else "iubf"):  # a fraction would lose what follows the point
+            raise DataError(f"{name} holds {values.dtype} of shape {values.shape}, expected whole numbers.")
         return jnp.asarray(values, jnp.int32)
     try:
         numbers = np.asarray(values)  # lists, and the tensors of others
@@ -114,6 +117,7 @@ def _integers(values: Any, name: str, below: int | None, shown: Any = None) -> A
     return jnp.asarray(numbers, jnp.int32)
 
 
+@checked
 def logits(
     model: Model,
     input_ids: Any,

@@ -119,7 +119,12 @@ def read_stream(p: Params, x: Array, architecture: Architecture) -> Array:
 
 
 def sublayer_inputs(
-    half: str, p: Params, x: Float[Array, "rows length hidden"], architecture: Architecture, adapters: Any = None
+    half: str,
+    p: Params,
+    x: Float[Array, "rows length hidden"],
+    architecture: Architecture,
+    adapters: Any = None,
+    dropout: Dropout | None = None,
 ) -> tuple[Array, ...]:
     """The input projections of one half, from the residual stream: q, k, v or up (and gate); units on axis 2.
 
@@ -129,7 +134,7 @@ def sublayer_inputs(
     x = read_stream(p, x, architecture)
     inputs = tuple(dense(p[name], x, adapters.get(name)) for name in INPUTS[half] if name in p)
     if "distances" in p:
-        return inputs + projected_distances(p, x, architecture, adapters)
+        return inputs + projected_distances(p, x, architecture, adapters, dropout)
     if "q_norm" not in p:
         return inputs
     q, k, v = inputs
@@ -141,13 +146,19 @@ def shares_with_distances(p: Params) -> bool:
     return "distances" in p and not {"distance_k", "distance_q"} & p.keys()
 
 
-def projected_distances(p: Params, x: Array, architecture: Architecture, adapters: Any) -> tuple[Array, ...]:
-    """Keys and queries, as far as there are such, of how far slots of `x` can be apart: [1, rows, groups, width]."""
+def projected_distances(
+    p: Params, x: Array, architecture: Architecture, adapters: Any, dropout: Dropout | None = None
+) -> tuple[Array, ...]:
+    """Keys and queries, as far as there are such, of how far slots of `x` can be apart: [1, rows, groups, width].
+
+    In training every layer drops other numbers of the table, the same for all texts of a batch, as in transformers.
+    """
     kind = architecture.attention
     assert isinstance(kind, Disentangled)  # other models have no table of distances
     first, last = distance_rows(kind, x.shape[1])
     table = p["distances"]["table"][first:last]
     table = norm(p["distances"]["norm"], table, architecture) if kind.norm else table
+    table = drop(table, dropout, 1 + len(HALVES))  # behind the places of what halves write
     names = [name for name, there in (("k", kind.keys), ("q", kind.queries)) if there]
     names = names if kind.shared else [f"distance_{name}" for name in names]
     projected = (dense(p[name], table[None].astype(x.dtype), adapters.get(name)) for name in names)
@@ -239,7 +250,8 @@ def sublayer_features(
     dropout: Dropout | None = None,
 ) -> Array:
     """The features of one half, from the residual stream `x`."""
-    return features_of(half, p, sublayer_inputs(half, p, x, architecture, adapters), context, architecture, dropout)
+    inputs = sublayer_inputs(half, p, x, architecture, adapters, dropout)
+    return features_of(half, p, inputs, context, architecture, dropout)
 
 
 def residual(p: Params, x: Array, update: Array, architecture: Architecture) -> Array:

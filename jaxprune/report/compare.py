@@ -130,7 +130,7 @@ def _named(methods: Sequence[Method | str] | Mapping[str, Method | str]) -> dict
         raise SettingsError(f"methods must be a sequence of methods, got one text; write [{methods!r}].")
     if isinstance(methods, Mapping):
         return {name: method_of(given) for name, given in methods.items()}
-    pairs = [(given if isinstance(given, str) else label_of(given), method_of(given)) for given in methods]
+    pairs = [(given if isinstance(given, str) else label_of(method_of(given)), method_of(given)) for given in methods]
     named = dict(pairs)
     if len(named) < len(pairs) or not named:
         raise SettingsError(f"methods are {', '.join(name for name, _ in pairs) or 'none'}; give each once.")

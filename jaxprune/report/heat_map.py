@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import checked
 from ..errors import DataError, OutputError
 from ..jsonio import replace_file
 from ..model import Model
 
 
+@checked
 def heat_map(model: Model, path: str | Path) -> Path:
     """A picture of a result of `prune_lora` or `recap` (or a folder of one, loaded): its record holds the numbers.
 

@@ -12,6 +12,9 @@ from ..model.heads import head_of
 
 def prompt_rows(prompts: Any, attention_mask: Any) -> list[np.ndarray]:
     """The tokens of each prompt, padding dropped wherever it was."""
+    for name, given in (("prompts", prompts), ("attention_mask", attention_mask)):
+        if given is not None and not hasattr(given, "__iter__"):
+            raise DataError(f"{name} is {given!r:.40}, expected lists of whole numbers, or an array, [rows, length].")
     asked = [np.asarray(prompt) for prompt in prompts]
     if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in asked):
         raise DataError("prompts must be lists of token ids, or an array of integers, [rows, length].")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
@@ -116,6 +117,11 @@ def chunks_of(examples: Sequence[Example]) -> list[Iterator[str]]:
         return [examples.chunks()]
     texts = [example.text for example in examples]
     return [(text[at : at + PART] for at in range(0, len(text), PART)) for text in texts]
+
+
+def beginning(examples: Sequence[Example]) -> str:
+    """The first characters of all texts."""
+    return next(chain.from_iterable(chunks_of(examples)), "")[:40]
 
 
 def text_digest(examples: Sequence[Example]) -> str:

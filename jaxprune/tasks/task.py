@@ -49,6 +49,7 @@ class Task:
         """True for one running text, which has no labels."""
         return KINDS[self.kind].running
 
+    @checked
     def split(self, name: str) -> Sequence[Example]:
         """The labelled examples of a split. Raises DataError where there is none of that name, or one has no label."""
         examples, row = self._splits.get(name, ()), KINDS[self.kind]
@@ -92,6 +93,7 @@ class Task:
         given = next((texts for texts in self._splits.values() if isinstance(texts, tuple) and texts), ())
         return bool(given) and given[0].image is not None
 
+    @checked
     def is_labelled(self, name: str) -> bool:
         """Whether a split is there with labels, if not for every text; a language model's texts need none."""
         examples = self._splits.get(name, ())

@@ -15,6 +15,9 @@ def token_texts(ids: Any, mask: Any, types: Any, what: str) -> tuple[Rows, Rows]
 
     A mask of None says that every slot is a token; only then may texts differ in length. Raises `DataError`.
     """
+    for name, rows in (("ids", ids), ("mask", mask), ("types", types)):
+        if rows is not None and not hasattr(rows, "__iter__"):
+            raise DataError(f"{name} is {rows!r:.40}, expected a row of whole numbers for every {what}.")
     table = [_whole_numbers(row, f"ids of {what} {number}") for number, row in enumerate(ids)]
     masks = [np.ones_like(row) for row in table] if mask is None else _beside(table, mask, "mask", what)
     kinds = [np.zeros_like(row) for row in table] if types is None else _beside(table, types, "types", what)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import checked
 from ..errors import DataError
 from .example import ClassesFrom, Example, Kind, Label, TokenIds
 from .kinds import KINDS
@@ -12,6 +13,7 @@ from .task import Task
 from .token_arrays import token_texts
 
 
+@checked
 def of_ids(
     ids: Any, mask: Any, labels: Any = None, *, types: Any = None, metric: str | None = None,
     source: str = "given token ids",

@@ -18,6 +18,7 @@ from ..tasks.conversation import SPEAKER
 from ..tasks.example import Conversation, Example
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
+from .unknown import Unknown, count_unknown
 
 TOGETHER = 256  # conversations that are tokenised at a time
 
@@ -37,6 +38,7 @@ class Reading:
     apart: int = 0  # prompts that end within a token
     endless: int = 0  # completions without an end token
     begun: int = 0  # prompts that had the special tokens of a beginning already
+    unknown: Unknown = Unknown()  # what the tokenizer does not know of those that are read
     template: ChatTemplate | None = None  # where there are messages
     special: dict[str, str] = field(default_factory=dict)  # special tokens in what is said -> where first
 
@@ -70,7 +72,7 @@ class Reading:
                 f"what is said has special tokens in it, such as {token} in {where}: they are read as such, as "
                 "transformers reads them; if a template was applied already, write the messages themselves.",
             )
-        return said
+        return said + self.unknown.doubts(what)
 
     def _unheard_end(self, template: ChatTemplate) -> tuple[str, ...]:
         """A doubt where what the assistant says ends with a token at which the model does not stop."""
@@ -101,7 +103,7 @@ def read_conversations(
 
 
 def _read(tokenizer: Tokenizer, examples: Iterator[Example], reading: Reading) -> Iterator[Learnt]:
-    special = _special_tokens(tokenizer)
+    special, known = _special_tokens(tokenizer), tokenizer.unknown
     while group := [example.chat for example in islice(examples, TOGETHER) if example.chat is not None]:
         if reading.template is None and any(conversation.messages for conversation in group):
             reading.template = ChatTemplate.of(tokenizer)
@@ -127,6 +129,7 @@ def _read(tokenizer: Tokenizer, examples: Iterator[Example], reading: Reading) -
             else:
                 reading.endings[int(row[0][np.flatnonzero(row[1])[-1]])] += 1
             if kept[1][1:].any():  # a first token is not predicted
+                reading.unknown += count_unknown([(kept[0], 0, tokenizer.text(kept[0]))], *known)
                 yield kept
             else:
                 reading.dropped += 1

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .unknown import Unknown
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -27,6 +29,7 @@ class Encoded:
     unpooled: int = 0  # tokens at the beginning of every text that are no part of its vector: those of a prompt
     together: int = 1  # so many texts, one after another, belong to one example, and share a row of a batch in training
     masking: Masking | None = None  # words are masked anew in every epoch of training
+    unknown: Unknown = Unknown()  # what their tokenizer does not know of them
     patches: Sequence[np.ndarray] | None = None  # of images, [tokens, numbers] each; images are all of one length
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..model import Architecture
 from ..runtime.events import OnStep
 from ..tasks.example import Example
-from ..tasks.running_text import RunningText
+from ..tasks.running_text import RunningText, beginning
 from ..tasks.task import Task
 from .conversations import read_conversations
 from .documents import documents_doubts, parts_of
@@ -18,6 +18,7 @@ from .encoded import Encoded
 from .masking import masking_of
 from .token_file import mapped
 from .tokenizer import Tokenizer
+from .unknown import CountedRows
 from .windows import windows_of
 
 
@@ -48,17 +49,21 @@ def language_texts(
         rows, reading = read_conversations(tokenizer, examples, task.max_length, task.strict_length, end_ids)
         encoded, learnt = mapped(rows, reading.longest, what)
         return LanguageTexts(encoded, learnt, reading.warnings(f"{split} conversations"))
-    windows = running_rows(tokenizer, examples, task.max_length, what, on_step)
+    rows = running_rows(tokenizer, examples, task.max_length, what, on_step)
+    windows = CountedRows(rows, tokenizer.unknown, beginning(examples))
     encoded, learnt = mapped(((ids, None) for ids in windows), task.max_length, what)
+    said = windows.so_far.checked(what)
     if by_document(examples):
-        return LanguageTexts(replace(encoded, row=task.max_length), learnt, documents_doubts(tokenizer))
-    return LanguageTexts(encoded, learnt, ())
+        encoded, said = replace(encoded, row=task.max_length), said + documents_doubts(tokenizer)
+    return LanguageTexts(encoded, learnt, said)
 
 
 def masked_texts(tokenizer: Tokenizer, task: Task, architecture: Architecture, split: str = "train") -> Encoded:
     """The windows of a split of running text that a masked language model learns from, in files. Raises `DataError`."""
     what = f"{task.name} from {task.source} ({split})"
-    windows = whole_windows(tokenizer, task.split(split), task.max_length, what)
+    examples, special = task.split(split), sum(map(len, tokenizer.around()))
+    rows = whole_windows(tokenizer, examples, task.max_length, what)
+    windows = CountedRows(rows, tokenizer.unknown, beginning(examples), special)
     encoded, _ = mapped(((ids, None) for ids in windows), task.max_length, what)
     masking = masking_of(tokenizer, architecture)
     if all(np.isin(ids, masking.special).all() for ids in encoded.ids):
@@ -67,7 +72,7 @@ def masked_texts(tokenizer: Tokenizer, task: Task, architecture: Architecture, s
             f"{what}: all {encoded.tokens:,} tokens are special ones, such as {usual}, which are never masked, so that "
             "nothing would be learnt; give text whose words the model's tokenizer knows."
         )
-    return replace(encoded, masking=masking)
+    return replace(encoded, masking=masking, unknown=windows.so_far)
 
 
 def whole_windows(

@@ -15,8 +15,12 @@ from ..model.embedding import Embedding
 from ..tasks.example import Example
 from .encoded import Encoded, Windows
 from .reading_doubts import pair_doubts, tokenizer_doubts
+from .text_doubts import equal_pairs
+from .unknown import count_unknown
 from .word_places import word_tokens, words_in
 
+# A letter of Linear A, which no vocabulary that we know has: what it becomes is what unknown words become.
+RARE, UNKNOWN = "\U00010600", ("[UNK]", "<unk>")  # and how that is called where a tokenizer's files do not name it
 UNLIMITED = 10**9  # transformers writes 10**30 where a tokenizer says nothing of how long texts may be
 
 
@@ -73,8 +77,10 @@ class Tokenizer:
 
     def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """What may surprise in how these texts are read."""
-        paired = any(example.pair is not None for example in examples)
-        return tokenizer_doubts(self.read, self.rows) + (pair_doubts(self.read, self.types) if paired else ())
+        said = tokenizer_doubts(self.read, self.rows)
+        if any(example.pair is not None for example in examples):
+            said += (*pair_doubts(self.read, self.types), *equal_pairs(examples, "pairs"))
+        return said
 
     def encode(self, examples: Sequence[Example], max_length: int, strict: bool = False) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end, and is counted.
@@ -141,6 +147,20 @@ class Tokenizer:
         """The token that ends a text; None where none is named."""
         return None if self.read.own is None else self.read.own.eos_token_id
 
+    @property
+    def unknown(self) -> tuple[int | None, str]:
+        """The token that stands for what is not known, and its name; None: it takes any text apart, to bytes at last.
+
+        Some have such a token and never say it (GPT-2's is the one that ends a text): what they make of a rare letter
+        tells.
+        """
+        own = None if self.read.own is None else self.read.own.unk_token
+        made = self.backend.encode(RARE, add_special_tokens=False).ids
+        for name in (str(own),) if own else UNKNOWN:
+            if (number := self.backend.token_to_id(name)) in made:
+                return number, name
+        return None, ""
+
     def located(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The token ids of whole texts, as `plain_batch`, and the first and past the last character of each token."""
         self.backend.no_truncation()
@@ -195,7 +215,8 @@ class Tokenizer:
                 question.append(number)
                 spans.append(np.where(inside[:, None], np.array(window.offsets, np.int32).reshape(-1, 2), -1))
         shortened = sum(len(tokens) > most for tokens in asked)
-        return Windows(self._encoded(all_windows), np.array(question, np.int32), spans, shortened, most)
+        read = self._encoded(all_windows, [contexts[int(number)] for number in question], True)
+        return Windows(read, np.array(question, np.int32), spans, shortened, most)
 
     def _read_all(self, examples: Sequence[Example], max_length: int, strict: bool) -> tuple[Encoded, Sequence[Any]]:
         """What `encode` gives, and the encodings it was made of."""
@@ -214,7 +235,8 @@ class Tokenizer:
         ]
         encodings = self._encode(inputs)
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        return replace(self._encoded(encodings), cut=cut, longest=room, unpooled=self._unpooled()), encodings
+        read = self._encoded(encodings, texts, paired)
+        return replace(read, cut=cut, longest=room, unpooled=self._unpooled()), encodings
 
     def _unpooled(self) -> int:
         """Tokens of a text up to the end of its prompt, where these are no part of its vector."""
@@ -244,11 +266,13 @@ class Tokenizer:
                 )
         return encodings
 
-    def _encoded(self, encodings: Sequence[Any]) -> Encoded:
+    def _encoded(self, encodings: Sequence[Any], texts: Sequence[str], paired: bool) -> Encoded:
+        """`texts` are those that examples of unknown words are taken from."""
         types = [encoding.type_ids if self.read.types else [0] * len(encoding.ids) for encoding in encodings]
-        return Encoded(
-            [np.array(encoding.ids, np.int32) for encoding in encodings], [np.array(entry, np.int32) for entry in types]
-        )
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        special = self.backend.num_special_tokens_to_add(paired)
+        unknown = count_unknown(((row, special, text) for row, text in zip(ids, texts, strict=True)), *self.unknown)
+        return Encoded(ids, [np.array(entry, np.int32) for entry in types], unknown=unknown)
 
     def room(self, max_length: int, pair: bool, strict: bool) -> int:
         """The most tokens of a text or pair: `max_length`, or what the model reads if that is less; without `strict`

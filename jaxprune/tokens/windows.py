@@ -16,14 +16,15 @@ from ..runtime.events import OnStep
 from ..tasks.calibration import Calibration
 from ..tasks.example import Example
 from ..tasks.kinds import KINDS
-from ..tasks.running_text import characters_of, chunks_of
+from ..tasks.running_text import beginning, characters_of, chunks_of
 from .conversations import read_conversations
-from .cut_texts import cut_texts
 from .encoded import Encoded
 from .image_reader import ImageReader
 from .masking import reads_masks, with_masks
 from .pieces import AROUND, Piece, cut_of, ids_of, token_ids
+from .text_doubts import text_doubts
 from .tokenizer import Tokenizer
+from .unknown import count_unknown
 
 WHOLE = 2**24  # characters of calibration text above which not all of it is tokenised
 STRETCH = 8  # characters a token of a window: more than tokenizers make of a token of prose
@@ -85,7 +86,7 @@ def encoded_for(
     encoded = encode_calibration(tokenizer, calibration, on_step, reads_masks(model.architecture))
     # A running text has no pairs to doubt, and is not read for them.
     doubts = tokenizer.doubts(calibration.examples if calibration.windows is None else ())
-    return encoded, doubts + cut_texts(encoded, "calibration texts")
+    return encoded, doubts + text_doubts(encoded, "calibration texts")
 
 
 def encode_calibration(
@@ -109,7 +110,9 @@ def encode_calibration(
     long = characters_of(calibration.examples) > WHOLE
     ids = drawn_stretches(tokenizer, calibration, on_step) if long else None
     ids = windows_drawn(tokenizer, calibration, on_step) if ids is None else ids
-    return Encoded(ids, [np.zeros_like(entry) for entry in ids])
+    begins = beginning(calibration.examples)
+    unknown = count_unknown(((row, 0, begins) for row in ids), *tokenizer.unknown)
+    return Encoded(ids, [np.zeros_like(entry) for entry in ids], unknown=unknown)
 
 
 def windows_drawn(tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None) -> list[np.ndarray]:

@@ -9,9 +9,17 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError, SettingsError
-from jaxprune.finetuning.losses import mean_loss
+from jaxprune.finetuning import prune_lora
+from jaxprune.finetuning.epochs import batches_for
+from jaxprune.finetuning.importance import gate_importance
+from jaxprune.finetuning.losses import mean_loss, targets_of
+from jaxprune.finetuning.recap import Recap, run_recap
+from jaxprune.finetuning.recap.sweep import sweep
 from jaxprune.finetuning.texts import prepare
+from jaxprune.model import Sites, forward
 from jaxprune.model.padded import plain_batch
+from jaxprune.pruning.cut import everything_kept
+from jaxprune.runtime.programs import Programs
 from jaxprune.tokens.encoded import Encoded, Masking
 from jaxprune.tokens.masking import masked_anew
 from jaxprune.tokens.packing import batch_of
@@ -91,10 +99,16 @@ def model(tmp_path_factory):
     return jp.load(folder)
 
 
-def test_a_model_learns_words_and_an_interrupted_run_goes_on_to_the_same_numbers(model, tmp_path):
-    (tmp_path / "train.txt").write_text(TEXTS)
-    (tmp_path / "text.txt").write_text(TEXTS)
-    task = jp.tasks.text(tmp_path / "text.txt", train=tmp_path / "train.txt", length=12, windows=2)
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """Forty windows of twelve tokens."""
+    folder = tmp_path_factory.mktemp("texts")
+    for name in ("train.txt", "text.txt"):
+        (folder / name).write_text(TEXTS)
+    return jp.tasks.text(folder / "text.txt", train=folder / "train.txt", length=12, windows=2)
+
+
+def test_a_model_learns_words_and_an_interrupted_run_goes_on_to_the_same_numbers(model, task, tmp_path):
     settings = jp.Train(epochs=3, batch_size=16, learning_rate=1e-2, mask_share=0.2, keep="last")
     tuned = jp.finetune(model, task, settings)
     before, after = jp.evaluate(model, task), tuned.provenance.record["training"]["epochs"][-1]
@@ -113,6 +127,103 @@ def test_a_model_learns_words_and_an_interrupted_run_goes_on_to_the_same_numbers
     jax.tree.map(np.testing.assert_array_equal, again.params, tuned.params)
 
 
+def test_recap_learns_words_and_goes_on_to_the_same_numbers(model, task, tmp_path):
+    settings = Recap(rounds=2, epochs_per_round=2, remove=0.3, freeze=0.5, samples=16, outer="touched")
+    training = jp.Train(batch_size=16, learning_rate=1e-2, mask_share=0.3, keep="last")
+    whole = run_recap(model, task, settings, training)
+    record = whole.model.provenance.record
+    assert [entry["metric"] for entry in whole.rounds] == ["perplexity"] * 2
+    assert whole.rounds[-1]["score"] < 0.8 * jp.evaluate(model, task).score
+    assert whole.rounds[1]["loss"] < whole.rounds[0]["loss"]
+    assert record["masked_vs_cut"] < 1e-5 and record["training"]["settings"]["mask_share"] == 0.3
+    assert record["training"]["device_bytes"]["predicted"]["tuning"] > 0
+    # Of the token table the rows of words that occur and of the mask have moved, and of the special tokens around.
+    moved = np.any(
+        np.asarray(whole.full.params["embed"]["token"]) != np.asarray(model.params["embed"]["token"]), axis=1
+    )
+    seen = {int(number) for ids in prepare(model, task).encoded.ids for number in ids}
+    assert {*np.flatnonzero(moved).tolist()} == seen | {4} < {*range(len(WORDS))}
+    stopped = []
+
+    def stop(event):
+        stopped.append(event)
+        if sum(event["phase"] == "train" for event in stopped) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jp.recap(model, task, settings, training, out=tmp_path / "run", on_step=stop)
+    again = jp.recap(model, task, settings, training, out=tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.model.params)
+
+
+def words_of(batch):
+    """By its number, which words of a text are to be said."""
+    index, segments, words = map(np.asarray, (batch.index, batch.segments, batch.words))
+    return {int(index[row, place]): words[row][segments[row] == place + 1] for row, place in np.argwhere(index >= 0)}
+
+
+def test_rounds_measure_on_masked_words(model, task):
+    """What a sweep gives is what one gradient of the same masked batch gives; an epoch's masks are its own, always."""
+    texts = prepare(model, task)
+    of = batches_for(texts.encoded, model.architecture, jp.Train(batch_size=32))
+    first, again, later = of(0)[0], of(0)[0], of(1)[0]
+    np.testing.assert_array_equal(first.ids, again.ids)
+    np.testing.assert_array_equal(first.words, again.words)
+    one, other = words_of(first), words_of(later)
+    shared = one.keys() & other.keys()
+    assert shared and any(np.any(one[text] != other[text]) for text in shared)
+    fisher = sweep(
+        model.params, model.architecture, [first], texts.targets, everything_kept(model.architecture),
+        form="fisher", place=lambda tree: jax.tree.map(jnp.asarray, tree), programs=Programs(),
+    )  # fmt: skip
+    batch, goal = jax.tree.map(jnp.asarray, (first, targets_of(first, texts.targets)))
+    loss = partial(mean_loss, batch=batch, targets=goal, architecture=model.architecture)
+    slopes = jax.jit(jax.grad(loss))(model.params)["layers"]
+    for index in range(2):
+        expected = np.sum(np.asarray(slopes[index]["feed_forward"]["up"]["kernel"]) ** 2, axis=0)
+        assert expected.max() > 0
+        np.testing.assert_allclose(fisher[index]["feed_forward"]["up"], expected, rtol=1e-3)  # squares in float32
+
+
+def test_prune_lora_measures_heads_on_masked_words_and_trains_on_others(model, task, monkeypatch):
+    measured = []
+
+    def recorded(model, batches, *rest, **named):
+        measured.append((batches, gate_importance(model, batches, *rest, **named)))
+        return measured[-1][1]
+
+    monkeypatch.setattr(prune_lora, "gate_importance", recorded)
+    training = jp.Train(epochs=2, batch_size=16, learning_rate=3e-2, mask_share=0.3, keep="last")
+    settings = jp.PruneLora(remove_heads=0.34, samples=12, high_blocks=1, high_rank=2, low_rank=1)
+    tuned = jp.prune_lora(model, task, settings, training)
+    record = tuned.provenance.record
+    assert sum(map(len, record["pruned_heads"])) == 2 and record["masked_vs_cut"] < 1e-5
+    assert record["training"]["merged_vs_unmerged"] < 1e-5
+    first, last = record["training"]["epochs"]
+    assert last["loss"] < first["loss"] and last["metric"] == "perplexity"
+    ((batches, importance),) = measured
+
+    def loss(gates, ids, words, real):
+        """Of one text: the sum over its masked words, each predicted at its own place."""
+        sites = Sites(gates=[{"attention": gate[:, None, None]} for gate in gates])
+        batch = plain_batch(model.architecture, ids[None], real[None])
+        logits = forward(model.params, batch, model.architecture, sites).logits
+        assert logits is not None
+        each = -jnp.take_along_axis(jax.nn.log_softmax(logits[0]), jnp.maximum(words, 0)[:, None], axis=-1)[:, 0]
+        return jnp.sum(jnp.where(words >= 0, each, 0.0))
+
+    slope, ones = jax.jit(jax.grad(loss)), [jnp.ones(3), jnp.ones(3)]
+    total, tokens = np.zeros((2, 3)), 0
+    for batch in batches:
+        assert np.any(np.asarray(batch.words) >= 0)
+        for row, place in np.argwhere(np.asarray(batch.index) >= 0):
+            own = np.asarray(batch.segments[row]) == place + 1
+            ids, words = (np.asarray(leaf[row])[own] for leaf in (batch.ids, batch.words))
+            tokens += len(ids)
+            total += np.abs(slope(ones, ids, words, np.ones_like(ids)))
+    np.testing.assert_allclose(importance.heads, total / tokens, rtol=1e-3)  # float32
+
+
 def test_text_of_nothing_but_special_tokens_is_refused(model, tmp_path):
     """A word that the tokenizer does not know is a special token, which is never masked."""
     (tmp_path / "text.txt").write_text(TEXTS)
@@ -123,7 +234,7 @@ def test_text_of_nothing_but_special_tokens_is_refused(model, tmp_path):
     ):
         jp.finetune(model, task)
     (tmp_path / "unknown.txt").write_text("zebra quartz " * 40 + "film " * 20)  # windows without any are fine
-    assert prepare(model, task, masking=True).encoded.masking is not None
+    assert prepare(model, task).encoded.masking is not None
 
 
 def test_a_share_is_for_masked_language_models(model):

@@ -72,6 +72,15 @@ def test_a_scored_pair_that_is_trained_on_is_a_doubt(model, task):
     assert any(doubt.startswith("2 of 26 pairs that are scored") for doubt in prepare(model, mixed).warnings)
 
 
+def test_pairs_of_one_text_twice_are_a_doubt(model, task):
+    same = lambda rows: tuple(row._replace(pair=row.text + " ") for row in rows)  # noqa: E731
+    some = replace(task, train=(*same(task.train[:8]), *task.train[8:]), validation=same(task.validation))
+    said = " have the same text on both sides, such as "
+    assert any(doubt.startswith("8 of 48 training pairs" + said) for doubt in prepare(model, some).warnings)
+    assert any(doubt.startswith("24 of 24 pairs that are scored" + said) for doubt in jp.evaluate(model, some).warnings)
+    assert not any(said in doubt for doubt in (*prepare(model, task).warnings, *jp.evaluate(model, task).warnings))
+
+
 def test_groups_stay_in_one_row_and_every_pair_is_in_an_epoch_once(model, task):
     texts = prepare(model, task)
     assert texts.encoded.together == 3 and len(texts.encoded) == 144

@@ -9,9 +9,10 @@ import pytest
 
 from jaxprune.checkpoint.manifest import architecture_of, manifest_of
 from jaxprune.errors import SettingsError
-from jaxprune.model import Batch, Dropout, Sites, forward
+from jaxprune.model import Batch, Dropout, Sites, forward, sublayer as of_sublayers
 from jaxprune.model.attention_kinds import Disentangled
 from jaxprune.model.disentangled import distance_rows, distance_steps, pair_rows
+from jaxprune.model.dropout import drop
 from jaxprune.model.padded import plain_batch
 from jaxprune.pruning.cost import parameters, total_cost, whole_parameters
 from jaxprune.pruning.cut import cut, gates_of
@@ -113,6 +114,30 @@ def test_every_copy_of_the_table_has_the_gradient_of_all():
         ends.append(float(slope(moved)[0]))
     # float32, a loss of some tens: the difference is good to about a thousandth.
     np.testing.assert_allclose((ends[1] - ends[0]) / 0.02, first["table"][3, 1], rtol=2e-2, atol=2e-2)
+
+
+def test_training_drops_numbers_of_the_table_in_every_layer(monkeypatch):
+    """As transformers' `pos_dropout`: of the rows that a text reads, once for the whole batch."""
+    model, seen = tiny.random_model(OWN), []
+
+    def recorded(x, dropout, place):
+        seen.append((np.shape(x), place))
+        return drop(x, dropout, place)
+
+    monkeypatch.setattr(of_sublayers, "drop", recorded)
+    sites = Sites(dropout=Dropout(0.5, jax.random.key(0)))
+    forward(model.params, batch_of(model.architecture), model.architecture, sites)
+    kind = model.architecture.attention
+    assert isinstance(kind, Disentangled)
+    first, last = distance_rows(kind, 24)
+    assert [shape for shape, place in seen if place == 3] == [(last - first, 12)] * 2
+    p = model.params["layers"][0]["attention"]
+    x = jnp.zeros((3, 24, 12))
+    project = lambda dropout: of_sublayers.projected_distances(p, x, model.architecture, {}, dropout)[0]  # noqa: E731
+    noisy = jax.vmap(lambda key: project(Dropout(0.5, key)))(jax.random.split(jax.random.key(1), 4000))
+    plain = np.asarray(project(None))
+    assert np.std(noisy[:, 0, 0, 0, 0]) > 0.1 * np.abs(plain).max()
+    np.testing.assert_allclose(np.mean(noisy, axis=0), plain, atol=0.1 * np.abs(plain).max())  # 4000 draws
 
 
 @pytest.mark.parametrize(

@@ -216,10 +216,15 @@ def _with_flags(state: HostState) -> HostState:
 
 
 def _touched(model: Model, texts: Texts, settings: Recap) -> np.ndarray | None:
+    """Which tokens occur; the mask is one of them where words are masked, and what stands in a word's place by chance
+    is none.
+    """
     if settings.outer != "touched":
         return None
     tokens = np.zeros(model.architecture.vocab, bool)
     tokens[np.concatenate([*texts.encoded.ids])] = True
+    if texts.encoded.masking is not None:
+        tokens[texts.encoded.masking.mask] = True
     return tokens
 
 
