@@ -13,8 +13,9 @@ full      all weights but the embeddings on next tokens alone
 lora8     adapters of that rank on every projection, likewise (lora32: of rank 32)
 twice     half of the cut, `recover` on half of the tokens, then the other half of both
 
-`--choose` scores on valid.txt instead of test.txt: rates are chosen there. One JSON line a run; `--table FILE…` prints
-them.
+`--set` changes settings of them all; `distill=…` gives the dense model as teacher to adapters too. `--choose` scores on
+valid.txt instead of test.txt: rates are chosen there. Cuts are kept under `--work`, and not made again. One JSON line a
+run; `--table FILE…` prints them.
 """
 
 import argparse
@@ -59,21 +60,21 @@ def trained(arm: str, pruned: Any, dense: Any, train: Path, held: Path, tokens: 
     """The model that `arm` makes of `pruned` with these tokens, and what it records."""
     import jaxprune as jp
 
-    steps = max(1, round(0.9 * tokens) // (LENGTH * ROWS))  # a tenth is held back
+    settings = {"batch_size": ROWS, "dtype": "bfloat16", **settings}
     if arm == "recover":
         windows = jp.Calibration.of_running_text(train, count=tokens // LENGTH, length=LENGTH)
-        return jp.Recover(windows, **{"steps": steps, "batch_size": ROWS, "dtype": "bfloat16", **settings})(
-            pruned, dense
-        )
+        steps = max(1, round(0.9 * tokens) // (LENGTH * settings["batch_size"]))  # a tenth is held back
+        return jp.Recover(windows, **{"steps": steps, **settings})(pruned, dense)
     task = jp.tasks.text(held, train=train, length=LENGTH, windows=8)
-    teacher = dense if arm == "distill" else None
-    given = {"distill": 0.5, "temperature": 1.0} if arm == "distill" else {}
-    train_settings = jp.Train(
-        **{"epochs": 1, "batch_size": ROWS, "dtype": "bfloat16", "dropout": 0.0, "keep": "last", **given, **settings}
-    )
+    if arm == "distill":
+        settings = {"distill": 0.5, **settings}
+    teacher = dense if "distill" in settings else None
+    if teacher is not None:
+        settings = {"temperature": 1.0, **settings}
+    train_settings = jp.Train(**{"epochs": 1, "dropout": 0.0, "keep": "last", **settings})
     if arm.startswith("lora"):
         lora = jp.Lora(rank=int(arm[4:]), alpha=2.0 * int(arm[4:]), projections=PROJECTIONS)
-        return jp.finetune(pruned, task, train_settings, lora=lora)
+        return jp.finetune(pruned, task, train_settings, lora=lora, teacher=teacher)
     return jp.finetune(pruned, task, train_settings, trainable=MOVING, teacher=teacher)
 
 
@@ -95,16 +96,22 @@ def measure(args: argparse.Namespace) -> None:
         return {name: jp.evaluate(model, task).score for name, task in scored.items()}
 
     def cut(model: Any, remove: float, method: str) -> Any:
-        """Cut to what `remove` of the dense model's prunable parameters leaves."""
+        """`model` without `remove` of its prunable parameters."""
         function, own = method_of(method)
-        calibration = jp.Calibration.of_running_text(train, count=16, length=512)
+        calibration = jp.Calibration.of_running_text(train, count=args.calibrate, length=512)
         return function(model, calibration, jp.Budget(remove, cost="params"), own)
+
+    def kept_cut(remove: float, method: str) -> Any:
+        folder = args.work / f"{method}_{remove:g}_{args.calibrate}"
+        if not folder.exists():
+            jp.save(cut(dense, remove, method), folder)
+        return jp.load(folder)
 
     whole = scores(dense)
     print(f"dense {whole}", flush=True)
     for remove in args.remove:
         for method in args.methods:
-            pruned = cut(dense, remove, method)
+            pruned = kept_cut(remove, method)
             before = scores(pruned)
             print(f"{method} {remove}: pruned {before}", flush=True)
             for arm in args.arms:
@@ -112,7 +119,7 @@ def measure(args: argparse.Namespace) -> None:
                     began = time.perf_counter()
                     if arm == "twice":
                         half, texts = remove / 2, split(args.text, args.work, dense, tokens // 2)[2]
-                        middle = trained("recover", cut(dense, half, method), dense, texts, held, tokens // 2, settings)
+                        middle = trained("recover", kept_cut(half, method), dense, texts, held, tokens // 2, settings)
                         rest = cut(middle, 1 - (1 - remove) / (1 - half), method)
                         model = trained("recover", rest, dense, train, held, tokens // 2, settings)
                     else:
@@ -121,6 +128,7 @@ def measure(args: argparse.Namespace) -> None:
                     record = model.provenance.record
                     line = {
                         "arm": arm, "method": method, "remove": remove, "tokens": tokens, "set": args.set,
+                        "calibrated_on": args.calibrate * 512,
                         "scored_on": wiki.name, "dense": whole, "pruned": before, "score": scores(model),
                         "seconds": time.perf_counter() - began,
                         "record": record["recovery"] if arm in ("recover", "twice") else record["training"],
@@ -138,11 +146,16 @@ def print_table(files: list[Path]) -> None:
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     rows: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
-        rows[line["remove"], line["method"], line["arm"], " ".join(line["set"])][line["tokens"]] = line
+        calibrated = line.get("calibrated_on", 8192)
+        rows[line["remove"], line["method"], calibrated, line["arm"], " ".join(line["set"])][line["tokens"]] = line
     tokens = sorted({line["tokens"] for line in lines})
-    print("| removed | cut by | training | text | dense | pruned | " + " | ".join(f"{n:,}" for n in tokens) + " |")
-    print("|---" * (6 + len(tokens)) + "|")
-    for (remove, method, arm, changed), by in rows.items():
+    print(
+        "| removed | cut by | on tokens | training | text | dense | pruned | "
+        + " | ".join(f"{n:,}" for n in tokens)
+        + " |"
+    )
+    print("|---" * (7 + len(tokens)) + "|")
+    for (remove, method, calibrated, arm, changed), by in rows.items():
         for text in ("wikitext2", "c4"):
             cells = []
             for number in tokens:
@@ -153,7 +166,7 @@ def print_table(files: list[Path]) -> None:
                 cells.append(f"{score:.2f} ({np.log(pruned / score) / np.log(pruned / dense):.0%})")
             some = next(iter(by.values()))
             print(
-                f"| {remove:.0%} | {method} | {arm} {changed} | {text} | {some['dense'][text]:.2f} "
+                f"| {remove:.0%} | {method} | {calibrated:,} | {arm} {changed} | {text} | {some['dense'][text]:.2f} "
                 f"| {some['pruned'][text]:.2f} | " + " | ".join(cells) + " |"
             )
 
@@ -167,7 +180,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["recover"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of Recover or Train")
-    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--calibrate", type=int, default=16, help="windows of 512 tokens that the cut reads")
+    parser.add_argument("--windows", type=int, default=32, help="windows of 512 tokens that are scored")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("build/recover_lm"))
     parser.add_argument("--out", type=Path)

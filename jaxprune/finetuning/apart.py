@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..runtime.devices import Devices
 from ..runtime.programs import Programs
-from .guides import beside, on_the_way
+from .guides import beside, on_the_way, said
 from .losses import Distillation, summed_losses, targets_of, unit_count
 from .settings import Train
 from .step import spread_over
@@ -19,7 +20,7 @@ from .step import spread_over
 class Apart:
     """How far a model is from the dense one on some texts: the loss of recovery, a mean over texts or tokens.
 
-    A dense model in host memory says once what it has to say of them.
+    It is computed in the type that trains. A dense model says once what it has to say, but for its hidden states.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Apart:
     ):
         self._batches, self._targets, self._devices = list(batches), targets, devices
         self._dense, self._beside = dense.architecture, beside(dense, settings)
-        self._distillation, self._programs = settings.distillation, Programs()
+        self._distillation, self._dtype, self._programs = settings.distillation, settings.dtype, Programs()
         self._guides: list[np.ndarray | None] = [None] * len(self._batches)
         if settings.teacher_in != "device":
             stream = Devices(devices.mesh, stream=True)
             guides = on_the_way(dense, devices, Programs(devices=stream))
             self._guides = [devices.read(guide) for guide in guides(self._batches)]
+        elif not settings.distill_hidden:
+            self._guides = [devices.read(guide) for guide in said(dense, self._batches, devices)]
 
     def __call__(self, params: Params, architecture: Architecture) -> float:
         total = count = 0.0
@@ -47,14 +50,14 @@ class Apart:
             total += float(
                 self._programs(
                     _gap, params, teacher, *rows, architecture=architecture, dense=self._dense,
-                    distillation=self._distillation, devices=self._devices,
+                    distillation=self._distillation, devices=self._devices, dtype=self._dtype,
                 )
             )  # fmt: skip
             count += float(unit_count(*rows[:2], architecture))
         return total / count
 
 
-@partial(jax.jit, static_argnames=("architecture", "dense", "distillation", "devices"))
+@partial(jax.jit, static_argnames=("architecture", "dense", "distillation", "devices", "dtype"))
 def _gap(
     params: Params,
     teacher: Params | None,
@@ -66,8 +69,10 @@ def _gap(
     dense: Architecture,
     distillation: Distillation,
     devices: Devices,
+    dtype: str,
 ) -> Float[Array, ""]:
     return summed_losses(
         params, batch, targets, architecture, sites=Sites(spread=spread_over(devices)),
         teacher=None if teacher is None else (dense, teacher), guide=guide, distillation=distillation,
+        dtype=jnp.dtype(dtype),
     )  # fmt: skip

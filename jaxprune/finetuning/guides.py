@@ -98,6 +98,13 @@ def on_the_way(teacher: Model, devices: Devices, programs: Programs, limit: int 
     return of
 
 
+def said(teacher: Model, batches: Sequence[Batch], devices: Devices) -> Iterator[Array]:
+    """Guides of a teacher whose weights are on the device."""
+    a, programs = teacher.architecture, Programs(devices=devices)
+    for batch in batches:
+        yield from guides_of(teacher.params, [devices.own_rows(pooled(as_taught(batch, a), a))], a, programs)
+
+
 def check_place(settings: Train, teacher: Model | None, folder: Path | None) -> None:
     """Raise `SettingsError` where the teacher cannot be where the settings want it; `folder` is the run's."""
     if teacher is None or settings.teacher_in != "disk":

@@ -41,7 +41,9 @@ TRIAL = 0.1  # share of the steps that each rate is tried for
 CHECKS = 10  # times that the texts held back are looked at
 PATIENCE = 3  # of these without an improvement end the run
 HELD_BACK = 0.1  # share of the texts that say when to stop
-MOST_HELD_BACK = 128
+MOST_HELD_BACK, MOST_TOKENS = 128, 8192  # texts of these at most; of a language model tokens
+ROWS, ROW_TOKENS = 32, 512  # texts a step; on a language model as many as come to so many tokens
+HIDDEN = 1.0  # weight of the hidden states; 0 on a language model
 TRAINABLE = "layers/*", "final_norm/*", "pooler/*", HEAD  # no embeddings: few texts say little of most tokens
 
 
@@ -60,14 +62,26 @@ class Recover:
             "help": f"training steps of the recovery, trials of rates apart, rounded up to {CHECKS} equal stretches"
         },
     )
-    batch_size: int = field(default=32, metadata={"help": "texts a step of the recovery"})
+    batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": f"texts a step of the recovery; {ROWS} by default, on a language model as many as come to "
+            f"{ROW_TOKENS} tokens"
+        },
+    )
     variants: int = field(
         default=0,
         metadata={
             "help": "made-up texts beside every text of the recovery, pieces and mixtures of them: where texts are few"
         },
     )
-    hidden: float = field(default=1.0, metadata={"help": "weight of the hidden states beside the predictions"})
+    hidden: float | None = field(
+        default=None,
+        metadata={
+            "help": f"weight of the hidden states beside the predictions; {HIDDEN:g} by default, 0 on a language model "
+            "and with a model in host memory"
+        },
+    )
     learning_rate: float | None = field(
         default=None, metadata={"help": "highest rate of the recovery; chosen on texts held back by default"}
     )
@@ -76,7 +90,7 @@ class Recover:
         default="device",
         metadata={
             "help": "where the dense model is while the pruned one recovers: on the device, or in host memory, from "
-            "which one sublayer at a time comes to the device (with hidden 0)"
+            "which one sublayer at a time comes to the device (without hidden states)"
         },
     )
     dtype: Literal["float32", "bfloat16"] = field(
@@ -87,10 +101,10 @@ class Recover:
 
     def __post_init__(self):
         check_types(self)
-        check_counts(self, 1, "steps", "batch_size", "accumulate")
+        check_counts(self, 1, "steps", "accumulate", *(["batch_size"] if self.batch_size is not None else []))
         check_counts(self, 0, "variants")
         check_calibration(self.texts)
-        if not 0 <= self.hidden < float("inf"):
+        if self.hidden is not None and not 0 <= self.hidden < float("inf"):
             raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
         if self.teacher_in == "host" and self.hidden:
             raise SettingsError(
@@ -105,11 +119,25 @@ class Recover:
         `softmax`: whether the head says probabilities, at temperature 1 then.
         """
         return Train(
-            epochs=min(CHECKS, self.steps), batch_size=self.batch_size, learning_rate=self.learning_rate, dropout=0.0,
-            distill=1.0, temperature=1.0 if softmax else None,
-            distill_hidden=self.hidden, teacher_in=self.teacher_in, accumulate=self.accumulate, dtype=self.dtype,
+            epochs=min(CHECKS, self.steps), batch_size=self.batch_size or ROWS, learning_rate=self.learning_rate,
+            dropout=0.0, distill=1.0, temperature=1.0 if softmax else None,
+            distill_hidden=self.hidden or 0.0, teacher_in=self.teacher_in, accumulate=self.accumulate, dtype=self.dtype,
             seed=self.seed,
         )  # fmt: skip
+
+    def resolved(self, architecture: Architecture, encoded: Encoded) -> "Recover":
+        """The same settings with a value in place of every None, for these texts.
+
+        A language model says as much of every token as a classifier of a whole text: few rows a step, and more steps.
+        """
+        language = head_of(architecture).language is not None
+        some = max(1, min(ROWS, round(ROW_TOKENS / float(encoded.lengths.mean())))) if language else ROWS
+        weight = 0.0 if language or self.teacher_in == "host" else HIDDEN
+        return replace(
+            self,
+            batch_size=some if self.batch_size is None else self.batch_size,
+            hidden=weight if self.hidden is None else self.hidden,
+        )
 
     def patterns(self, model: Model) -> tuple[str, ...]:
         """`trainable`; by default those of its patterns that the model has leaves for, and no vocabulary."""
@@ -155,7 +183,8 @@ def recover(
         dense = dense.replace(params=devices.fetch(dense.params))
     encoded, doubts = encoded_for(dense, texts, on_step)
     doubts += check_reading(pruned, dense, texts, encoded)
-    numbers_back, numbers = split_off(len(encoded), settings)
+    settings = settings.resolved(dense.architecture, encoded)
+    numbers_back, numbers = split_off(encoded, dense.architecture, settings.seed)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
     if settings.variants:
         rest = with_variants(dense, texts, rest, numbers, settings, len(encoded))
@@ -245,12 +274,15 @@ def check_calibration(texts: Any) -> None:
         )
 
 
-def split_off(there: int, settings: Recover) -> tuple[np.ndarray, np.ndarray]:
+def split_off(encoded: Encoded, architecture: Architecture, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the texts held back, and of the others. Raises `DataError` where there are too few."""
-    count = min(MOST_HELD_BACK, round(HELD_BACK * there))
+    there, most = len(encoded), MOST_HELD_BACK
+    if head_of(architecture).language is not None:
+        most = min(most, max(1, round(MOST_TOKENS / float(encoded.lengths.mean()))))
+    count = min(most, round(HELD_BACK * there))
     if count < 1:
         raise DataError(f"{there} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
-    order = np.random.RandomState(settings.seed).permutation(there)
+    order = np.random.RandomState(seed).permutation(there)
     return np.sort(order[:count]), np.sort(order[count:])
 
 

@@ -30,7 +30,7 @@ from .run import Calibrated, Run
 
 WHOLE = (
     "recovery is not streamed: the pruned model was whole on the device, and so was the dense one, but with "
-    "Recover(teacher_in='host', hidden=0)."
+    "Recover(teacher_in='host')."
 )
 
 

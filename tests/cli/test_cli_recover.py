@@ -43,7 +43,10 @@ def test_texts_of_a_file(cli, inputs, tmp_path):
         (("--recover-samples", 8), "--recover-samples has no effect without --recover; add it."),
         (("--recover-dtype", "bfloat16"), "--recover-dtype has no effect without --recover; add it."),
         (("--recover", 0), "--recover must be at least 1, got 0."),
-        (("--recover", 5, "--recover-teacher-in", "host"), "set --recover-hidden to 0, or --recover-teacher-in to"),
+        (
+            ("--recover", 5, "--recover-teacher-in", "host", "--recover-hidden", 1),
+            "set --recover-hidden to 0, or --recover-teacher-in to",
+        ),
         (("--recover", "--recover-samples", 65), "--recover-samples 65, but text-classification has 64"),
         (("--recover", "--recover-samples", 0), "--recover-samples must be at least 1, got 0"),
         (("--recover", "--recover-texts", "nowhere.txt"), "nowhere.txt"),

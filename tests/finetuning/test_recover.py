@@ -96,6 +96,23 @@ def test_a_language_model_comes_closer_to_the_dense_one(family, tmp_path):
     assert gap["after"] < 0.8 * gap["before"]
 
 
+def test_a_language_model_takes_small_steps_and_holds_few_tokens_back(model, tmp_path):
+    (tmp_path / "text.txt").write_text(" ".join(np.random.RandomState(0).choice(WORDS, 1200)))
+    dense = language_model(tmp_path / "model", "llama")
+    windows, _ = encoded_for(dense, Calibration.of_running_text(tmp_path / "text.txt", 60, length=16))
+    long = replace(windows, ids=[np.tile(ids, 32) for ids in windows.ids])
+    chosen = [
+        jp.Recover().resolved(a, rows) for a in (dense.architecture, model.architecture) for rows in (windows, long)
+    ]
+    assert [(each.batch_size, each.hidden) for each in chosen] == [(32, 0.0), (1, 0.0), (32, 1.0), (32, 1.0)]
+    given = jp.Recover(batch_size=7, hidden=0.5).resolved(dense.architecture, long)
+    assert (given.batch_size, given.hidden) == (7, 0.5)
+    assert jp.Recover(teacher_in="host").resolved(model.architecture, windows).hidden == 0.0
+    many = long.picked([0] * 400)
+    backs = [recovery.split_off(many, a, 0)[0] for a in (dense.architecture, model.architecture)]
+    assert [len(back) for back in backs] == [16, 40]  # of 512 tokens each
+
+
 @pytest.mark.parametrize("problem, labels", [("multi_label", ("a", "b", "c")), ("regression", ("x",))])
 def test_heads_of_other_kinds_recover(folder, texts, problem, labels):
     dense = jp.load(folder, head="classification", labels=labels, problem=problem)
@@ -157,7 +174,7 @@ def test_what_cannot_be_meant_is_refused(model, pruned, texts, folder):
     with pytest.raises(SettingsError, match="hidden must not be negative"):
         jp.Recover(hidden=-1.0)
     with pytest.raises(SettingsError, match="hidden 1 compares hidden states of every layer, which a model in host"):
-        jp.Recover(teacher_in="host")
+        jp.Recover(teacher_in="host", hidden=1.0)
     with pytest.raises(SettingsError, match="the pruned model's labels is"):
         replace(SETTINGS, texts=texts)(pruned, jp.load(folder, labels=("a", "b")))
     with pytest.raises(SettingsError, match="predicts nothing"):
