@@ -31,12 +31,11 @@ from .epochs import batches_for
 from .finetune import chooser
 from .lora import HEAD
 from .masters import in_types, result_types
+from .rates import closer, lowest
 from .recover_checks import check_pair, check_reading
 from .settings import Train
 from .train import Trained, train
 
-RATE, APART = 2e-4, 4.0  # the learning rate that is tried first, and the factor between two that are
-LIMITS = 1e-6, 1e-1  # no rate beyond these is tried
 TRIAL = 0.1  # share of the steps that each rate is tried for
 CHECKS = 10  # times that the texts held back are looked at
 PATIENCE = 3  # of these without an improvement end the run
@@ -217,7 +216,8 @@ def recover(
         except NumericalError:  # too high a rate
             return float("inf")
 
-    tried = {} if settings.learning_rate is not None else lowest(trial)
+    language = head_of(architecture).language is not None
+    tried = {} if settings.learning_rate is not None else closer(trial, before) if language else lowest(trial)
     rate = settings.learning_rate or min(tried, key=tried.__getitem__)
     trained = run(rate, steps, min(CHECKS, steps), "recover")
     records, done = trained.epochs, sum(record["steps"] for record in trained.epochs)
@@ -243,26 +243,6 @@ def recover(
     }
     told = tuple(dict.fromkeys([*pruned.provenance.warnings, *warnings]))
     return result.replace(provenance=replace(pruned.provenance, warnings=told)).with_record(recovery=notes)
-
-
-def lowest(trial: Callable[[float], float]) -> dict[float, float]:
-    """What `trial` gave for `RATE` and those `APART` from it, as far as they still got better: upwards, else downwards.
-
-    Raises `NumericalError` where all are infinite.
-    """
-    tried = {RATE: trial(RATE)}
-    for factor in (APART, 1 / APART):
-        rate = RATE * factor
-        while LIMITS[0] <= rate <= LIMITS[1]:
-            tried[rate] = trial(rate)
-            if not tried[rate] < min(gap for other, gap in tried.items() if other != rate):
-                break
-            rate *= factor
-        if min(tried, key=tried.__getitem__) > RATE:
-            break  # higher was better: lower ones need not be tried
-    if not np.isfinite(min(tried.values())):
-        raise NumericalError("no learning rate gives finite weights; check the texts and the weights.")
-    return tried
 
 
 def check_calibration(texts: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import DataError, NumericalError, SettingsError
-from jaxprune.finetuning import recover as recovery
+from jaxprune.finetuning import rates, recover as recovery
 from jaxprune.finetuning.recover_checks import check_reading
 from jaxprune.pruning.prune import check_recovery
 from jaxprune.tasks.calibration import Calibration
@@ -123,7 +123,7 @@ def test_heads_of_other_kinds_recover(folder, texts, problem, labels):
 
 def test_the_best_rate_is_looked_for_upwards_and_downwards():
     def tried(ideal):
-        return recovery.lowest(lambda rate: abs(np.log(rate / ideal)))
+        return rates.lowest(lambda rate: abs(np.log(rate / ideal)))
 
     def best(gaps):
         return min(gaps, key=gaps.__getitem__)
@@ -132,7 +132,16 @@ def test_the_best_rate_is_looked_for_upwards_and_downwards():
     assert best(tried(1.2e-5)) == pytest.approx(1.25e-5)
     assert len(tried(2e-4)) == 3
     with pytest.raises(NumericalError, match="no learning rate"):
-        recovery.lowest(lambda rate: float("inf"))
+        rates.lowest(lambda rate: float("inf"))
+
+
+def test_of_a_language_model_the_first_rate_that_helps_is_taken():
+    gaps = {2e-4: 3.0, 5e-5: 0.9, 1.25e-5: 0.8}
+    assert [*rates.closer(lambda rate: gaps[rate], before=1.0)] == [2e-4, 5e-5]
+    assert [*rates.closer(lambda rate: gaps[rate], before=4.0)] == [2e-4]
+    assert min(rates.closer(lambda rate: 2.0, before=1.0)) < 4e-6  # none of them
+    with pytest.raises(NumericalError, match="no learning rate gives finite"):
+        rates.closer(lambda rate: float("inf"), before=1.0)
 
 
 def test_the_rate_is_chosen_on_texts_held_back(model, pruned, texts):
