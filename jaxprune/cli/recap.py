@@ -103,6 +103,7 @@ def _outcome(arguments: argparse.Namespace, result: Any, warnings: tuple[str, ..
         **{
             name: training[name] for name in ("batch", "scored_on", "trainable_parameters", "seconds", "device", "host")
         },
+        **{name: training[name] for name in ("mesh",) if name in training},
         "kept_round": training["kept_epoch"],
         "new_head": training["new_head"],
         "compile_seconds": training["compile_seconds"],
@@ -120,6 +121,7 @@ def _outcome(arguments: argparse.Namespace, result: Any, warnings: tuple[str, ..
         "weights on disk": told_on_disk(data),
         "steps an epoch": told_batches(training),
         "device": training["device"],
+        "mesh": ", ".join(f"{axis} {count}" for axis, count in training.get("mesh", {}).items()) or None,
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }
     return Outcome(data, (facts_table(f"recap: {arguments.out}", facts), rounds_table(result.rounds)))
