@@ -53,12 +53,20 @@ def export_gguf(
             f"the file's context is {context} tokens, the model's sliding window: llama.cpp's {layout.name} has none, "
             f"and would read longer texts otherwise than the model, which reads {a.max_positions}."
         )
+    if "rope_factors_long.weight" in rotary.tensors:
+        short_up_to = rotary.keys["rope.scaling.original_context_length"]
+        warnings.append(
+            f"in contexts of more than {short_up_to} tokens llama.cpp takes the long factors of the rotary scaling for "
+            "short texts too; transformers takes them for texts that are that long, which jaxprune does not read."
+        )
     own = {f"{layout.name}.{key}": value for key, value in (size_keys(layout, a) | rotary.keys).items()}
-    keys = _general(model, kind) | own | tokenizer_keys(model, warnings)
+    told = manifest_of(model)
+    name = model_name(told, told["architecture"])
+    keys = _general(kind) | own | tokenizer_keys(model, name, warnings)
 
     def read() -> Iterator[Tensor]:
         """The tensors, made anew each time: all of them together may be more than there is room for."""
-        for tensor in tensors_of(model.params, a, layout, kind, rotary.factors):
+        for tensor in tensors_of(model.params, a, layout, kind, rotary.tensors):
             yield tensor._replace(kind="float32") if tensor.name in large else tensor
 
     large: frozenset[str] = frozenset()
@@ -86,7 +94,7 @@ def export_gguf(
         "files": [GGUF_FILE],
         "warnings": warnings,
     }
-    write_folder(folder, EXPORTED, manifest_of(model) | {"export": made}, fill, overwrite)
+    write_folder(folder, EXPORTED, told | {"export": made}, fill, overwrite)
     tell(warnings)
     return Exported(folder, {"architectures": [layout.name], **own}, size, tuple(warnings), kind)
 
@@ -120,11 +128,9 @@ def _cure(reasons: Sequence[str], square: bool) -> str:
     return ", ".join([*tries, "or export it with format 'onnx'" if tries else "export it with format 'onnx'"])
 
 
-def _general(model: Model, kind: str) -> dict[str, Any]:
-    told = manifest_of(model)
+def _general(kind: str) -> dict[str, Any]:
     return {
         "general.type": "model",
-        "general.name": model_name(told, told["architecture"]),
         "general.quantization_version": 2,
         "general.file_type": KINDS[kind].number,
     }

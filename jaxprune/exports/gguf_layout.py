@@ -47,6 +47,7 @@ class Layout:
     fused: bool = False  # queries, keys and values are one matrix
     neighbours: bool = False  # rotary pairs are features 2 i and 2 i + 1, else i and i + width / 2
     factors: bool = False  # a tensor may divide each rotary frequency
+    long_factors: bool = False  # two may: one in contexts up to the length the model was made for, one in longer ones
     partly: bool = False  # the first features of a head may be turned alone
     fused_up: bool = False  # gate and up projections are one matrix
     own_head: bool = False  # the head has to be a matrix of its own
@@ -84,7 +85,7 @@ LAYOUTS = (
     ),
     Layout(name="smollm3", switches=_LLAMA, neighbours=True, unturned_every=4),
     Layout(name="olmo2", switches=_OLMO2, square=True, own_head=True),
-    Layout(name="phi3", switches=_LLAMA, square=True, fused=True, fused_up=True, partly=True),
+    Layout(name="phi3", switches=_LLAMA, square=True, fused=True, fused_up=True, partly=True, long_factors=True),
     Layout(name="gpt2", switches=_GPT2, biases=tuple(BIASES), all_biases=True, square=True, fused=True),
     Layout(name="deci", switches=_LLAMA, per_layer=True, biases=tuple(BIASES), neighbours=True, factors=True),
     Layout(name="openelm", switches=_LLAMA | {"query_key_norm": True}, per_layer=True, untied=False, fused=True),

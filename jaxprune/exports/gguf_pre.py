@@ -17,6 +17,8 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 _NOT_WORD = r"[^\r\n\p{L}\p{N}]?"
 _TEKKEN = rf"{_NOT_WORD}{_UPPER}*{_LOWER}+|{_NOT_WORD}{_UPPER}+{_LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|"
 _TEKKEN += r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_O200K = rf"{_NOT_WORD}{_UPPER}*{_LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|{_NOT_WORD}{_UPPER}+{_LOWER}*"
+_O200K += r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _THREES, _ONES = (f"{_CONTRACTIONS}{_WORDS}{digits}{_REST}" for digits in (r"\p{N}{1,3}", r"\p{N}"))
 
 # By steps of the pre-tokenizer, and whether words that are in the vocabulary are taken whole, whatever the merges say.
@@ -28,8 +30,11 @@ BY_STEPS: Mapping[tuple[tuple[str, ...], bool], str] = MappingProxyType(
         ((_THREES,), False): "smaug-bpe",
         ((_ONES,), False): "qwen2",
         ((_TEKKEN,), True): "tekken",
+        ((_O200K,), False): "gpt-4o",
     }
 )
+# What llama.cpp divides as these names only nearly: it writes classes of letters as a to z and A to Z.
+NEARLY = ("tekken", "gpt-4o")
 # By the first digits of the hash, of the vocabularies that models of our families come with.
 # Source: llama.cpp, conversion/base.py, get_vocab_base_pre.
 BY_HASH: Mapping[str, str] = MappingProxyType(
@@ -99,8 +104,9 @@ def _steps(pre: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     for part in parts[:-1]:
         if part["type"] == "Digits" and part["individual_digits"]:
             steps.append("digits")
-        elif part["type"] == "Split" and "Regex" in part["pattern"] and part["behavior"] == "Isolated":
-            if part["invert"]:
+        elif part["type"] == "Split" and "Regex" in part["pattern"]:
+            # Keeping what matches is the same as dividing there: all patterns that are known match every character.
+            if (part["behavior"], part["invert"]) not in (("Isolated", False), ("Removed", True)):
                 return None
             steps.append(part["pattern"]["Regex"])
         else:

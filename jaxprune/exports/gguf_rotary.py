@@ -1,7 +1,12 @@
-"""Rotary frequencies as a GGUF file says them: a base, a scaling that llama.cpp computes, or a divisor for each."""
+"""Rotary frequencies as a GGUF file says them: a base, a scaling that llama.cpp computes, or a divisor for each.
+
+Phi-3 has two divisors for each: llama.cpp takes the long ones where its context (not the text) is longer than the model
+was made for.
+"""
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,18 +14,20 @@ import numpy as np
 from ..checkpoint.families import Family
 from ..checkpoint.rotary import MADE_FOR, by_type, renamed, settings_of
 from ..checkpoint.sliding import FULL
+from ..errors import CheckpointError
 from ..model.architecture import Architecture
 from .gguf_layout import Layout
 
 _WHERE = "the model's source_config"
+_CONTEXTS = 256  # tokens; llama.cpp's contexts are multiples of it
 _CLOSE = 1e-5  # relative: llama.cpp multiplies float32 steps, where checkpoints' code takes powers
 
 
 class RotaryWritten(NamedTuple):
-    """Keys without the architecture's name before each, and the tensor `rope_freqs` where there is one."""
+    """Keys without the architecture's name before each, and tensors of what each plain frequency is divided by."""
 
     keys: dict[str, Any]
-    factors: np.ndarray | None = None  # what each plain frequency is divided by
+    tensors: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def rotary_written(family: Family, source: Mapping[str, Any], a: Architecture, layout: Layout) -> RotaryWritten | None:
@@ -45,11 +52,28 @@ def rotary_written(family: Family, source: Mapping[str, Any], a: Architecture, l
         return (
             None if layout.full_every and scaling.get("rope.scaling.type") == "yarn" else RotaryWritten(keys | scaling)
         )
-    if not layout.factors:
-        return None
+    keys |= {} if a.rotary_scale == 1.0 else {"rope.scaling.attn_factor": a.rotary_scale}
     divisors = (_plain(base, 2 * len(a.rotary)) / np.array(a.rotary)).astype(np.float32)
-    scale = {} if a.rotary_scale == 1.0 else {"rope.scaling.attn_factor": a.rotary_scale}
-    return RotaryWritten(keys | scale, divisors)
+    if layout.factors:
+        return RotaryWritten(keys, {"rope_freqs.weight": divisors})
+    if layout.long_factors and settings.get("rope_type", settings.get("type")) == "longrope":
+        # llama.cpp rounds its contexts up, also the one that the file names, and compares after that.
+        keys["rope.scaling.original_context_length"] = math.ceil(a.max_positions / _CONTEXTS) * _CONTEXTS
+        long = _long_factors(settings, len(a.rotary))
+        return RotaryWritten(keys, {"rope_factors_long.weight": long, "rope_factors_short.weight": divisors})
+    return None
+
+
+def _long_factors(settings: Mapping[str, Any], count: int) -> np.ndarray:
+    """The divisors for longer texts than the model was made for, which we do not read ourselves."""
+    given = settings.get("long_factor")
+    numbers = given if isinstance(given, list) else []
+    plain = all(isinstance(entry, (int, float)) and not isinstance(entry, bool) and entry > 0 for entry in numbers)
+    if not plain or len(numbers) != count:
+        raise CheckpointError(
+            f"{_WHERE}: long_factor of the rotary settings is {str(given)[:60]!r}, expected {count} numbers."
+        )
+    return np.array(numbers, np.float32)
 
 
 def _base_in_windows(a: Architecture, layout: Layout) -> float | None:

@@ -12,6 +12,8 @@ SPACE = "▁"  # what stands for a space in tokens
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _FILLED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPENDED = {"type": "Prepend", "prepend": SPACE}
+# Of Gemma's: no text has a space left to divide it at.
+_DIVIDED = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def begins_with_space(said: Mapping[str, Any]) -> str | None:
@@ -22,7 +24,7 @@ def begins_with_space(said: Mapping[str, Any]) -> str | None:
     """
     normalizer, pre = said.get("normalizer"), said.get("pre_tokenizer")
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    if pre is None and steps in ([_PREPENDED, _FILLED], [_FILLED]):
+    if pre in (None, _DIVIDED) and steps in ([_PREPENDED, _FILLED], [_FILLED]):
         return "always" if len(steps) == 2 else "never"
     if steps or pre is None or pre["type"] != "Metaspace" or pre["replacement"] != SPACE or pre.get("split", True):
         return None
@@ -32,18 +34,21 @@ def begins_with_space(said: Mapping[str, Any]) -> str | None:
 def merge_scores(model: Mapping[str, Any], added: Collection[str]) -> dict[str, float] | None:
     """The score of every token that merges make, falling with their order; None where scores cannot say the same.
 
-    `added` are tokens that are no words: no merge is expected to make them.
+    `added` are tokens that are no words: llama.cpp takes them out of a text before it merges. Gemma's runs of newlines
+    and spaces are such tokens, and have merges all the same, which no scores would say.
     """
     vocabulary, order = model["vocab"], {}
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-    last = None
+    last, apart = None, {*BYTES, *added}
     for first, second in pairs:
         made = first + second
+        if made in apart:
+            continue
         if made != last and made in order:
             return None
         order.setdefault(made, -float(len(order) + 1))
         last = made
-    known, apart = set(pairs), {*BYTES, *added}
+    known = set(pairs)
     for token in vocabulary:
         for place in range(1, len(token)):
             pair = token[:place], token[place:]

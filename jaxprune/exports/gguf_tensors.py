@@ -1,6 +1,6 @@
 """A model's parameters as the tensors of a GGUF file: names, layout, and the type that each is stored in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -37,14 +37,15 @@ class Tensor(NamedTuple):
 
 
 def tensors_of(
-    params: Params, a: Architecture, layout: Layout, kind: str, factors: np.ndarray | None = None
+    params: Params, a: Architecture, layout: Layout, kind: str, rotary: Mapping[str, np.ndarray]
 ) -> Iterator[Tensor]:
     """Every tensor of the file, in order, made as it is asked for; `kind` is what matrices are stored in.
 
+    `rotary` are the tensors of rotary positions.
     Vectors, norms and positions stay float32, as llama.cpp wants them; rows that Q8_0 cannot divide into blocks are
     float16. Matrices are [out, in], each row the weights of one output.
     """
-    for name, array in _named(params, a, layout, factors):
+    for name, array in _named(params, a, layout, rotary):
         if array.ndim < 2 or name == "position_embd.weight":
             yield Tensor(name, array, "float32")
         else:
@@ -52,7 +53,7 @@ def tensors_of(
 
 
 def _named(
-    params: Params, a: Architecture, layout: Layout, factors: np.ndarray | None
+    params: Params, a: Architecture, layout: Layout, rotary: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     embed = params["embed"]
     yield "token_embd.weight", np.asarray(embed["token"])
@@ -61,8 +62,7 @@ def _named(
     yield from _norms(params, {"final_norm": "output_norm"}, a.norm_plus_one)
     if "head" in params:
         yield "output.weight", np.asarray(params["head"]["kernel"]).T
-    if factors is not None:
-        yield "rope_freqs.weight", factors
+    yield from rotary.items()
     for number, (layer, size) in enumerate(zip(params["layers"], written_sizes(a), strict=True)):
         for name, array in _layer(layer, size, a, layout):
             yield f"blk.{number}.{name}", array

@@ -9,8 +9,9 @@ from ..checkpoint.tokenizer_files import TOKENIZER_FILES
 from ..errors import CheckpointError
 from ..model.model import Model
 from ..tokens.tokenizer import Tokenizer
-from .gguf_pre import pre_of
+from .gguf_pre import NEARLY, pre_of
 from .gguf_scores import BYTES, SPACE, begins_with_space, merge_scores
+from .gguf_strips import name_for
 
 NORMAL, UNKNOWN, CONTROL, OWN, UNUSED, BYTE = range(1, 7)  # types of tokens; OWN: added, and no special one
 ADDED_SCORE = -1000.0  # of tokens that no merge makes, as llama.cpp's converter has it
@@ -28,32 +29,38 @@ _SPACES = {
 _NAMES = {"bos": "bos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}  # sic
 
 
-def tokenizer_keys(model: Model, warnings: list[str]) -> dict[str, Any]:
-    """The keys of a model's tokenizer; without one, a file is for token ids alone, and a warning says so.
+def tokenizer_keys(model: Model, name: str, warnings: list[str]) -> dict[str, Any]:
+    """The keys of a model's tokenizer, and its name, which decides on spaces beside special tokens (`name_for`).
 
+    Without a tokenizer a file is for token ids alone, and a warning says so.
     Raises `CheckpointError` for a tokenizer that llama.cpp would read texts otherwise with, or not at all.
     """
     if not _has_files(model):
         warnings.append("the model has no tokenizer: the file takes token ids, and no texts.")
-        return {"tokenizer.ggml.model": "none"}
+        return {"general.name": name, "tokenizer.ggml.model": "none"}
     tokenizer = Tokenizer.of(model)
     own = tokenizer.read.own
     said = json.loads(own.backend_tokenizer.to_str())
     kind = said["model"]
     if kind["type"] != "BPE":
         raise CheckpointError(_refused(f"of the kind {kind['type']}", "of the kind BPE"))
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if kind.get(name):
-            raise CheckpointError(_refused(f"with {name} {kind[name]!r}", "without"))
+    for setting in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if kind.get(setting):
+            raise CheckpointError(_refused(f"with {setting} {kind[setting]!r}", "without"))
     tokens, types = _tokens(own, model.architecture.vocab, bytes_as_tokens=bool(kind.get("byte_fallback")))
     if dropped := len(own.get_vocab()) - (len(tokens) - types.count(UNUSED)):
         warnings.append(
             f"the tokenizer has {dropped} entries that the model's embedding has no rows for; they are left out, and "
             "what they stand for is read as other tokens."
         )
-    keys = _by_scores(said, tokens, types, warnings) if kind.get("byte_fallback") else _by_merges(said, own, warnings)
+    keys = (
+        _by_scores(said, own, tokens, types, warnings) if kind.get("byte_fallback") else _by_merges(said, own, warnings)
+    )
     keys |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
     keys |= _special(tokenizer, model.architecture.end_ids, tokens, warnings)
+    added = own.backend_tokenizer.get_added_tokens_decoder().values()
+    special = [token for token, kind in zip(tokens, types, strict=True) if kind in (UNKNOWN, CONTROL, OWN)]
+    keys["general.name"] = name_for(name, added, tokens, special, warnings)
     return keys | _template(own)
 
 
@@ -83,6 +90,11 @@ def _by_merges(said: Mapping[str, Any], own: Any, warnings: list[str]) -> dict[s
             "llama.cpp has no pre-tokenizer like that of the model's tokenizer (pre_tokenizer in tokenizer.json), and "
             "would make other tokens of texts with any of its own; export it with format 'onnx' or 'transformers'."
         )
+    if pre in NEARLY:
+        warnings.append(
+            f"llama.cpp's pre-tokenizer {pre} divides words with combining marks, and words of letters beyond A to Z "
+            "with capitals inside, otherwise than the tokenizer."
+        )
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in said["model"]["merges"]]
     merges = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
@@ -103,19 +115,28 @@ def _normalizers(said: Mapping[str, Any], warnings: list[str]) -> bool:
 
 
 def _by_scores(
-    said: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], warnings: list[str]
+    said: Mapping[str, Any], own: Any, tokens: Sequence[str], types: Sequence[int], warnings: list[str]
 ) -> dict[str, Any]:
     """Of a SentencePiece tokenizer with bytes as tokens, as Llama 2 and Mistral have it."""
     space = begins_with_space(said)
     if space is None:
         raise CheckpointError(_refused("that is neither byte-level nor like Llama 2's", "that is"))
-    if missing := [token for token in BYTES if token not in said["model"]["vocab"]]:
+    # Gemma has "\t" itself where others have <0x09>; llama.cpp looks for either.
+    known = {*said["model"]["vocab"]} | {
+        f"<0x{byte:02X}>" for byte in range(128) if chr(byte) in said["model"]["vocab"]
+    }
+    if missing := [token for token in BYTES if token not in known]:
         raise CheckpointError(_refused(f"without a token for the byte {missing[0]}", "with all of them"))
     scores = merge_scores(said["model"], [token["content"] for token in said["added_tokens"]])
     if scores is None:
         raise CheckpointError(_refused("whose merges do not follow from an order of its tokens", "whose merges do"))
     if space in _SPACES:
         warnings.append(_SPACES[space])
+    runs = {len(token): number for number, token in enumerate(tokens) if types[number] == OWN and {*token} == {" "}}
+    if space == "never" and (first := _first_other_run(own, runs)):
+        warnings.append(
+            f"llama.cpp divides {first} spaces in a row, and other long runs, otherwise than the tokenizer."
+        )
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
@@ -125,6 +146,25 @@ def _by_scores(
             for token, kind in zip(tokens, types, strict=True)
         ],
     }
+
+
+def _first_other_run(own: Any, runs: Mapping[int, int]) -> int | None:
+    """How many spaces in a row the tokenizer does not divide as llama.cpp does, the longest token first; None: all so.
+
+    `runs` are the tokens that are spaces, by their length; such tokens llama.cpp takes out of a text before it merges.
+    """
+
+    def ids(text: str) -> list[int]:
+        return own(text, add_special_tokens=False)["input_ids"]
+
+    for count in range(2, 2 * max(runs, default=0) + 2):
+        rest, expected = count, ids("a")
+        for length in sorted(runs, reverse=True):
+            expected += [runs[length]] * (rest // length)
+            rest %= length
+        if ids("a" + count * " " + "a") != expected + ids(rest * " " + "a"):
+            return count
+    return None
 
 
 def _tokens(own: Any, rows: int, bytes_as_tokens: bool) -> tuple[list[str], list[int]]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..runtime.devices import Devices
 from ..runtime.programs import Programs
-from .guides import beside, on_the_way, said
+from .guides import beside, guides_on_device, on_the_way
 from .losses import Distillation, summed_losses, targets_of, unit_count
 from .settings import Train
 from .step import spread_over
@@ -40,7 +40,7 @@ class Apart:
             guides = on_the_way(dense, devices, Programs(devices=stream))
             self._guides = [devices.read(guide) for guide in guides(self._batches)]
         elif not settings.distill_hidden:
-            self._guides = [devices.read(guide) for guide in said(dense, self._batches, devices)]
+            self._guides = [devices.read(guide) for guide in guides_on_device(dense, self._batches, devices)]
 
     def __call__(self, params: Params, architecture: Architecture) -> float:
         total = count = 0.0

@@ -98,7 +98,7 @@ def on_the_way(teacher: Model, devices: Devices, programs: Programs, limit: int 
     return of
 
 
-def said(teacher: Model, batches: Sequence[Batch], devices: Devices) -> Iterator[Array]:
+def guides_on_device(teacher: Model, batches: Sequence[Batch], devices: Devices) -> Iterator[Array]:
     """Guides of a teacher whose weights are on the device."""
     a, programs = teacher.architecture, Programs(devices=devices)
     for batch in batches:

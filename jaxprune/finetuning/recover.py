@@ -2,8 +2,9 @@
 
 The loss is T²·KL(dense ‖ pruned) at T = 1, for every head in its own measure, and the gap between the two residual
 streams after every layer (Hinton, Vinyals, Dean 2015; Jiao et al., TinyBERT, 2020; Muralidharan et al., Compact
-language models via pruning and knowledge distillation, 2024). The rate is found here: a few steps at each of several,
-from the same weights, say which brings texts that are held back closest; then the whole run.
+language models via pruning and knowledge distillation, 2024); of a causal language model the mean of that KL and of
+the loss on the texts' own next tokens. The rate is found here: a few steps at each of several, from the same weights,
+say which brings texts that are held back closest; then the whole run.
 """
 
 import time
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ..checks import check_counts, check_given, check_types
+from ..checks import check_counts, check_effect, check_given, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
 from ..model import Batch, Model
@@ -43,6 +44,7 @@ HELD_BACK = 0.1  # share of the texts that say when to stop
 MOST_HELD_BACK, MOST_TOKENS = 128, 8192  # texts of these at most; of a language model tokens
 ROWS, ROW_TOKENS = 32, 512  # texts a step; on a language model as many as come to so many tokens
 HIDDEN = 1.0  # weight of the hidden states; 0 on a language model
+NEXT_TOKENS = 0.5  # weight of a text's own next tokens, on a causal language model
 TRAINABLE = "layers/*", "final_norm/*", "pooler/*", HEAD  # no embeddings: few texts say little of most tokens
 
 
@@ -81,6 +83,13 @@ class Recover:
             "and with a model in host memory"
         },
     )
+    next_tokens: float | None = field(
+        default=None,
+        metadata={
+            "help": "weight of the texts' own next tokens beside the predictions of the dense model, in [0, 1), on a "
+            f"causal language model; {NEXT_TOKENS:g} there by default"
+        },
+    )
     learning_rate: float | None = field(
         default=None, metadata={"help": "highest rate of the recovery; chosen on texts held back by default"}
     )
@@ -105,6 +114,8 @@ class Recover:
         check_calibration(self.texts)
         if self.hidden is not None and not 0 <= self.hidden < float("inf"):
             raise SettingsError(f"hidden must not be negative, got {self.hidden!r}.")
+        if self.next_tokens is not None and not 0 <= self.next_tokens < 1:
+            raise SettingsError(f"next_tokens must lie in [0, 1), got {self.next_tokens!r}.")
         if self.teacher_in == "host" and self.hidden:
             raise SettingsError(
                 f"hidden {self.hidden:g} compares hidden states of every layer, which a model in host memory does not "
@@ -119,7 +130,7 @@ class Recover:
         """
         return Train(
             epochs=min(CHECKS, self.steps), batch_size=self.batch_size or ROWS, learning_rate=self.learning_rate,
-            dropout=0.0, distill=1.0, temperature=1.0 if softmax else None,
+            dropout=0.0, distill=1.0 - (self.next_tokens or 0.0), temperature=1.0 if softmax else None,
             distill_hidden=self.hidden or 0.0, teacher_in=self.teacher_in, accumulate=self.accumulate, dtype=self.dtype,
             seed=self.seed,
         )  # fmt: skip
@@ -128,14 +139,19 @@ class Recover:
         """The same settings with a value in place of every None, for these texts.
 
         A language model says as much of every token as a classifier of a whole text: few rows a step, and more steps.
+        Raises `SettingsError` for a setting without effect on such a model.
         """
-        language = head_of(architecture).language is not None
+        head = head_of(architecture)
+        language = head.language is not None
+        if not head.generates:
+            check_effect(self, ("next_tokens",), f"on {head.name}: no token follows from those before")
         some = max(1, min(ROWS, round(ROW_TOKENS / float(encoded.lengths.mean())))) if language else ROWS
         weight = 0.0 if language or self.teacher_in == "host" else HIDDEN
         return replace(
             self,
             batch_size=some if self.batch_size is None else self.batch_size,
             hidden=weight if self.hidden is None else self.hidden,
+            next_tokens=NEXT_TOKENS if self.next_tokens is None and head.generates else self.next_tokens,
         )
 
     def patterns(self, model: Model) -> tuple[str, ...]:
@@ -173,7 +189,7 @@ def recover(
     mesh: jax.sharding.Mesh | None = None,
 ) -> Model:
     """What `Recover` does. The record's "recovery" says which rate was chosen, and how far the two models were apart on
-    the texts held back before, at every look, and in the end: the loss, in nats a text or token and its hidden part.
+    the texts held back before, at every look, and in the end: the loss, in nats a text or token, of all its parts.
     """
     began = time.perf_counter()
     check_pair(pruned, dense)

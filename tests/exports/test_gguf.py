@@ -257,6 +257,39 @@ def test_rotary_scalings_are_said(tmp_path, name):
     assert_same_logits(model, file, tolerance=2e-5)
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.5, None), (1.0, FEWER_NEURONS)])
+def test_long_factors_are_for_longer_contexts(tmp_path, share, kept):
+    """A context that is longer than the model was made for reads as a model whose short factors are the long ones."""
+    short, long = [1.0, 1.25, 1.5, 2.0][: int(4 * share)], [2.0, 3.0, 4.0, 8.0][: int(4 * share)]
+    scaling = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    changes = {"head_dim": 8, "hidden_size": 24, "num_key_value_heads": 1, "partial_rotary_factor": share}
+    changes |= {"sliding_window": None, "max_position_embeddings": 64}
+    model = model_of("phi3", kept, **changes, original_max_position_embeddings=16, rope_scaling=scaling)
+    written, file = exported(model, tmp_path / "out")
+    factor = np.sqrt(1 + np.log(64 / 16) / np.log(16))
+    assert (file.name, file.own("context_length")) == ("phi3", 16)
+    assert file.own("rope.scaling.original_context_length") == 256  # llama.cpp's contexts are multiples of it
+    assert file.own("rope.dimension_count") == 8 * share
+    assert file.own("rope.scaling.attn_factor") == pytest.approx(factor, rel=1e-6)
+    np.testing.assert_allclose(file.tensors["rope_factors_short.weight"], short, rtol=1e-6)
+    np.testing.assert_array_equal(file.tensors["rope_factors_long.weight"], long)
+    assert "in contexts of more than 256 tokens llama.cpp takes the long factors" in written.warnings[0]
+    assert_same_logits(model, file)
+    scaling |= {"short_factor": long, "attention_factor": float(factor)}
+    longer = model_of("phi3", kept, **changes, original_max_position_embeddings=64, rope_scaling=scaling)
+    ids = np.random.RandomState(1).randint(0, model.architecture.vocab, 40)
+    expected = np.asarray(logits(longer, ids[None]))[0]
+    np.testing.assert_allclose(logits_of(file, ids, context=257), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(logits_of(file, ids, context=256) - expected).max() > 1e-2
+
+
+def test_long_factors_of_another_number_are_refused(tmp_path):
+    scaling = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0, 3.0]}
+    model = model_of("phi3", original_max_position_embeddings=16, rope_scaling=scaling)
+    with pytest.raises(CheckpointError, match=r"long_factor of the rotary settings is '\[2.0, 3.0\]', expected 1"):
+        exported(model, tmp_path / "out")
+
+
 def test_a_scaling_without_a_place_is_refused(tmp_path):
     dynamic = model_of("llama", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     with pytest.raises(CheckpointError, match=r"this llama model with rotary dynamic \(2.0, 20.0\) does"):

@@ -5,13 +5,14 @@ import random
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("gguf", reason="GGUF files are written by the package gguf")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import jaxprune as jp
@@ -19,6 +20,7 @@ from jaxprune.checkpoint import load
 from jaxprune.errors import CheckpointError
 from jaxprune.exports import gguf_pre
 from jaxprune.exports.gguf_scores import merge_scores
+from jaxprune.exports.gguf_strips import name_for
 from tests.helpers import tiny
 from tests.helpers.gguf_reader import read_gguf
 from tests.helpers.tokenizers import MERGES, bpe_vocabulary
@@ -32,6 +34,12 @@ SPLITS = {
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+",
+    "gpt-4o": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
 
@@ -120,8 +128,6 @@ def steps(*parts, whole=False):
 
 
 def split(name):
-    from tokenizers import Regex
-
     return pre_tokenizers.Split(Regex(SPLITS[name]), "isolated")
 
 
@@ -141,6 +147,23 @@ WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
 )
 def test_a_pre_tokenizer_is_known_by_its_steps(export, parts, whole, name):
     assert export(steps(*parts, whole=whole))[1].keys["tokenizer.ggml.pre"] == name
+
+
+def test_a_split_that_keeps_what_matches_is_the_same(export):
+    """As OLMo 2's and Phi-4's files say it."""
+    kept = pre_tokenizers.Split(Regex(SPLITS["llama-bpe"]), "removed", invert=True)
+    written, file = export(steps(kept, BARE))
+    assert file.keys["tokenizer.ggml.pre"] == "smaug-bpe" and not written.warnings
+    for behaviour, invert in (("isolated", True), ("removed", False), ("merged_with_previous", False)):
+        with pytest.raises(CheckpointError, match="no pre-tokenizer like that"):
+            export(steps(pre_tokenizers.Split(Regex(SPLITS["llama-bpe"]), behaviour, invert=invert), BARE))
+
+
+@pytest.mark.parametrize(("name", "whole"), [("gpt-4o", False), ("tekken", True)])
+def test_a_pre_tokenizer_that_divides_nearly_so_is_told(export, name, whole):
+    written, file = export(steps(pre_tokenizers.Split(Regex(SPLITS[name]), "isolated"), BARE, whole=whole))
+    assert file.keys["tokenizer.ggml.pre"] == name
+    assert f"llama.cpp's pre-tokenizer {name} divides words with combining marks" in written.warnings[0]
 
 
 def test_other_steps_are_known_by_the_hash_of_a_text(export, monkeypatch):
@@ -272,6 +295,71 @@ def test_scores_merge_as_the_merges_do(export, prepend, seed):
         first = "" if prepend == "never" or (prepend != "by normalizer" and marked.startswith("▁")) else "▁"
         expected = own(text, add_special_tokens=False)["input_ids"]
         assert merged_by_score(first + marked, tokens, scores) == expected, text
+
+
+@pytest.mark.parametrize(
+    ("first", "warns"),
+    [((("▁▁", "▁"), ("▁", "▁"), ("▁", "▁▁")), False), ((("▁", "▁"), ("▁▁", "▁"), ("▁", "▁▁")), True)],
+)
+def test_a_tokenizer_like_gemmas(export, first, warns):
+    """Runs of spaces are added tokens that have merges, in any order; a tab is its own token; texts are not divided."""
+    said = json.loads(sentencepiece(["▁abba", "▁bab"], prepend="never").backend_tokenizer.to_str())
+    said["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    said["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
+    }
+    vocabulary = said["model"]["vocab"]
+    vocabulary["\t"] = vocabulary.pop("<0x09>")
+    runs = {"▁▁": len(vocabulary), "▁▁▁": len(vocabulary) + 1}
+    vocabulary |= runs
+    said["model"]["merges"] = [*map(list, first), *said["model"]["merges"]]
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(said)), eos_token="</s>")
+    own.add_tokens([AddedToken(run, normalized=False) for run in runs])  # type: ignore[arg-type]
+    written, file = export(own)
+    tokens, types = file.keys["tokenizer.ggml.tokens"], file.keys["tokenizer.ggml.token_type"]
+    assert [(tokens[number], types[number]) for number in runs.values()] == [("  ", OWN), ("   ", OWN)]
+    assert (tokens[12], types[12]) == ("\t", NORMAL) and not file.keys["tokenizer.ggml.add_space_prefix"]
+    # Two and two, where llama.cpp takes three and leaves one.
+    told = "llama.cpp divides 4 spaces in a row, and other long runs, otherwise than the tokenizer."
+    assert written.warnings == ((told,) if warns else ())
+
+
+def added(**strips):
+    return [SimpleNamespace(content=token, rstrip="r" in sides, lstrip="l" in sides) for token, sides in strips.items()]
+
+
+PHI3 = ("<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>", "<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("name", "strips", "special", "given", "told"),
+    [
+        ("mine", {"</s>": "r", "<|user|>": "r", "<|end|>": "r"}, PHI3, "phi-3 mine", []),
+        ("Phi-3-mini", {"</s>": "r", "<|user|>": "r", "<|end|>": "r"}, PHI3, "Phi-3-mini", []),
+        ("mine", {"<|user|>": "r", "<|end|>": "r"}, PHI3, "phi-3 mine", ["drops spaces and newlines after </s>;"]),
+        ("mine", {"<|user|>": "r"}, PHI3, "mine", ["keeps spaces and newlines after <|user|>;"]),
+        ("mine", {"<|user|>": "r"}, PHI3[3:], "mine", ["keeps spaces and newlines after <|user|>;"]),
+        ("mine", {"<|user|>": "l"}, PHI3, "mine", ["keeps spaces and newlines before <|user|>;"]),
+        ("phi3", {"<|user|>": ""}, PHI3[3:], "phi_3", ["calls the model 'phi_3': by 'phi3' llama.cpp would"]),
+    ],
+)
+def test_spaces_beside_tokens_are_dropped_by_the_models_name(name, strips, special, given, told):
+    """llama.cpp drops those after Phi-3's tokens where a file's name has "phi-3" in it, and no others."""
+    warnings: list[str] = []
+    assert name_for(name, added(**strips), special, special, warnings) == given
+    assert len(warnings) == len(told) and all(says in text for says, text in zip(told, warnings, strict=True))
+
+
+def test_a_file_is_named_for_its_tokens(export):
+    own = sentencepiece(["▁ab"])
+    own.add_tokens([AddedToken("<|user|>", rstrip=True)], special_tokens=True)  # type: ignore[arg-type]
+    own.add_tokens(["<|endoftext|>"], special_tokens=True)
+    own.add_tokens([AddedToken("</s>", rstrip=True)], special_tokens=True)  # type: ignore[arg-type]
+    assert export(own)[1].keys["general.name"] == "phi-3 dense"
+    assert export(sentencepiece(["▁ab"]))[1].keys["general.name"] == "dense"
 
 
 def test_merges_that_no_scores_say_are_refused(export):

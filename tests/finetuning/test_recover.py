@@ -91,9 +91,21 @@ def test_a_language_model_comes_closer_to_the_dense_one(family, tmp_path):
     dense = language_model(tmp_path / "model", family)
     windows = Calibration.of_running_text(tmp_path / "text.txt", 60, length=16)
     small = jp.prune(dense, windows, jp.Budget(0.4), jp.Magnitude())
-    recovered = replace(SETTINGS, texts=windows)(small, dense)
+    recovered = replace(SETTINGS, texts=windows, next_tokens=0.0)(small, dense)
     gap = recovered.provenance.record["recovery"]["gap"]
     assert gap["after"] < 0.8 * gap["before"]
+
+
+def test_a_language_model_learns_the_next_tokens_beside_the_dense_one(tmp_path):
+    (tmp_path / "text.txt").write_text("the film was great and the crew was bad " * 120)
+    dense = language_model(tmp_path / "model", "llama")
+    windows = Calibration.of_running_text(tmp_path / "text.txt", 60, length=16)
+    small = jp.prune(dense, windows, jp.Budget(0.4), jp.Magnitude())
+    losses = [
+        jp.evaluate(replace(SETTINGS, texts=windows, next_tokens=weight)(small, dense), windows_task(tmp_path)).score
+        for weight in (0.0, 0.9)
+    ]
+    assert losses[1] < 0.9 * losses[0]  # the dense one, which is random, knows nothing of the text
 
 
 def test_a_language_model_takes_small_steps_and_holds_few_tokens_back(model, tmp_path):
@@ -107,6 +119,9 @@ def test_a_language_model_takes_small_steps_and_holds_few_tokens_back(model, tmp
     assert [(each.batch_size, each.hidden) for each in chosen] == [(32, 0.0), (1, 0.0), (32, 1.0), (32, 1.0)]
     given = jp.Recover(batch_size=7, hidden=0.5).resolved(dense.architecture, long)
     assert (given.batch_size, given.hidden) == (7, 0.5)
+    assert [each.next_tokens for each in chosen] == [0.5, 0.5, None, None]
+    with pytest.raises(SettingsError, match="next_tokens \\(0.3\\) has no effect on single_label"):
+        jp.Recover(next_tokens=0.3).resolved(model.architecture, windows)
     assert jp.Recover(teacher_in="host").resolved(model.architecture, windows).hidden == 0.0
     many = long.picked([0] * 400)
     backs = [recovery.split_off(many, a, 0)[0] for a in (dense.architecture, model.architecture)]
@@ -230,6 +245,10 @@ def test_models_that_are_swapped_or_not_finite_are_named(model, pruned, texts):
 def test_a_dense_model_whose_labels_are_in_another_order_is_refused(pruned, texts, folder):
     with pytest.raises(SettingsError, match=r"the pruned model's labels is \('no', 'yes'\), the dense one's \('yes', "):
         SETTINGS(pruned, jp.load(folder, labels=("yes", "no")), texts)
+
+
+def windows_task(folder):
+    return jp.tasks.text(folder / "text.txt", length=16, windows=20)
 
 
 def spoilt(model: jp.Model) -> jp.Model:

@@ -82,8 +82,8 @@ def _array(data: bytes, at: int, shape: list[int], kind: int) -> np.ndarray:
     return (blocks["scale"].astype(np.float32)[:, None] * blocks["numbers"]).reshape(shape)
 
 
-def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
-    """[tokens, vocab] for one text, as llama.cpp computes them from the file."""
+def logits_of(file: File, ids: np.ndarray, context: int = 0) -> np.ndarray:
+    """[tokens, vocab] for one text, as llama.cpp computes them from the file in a context of so many tokens."""
     t, keys, layers = file.tensors, file.own, file.own("block_count")
     used: set[str] = set()
 
@@ -107,6 +107,10 @@ def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
         given = keys(key)
         return given[number] if isinstance(given, list) else given
 
+    factors = weight("rope_freqs.weight")
+    if file.name == "phi3":
+        short, long = (weight(f"rope_factors_{name}.weight") for name in ("short", "long"))
+        factors = long if context > keys("rope.scaling.original_context_length", keys("context_length")) else short
     x = t["token_embd.weight"][ids]
     used.add("token_embd.weight")
     gemma = file.name.startswith("gemma")
@@ -133,7 +137,7 @@ def logits_of(file: File, ids: np.ndarray) -> np.ndarray:
         slides = FULL_EVERY.get(file.name, 1)
         slides = (number + 1) % slides != 0
         if positions is None and (file.name != "smollm3" or (number + 1) % 4):
-            q, k = (rotated(file, part, weight("rope_freqs.weight"), slides) for part in (q, k))
+            q, k = (rotated(file, part, factors, slides) for part in (q, k))
         assert q.shape[1] == heads and k.shape[1] == v.shape[1] == groups
         k, v = (np.repeat(part, heads // groups, axis=1) for part in (k, v))
         scores = np.einsum("qhw,khw->hqk", q, k) / math.sqrt(width)
