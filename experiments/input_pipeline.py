@@ -109,7 +109,8 @@ def grain_packed(texts: Any, size: int, length: int) -> dict[str, Any]:
 
 def architecture_of(model: Path) -> Any:
     """That of a checkpoint, whose weights would take more memory than the texts."""
-    from jaxprune.checkpoint.config import architecture_from, choose_head, config_in, declared_head, family_of
+    from jaxprune.checkpoint.config import architecture_from, config_in, family_of
+    from jaxprune.checkpoint.head_choice import choose_head, declared_head
 
     config, where = config_in(model), str(model)
     family = family_of(config, where)

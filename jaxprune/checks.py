@@ -7,7 +7,7 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Real
@@ -186,6 +186,12 @@ def check_given(**given: tuple[Any, Any]) -> None:
             came = in_short(value) if value is None or isinstance(value, (bool, Real)) else f"a {type(value).__name__}"
             cure = _PASS.get(wanted.__name__, f"jp.{wanted.__name__}(…)") + (", or leave it out" if others else "")
             raise SettingsError(f"{name} is {came}; pass {cure}.")
+
+
+def is_in_order(given: Any) -> bool:
+    """Whether `given` holds values one after another; a set or mapping does not, nor a table, which iterates names."""
+    unordered = isinstance(given, (str, bytes, Mapping, Set)) or not isinstance(given, Iterable)
+    return not unordered and getattr(given, "ndim", 1) == 1
 
 
 def check_seed(seed: Any) -> None:

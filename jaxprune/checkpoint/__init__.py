@@ -2,4 +2,5 @@
 
 from .load import load as load
 from .manifest import read_manifest as read_manifest
-from .write import check_output as check_output, check_writable as check_writable, save as save
+from .output_folder import check_output as check_output, check_writable as check_writable
+from .write import save as save

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from .config import HeadChoice, class_of, declared_head
 from .families import Family, HeadModules
 from .files import listed
+from .head_choice import HeadChoice, class_of, declared_head
 from .head_names import HEAD_NAMES, is_bare, kind_of_class, named_alike
 from .layout import separated, shared_by
 from .read import FLOATS, Stored, read_tensors

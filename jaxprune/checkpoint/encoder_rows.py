@@ -6,7 +6,7 @@ from ..model.attention_kinds import Relative
 from .family import OFF, Family, HeadModules
 from .sliding import FULL, SLIDING
 
-_BERT_KEYS = {
+BERT_KEYS = {
     "vocab": "vocab_size",
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -19,14 +19,14 @@ _BERT_KEYS = {
     "dropout": "hidden_dropout_prob",
     "pad_id": "pad_token_id",
 }
-_BERT_DEFAULTS = {
+BERT_DEFAULTS = {
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "pad_token_id": 0,
 }
-_BERT_MODULES = {
+BERT_MODULES = {
     "embed.token": "embeddings.word_embeddings",
     "embed.position": "embeddings.position_embeddings",
     "embed.type": "embeddings.token_type_embeddings",
@@ -47,10 +47,10 @@ _ROBERTA = Family(
     prefix="roberta.",
     # The first pad_id + 1 rows of the position table come before position 0, and padding is told by its id.
     switches={"positions_count": "tokens"},
-    keys=_BERT_KEYS,
-    defaults=_BERT_DEFAULTS | {"pad_token_id": 1},
+    keys=BERT_KEYS,
+    defaults=BERT_DEFAULTS | {"pad_token_id": 1},
     pinned=OFF | {"position_embedding_type": "absolute"},
-    modules=_BERT_MODULES,
+    modules=BERT_MODULES,
     heads={
         "classification": HeadModules(output="classifier.out_proj", pooler="classifier.dense", activation="tanh"),
         "token_classification": HeadModules(output="classifier"),
@@ -65,42 +65,26 @@ _PREDICTION_HEAD = HeadModules(
     output="classifier", pooler="head.dense", activation="gelu", pooler_norm="head.norm"
 )  # of ModernBERT, whatever the task
 
-_WORDS_OF_BERT = HeadModules(
+WORDS_OF_BERT = HeadModules(
     output="cls.predictions",
     transform="cls.predictions.transform.dense",
     transform_norm="cls.predictions.transform.LayerNorm",
     transform_activation="own",
 )
-_DEBERTA_HEADS = {
-    "classification": HeadModules(output="classifier", pooler="pooler.dense", activation="gelu"),
-    "token_classification": HeadModules(output="classifier"),
-    "question_answering": HeadModules(output="qa_outputs"),
-    "masked_lm": _WORDS_OF_BERT,
-}
-# With "legacy": false in config.json; the published files have this one, though theirs do not say so.
-_NEW_WORDS_OF_DEBERTA = HeadModules(
-    output="lm_predictions.lm_head",
-    transform="lm_predictions.lm_head.dense",
-    transform_norm="lm_predictions.lm_head.LayerNorm",
-    transform_activation="own",
-)
-_DEBERTA_PROJECTIONS = {"q": "query_proj", "k": "key_proj", "v": "value_proj"}
-_DEBERTA_PROJECTIONS |= {"distance_k": "pos_key_proj", "distance_q": "pos_query_proj"}
-
 ENCODERS = (
     Family(
         model_type="bert",
         classes="Bert",
         prefix="bert.",
-        keys=_BERT_KEYS,
-        defaults=_BERT_DEFAULTS,
+        keys=BERT_KEYS,
+        defaults=BERT_DEFAULTS,
         pinned=OFF | {"position_embedding_type": "absolute"},
-        modules=_BERT_MODULES,
+        modules=BERT_MODULES,
         heads={
             "classification": HeadModules(output="classifier", pooler="pooler.dense", activation="tanh"),
             "token_classification": HeadModules(output="classifier"),
             "question_answering": HeadModules(output="qa_outputs"),
-            "masked_lm": _WORDS_OF_BERT,
+            "masked_lm": WORDS_OF_BERT,
         },
         pretrained_pooler=True,
         drawn=("pooler.dense",),
@@ -159,10 +143,10 @@ ENCODERS = (
         classes="Electra",
         prefix="electra.",
         switches={"embed_projects": "sum"},
-        keys=_BERT_KEYS | {"embed_width": "embedding_size"},
-        defaults=_BERT_DEFAULTS | {"embedding_size": 128},
+        keys=BERT_KEYS | {"embed_width": "embedding_size"},
+        defaults=BERT_DEFAULTS | {"embedding_size": 128},
         pinned=OFF | {"position_embedding_type": "absolute"},
-        modules=_BERT_MODULES | {"embed.project": "embeddings_project"},
+        modules=BERT_MODULES | {"embed.project": "embeddings_project"},
         heads={
             "classification": HeadModules(output="classifier.out_proj", pooler="classifier.dense", activation="gelu"),
             "token_classification": HeadModules(output="classifier"),
@@ -184,12 +168,12 @@ ENCODERS = (
         classes="MPNet",
         prefix="mpnet.",
         switches={"positions_count": "tokens", "token_types": 0, "attention": Relative()},
-        keys={name: key for name, key in _BERT_KEYS.items() if name != "token_types"},
+        keys={name: key for name, key in BERT_KEYS.items() if name != "token_types"},
         defaults={name: value for name, value in _ROBERTA.defaults.items() if name != "type_vocab_size"},
         # transformers counts positions from behind row 1, whatever padding's id, and 32 buckets, whatever the table.
         pinned=OFF | {"pad_token_id": 1, "relative_attention_num_buckets": 32},
         modules={
-            **{name: module for name, module in _BERT_MODULES.items() if name != "embed.type"},
+            **{name: module for name, module in BERT_MODULES.items() if name != "embed.type"},
             **{f"layers.{{}}.attention.{name}": f"encoder.layer.{{}}.attention.attn.{name}" for name in "qkvo"},
             "layers.{}.attention.norm": "encoder.layer.{}.attention.LayerNorm",
             "layers.{}.attention.relative": "encoder.relative_attention_bias",
@@ -197,66 +181,6 @@ ENCODERS = (
         heads=_ROBERTA.heads,
         drawn=("pooler.dense",),
         ignored=("lm_head.*", "pooler.dense.*", "embeddings.position_ids"),
-    ),
-    Family(
-        model_type="deberta-v2",  # v3, too
-        classes="DebertaV2",
-        prefix="deberta.",
-        switches={"embed_projects": "tables", "padding_blank": True},
-        keys=_BERT_KEYS
-        | {
-            "embed_width": "embedding_size",
-            "distances_on": "relative_attention",
-            "distance_types": "pos_att_type",
-            "distance_shared": "share_att_key",
-            "distance_norm": "norm_rel_ebd",
-            "distance_buckets": "position_buckets",
-            "distance_reach": "max_relative_positions",
-            "positions_added": "position_biased_input",
-            "head_size": "attention_head_size",
-            "pooler": "pooler_hidden_act",
-            "pooler_width": "pooler_hidden_size",
-            "legacy": "legacy",
-        },
-        defaults=_BERT_DEFAULTS
-        | {
-            "type_vocab_size": 0,
-            "layer_norm_eps": 1e-7,
-            "relative_attention": False,
-            "share_att_key": False,
-            "norm_rel_ebd": "none",
-            "position_buckets": -1,
-            "max_relative_positions": -1,
-            "position_biased_input": True,
-            "pooler_hidden_act": "gelu",
-        },
-        pinned=OFF | {"conv_kernel_size": 0},
-        modules={
-            **_BERT_MODULES,
-            "embed.project": "embeddings.embed_proj",
-            **{
-                f"layers.{{}}.attention.{name}": f"encoder.layer.{{}}.attention.self.{module}"
-                for name, module in _DEBERTA_PROJECTIONS.items()
-            },
-            "layers.{}.attention.distances": "encoder.rel_embeddings",
-            "layers.{}.attention.distances.norm": "encoder.LayerNorm",
-        },
-        heads=_DEBERTA_HEADS,
-        variant=(
-            *("legacy", True, False),
-            {
-                "heads": _DEBERTA_HEADS | {"masked_lm": _NEW_WORDS_OF_DEBERTA},
-                "left": {"mask_predictions": "discriminator"},
-            },
-        ),
-        left={
-            "mask_predictions": "discriminator",
-            "lm_predictions": 'masked language model\'s head ("legacy": false reads it)',
-        },
-        ignored=(
-            *("cls.*", "lm_predictions.*", "mask_predictions.*"),
-            *("embeddings.position_ids", "embeddings.position_embeddings.*"),
-        ),
     ),
     Family(
         model_type="modernbert",

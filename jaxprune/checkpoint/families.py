@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from .deberta_row import DEBERTA
 from .decoder_rows import DECODERS
 from .encoder_rows import ENCODERS
 from .family import Family as Family, HeadModules as HeadModules
@@ -10,7 +11,7 @@ from .gemma_rows import GEMMAS
 from .image_rows import IMAGES
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {row.model_type: row for row in (*ENCODERS, *DECODERS, *GEMMAS, *IMAGES)}
+    {row.model_type: row for row in (*ENCODERS, DEBERTA, *DECODERS, *GEMMAS, *IMAGES)}
 )
 """Our rows by their model_type."""
 

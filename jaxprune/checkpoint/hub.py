@@ -47,7 +47,7 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
             f"the checkpoint to load is {source!r}, expected a text or path; give a checkpoint's folder or a hub id "
             "such as org/name."
         )
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # which leaves a user that is none
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(f"{source} is a folder, which has no revision {revision!r}; leave the revision out.")

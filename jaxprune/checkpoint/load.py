@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,16 @@ import numpy as np
 from ..checks import check_seed, checked
 from ..doubts import tell
 from ..errors import CheckpointError, SettingsError
-from ..model.architecture import LAST_LAYERS, Architecture, parameter_shapes
+from ..model.architecture import Architecture
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
-from .config import (
-    HeadChoice,
-    architecture_from,
-    choose_head,
-    class_of,
-    config_in,
-    declared_head,
-    family_of,
-    head_fields,
-)
+from ..model.shapes import parameter_shapes
+from .config import architecture_from, config_in, family_of, head_fields
 from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family
 from .files import inside
 from .generation import ends_in
+from .head_choice import HeadChoice, choose_head, class_of, declared_head, renaming
 from .head_names import kind_of_class, named_alike
 from .hub import locate
 from .image_settings import IMAGE_FILES
@@ -38,6 +30,7 @@ from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
 from .read import Stored
 from .sentence import asks_for_vectors, assumed, check_widths, dense_tensors, encoder_folder, read_sentence
+from .tensor_names import file_shape, named_shapes, tensor_names
 from .tokenizer_files import TOKENIZER_FILES, config_for
 from .uneven import file_warnings, without_layers
 
@@ -137,7 +130,8 @@ def load(
     of_vectors |= {} if outer == folder else {"source": str(outer)}
     record = {**of_vectors, **origin, "source_config": dict(config), **names_ignored}
     unsaid = assumed(task.embedding, declared and declared.embedding, str(source))
-    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *unsaid)
+    renamed = () if new else renaming(task, declared, str(source))
+    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *renamed, *unsaid)
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
 
 
@@ -164,33 +158,6 @@ def _ended(architecture: Architecture, folder: Path) -> Architecture:
     return replace(architecture, end_ids=ends_in(folder, architecture.end_ids))
 
 
-def tensor_names(family: Family, architecture: Architecture) -> dict[str, str]:
-    """Our parameter ("layers.0.attention.q.kernel") -> the checkpoint's tensor, without the encoder's prefix."""
-    modules = dict(family.modules)
-    if head := family.heads.get(architecture.head):
-        parts = {
-            **{"pooler": head.pooler, "pooler.norm": head.pooler_norm},
-            **{"head.transform": head.transform, "head.norm": head.transform_norm},
-        }
-        modules |= {"head": head.output} | {ours: module for ours, module in parts.items() if module}
-    names = {}
-    for ours in _shapes(architecture):
-        if ours.startswith("head.") and LAST_LAYERS[architecture.head].pooled:
-            continue  # dense layers of an embedding model lie in files of their own
-        module, _, leaf = ours.rpartition(".")
-        number = module.split(".")[1] if module.startswith("layers.") else ""
-        if ours in modules:  # a table is a leaf of its own
-            module, leaf = ours, "weight"
-        template = module.replace(f"layers.{number}.", "layers.{}.", 1) if number else module
-        if template not in modules:
-            raise CheckpointError(
-                f"the row of family {family.model_type} does not name {template}, which its models have; add it to its "
-                "modules."
-            )
-        names[ours] = f"{modules[template].format(number)}.{'bias' if leaf == 'bias' else 'weight'}"
-    return names
-
-
 def _names_to_read(
     family: Family,
     config: Mapping[str, Any],
@@ -206,7 +173,7 @@ def _names_to_read(
     """
     names = tensor_names(family, architecture)
     head = {ours: name for ours, name in names.items() if _of_head(ours)}
-    shapes = _shapes(architecture)
+    shapes = named_shapes(architecture)
     there = any(name in tensors for ours, name in head.items() if ours.startswith("head."))
     fits = all(name in tensors and tensors[name].shape == file_shape(ours, shapes[ours]) for ours, name in head.items())
     name = class_of(config, "config.json")
@@ -227,7 +194,7 @@ def _parameters(
     dtype: str,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The parameters that the files hold, in our shapes; and warnings of tensors that nothing reads."""
-    shapes = _shapes(architecture)
+    shapes = named_shapes(architecture)
     head = family.heads.get(architecture.head) if any(ours.startswith("head.") for ours in names) else None
     expected = {name: file_shape(ours, shapes[ours]) for ours, name in names.items()}
     warnings = check_fit(folder, expected, tensors, family, head)
@@ -290,24 +257,13 @@ def _with_task(
         arrays = {name: leaf for name, leaf in arrays.items() if not _of_head(name) or name.startswith(kept)}
     host = isinstance(next(iter(arrays.values())), np.ndarray)
     params, warnings = _complete(changed, arrays, seed, where, host, left)
-    return _warned(
-        Model(changed, params, model.provenance), (*warnings, *assumed(task.embedding, old.embedding, where))
+    said = (
+        *warnings,
+        *(() if warnings else renaming(task, old, where)),
+        *assumed(task.embedding, old.embedding, where),
     )
-
-
-def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    return named_parameters(parameter_shapes(architecture))[0]
+    return _warned(Model(changed, params, model.provenance), said)
 
 
 def _of_head(name: str) -> bool:
     return name.startswith(("pooler.", "head."))
-
-
-def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a parameter of ours has in a file: units flattened, kernels [out, in]."""
-    if name.endswith((".bias", ".scale")):
-        return (prod(shape),)
-    if not name.endswith(".kernel"):
-        return shape
-    inputs = prod(shape[:-1]) if name.endswith(".o.kernel") else shape[0]
-    return (prod(shape) // inputs, inputs)

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from .. import __version__
 from ..errors import CheckpointError, NumericalError, SettingsError
 from ..jsonio import plain
-from ..model.architecture import Architecture, LayerSizes, parameter_shapes
+from ..model.architecture import Architecture, LayerSizes
 from ..model.attention_kinds import ATTENTION_KINDS
 from ..model.model import Model, Params, Provenance
+from ..model.shapes import parameter_shapes
 from .files import inside, listed, one_line, read_json, shards
 from .read import FLOATS
 

@@ -8,7 +8,7 @@ from ..errors import OutputError, SettingsError
 from .card import CARD
 from .files import listed, one_line
 from .manifest import EXPORTED, MANIFEST
-from .write import names_in, written_by_us
+from .output_folder import names_in, written_by_us
 
 
 @checked

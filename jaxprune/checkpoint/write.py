@@ -8,8 +8,7 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,8 @@ from ..errors import CheckpointError, OutputError
 from ..model.model import Model
 from .card import CARD, CARD_HASH, card_hash, card_text
 from .dtypes import rounded, saved_types
-from .files import read_json
-from .generation import GENERATION, write_generation
-from .image_settings import PREPROCESSOR
+from .generation import write_generation
 from .manifest import (
-    EXPORTED,
     INDEX,
     MANIFEST,
     WEIGHTS,
@@ -40,12 +36,11 @@ from .manifest import (
     named_parameters,
 )
 from .notes import to_save, write_tokenizer
+from .output_folder import RUN_FILES, check_output, check_writable as check_writable, reason_of
 from .read import Stored, source_hash
-from .sentence_files import is_sentence_file, write_sentence
-from .tokenizer_files import TOKENIZER_FILES
+from .sentence_files import write_sentence
 
 SHARD_BYTES = 5 * 2**30
-RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
 
 @checked
@@ -75,7 +70,7 @@ def save(
     and numbers too large for `dtype`, `CheckpointError` where the parameters do not fit the architecture or JAX dropped
     the model's notes.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))  # as `load` reads it
     if dtype is not None:  # before the weights are looked at
         check_saved_type(dtype)
     check_output(folder, overwrite)
@@ -137,86 +132,11 @@ def write_folder(
         check_output(folder, overwrite)  # again: what another program put there meanwhile is not ours to replace
         _swap(part, target)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({_reason(error)}); what was there is unchanged.") from error
+        raise OutputError(f"{folder} cannot be written ({reason_of(error)}); what was there is unchanged.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     with contextlib.suppress(OSError):  # some network folders refuse; the model is in place already
         _sync(target.parent)
-
-
-def check_output(folder: str | Path, overwrite: bool = False) -> None:
-    """Raise `OutputError` where `save` would refuse `folder`, so that it is known before the work.
-
-    A folder that is missing or empty is fine. With `overwrite` so is one that holds a model that we saved or exported,
-    and nothing else.
-    """
-    folder = Path(folder)
-    if folder.name in ("", ".."):  # ".", "/" and the empty path have no name of their own to rename to
-        raise OutputError(f"{str(folder)!r} is no name for a new folder; choose one.")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(f"{folder} exists and is not a folder; choose another one.")
-    try:
-        present = sorted(names_in(folder)) if folder.is_dir() else []
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be read ({_reason(error)}); choose another folder.") from error
-    if present and not overwrite:
-        raise OutputError(f"{folder} exists and is not empty; choose another folder, or pass overwrite=True.")
-    if present and MANIFEST not in present and EXPORTED not in present:
-        raise OutputError(f"{folder} was not written by jaxprune ({MANIFEST} is missing); choose another folder.")
-    ours = written_by_us(folder, present)
-    foreign = [name for name in present if name not in ours]
-    if foreign:
-        edited = "which was changed since jaxprune wrote it" if foreign[0] == CARD else "which jaxprune did not write"
-        raise OutputError(f"{folder} also holds {foreign[0]}, {edited}; move it, then overwrite.")
-    check_writable(folder.absolute().parent)
-
-
-def check_writable(folder: str | Path) -> None:
-    """Raise `OutputError` where `folder`, or where it is missing the place it would be made in, cannot be written."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    try:  # permissions do not tell of every place, nor root of any
-        os.rmdir(tempfile.mkdtemp(prefix=".jaxprune-", dir=folder))
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({_reason(error)}); choose another folder.") from error
-
-
-def written_by_us(folder: Path, present: Sequence[str]) -> frozenset[str]:
-    """Which of the files in a folder that we wrote are ours; a card is while it is as we wrote it."""
-    mark = MANIFEST if MANIFEST in present else EXPORTED
-    config = ("config.json",) if EXPORTED in present else ()
-    made = _made_files(folder, mark) if present else ()
-    return frozenset(name for name in present if _ours(name) or name in (*config, *made))
-
-
-def names_in(folder: Path) -> Iterator[str]:
-    """The files of a folder and of the folders in it, and folders that are empty, or are links."""
-    for path in folder.iterdir():
-        inside = sorted(names_in(path)) if path.is_dir() and not path.is_symlink() else []
-        yield from (f"{path.name}/{name}" for name in inside)
-        if not inside:
-            yield path.name
-
-
-def _made_files(folder: Path, mark: str) -> tuple[str, ...]:
-    """What the record in the file `mark` says was written beside the files of every folder; a card only as written."""
-    with contextlib.suppress(CheckpointError, OSError, UnicodeDecodeError):
-        record = read_json(folder / mark, "")
-        files = record.get("export", {}).get("files", []) if mark == EXPORTED else []
-        card = folder / CARD
-        as_written = card.is_file() and card_hash(card.read_text(encoding="utf-8")) == record.get(CARD_HASH)
-        return (*(name for name in files if isinstance(name, str)), *((CARD,) if as_written else ()))
-    return ()
-
-
-def _ours(name: str) -> bool:
-    weights = name.startswith("model") and name.endswith(".safetensors") and "/" not in name
-    return (
-        weights
-        or is_sentence_file(name)
-        or name in (MANIFEST, EXPORTED, INDEX, GENERATION, PREPROCESSOR, *TOKENIZER_FILES, *RUN_FILES)
-    )
 
 
 def write_tensors(
@@ -316,7 +236,3 @@ def _exchange(one: Path, other: Path) -> bool:
     except (AttributeError, OSError, TypeError):  # an old C library, or Windows
         pass
     return False
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__

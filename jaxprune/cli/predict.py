@@ -1,6 +1,7 @@
 """Say what a model makes of texts or images: classes, numbers, tags of words, answers."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise DataError(
             "texts come from --text TEXT or from --input FILE, images from --images FILE; give one of them."
         )
+    if arguments.text is not None and os.path.isfile(arguments.text):
+        raise DataError(f"--text {arguments.text} is the name of a file; give files by --input.")
     if arguments.pair is not None and arguments.text is None:
         raise DataError("--pair is the second text of --text; in a file it stands behind a tab, or as text_pair.")
     if arguments.out is not None:

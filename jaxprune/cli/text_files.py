@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 
-from ..checkpoint.write import check_writable
+from ..checkpoint.output_folder import check_writable
 from ..errors import DataError, OutputError
 
 
@@ -20,7 +20,7 @@ def check_out(out: Path, source: str | None, overwrite: bool) -> None:
         raise OutputError(f"{out} is a folder; name a file.")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another file, or pass overwrite=True.")
-    check_writable(out.absolute().parent)
+    check_writable(out.parent)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """`embed`: vectors of texts, as sentence-transformers makes them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.files import listed
-from ..checks import checked, is_whole
+from ..checks import checked, is_in_order, is_whole
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model import Model
@@ -17,6 +17,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.example import Example
 from ..tokens.packing import unpack_logits
+from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
 from .onnx_model import OnnxModel, described, runner_of
 
@@ -77,7 +78,7 @@ def embed(
         tokenizer=tokenizer,
         on_step=on_step,
     )
-    tell(made.warnings)
+    tell([*(file_doubts(texts) if isinstance(texts, str) else ()), *made.warnings])
     return made.vectors[0] if isinstance(texts, str) else made.vectors
 
 
@@ -181,8 +182,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 def _checked(texts: Any) -> Iterator[Example]:
     """The texts one by one. Raises `DataError`: at once for what can hold no texts, else when it comes to the text."""
-    unordered = isinstance(texts, (str, bytes, Mapping, set, frozenset)) or not isinstance(texts, Iterable)
-    if unordered or getattr(texts, "ndim", 1) != 1:  # of a table, iterating gives the names of its columns
+    if not is_in_order(texts):
         kind = type(texts).__name__
         raise DataError(f"texts is a {kind}, expected a text, or a list or another iterable of texts in order.")
     return _each(texts)

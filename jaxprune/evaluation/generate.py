@@ -8,13 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..checkpoint.generation import read_generation, unapplied
-from ..checks import checked
+from ..checks import checked, is_in_order
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model.model import Model
 from ..runtime.decode import generate_ids
 from ..runtime.programs import Programs
 from ..runtime.sampling import Sampling
+from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
 
 
@@ -59,6 +60,8 @@ def generate(
     done: `warnings` name it. Raises `SettingsError` for an end token that the tokenizer does not have.
     `tokenizer` takes the place of the model's own: a folder, or a loaded one.
     """
+    if not isinstance(prompts, str) and not is_in_order(prompts):
+        raise DataError(f"prompts is a {type(prompts).__name__}, expected a text, or a list of texts in order.")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for number, entry in enumerate(texts):
         if not isinstance(entry, str) or not entry:
@@ -78,6 +81,7 @@ def generate(
     ids = [row[:length].tolist() for row, length in zip(generated.ids, generated.lengths, strict=True)]
     tokens = int(generated.lengths.sum())
     warnings = reader.doubts(()) + _warnings(model, drawn, ends)
+    warnings += file_doubts(texts[0]) if len(texts) == 1 else ()
     tell(warnings)
     return Generation(
         texts=[reader.continuation(prompt, new) for prompt, new in zip(asked, ids, strict=True)],

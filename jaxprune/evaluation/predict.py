@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from ..checks import checked, is_whole
+from ..checks import checked, is_in_order, is_whole
 from ..doubts import tell
 from ..errors import DataError, SettingsError
 from ..model import Model
@@ -14,6 +14,7 @@ from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.picture import is_one, picture_of
 from ..tokens.image_reader import ImageReader
+from ..tokens.reading_doubts import file_doubts
 from ..tokens.tokenizer import Tokenizer
 from .onnx_model import OnnxModel, described, runner_of
 from .readings import HeadReading, HowToRead, Prediction, Read, Text, examples_of, reading_of
@@ -148,6 +149,7 @@ def predict(
         checked = iter(list(checked))
     reader = ImageReader.of(model) if images else Tokenizer.of(model)
     asked, books = HowToRead(max_length, nullable), _Books()
+    books.doubts |= dict.fromkeys(file_doubts(texts) if isinstance(texts, str) and not images else ())
 
     def read(part: Sequence[Text]) -> Read:
         return reading.read(architecture, part, replace(reader, first=books.texts), asked, runner)
@@ -190,8 +192,7 @@ def _checked(texts: Any, pairs: Any, reading: HeadReading) -> Iterator[Text]:
     if isinstance(texts, str):
         texts, pairs = [texts], None if pairs is None else [pairs]
     for name, given in (("texts", texts), *(() if pairs is None else (("pairs", pairs),))):
-        unordered = isinstance(given, (str, bytes, Mapping, set, frozenset)) or not isinstance(given, Iterable)
-        if unordered or getattr(given, "ndim", 1) != 1:  # of a table, iterating gives the names of its columns
+        if not is_in_order(given):
             kind = type(given).__name__
             raise DataError(f"{name} is a {kind}, expected a text, or a list or another iterable of texts in order.")
     first, second = reading.fields

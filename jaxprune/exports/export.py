@@ -1,5 +1,6 @@
 """`export`: a model as a folder for other programs, in the format that they read."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -83,4 +84,5 @@ def export(
         if name not in row.settings and value != defaults[name]:
             raise SettingsError(f"{name} ({value}) has no effect with format {format!r}; leave it out.")
     own = {name: value for name, value in given.items() if name in row.settings}
+    folder = Path(os.path.expanduser(folder))  # as `load` reads it
     return row.write(model, folder, overwrite=overwrite, tokenizer=tokenizer, **own)

@@ -12,7 +12,7 @@ from ..checkpoint.head_names import HEAD_NAMES, WITH_TEACHER
 from ..checkpoint.labels import PROBLEMS, default_problem
 from ..checkpoint.manifest import check_shapes, named_parameters
 from ..checkpoint.notes import to_save
-from ..checkpoint.write import check_output
+from ..checkpoint.output_folder import check_output
 from ..errors import CheckpointError, OutputError
 from ..model.architecture import Architecture
 from ..model.attention_kinds import Window, shortest_window

@@ -4,21 +4,32 @@
 `onnx.ModelProto` of it. Rows and tokens are named dimensions, so that any number of either runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, HeadKind, LayerSizes
+from ..model.architecture import ATTENTION, FEED_FORWARD, Architecture, LayerSizes
 from ..model.attention_kinds import Disentangled, Relative, Window
 from ..model.model import Params
 from ..model.patches import Patches
 from ..model.sublayer import attention_scale
-from ..runtime.onnx import PIXELS, TEXTS, VECTORS
+from ..runtime.onnx import PIXELS, TEXTS
 from .onnx_distances import buckets_of, rows_of_distances, with_distances
-from .onnx_parts import ACTIVATIONS, LOWEST, ROWS, TOKENS, Graph, all_slots, last_token, onnx_dense, output
-from .onnx_vectors import mean_of, vectors_of
+from .onnx_ends import OUTPUTS
+from .onnx_parts import (
+    ACTIVATIONS,
+    LOWEST,
+    ROWS,
+    TOKENS,
+    Graph,
+    all_slots,
+    onnx_capped,
+    onnx_dense,
+    onnx_norm,
+    onnx_norm_scale,
+    onnx_rms,
+)
 
 
 class _Shared(NamedTuple):
@@ -54,10 +65,10 @@ def graph_of(architecture: Architecture, params: Params) -> Graph:
             x = _sublayer(g, layer[half], x, update, size, shared[kind], kind)
     g.place = ""
     if a.final_norm:
-        x = _norm(g, params["final_norm"], x, a, "final_norm")
+        x = onnx_norm(g, params["final_norm"], x, a, "final_norm")
     if "project_out" in params:
         x = onnx_dense(g, params["project_out"], x, "project_out")
-    _OUTPUTS[a.head](g, params, x, a)
+    OUTPUTS[a.head](g, params, x, a)
     return g
 
 
@@ -104,7 +115,7 @@ def _embedded(g: Graph, p: Params, a: Architecture, positions: str) -> str:
         x = g.add("Add", x, g.weight("embed.type", np.asarray(p["type"])[0]))
     if "project" in p and a.embed_projects == "tables":
         x = onnx_dense(g, p["project"], x, "embed.project")
-    x = _norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
+    x = onnx_norm(g, p["norm"], x, a, "embed.norm") if a.embed_norm else x
     if a.padding_blank:
         x = g.add("Mul", x, g.add("Unsqueeze", g.add("Cast", _real(g), to="FLOAT"), g.whole(2)))
     return onnx_dense(g, p["project"], x, "embed.project") if "project" in p and a.embed_projects == "sum" else x
@@ -168,16 +179,16 @@ _Update = Callable[[Graph, Params, str, LayerSizes, _Shared, Architecture], str 
 
 def _sublayer(g: Graph, p: Params, x: str, update: _Update, size: LayerSizes, shared: _Shared, a: Architecture) -> str:
     """The residual stream after one half; of one that lost all units, its output bias alone is added."""
-    before = _norm(g, p["norm"], x, a) if a.norms_input and "norm" in p else x
+    before = onnx_norm(g, p["norm"], x, a) if a.norms_input and "norm" in p else x
     features, out, added = update(g, p, before, size, shared, a), p["o" if "o" in p else "down"], None
     if features is not None:
         added = onnx_dense(g, out, features, f"{g.place}out")
     elif "bias" in out:
         added = g.weight(f"{g.place}out.bias", out["bias"])
     if added is not None:
-        added = _norm(g, p["update_norm"], added, a, f"{g.place}update_norm") if a.norms_update else added
+        added = onnx_norm(g, p["update_norm"], added, a, f"{g.place}update_norm") if a.norms_update else added
         x = g.add("Add", x, added)
-    return _norm(g, p["norm"], x, a) if a.norm_position == "post" else x
+    return onnx_norm(g, p["norm"], x, a) if a.norm_position == "post" else x
 
 
 def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a: Architecture) -> str | None:
@@ -185,7 +196,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
     if not size.groups:
         return None
     width, scale = a.head_width, attention_scale(a)
-    scales = {name: _scale(p[name], a) for name in ("q_norm", "k_norm") if name in p}
+    scales = {name: onnx_norm_scale(p[name], a) for name in ("q_norm", "k_norm") if name in p}
     scaled = {"q_norm": scales["q_norm"] * scale} if scales else {}
     q_weights = p["q"] if scaled else {name: leaf * scale for name, leaf in p["q"].items()}
 
@@ -195,7 +206,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
         if f"{name}_norm" in p:
             scale = (scales | scaled)[f"{name}_norm"]
             axes = [-2, -1] if a.whole_query_key_norm else [-1]
-            y = _rms(g, scale.reshape(-1, width) if len(axes) > 1 else scale, y, a, f"{g.place}{name}_norm", axes)
+            y = onnx_rms(g, scale.reshape(-1, width) if len(axes) > 1 else scale, y, a, f"{g.place}{name}_norm", axes)
         return g.add("Transpose", y, perm=[0, 2, 1, 3])
 
     q, k, v = heads("q", q_weights, size.heads), heads("k", p["k"], size.groups), heads("v", p["v"], size.groups)
@@ -207,7 +218,7 @@ def _attention(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared, a
         k, v = (g.add("Unsqueeze", value, g.whole(2)) for value in (k, v))
         mask = None if mask is None else g.add("Unsqueeze", mask, g.whole(2))
         axes = [0, 1, 2, 4, 3]
-    scores = _capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
+    scores = onnx_capped(g, g.add("MatMul", q, g.add("Transpose", k, perm=axes)), a.score_cap)
     scores = scores if mask is None else g.add("Add", scores, mask)
     if isinstance(a.attention, Disentangled):
         scores = with_distances(g, p, scores, (q, k), shared.buckets, size, a)
@@ -240,109 +251,3 @@ def _feed_forward(g: Graph, p: Params, x: str, size: LayerSizes, shared: _Shared
     if not a.gated:
         return activation(g, up)
     return g.add("Mul", activation(g, onnx_dense(g, p["gate"], x, f"{g.place}gate")), up)
-
-
-# --- operators that runtimes know in this form, and fuse
-
-
-def _norm(g: Graph, p: Params, x: str, a: Architecture, name: str | None = None) -> str:
-    name = f"{g.place}norm" if name is None else name
-    if a.norm == "rms":
-        return _rms(g, _scale(p, a), x, a, name)
-    weights = (g.weight(f"{name}.scale", p["scale"]), *([g.weight(f"{name}.bias", p["bias"])] if "bias" in p else []))
-    return g.add("LayerNormalization", x, *weights, axis=-1, epsilon=a.norm_eps)
-
-
-def _scale(p: Params, a: Architecture) -> np.ndarray:
-    scale = np.asarray(p["scale"], np.float32)
-    return 1 + scale if a.norm_plus_one else scale
-
-
-def _capped(g: Graph, x: str, cap: float | None) -> str:
-    return x if cap is None else g.add("Mul", g.add("Tanh", g.add("Div", x, g.number(cap))), g.number(cap))
-
-
-def _rms(g: Graph, scale: Any, x: str, a: Architecture, name: str, axes: Sequence[int] = (-1,)) -> str:
-    mean = g.add("ReduceMean", g.add("Mul", x, x), axes=list(axes), keepdims=1)
-    root = g.add("Sqrt", g.add("Add", mean, g.number(a.norm_eps)))
-    return g.add("Mul", g.add("Div", x, root), g.weight(f"{name}.scale", scale))
-
-
-# --- the end: one function a kind of head
-
-_POOLERS = {**ACTIVATIONS, "tanh": lambda g, x: g.add("Tanh", x)}
-
-
-def _text_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    if a.pool == "mean":
-        pooled = mean_of(g, x, a)
-    else:
-        first = [g.add("Gather", x, g.index(place), axis=1) for place in range(a.pool_tokens)]
-        first = first[0] if a.pool_tokens == 1 else g.add("Concat", *first, axis=-1)
-        pooled = last_token(g, x, a) if a.pool == "last" else first
-    output(g, onnx_dense(g, params["head"], _pooler(g, params, pooled, a), "head"), "logits", ROWS, len(a.labels))
-
-
-def _pooler(g: Graph, params: Params, x: str, a: Architecture) -> str:
-    if a.pooler == "none":
-        return x
-    p = params["pooler"]
-    y = _POOLERS[a.pooler](g, onnx_dense(g, p, x, "pooler"))
-    return _norm(g, p["norm"], y, a, "pooler.norm") if "norm" in p else y
-
-
-def _token_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    x = _pooler(g, params, x, a)
-    output(g, onnx_dense(g, params["head"], x, "head"), "logits", ROWS, TOKENS, len(a.labels))
-
-
-def _span_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    x = _pooler(g, params, x, a)
-    both = g.several("Split", 2, onnx_dense(g, params["head"], x, "head"), axis=-1)
-    for name, part in zip(("start_logits", "end_logits"), both, strict=True):
-        output(g, g.add("Squeeze", part, g.whole(-1)), name, ROWS, TOKENS)
-
-
-def _masked_word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    p = params["head"]
-    x = ACTIVATIONS[a.activation if a.transform == "own" else "gelu"](
-        g, onnx_dense(g, p["transform"], x, "head.transform")
-    )
-    _word_logits(g, params, _norm(g, p["norm"], x, a, "head.norm"), a)
-
-
-def _word_logits(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    if not a.tied:
-        logits = _capped(g, onnx_dense(g, params["head"], x, "head"), a.logit_cap)
-        return output(g, logits, "logits", ROWS, TOKENS, a.vocab)
-    flat = g.add("Reshape", x, g.whole(-1, np.shape(params["embed"]["token"])[1]))
-    bias = [g.weight("head.bias", params["head"]["bias"])] if a.transform != "none" else []
-    logits = g.add("Gemm", flat, "embed.token", *bias, transB=1)  # the very table that tokens are looked up in
-    logits = _capped(g, logits, a.logit_cap)
-    shape = g.add("Concat", g.add("Shape", "input_ids"), g.whole(a.vocab), axis=0)
-    return output(g, g.add("Reshape", logits, shape), "logits", ROWS, TOKENS, a.vocab)
-
-
-def _vectors(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    """The hidden states too: programs that pool on their own read them."""
-    assert a.embedding is not None
-    width = a.output_width
-    output(g, vectors_of(g, params.get("head", ()), x, a), VECTORS, ROWS, a.embedding.widths(width)[-1])
-    output(g, x, "last_hidden_state", ROWS, TOKENS, width)
-
-
-def _hidden_states(g: Graph, params: Params, x: str, a: Architecture) -> None:
-    output(g, x, "last_hidden_state", ROWS, TOKENS, a.output_width)
-
-
-_OUTPUTS: Mapping[HeadKind, Callable[[Graph, Params, str, Architecture], None]] = MappingProxyType(
-    {
-        "classification": _text_logits,
-        "token_classification": _token_logits,
-        "question_answering": _span_logits,
-        "causal_lm": _word_logits,
-        "masked_lm": _masked_word_logits,
-        "embedding": _vectors,
-        "none": _hidden_states,
-    }
-)

@@ -1,6 +1,6 @@
 """What ONNX graphs are made of: operators, constants, and the few layers that every part of a model has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -92,6 +92,33 @@ def onnx_dense(g: Graph, p: Params, x: str, name: str) -> str:
     if "bias" not in p:
         return y
     return g.add("Add", y, g.weight(f"{name}.bias", np.asarray(p["bias"], np.float32).reshape(-1)))
+
+
+def onnx_norm(g: Graph, p: Params, x: str, a: Architecture, name: str | None = None) -> str:
+    """A norm of the family's kind over the last axis; its weights are called `name`, or "norm" of the place."""
+    name = f"{g.place}norm" if name is None else name
+    if a.norm == "rms":
+        return onnx_rms(g, onnx_norm_scale(p, a), x, a, name)
+    weights = (g.weight(f"{name}.scale", p["scale"]), *([g.weight(f"{name}.bias", p["bias"])] if "bias" in p else []))
+    return g.add("LayerNormalization", x, *weights, axis=-1, epsilon=a.norm_eps)
+
+
+def onnx_norm_scale(p: Params, a: Architecture) -> np.ndarray:
+    """What a norm multiplies by."""
+    scale = np.asarray(p["scale"], np.float32)
+    return 1 + scale if a.norm_plus_one else scale
+
+
+def onnx_capped(g: Graph, x: str, cap: float | None) -> str:
+    """cap * tanh(x / cap), or x where there is no cap."""
+    return x if cap is None else g.add("Mul", g.add("Tanh", g.add("Div", x, g.number(cap))), g.number(cap))
+
+
+def onnx_rms(g: Graph, scale: Any, x: str, a: Architecture, name: str, axes: Sequence[int] = (-1,)) -> str:
+    """An RMS norm over `axes`."""
+    mean = g.add("ReduceMean", g.add("Mul", x, x), axes=list(axes), keepdims=1)
+    root = g.add("Sqrt", g.add("Add", mean, g.number(a.norm_eps)))
+    return g.add("Mul", g.add("Div", x, root), g.weight(f"{name}.scale", scale))
 
 
 def _gelu(g: Graph, x: str) -> str:

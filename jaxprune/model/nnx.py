@@ -9,9 +9,10 @@ from flax import nnx
 from jaxtyping import Array
 
 from ..errors import CheckpointError
-from .architecture import Architecture, parameter_shapes
+from .architecture import Architecture
 from .model import Model, Provenance
 from .padded import logits
+from .shapes import parameter_shapes
 
 
 class Transformer(nnx.Module):

@@ -28,11 +28,15 @@ def plain_batch(
     refuses several; here the mask tells how far each text goes. Traceable. Raises `DataError` where shapes disagree or
     a text is longer than the model reads.
     """
-    ids = _integers(input_ids)
+    ids = _integers(input_ids, "input_ids", architecture.vocab, attention_mask)
     if ids.ndim != 2:
         raise DataError(f"input_ids must be [rows, length], got shape {ids.shape}.")
-    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask)
-    types = jnp.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids)
+    mask = jnp.ones_like(ids) if attention_mask is None else _integers(attention_mask, "attention_mask", 2)
+    types = (
+        jnp.zeros_like(ids)
+        if token_type_ids is None
+        else _integers(token_type_ids, "token_type_ids", architecture.token_types or None)
+    )
     for name, array in (("attention_mask", mask), ("token_type_ids", types)):
         if array.shape != ids.shape:
             raise DataError(f"{name} has shape {array.shape}, input_ids {ids.shape}; they must agree.")
@@ -81,9 +85,33 @@ def image_batch(architecture: Architecture, pixel_values: Any) -> Batch:
     )
 
 
-def _integers(values: Any) -> Array:
-    # JAX arrays stay as they are, since NumPy cannot hold traced ones; NumPy reads lists and the tensors of others.
-    return jnp.asarray(values if isinstance(values, jax.Array) else np.asarray(values), jnp.int32)
+def _integers(values: Any, name: str, below: int | None, shown: Any = None) -> Array:
+    """Whole numbers from 0 up to `below`, int32. Raises `DataError` for others, where the host has them.
+
+    Padding may have any number: slots where the mask `shown` is 0.
+    """
+    if isinstance(values, jax.Array):  # NumPy cannot hold traced ones, and looking at others would wait for them
+        return jnp.asarray(values, jnp.int32)
+    try:
+        numbers = np.asarray(values)  # lists, and the tensors of others
+    except ValueError as error:
+        raise DataError(f"{name} has rows of different lengths; pad them, and say so in the mask.") from error
+    whole = numbers.dtype.kind in "iub" or (numbers.dtype.kind == "f" and bool(np.all(numbers == np.trunc(numbers))))
+    if not whole:
+        raise DataError(
+            f"{name} is {type(values).__name__} of {numbers.dtype}, expected whole numbers [rows, length]; give what "
+            "a tokenizer calls so."
+        )
+    wrong = (numbers < 0) if below is None else (numbers < 0) | (numbers >= below)
+    if isinstance(shown, jax.Array):
+        wrong = np.zeros_like(wrong)  # what is padding is not known here
+    elif shown is not None and np.shape(shown) == wrong.shape:
+        wrong &= np.asarray(shown) != 0
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0]) if numbers.ndim else 0
+        most = "" if below is None else f" to {below - 1}"
+        raise DataError(f"{name} has {numbers[wrong][0]} in row {row}, expected numbers from 0{most}; correct it.")
+    return jnp.asarray(numbers, jnp.int32)
 
 
 def logits(

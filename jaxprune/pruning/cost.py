@@ -10,10 +10,11 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import ATTENTION, HALVES, LAST_LAYERS, Architecture, parameter_shapes
+from ..model.architecture import ATTENTION, HALVES, LAST_LAYERS, Architecture
 from ..model.attention_kinds import Disentangled, Relative
 from ..model.disentangled import distance_rows
 from ..model.heads import head_of
+from ..model.shapes import parameter_shapes
 
 Cost = Literal["flops", "params", "bytes"]
 COSTS: tuple[Cost, ...] = ("flops", "params", "bytes")

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from ..checkpoint.files import one_line
 from ..checkpoint.manifest import MANIFEST
+from ..checkpoint.output_folder import check_home
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..jsonio import plain, replace_file
 from ..model.model import Model
@@ -48,6 +49,7 @@ class Measured:
     def __init__(
         self, folder: str | Path, resume: bool, model: Model | None = None, save_minutes: float = SAVE_MINUTES
     ):
+        check_home(folder)
         self.folder, self.path = Path(folder), Path(folder) / FILE
         self.model, self.save_minutes = model, save_minutes
         others = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []

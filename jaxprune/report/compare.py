@@ -13,9 +13,10 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..model import Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import label_of, method_of
+from ..pruning.call_checks import as_budgets
 from ..pruning.kept import KEEP_BYTES
 from ..pruning.method import Method, seeded
-from ..pruning.prune import as_budgets, prune
+from ..pruning.prune import prune
 from ..runtime.events import OnStep
 from ..tasks.calibration import Calibration
 from ..tasks.task import Task

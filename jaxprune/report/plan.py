@@ -13,11 +13,11 @@ from ..errors import DataError
 from ..model import Architecture, LayerSizes, Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import method_of
+from ..pruning.call_checks import as_budgets, check_budget
 from ..pruning.cost import flops, parameters, total_cost, whole_flops, whole_parameters
 from ..pruning.kept import KEEP_BYTES
 from ..pruning.method import Method
 from ..pruning.methods import KPrune
-from ..pruning.prune import as_budgets, check_budget
 from ..runtime.memory import host_peak_bytes
 from ..tasks.calibration import Calibration
 from ..tasks.example import MAX_LENGTH

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_seed, check_types, checked
+from ..checks import check_seed, check_types, checked, is_in_order
 from ..errors import DataError
 from .example import MAX_LENGTH, Example, Kind, length_fields
 from .jsonl import iter_texts
@@ -86,6 +86,9 @@ class Calibration:
         """
         if isinstance(texts, str):
             raise DataError("texts must be a sequence of strings, got one string; pass [text].")
+        for name, given in (("texts", texts), *(() if pairs is None else (("pairs", pairs),))):
+            if not is_in_order(given) or not hasattr(given, "__len__"):
+                raise DataError(f"{name} is a {type(given).__name__}, expected a sequence of strings; pass a list.")
         if pairs is not None and len(pairs) != len(texts):
             raise DataError(f"{len(texts)} texts and {len(pairs)} second texts; there must be as many.")
         others = [None] * len(texts) if pairs is None else pairs

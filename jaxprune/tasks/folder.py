@@ -2,16 +2,19 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checks import checked
 from ..errors import DataError
 from .example import Example, length_fields
-from .jsonl import Row, check_no_table, decode, read_rows, second_text, shown, split_file
+from .file_text import check_no_table, decode
+from .jsonl import Row, read_rows, second_text, shown, split_file
 from .kinds import KINDS
 from .label_columns import Labels, read_labels
 from .task import Task
 
+_NAMES = 16  # of classes, up to which a few rows may have more than different texts
 # What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
 _MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
 
@@ -39,6 +42,7 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
         split: tuple(Example(row.text("text"), second_text(row), labels.number(row)) for row in rows)
         for split, rows in splits.items()
     }
+    _check_not_swapped(rows)
     return own_task("text-classification", labels, KINDS[labels.kind].scores, examples, path, max_length)
 
 
@@ -100,6 +104,17 @@ def _check_fields(rows: list[Row]) -> None:
     bare = next((row for row in rows if "text_pair" not in row.values), None)
     if paired is not None and bare is not None:
         raise bare.fail(f'field "text_pair" is missing, {paired.where} has one; write null for a single text.')
+
+
+def _check_not_swapped(rows: Sequence[Row]) -> None:
+    """Raise DataError where there are more names of classes than texts, and not by accident."""
+    texts = {(row.values["text"], row.values.get("text_pair")) for row in rows}
+    names = {row.values["label"] for row in rows if isinstance(row.values.get("label"), str)}
+    if len(names) > max(len(texts), _NAMES):
+        raise rows[0].fail(
+            f"there are {len(names)} different labels and {len(texts)} different texts; text and label may have "
+            "changed places."
+        )
 
 
 def label_names(path: Path) -> tuple[str, ...] | None:

@@ -1,5 +1,6 @@
 """The nine GLUE tasks, from local JSON-lines files or from the hub."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,9 @@ GLUE = MappingProxyType(
         "wnli": Glue(PAIR, ("not_entailment", "entailment")),
     }
 )
+
+
+_SPELT = {re.sub(r"[\W_]+", "", name): name for name in GLUE}  # SST-2, STS-B, CoLA
 
 
 @checked
@@ -107,6 +111,9 @@ def _label(row: Glue, entry: Row) -> int | float | None:
 
 def _from_files(name: str, path: Path) -> tuple[str, dict[str, list[Row]]]:
     folder = path / name if (path / name).is_dir() else path
+    other = _SPELT.get(re.sub(r"[\W_]+", "", folder.absolute().name.casefold()))
+    if other not in (None, name):  # several have columns of the same names
+        raise DataError(f"{folder} is called as the task {other}, and {name} is asked for; give the folder of {name}.")
     row = GLUE[name]
     files = {split: split_file(folder, split) for split in ("train", *row.validation, *row.beside_it, *row.others)}
     if not any(files.values()):

@@ -11,8 +11,9 @@ from typing import Any
 from ..checks import check_seed, checked
 from ..errors import DataError
 from .example import Example, Negatives, length_fields
+from .file_text import check_no_table, decoded, lines_of
 from .hub import Hub, Source, Sources
-from .jsonl import Row, check_no_table, decoded, is_json, iter_rows, lines_of
+from .jsonl import Row, is_json, iter_rows
 from .kinds import KINDS
 from .set_aside import divided, told_sources
 from .sts import SCORES, score_of, sts_example

@@ -6,7 +6,8 @@ from pathlib import Path
 from ..checks import checked
 from ..errors import DataError
 from .example import Example, Relevant, length_fields
-from .jsonl import Row, decode, iter_rows, lines_of
+from .file_text import decode, lines_of
+from .jsonl import Row, iter_rows
 from .kinds import KINDS
 from .task import CALIBRATION, Task
 

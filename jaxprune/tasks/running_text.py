@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from .example import Example
+from .file_text import check_no_table, decode, decoded
 from .hub import Hub, Source, Spool
-from .jsonl import check_no_table, decode, decoded, is_json, iter_rows
+from .jsonl import is_json, iter_rows
 from .plain_text import not_plain
 
 LENGTH = 512  # tokens of a window
@@ -47,6 +48,8 @@ class RunningText(Sequence[Example]):
             for chunk in RunningText((path,), 0).chunks():
                 if blank and not is_json(path):
                     _check_plain(path, chunk)
+                if "\0" in chunk and not is_json(path):
+                    raise DataError(f"{path} holds a NUL, which no text has: it was damaged, or is none; copy it anew.")
                 characters += len(chunk)
                 blank = blank and not chunk.strip()
             if blank:

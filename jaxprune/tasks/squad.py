@@ -7,8 +7,9 @@ from typing import Any
 from ..checks import checked
 from ..errors import DataError
 from .example import Answers, Example, length_fields
+from .file_text import check_no_table, decode
 from .glue import from_hub
-from .jsonl import Row, check_no_table, decode, rows_of, shown, split_file
+from .jsonl import Row, rows_of, shown, split_file
 from .task import Task
 
 HUB_NAMES = {1: "rajpurkar/squad", 2: "rajpurkar/squad_v2"}

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import DataError
 from .example import Example
+from .file_text import READ_BYTES, check_no_table
 from .hub import Hub, Source, Spool
-from .jsonl import READ_BYTES, SUFFIXES, Row, check_no_table, is_json, iter_rows
+from .jsonl import SUFFIXES, Row, is_json, iter_rows
 
 
 @dataclass(frozen=True, eq=False)

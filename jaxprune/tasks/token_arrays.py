@@ -24,6 +24,14 @@ def token_texts(ids: Any, mask: Any, types: Any, what: str) -> tuple[Rows, Rows]
         if not row.any():
             raise DataError(f"{what} {number} has no tokens; drop it.")
     chosen = [row.astype(bool) for row in masks]
+    shown, hidden = (
+        {number for row, keep in zip(table, chosen, strict=True) for number in row[keep if kept else ~keep].tolist()}
+        for kept in (True, False)
+    )
+    if len(shown) == 1 and len(hidden - shown) > 1:  # padding is one id
+        raise DataError(
+            f"the mask shows the token {min(shown)} alone, in every {what}; 1 marks a token, 0 padding: turn it round."
+        )
     texts, kinds = (
         tuple(tuple(row[keep].tolist()) for row, keep in zip(rows, chosen, strict=True)) for rows in (table, kinds)
     )

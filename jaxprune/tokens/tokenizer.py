@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ from ..model import Model
 from ..model.embedding import Embedding
 from ..tasks.example import Example
 from .encoded import Encoded, Windows
+from .reading_doubts import pair_doubts, tokenizer_doubts
 from .word_places import word_tokens, words_in
 
-# A tokenizer may have fewer entries than the embedding has rows: tables are padded to a multiple of up to 128, and
-# published checkpoints leave up to 2.4 % of theirs unused (DeepSeek 102,400 rows for 100,015 entries, Phi 51,200 for
-# 50,295). Beyond both it is likely another model's: BERT's cased vocabulary lacks 5.0 % of the uncased one's rows.
-PADDED_ROWS, PADDED_SHARE = 128, 0.03
 UNLIMITED = 10**9  # transformers writes 10**30 where a tokenizer says nothing of how long texts may be
 
 
@@ -77,48 +73,8 @@ class Tokenizer:
 
     def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """What may surprise in how these texts are read."""
-        said = self._unlike_embedding()
-        if self.read.replaced:
-            parts = " and ".join(self.read.replaced)
-            said += (
-                f"the checkpoint's tokenizer.json has another {parts} than its class, {self.read.name}, and "
-                "tokenizer_config.json say: texts are read by the latter, as transformers does it.",
-            )
-        if self.read.unread:
-            said += (
-                f"config.json has another {' and '.join(self.read.unread)} than the tokenizer: transformers looks for "
-                "it in tokenizer_config.json alone, and so texts are read here.",
-            )
-        if any(example.pair is not None for example in examples):
-            said += self._joined_pairs()
-        return said
-
-    def _joined_pairs(self) -> tuple[str, ...]:
-        """Doubts where a model cannot tell the second text of a pair from the first, or hardly."""
-        both, said = self.backend.encode("a", "a"), ()
-        typed = any(both.type_ids) and (self.types is None or self.types > 1)
-        if typed and not self.read.types:
-            said = (
-                "the tokenizer tells the second text of a pair from the first, but transformers hands a model no "
-                f"token_type_ids of a {self.read.name}: all tokens are read as the first text's, as there; name "
-                "them in model_input_names of tokenizer_config.json if the model was trained with them.",
-            )
-        if not (typed and self.read.types) and (0, 1) in pairwise(both.sequence_ids):
-            said += (
-                "the tokenizer puts nothing between the two texts of a pair, as in transformers, so that the model "
-                "reads them as one; end the first texts with a separator if it was trained with one.",
-            )
-        return said
-
-    def _unlike_embedding(self) -> tuple[str, ...]:
-        """A doubt where the tokenizer has too few entries for the model; too many show in a text that has one."""
-        entries = self.backend.get_vocab_size(with_added_tokens=True)
-        if self.rows is None or self.rows - entries < max(PADDED_ROWS, PADDED_SHARE * self.rows):
-            return ()
-        return (
-            f"the tokenizer has {entries} entries, the model's embedding {self.rows} rows: it is likely another "
-            "model's, and texts are read as other tokens than this one was trained on; check the tokenizer files.",
-        )
+        paired = any(example.pair is not None for example in examples)
+        return tokenizer_doubts(self.read, self.rows) + (pair_doubts(self.read, self.types) if paired else ())
 
     def encode(self, examples: Sequence[Example], max_length: int, strict: bool = False) -> Encoded:
         """Token ids and types of every example; a text longer than `max_length` tokens loses its end, and is counted.

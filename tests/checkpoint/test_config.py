@@ -3,8 +3,9 @@ import json
 import pytest
 
 from jaxprune.checkpoint import load, save
-from jaxprune.checkpoint.config import architecture_from, declared_head, family_of
+from jaxprune.checkpoint.config import architecture_from, family_of
 from jaxprune.checkpoint.families import FAMILIES
+from jaxprune.checkpoint.head_choice import declared_head
 from jaxprune.checkpoint.known_settings import settings_as_read
 from jaxprune.errors import CheckpointError, SettingsError, UnknownSettingError
 from jaxprune.model.attention_kinds import Disentangled, Full, Relative

@@ -1,9 +1,11 @@
 """Which task a checkpoint is for, where config.json does not say it and the tensors do."""
 
+import inspect
+
 import numpy as np
 import pytest
 
-from jaxprune.checkpoint import load
+from jaxprune.checkpoint import head_choice, load, save
 from jaxprune.errors import SettingsError
 from jaxprune.model import logits
 from tests.helpers import tiny
@@ -49,3 +51,21 @@ def test_the_caller_may_still_drop_the_head(tmp_path):
 def test_a_seed_that_no_generator_takes_is_refused(tmp_path, seed):
     with pytest.raises(SettingsError, match="seed is"):
         load(tmp_path, seed=seed)
+
+
+def test_classes_that_go_by_each_others_names_are_warned_of(tmp_path):
+    folder = tiny.write(tmp_path / "model", tiny.config("bert"), tiny.tensors(tiny.config("bert")))
+    own = load(folder).architecture.labels
+    turned, new = own[::-1], (*own[:-1], "unheard of")
+    (told,) = load(folder, labels=turned).provenance.warnings
+    assert "outputs for " + ", ".join(own) in told and f"called {', '.join(turned)} from now on" in told
+    assert load(folder, labels=own).provenance.warnings == load(folder, labels=new).provenance.warnings == ()
+    save(load(folder), tmp_path / "saved")
+    assert "from now on" in load(tmp_path / "saved", labels=turned).provenance.warnings[-1]
+
+
+@pytest.mark.parametrize("labels", [{"no", "yes"}, {"no": 1, "yes": 0}, 2.0, True, [0, 1]])
+def test_labels_are_a_count_or_names_in_their_order(labels):
+    check = inspect.unwrap(head_choice._check_request)  # without the tests' type checker
+    with pytest.raises(SettingsError, match="labels is .*, expected a count or the names of the classes"):
+        check(None, labels, None)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxprune.checkpoint import check_output, save, write
+from jaxprune.checkpoint import check_output, check_writable, load, save, write
 from jaxprune.checkpoint.manifest import load_own
 from jaxprune.errors import CheckpointError, NumericalError, OutputError, SettingsError
 from jaxprune.model import Architecture, LayerSizes, Model, Provenance, parameter_shapes
+from jaxprune.pruning.measured import Measured
 
 TINY = Architecture(
     family="bert",
@@ -327,3 +328,13 @@ def test_a_kill_leaves_the_old_folder_or_the_new(tmp_path, point, count, survivo
     assert same(folder, random_model(survivor))
     save(random_model(2), folder, overwrite=True)  # what the kill left behind is in nobody's way
     assert same(folder, random_model(2))
+
+
+def test_the_home_folders_short_name_is_read_as_load_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert save(random_model(), "~/small") == tmp_path / "home" / "small"
+    assert load("~/small").architecture == TINY and names(tmp_path) == ["home"]
+    for check in (check_output, check_writable, lambda path: Measured(path, resume=False)):
+        with pytest.raises(OutputError, match="~/small begins with the home folder's short name"):
+            check("~/small")

@@ -288,3 +288,11 @@ def test_predictions_are_a_sequence(tiny):
     said = jp.predict(tiny(), TEXTS)
     assert isinstance(said, Predictions) and len(said) == 4 and said[1] == list(said)[1] == said[1:2][0]
     assert said.tokens == sum(len(outputs(tiny(), text)[1]) for text in TEXTS) and said.seconds > 0
+
+
+def test_a_text_that_is_the_name_of_a_file_is_a_doubt(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.txt").write_text("the film was good")
+    model = tiny(labels=("no", "yes"))
+    assert "good.txt is the name of a file" in jp.predict(model, "good.txt").warnings[0]
+    assert jp.predict(model, ["good.txt"]).warnings == jp.predict(model, "good").warnings == ()

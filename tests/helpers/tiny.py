@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxprune.checkpoint.config import architecture_from, choose_head, declared_head
+from jaxprune.checkpoint.config import architecture_from
 from jaxprune.checkpoint.families import FAMILIES
+from jaxprune.checkpoint.head_choice import choose_head, declared_head
 from jaxprune.checkpoint.layout import fused
-from jaxprune.checkpoint.load import tensor_names
 from jaxprune.checkpoint.read import Stored
+from jaxprune.checkpoint.tensor_names import tensor_names
 from jaxprune.model import Architecture, Model, parameter_shapes
 
 FORMS = ("safetensors", "sharded", "msgpack", "bin", "sharded bin", "legacy bin")

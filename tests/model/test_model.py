@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.errors import SettingsError
-from jaxprune.model import Model, Provenance
+from jaxprune.errors import DataError, SettingsError
+from jaxprune.model import Model, Provenance, logits
 from tests.helpers import tiny
 
 BERT = tiny.config("bert")
@@ -77,3 +77,22 @@ def test_a_model_is_equal_to_itself_alone():
     model = noted("A")
     assert model == model and model != model.replace(params=model.params)
     assert len({model, noted("B")}) == 2
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (([["a", "text"]],), "input_ids is list of <U4, expected whole numbers"),
+        (({"input_ids": [[5]]},), "input_ids is dict of object, expected whole numbers"),
+        (([[5, 6], [7]],), "input_ids has rows of different lengths; pad them"),
+        (([[5.5]],), "expected whole numbers"),
+        (([[5], [-1]],), "input_ids has -1 in row 1, expected numbers from 0 to "),
+        (([[10**6]],), "input_ids has 1000000 in row 0"),
+        (([[5, 6]], [[0.0, -1e9]]), "attention_mask has -1000000000.0 in row 0, expected numbers from 0 to 1"),
+        (([[5, 6]], None, [[0, 9]]), "token_type_ids has 9 in row 0"),
+    ],
+)
+def test_what_are_no_token_ids_is_named(given, says):
+    assert logits(tiny.random_model(BERT), [[5, -1]], [[1, 0]]).shape  # padding may be anything
+    with pytest.raises(DataError, match=says):
+        logits(tiny.random_model(BERT), *given)

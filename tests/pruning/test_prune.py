@@ -15,10 +15,10 @@ from jaxprune.cli.main import main
 from jaxprune.errors import BudgetError, JaxpruneError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
+from jaxprune.pruning.call_checks import check_call, check_results
 from jaxprune.pruning.cost import flops
 from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
-from jaxprune.pruning.prune import check_call, check_results
 from jaxprune.settings import FormerName
 from tests.cli.conftest import cli as cli, inputs as inputs
 from tests.report.conftest import tiny as tiny

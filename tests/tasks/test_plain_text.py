@@ -107,3 +107,18 @@ def test_what_comes_through_a_pipe_is_looked_at_too(tmp_path):
     with pytest.raises(DataError, match="holds JSON objects"):
         text_of(tmp_path / "pipe")
     writer.join()
+
+
+def test_line_ends_and_bytes_that_no_text_has_are_named(tmp_path):
+    file = tmp_path / "texts.txt"
+    for content, message in (
+        (b"a film\ra book\r", "line 1 has a carriage return within"),
+        (b"a\nb\0\n", "line 2 has a NUL"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_texts(file)
+    with pytest.raises(DataError, match="holds a NUL"):
+        RunningText.of(file)
+    file.write_bytes(b"a film\r\r\na book\r\n")
+    assert read_texts(file)[0] == ["a film\r", "a book"]

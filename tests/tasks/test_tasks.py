@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import numpy as np
@@ -454,3 +455,34 @@ def test_calibration_of_token_ids_leaves_padding_out():
 def test_token_ids_that_cannot_be_meant(ids, mask, message):
     with pytest.raises(DataError, match=message):
         Calibration.of_ids(ids, mask)
+
+
+def test_files_of_another_glue_task_are_not_taken_for_this_ones(write, tmp_path):
+    row = {"sentence1": ONE, "sentence2": TWO, "label": 0}
+    for name in ("MRPC", "mine"):
+        write(f"{name}/validation.jsonl", [row])
+    with pytest.raises(DataError, match="MRPC is called as the task mrpc, and rte is asked for"):
+        tasks.glue("rte", tmp_path / "MRPC")
+    assert len(tasks.glue("mrpc", tmp_path / "MRPC").validation) == len(tasks.glue("rte", tmp_path / "mine").validation)
+
+
+def test_text_and_label_that_changed_places_are_noticed(write, tmp_path):
+    rows = [{"text": kind, "label": f"film {n} is {kind}"} for n in range(10) for kind in ("good", "bad")]
+    write("validation.jsonl", rows)
+    with pytest.raises(DataError, match="20 different labels and 2 different texts; .* changed places"):
+        tasks.folder(tmp_path)
+
+
+@pytest.mark.parametrize("texts", [{"a film", "a book"}, {"a film": 1}, iter(["a film"]), np.array([["a", "b"]]), "a"])
+def test_calibration_texts_have_an_order(texts):
+    of_texts = inspect.unwrap(Calibration.of_texts)  # without the tests' type checker
+    with pytest.raises(DataError, match="a sequence of strings"):
+        of_texts(texts)
+
+
+def test_a_mask_that_is_the_wrong_way_round_is_noticed():
+    ids, mask = [[5, 6, 7, 0, 0], [5, 6, 0, 0, 0]], np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    assert Calibration.of_ids(ids, mask).ids == ((5, 6, 7), (5, 6))
+    for of_ids in (Calibration.of_ids, tasks.of_ids):
+        with pytest.raises(DataError, match="the mask shows the token 0 alone"):
+            of_ids(ids, 1 - mask)

@@ -14,9 +14,10 @@ import jaxprune as jp
 from jaxprune.checkpoint.tokenizer_files import TokenizerRead
 from jaxprune.errors import DataError
 from jaxprune.report.plan import plan
-from jaxprune.tasks import jsonl as rows
+from jaxprune.tasks import file_text
 from jaxprune.tasks.calibration import Calibration
 from jaxprune.tasks.example import Example
+from jaxprune.tasks.jsonl import read_rows
 from jaxprune.tokens import pieces, windows as text
 from jaxprune.tokens.pieces import PIECE, ids_of, token_ids
 from jaxprune.tokens.tokenizer import Tokenizer
@@ -97,7 +98,7 @@ def test_no_more_than_a_few_pieces_are_held_at_a_time(model, monkeypatch, tmp_pa
     monkeypatch.setattr(
         Tokenizer, "plain_batch", lambda self, texts: sizes.append(sum(map(len, texts))) or plain(self, texts)
     )
-    monkeypatch.setattr(rows, "READ_BYTES", 2**16)
+    monkeypatch.setattr(file_text, "READ_BYTES", 2**16)
     tokens = sum(len(ids) for ids in token_ids(Tokenizer.of(model), jp.tasks.text(file).validation))
     assert tokens == 300_000
     assert max(sizes) < (pieces.TOGETHER + 1) * PIECE
@@ -147,7 +148,7 @@ def test_a_long_text_with_too_few_stretches_is_drawn_from_as_a_short_one(model, 
 
 
 def test_the_hash_of_a_file_is_that_of_its_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "READ_BYTES", 7)
+    monkeypatch.setattr(file_text, "READ_BYTES", 7)
     content = 'say "good"\n\tcafé \\ 这是 \x7f\u2028\r\n' * 5
     (tmp_path / "a.txt").write_text(content, newline="")
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": part}) for part in content.split(" ")))
@@ -158,7 +159,7 @@ def test_the_hash_of_a_file_is_that_of_its_text(tmp_path, monkeypatch):
 
 def test_a_plan_reads_no_more_windows_than_are_drawn(model, long_text, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 2000)
-    monkeypatch.setattr(rows, "READ_BYTES", 2000)
+    monkeypatch.setattr(file_text, "READ_BYTES", 2000)
     read, ids_of_pieces = [], pieces.ids_of
     monkeypatch.setattr(
         pieces, "ids_of", lambda tokenizer, parts: read.append(parts) or ids_of_pieces(tokenizer, parts)
@@ -175,7 +176,7 @@ def test_a_plan_reads_no_more_windows_than_are_drawn(model, long_text, monkeypat
 
 def test_a_text_is_tokenised_as_far_as_it_is_scored(model, long_text, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 2000)
-    monkeypatch.setattr(rows, "READ_BYTES", 2000)
+    monkeypatch.setattr(file_text, "READ_BYTES", 2000)
     events = []
     found = jp.evaluate(model, long_text, limit=4, on_step=events.append)
     assert found.examples == 4 and found.score == jp.evaluate(model, long_text, limit=4).score
@@ -211,15 +212,15 @@ def test_calibration_says_how_far_it_is_and_what_the_process_took(model, task):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_a_file_in_parts_is_the_file(chunk, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "READ_BYTES", chunk)
+    monkeypatch.setattr(file_text, "READ_BYTES", chunk)
     (tmp_path / "a.txt").write_bytes("\ufeffcafé\r\n 这是\n\n".encode())
-    assert "".join(rows.decoded(tmp_path / "a.txt")) == "café\r\n 这是\n\n" == rows.decode(tmp_path / "a.txt")
+    assert "".join(file_text.decoded(tmp_path / "a.txt")) == "café\r\n 这是\n\n" == file_text.decode(tmp_path / "a.txt")
     (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b"}\n\n{"text": "c"}')
-    assert [row.where[-6:] for row in rows.read_rows(tmp_path / "a.jsonl")] == ["line 1", "line 3"]
+    assert [row.where[-6:] for row in read_rows(tmp_path / "a.jsonl")] == ["line 1", "line 3"]
     for bad, line in ((b"a\ncaf\xe9\nb", 2), (b"\xc3", 1), (b"a\n\n\xe8\xbf", 3)):
         (tmp_path / "b.txt").write_bytes(bad)
         with pytest.raises(DataError, match=f"line {line}: not UTF-8"):
-            rows.decode(tmp_path / "b.txt")
+            file_text.decode(tmp_path / "b.txt")
 
 
 def test_a_pipe_is_read_once(tmp_path):
@@ -233,7 +234,7 @@ def test_a_pipe_is_read_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json", "a.json.gz"])
 def test_gzip_and_arrays_are_read_in_parts_too(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "READ_BYTES", 5)
+    monkeypatch.setattr(file_text, "READ_BYTES", 5)
     texts = ["the film", "café 这是"]
     lines = texts if ".txt" in name else [json.dumps({"text": entry}) for entry in texts]
     content = f"[{','.join(lines)}]" if ".json." in f"{name}." else "\n".join(lines)
