@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_mesh(parser, "training batches")
     parser.add_argument(
         "--device-limit", type=flags.byte_count, metavar="BYTES",
-        help="full and lora: refuse a run whose steps need more on a device, as predicted or once compiled: 8GB",
+        help="refuse a run whose steps need more on a device, as predicted or once compiled: 8GB",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that jaxprune wrote")
     parser.add_argument(
@@ -72,13 +72,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     task.split("train")
     model = load_for(task, arguments)
     shared: dict[str, Any] = {"out": work, "resume": arguments.resume, "adapter_out": arguments.adapter_out}
-    shared["mesh"] = mesh
+    shared |= {"mesh": mesh, "device_limit": arguments.device_limit}
     if arguments.teacher is not None:
         shared["teacher"] = flags.load(arguments, arguments.teacher, host=training.teacher_in != "device")
     with progress(arguments.method, arguments.quiet) as on_step, hint(work, has_state):
         shared["on_step"] = on_step
-        if not isinstance(method, PruneLora):
-            shared["device_limit"] = arguments.device_limit
         if isinstance(method, PruneLora):
             tuned = prune_lora(model, task, method, training, **shared)
             heat_map(tuned, work / "importance.png")
@@ -138,8 +136,6 @@ def _settings(arguments: argparse.Namespace) -> tuple[Train, Any]:
     training = Train(seed=arguments.seed, result_dtype=arguments.save_dtype, **of(Train))
     if arguments.trainable and cls is not None:
         raise SettingsError(f"--trainable is for the method full; for {arguments.method} name the leaves in --train.")
-    if arguments.device_limit is not None and cls is PruneLora:
-        raise SettingsError("--device-limit is for the methods full and lora; leave it out.")
     if arguments.adapter_out is not None and cls is None:
         raise SettingsError("--adapter-out needs adapters; choose --method lora or prune-lora.")
     presets: dict[str, Any] = {} if cls is None else {"default": cls()} | (cls.presets() if cls is PruneLora else {})

@@ -16,6 +16,7 @@ from ..finetuning.settings import Train
 from ..report.heat_map import heat_map
 from ..report.progress import progress
 from ..report.tables import facts_table, percent, rounds_table
+from ..runtime.devices import Devices
 from ..runtime.placement import Placement
 from ..settings import in_new_name
 from . import flags
@@ -24,9 +25,7 @@ from .outcome import Outcome, on_disk, scored_as_saved, told_on_disk
 
 CLASSES = {"recap": Recap, "training": Train}
 # Of Train, what RECAP does not read; and the type that --save-dtype says.
-NOT_FLAGS = frozenset(
-    {"epochs", "distill_hidden", "save_minutes", "result_dtype", "shard", "teacher_in", "taught_dtype"}
-)
+NOT_FLAGS = frozenset({"epochs", "distill_hidden", "save_minutes", "result_dtype", "teacher_in", "taught_dtype"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"named settings: {', '.join(Recap.presets())}")
     parser.add_argument("--host", metavar="NAME", help="where the full model is measured, such as cpu:0 (the default)")
     parser.add_argument("--device", metavar="NAME", help="where small models train, such as gpu:0 (JAX's first device)")
+    flags.add_mesh(parser, "training batches")
     parser.add_argument(
-        "--device-limit", type=flags.byte_count, metavar="BYTES", help="stop a run that needs more on the device: 8GB"
+        "--device-limit", type=flags.byte_count, metavar="BYTES", help="stop a run that needs more on a device: 8GB"
     )
     parser.add_argument("--seed", type=flags.seed, default=0, help="orders texts, draws dropout and a new head (0)")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the best small model goes")
@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     settings, training = _settings(arguments)
-    placement = Placement.of(arguments.host, arguments.device)
+    mesh = None if arguments.mesh is None else flags.make_mesh(arguments.mesh)
+    placement = Placement.of(arguments.host, arguments.device, devices=Devices(mesh))
     out, replace_full = arguments.out, arguments.overwrite or arguments.resume  # a run that goes on may have saved it
     work = training_folder(out, arguments.resume, arguments.overwrite, {"--full-out": arguments.full_out})
     if arguments.full_out is not None:
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         model = load_for(task, arguments)
     with progress("recap", arguments.quiet) as on_step, hint(work, has_state):
         result = run_recap(
-            model, task, settings, training, host=placement.host, device=placement.device,
+            model, task, settings, training, host=placement.host, device=arguments.device, mesh=mesh,
             device_limit=arguments.device_limit, out=work, resume=arguments.resume, on_step=on_step,
         )  # fmt: skip
     heat_map(result.model, work / "rounds.png")
@@ -102,6 +103,7 @@ def _outcome(arguments: argparse.Namespace, result: Any, warnings: tuple[str, ..
         **{
             name: training[name] for name in ("batch", "scored_on", "trainable_parameters", "seconds", "device", "host")
         },
+        **{name: training[name] for name in ("mesh",) if name in training},
         "kept_round": training["kept_epoch"],
         "new_head": training["new_head"],
         "compile_seconds": training["compile_seconds"],
@@ -119,6 +121,7 @@ def _outcome(arguments: argparse.Namespace, result: Any, warnings: tuple[str, ..
         "weights on disk": told_on_disk(data),
         "steps an epoch": told_batches(training),
         "device": training["device"],
+        "mesh": ", ".join(f"{axis} {count}" for axis, count in training.get("mesh", {}).items()) or None,
         "peak on the device": f"{training['peak_bytes'] / 2**20:.1f} MiB",
     }
     return Outcome(data, (facts_table(f"recap: {arguments.out}", facts), rounds_table(result.rounds)))

@@ -18,6 +18,7 @@ from ..errors import NumericalError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..model.architecture import ATTENTION, FEED_FORWARD
 from ..pruning.cut import unit_counts
+from ..runtime.memory import program_bytes
 from ..runtime.programs import Programs
 from .losses import summed_losses, targets_of
 
@@ -73,11 +74,13 @@ def gate_importance(
     squared: bool = False,
     programs: Programs | None = None,
     on_batch: Callable[[int], None] | None = None,
+    device_limit: int | None = None,
 ) -> Importance:
     """|dL/dgate| of every head (and neuron), summed over texts, per real token; not yet normalised.
 
     `targets` as for `train`. `squared` sums squares instead: the diagonal of the empirical Fisher information. Without
-    `neurons` theirs are empty arrays. Raises `NumericalError` where a gradient is not finite.
+    `neurons` theirs are empty arrays. Raises `NumericalError` where a gradient is not finite, and `SettingsError` where
+    the compiled program needs more than `device_limit` bytes, before it runs.
     """
     programs = programs or Programs()
     params = jax.tree.map(jnp.asarray, model.params)
@@ -85,6 +88,8 @@ def gate_importance(
     for number, batch in enumerate(batches):
         goal = targets_of(batch, targets)
         static = {"architecture": model.architecture, "neurons": neurons, "squared": squared}
+        if device_limit is not None:
+            _check_program(programs.prepare(gate_sums, params, batch, goal, **static), device_limit)
         sums = programs(gate_sums, params, batch, goal, **static)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         if on_batch:
@@ -97,6 +102,15 @@ def gate_importance(
                 raise NumericalError(f"importance in the {half} of layer {index} is NaN or Inf; check the weights.")
     none = np.zeros(0)
     return Importance([layer[ATTENTION] for layer in total], [layer.get(FEED_FORWARD, none) for layer in total])
+
+
+def _check_program(compiled: Any, limit: int) -> None:
+    needed = program_bytes(compiled)
+    if needed > limit:
+        raise SettingsError(
+            f"measuring importance, compiled, needs {needed:,} bytes on the device, the limit is {limit:,}; hand "
+            "importance in, or take the score magnitude."
+        )
 
 
 def normalised(values: Sequence[np.ndarray]) -> list[np.ndarray]:

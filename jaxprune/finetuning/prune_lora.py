@@ -26,22 +26,26 @@ from ..model import Architecture, Model
 from ..model.architecture import ATTENTION, HALVES
 from ..model.heads import head_of
 from ..pruning.cost import removed, whole_parameters
-from ..pruning.cut import Mask, compose_kept, cut, kept_units, unit_counts
+from ..pruning.cut import compose_kept, cut, kept_units, unit_counts
 from ..pruning.cut_check import check_model, masked_versus_cut
 from ..pruning.methods.magnitude import weight_norms
+from ..runtime.device_limit import check_limit
 from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack
 from .epochs import batches_for, first_steps, masks_of
 from .finetune import chooser, set_aside, trained_paths, tune
-from .importance import Importance, check_importance, gate_importance, least, normalised
+from .importance import Importance, check_importance, gate_importance, normalised
 from .lora import HALF_OF, HEAD, Size, adapters_of, patterns_of, projection_shapes
 from .masters import in_types, result_types
 from .peft import check_adapter_output, check_apart, write_peft
+from .prune_lora_limit import check_before
+from .prune_lora_plan import choose as choose, proportional_ranks as proportional_ranks, rank_plan as rank_plan
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
 from .spread import training_devices
+from .step_limit import remat_asked
 from .teacher import check_teacher, fitting
 from .texts import Texts, encoded_by, prepare
 from .train import check_head, train
@@ -59,6 +63,7 @@ def prune_lora(
     importance: Importance | None = None,
     teacher: Model | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    device_limit: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     adapter_out: str | Path | None = None,
@@ -69,8 +74,9 @@ def prune_lora(
 
     `adapter_out` also writes the adapter as a PEFT folder, with the cut model that it fits in its folder "base".
     `importance` replaces the measurement: any numbers, higher is needed more; they are normalised like ours. The other
-    arguments are those of `finetune`. The result's `provenance.record` holds importance, kept units, ranks and the
-    training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
+    arguments are those of `finetune`; `device_limit` holds for the head's warm-up and for measuring at gates too, and a
+    training that is sure to need more is refused before both. The result's `provenance.record` holds importance, kept
+    units, ranks and the training's books. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
     model = model.with_tokenizer(tokenizer)
     settings.check_for(model.architecture, importance is not None)
@@ -78,6 +84,7 @@ def prune_lora(
     if not head_of(model.architecture).drawn:
         settings = replace(settings, head_steps=0)  # there is no new head to warm up
     check_resume(out, resume)
+    check_limit(device_limit)
     if adapter_out is not None:
         check_adapter_output(adapter_out, resume)
     store = None if out is None else Store(out, resume)
@@ -87,7 +94,7 @@ def prune_lora(
     check_head(model.architecture)
     training.check_for(model.architecture)
     check_teacher(model.architecture, teacher, training)
-    training_devices(mesh, training)
+    devices = training_devices(mesh, training)
     check_model(model)
     _check_room(model.architecture, settings)
     patterns = patterns_of(settings.lora, model.architecture)
@@ -100,8 +107,12 @@ def prune_lora(
     texts = _some_windows(prepare(model, few), samples, training.seed)
     if teacher is not None:  # before the work; `tune` asks again, of all texts
         fitting(teacher, model, few, texts.encoded, partial(encoded_by, few, model.architecture))
+    if importance is not None:
+        check_importance(importance, model.architecture)
+    asked, whole = replace(training, remat=remat_asked(training, store)), set_aside(task, training)
+    check_before(device_limit, model, whole, settings, asked, patterns, importance, devices, teacher)
     if settings.head_steps:
-        model = warm_head(model, set_aside(task, training), settings, training, on_step)
+        model = warm_head(model, whole, settings, training, on_step, device_limit)
     phases["head warm-up"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -111,7 +122,7 @@ def prune_lora(
     batches = [*map(masks_of(texts.encoded, training, 0), packed)]  # words as in the first epoch
     if importance is None:
         progress = lambda done: tell({"phase": "importance", "done": done, "of": len(batches)})  # noqa: E731
-        importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress)
+        importance = measured_importance(model, batches, texts.targets, settings, training.seed, progress, device_limit)
     check_importance(importance, model.architecture)
     heads, neurons = normalised(importance.heads), normalised(importance.neurons)
     phases["importance"] = time.perf_counter() - began
@@ -131,7 +142,7 @@ def prune_lora(
     began = time.perf_counter()
     tuned = tune(
         small, task, training, trainable=patterns, adapters=adapters, teacher=teacher, mesh=mesh, store=store,
-        on_step=on_step,
+        on_step=on_step, device_limit=device_limit,
     )  # fmt: skip
     phases["training"] = time.perf_counter() - began
     if adapter_out is not None and tuned.adapters is not None and not jax.process_index():
@@ -163,7 +174,14 @@ def prune_lora(
     )
 
 
-def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on_step: OnStep | None) -> Model:
+def warm_head(
+    model: Model,
+    task: Task,
+    settings: PruneLora,
+    training: Train,
+    on_step: OnStep | None,
+    device_limit: int | None = None,
+) -> Model:
     """The model with its task head trained for `head_steps` steps: gradients through a random head say little."""
     steps = HEAD_STEPS if settings.head_steps is None else settings.head_steps
     texts = _some_texts(task, steps * training.batch_size, training.seed)
@@ -176,7 +194,9 @@ def warm_head(model: Model, task: Task, settings: PruneLora, training: Train, on
     batches = first_steps(batches_for(ready.encoded, model.architecture, warm), steps)
     renamed = None if on_step is None else lambda event: on_step({**event, "phase": "head"})
     chosen = chooser(model, wanted or [HEAD])
-    warmed = train(model, batches, ready.targets, warm, trainable=chosen, on_step=renamed).model
+    warmed = train(
+        model, batches, ready.targets, warm, trainable=chosen, on_step=renamed, device_limit=device_limit
+    ).model
     return model.replace(params=in_types(warmed.params, result_types(model.params, None)))
 
 
@@ -187,8 +207,9 @@ def measured_importance(
     settings: PruneLora,
     seed: int,
     on_batch: Callable[[int], None] | None = None,
+    device_limit: int | None = None,
 ) -> Importance:
-    """The importance that `settings.score` names."""
+    """The importance that `settings.score` names; measured at gates, in at most `device_limit` bytes on the device."""
     if settings.score == "magnitude":
         norms = weight_norms(model)
         return Importance(*(model.architecture.of_half(half, norms) for half in HALVES))
@@ -197,74 +218,8 @@ def measured_importance(
         return Importance(*([random.rand(n) for n in model.architecture.of_half(half, counts)] for half in HALVES))
     return gate_importance(
         model, batches, targets, neurons=settings.remove_neurons > 0, squared=settings.score == "fisher",
-        on_batch=on_batch,
+        on_batch=on_batch, device_limit=device_limit,
     )  # fmt: skip
-
-
-def choose(
-    heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray], architecture: Architecture, settings: PruneLora
-) -> list[Mask]:
-    """Masks per sublayer, true keeps: without the least important heads, and neurons, of all layers together."""
-    counts = unit_counts(architecture)
-    head_counts, neuron_counts = (architecture.of_half(half, counts) for half in HALVES)
-    gone_heads = round(settings.remove_heads * sum(head_counts))
-    gone_neurons = round(settings.remove_neurons * sum(neuron_counts))
-    if gone_neurons and not sum(len(entry) for entry in neurons):
-        raise SettingsError("remove_neurons needs the importance of neurons; give it, or set remove_neurons to 0.")
-    stay = [np.ones(count, bool) for count in neuron_counts]
-    kept = least(heads, gone_heads), least(neurons, gone_neurons) if gone_neurons else stay
-    masks: dict[str, list[Mask]] = dict(zip(HALVES, kept, strict=True))
-    return [masks[at.half][at.layer] for at in architecture.sublayers()]
-
-
-def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings: PruneLora) -> dict[str, Size]:
-    """The adapter of every projection that still has units, from the importance of all heads before pruning.
-
-    A block counts with the sum over its heads. Raises `SettingsError` where a rank exceeds a projection's width; under
-    a `rank_budget`, ranks stop at the width.
-    """
-    settings, shapes = settings.settled(), projection_shapes(architecture)
-    blocks = np.array([float(np.sum(entry)) for entry in heads])
-    names = [
-        path
-        for path, (inputs, outputs) in shapes.items()
-        if path.rpartition("/")[2] in settings.projections and min(inputs, prod(outputs))
-    ]
-    of_block = [[name for name in names if name.startswith(f"layers/{index}/")] for index in range(len(blocks))]
-    if settings.rank_budget is None:
-        high = set(np.argsort(-blocks, kind="stable")[: settings.high_blocks].tolist())
-        ranks = [int((settings.high_rank if index in high else settings.low_rank) or 0) for index in range(len(blocks))]
-    else:
-        costs = [sum(shapes[name][0] + prod(shapes[name][1]) for name in group) for group in of_block]
-        widest = [min([min(shapes[n][0], prod(shapes[n][1])) for n in group], default=0) for group in of_block]
-        ranks = proportional_ranks(blocks, costs, widest, settings.rank_budget)
-    return {
-        name: Size(ranks[index], settings.alpha, settings.rslora)
-        for index, group in enumerate(of_block)
-        for name in group
-    }
-
-
-def proportional_ranks(blocks: np.ndarray, costs: Sequence[int], widest: Sequence[int], budget: int) -> list[int]:
-    """Ranks in proportion to importance whose adapters have at most `budget` parameters, at least 1 a block.
-
-    Highest averages (D'Hondt): one rank at a time goes to the block with the most importance per rank it would have,
-    as long as one that fits is left. `costs` are parameters of one rank; a block that costs nothing gets no adapter.
-
-    >>> proportional_ranks(np.array([3.0, 1.0]), [10, 10], [8, 8], 85)
-    [6, 2]
-    """
-    ranks = [1 if cost else 0 for cost in costs]
-    left = budget - sum(costs)
-    if left < 0:
-        raise SettingsError(f"rank_budget {budget} is less than rank 1 everywhere takes, {sum(costs)}; raise it.")
-    while True:
-        fits = [i for i, cost in enumerate(costs) if cost and cost <= left and ranks[i] < widest[i]]
-        if not fits:
-            return ranks
-        chosen = max(fits, key=lambda i: (blocks[i] / (ranks[i] + 1), -i))
-        ranks[chosen] += 1
-        left -= costs[chosen]
 
 
 def _some_texts(task: Task, count: int, seed: int) -> Task:

@@ -25,6 +25,33 @@ def within_limit(
     """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
     doubt that says it. Raises `SettingsError` where a step is sure to need more.
     """
+    remat, doubts = _remat(limit, model, parts, batches, settings, devices, teacher)
+    tell(doubts)
+    return replace(settings, remat=remat), doubts
+
+
+def check_predicted(
+    limit: int | None,
+    model: Model,
+    parts: Any,
+    batches: Sequence[Batch],
+    settings: Train,
+    devices: Devices = Devices(),
+    teacher: Model | None = None,
+) -> None:
+    """Raise `SettingsError` as `within_limit` does, and tell nothing: for a model that is not there yet."""
+    _remat(limit, model, parts, batches, settings, devices, teacher)
+
+
+def _remat(
+    limit: int | None,
+    model: Model,
+    parts: Any,
+    batches: Sequence[Batch],
+    settings: Train,
+    devices: Devices,
+    teacher: Model | None,
+) -> tuple[bool, tuple[str, ...]]:
     rows, length = batches[0].ids.shape
 
     def needed(remat: bool) -> dict[str, int]:
@@ -33,9 +60,7 @@ def within_limit(
         )
         return {"a training step": sizes["predicted"]}
 
-    remat, doubts = recomputes(settings.remat, limit, needed)
-    tell(doubts)
-    return replace(settings, remat=remat), doubts
+    return recomputes(settings.remat, limit, needed)
 
 
 def remat_asked(settings: Train, store: Store | None) -> bool | None:

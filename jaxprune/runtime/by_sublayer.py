@@ -18,7 +18,7 @@ from ..model.sublayer import OUTPUT, features_of, project_out, residual, sublaye
 from ..model.transformer import apply_head
 from .programs import Programs
 
-WAITING = 2**30  # bytes of residual streams that wait for their next sublayer
+WAITING = 2**30  # bytes of residual streams that wait for their next sublayer, where nothing else is said
 
 
 @partial(jax.jit, static_argnames="architecture")
@@ -112,7 +112,7 @@ def last_streams(
 ) -> Iterator[tuple[Sequence[Batch], Params, list[Array]]]:
     """Batches that pass every sublayer together; on the device what lies outside the layers, and their last streams."""
     devices = programs.devices
-    size = max(1, WAITING // (4 * architecture.hidden * max(batch.ids.size for batch in batches)))
+    size = max(1, (devices.waiting or WAITING) // (4 * architecture.hidden * max(batch.ids.size for batch in batches)))
     for first in range(0, len(batches), size):
         group = batches[first : first + size]
         outer = devices.fetch(outer_params(params))

@@ -26,6 +26,9 @@ _MODEL_AXES = {
     for projection, leaves in half.items()
     for leaf, axis in leaves.items()
 } | {("embed", "token"): 0, ("head", "kernel"): 1}
+# Of a matrix whose rows lie in two parts, as RECAP trains them, the rows of each.
+_ROWS = {name: 1 for name in ("q", "k", "v", "up", "gate")} | {name: 0 for name in ("o", "down", "token")}
+_PARTS = ("frozen", "trained")
 # Of a low-rank adapter the side that has the projection's units.
 _MODEL_AXES |= {(name, "b"): 1 for name in ("q", "k", "v", "up", "gate")} | {("o", "a"): 0, ("down", "a"): 0}
 
@@ -46,6 +49,7 @@ class Devices:
     mesh: Mesh | None = None
     stream: bool = False
     by_weights: bool = False
+    waiting: int | None = None  # with `stream`, bytes of residual streams that wait for their next sublayer there
 
     def __post_init__(self):
         if self.mesh is None:
@@ -203,10 +207,14 @@ def _spec(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mapping[str, int]
     """Over which axes of a mesh, given by their sizes, those of the weight at `path` are spread; of what they do not
     divide, none.
     """
-    *_, module, name = ("", "", *(str(getattr(key, "key", key)) for key in path))
+    *_, owner, module, name = ("", "", "", *(str(getattr(key, "key", getattr(key, "name", key))) for key in path))
     axes: list[str | None] = [None] * len(shape)
+    if name == "place":  # of the rows of such a matrix: whole numbers, which every device reads
+        return PartitionSpec(*axes)
     divides = lambda axis, over: mesh.get(over, 1) > 1 and shape[axis] > 0 == shape[axis] % mesh[over]  # noqa: E731
     axis = _MODEL_AXES.get((module, name), -1)
+    if name in _PARTS:
+        axis = _ROWS.get(owner if module == "kernel" else module, -1) if module != "bias" else 0
     if axis >= 0 and divides(axis, "model"):
         axes[axis] = "model"
     free = [axis for axis, taken in enumerate(axes) if taken is None and divides(axis, "data")]

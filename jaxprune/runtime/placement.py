@@ -1,5 +1,6 @@
 """Host memory and the device: moving arrays between them, and the books of what was moved and what lived there."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import SettingsError
 from .device_limit import over
+from .devices import Devices
 from .memory import live_bytes
 from .programs import Programs
 
@@ -20,7 +23,9 @@ Where = Any  # a device, its name, such as "gpu:1", or None
 
 @dataclass
 class Books:
-    """What a phase of a run cost. Bytes on the device are those above what lived there before the run."""
+    """What a phase of a run cost. Bytes on the device are those above what lived there before the run; of a mesh, those
+    of its first device.
+    """
 
     seconds: float = 0.0  # all of it, compilation and transfers too
     compile_seconds: float = 0.0
@@ -65,7 +70,9 @@ class Placement:
     """The two places of a run and its books; transfers go through pinned host memory where the device has it.
 
     `host` computes beside the CPU's memory; `device` is the accelerator, the same chip where there is none. `limit` is
-    a number of bytes that a phase must not exceed on the device (None: what the chip has).
+    a number of bytes that a phase must not exceed on the device (None: what the chip has). With a mesh in `devices` its
+    devices together take the device's place, and `device` is the first of them, by which bytes are counted: all hold as
+    much.
     """
 
     host: Device
@@ -73,34 +80,51 @@ class Placement:
     limit: int | None = None
     books: Books = field(default_factory=Books)
     programs: Programs = field(default_factory=lambda: Programs(own={}))
+    devices: Devices = Devices()
 
     @staticmethod
-    def of(host: Where = None, device: Where = None, limit: int | None = None) -> "Placement":
-        """By default the first CPU device and the first device of JAX. Raises `SettingsError`."""
+    def of(
+        host: Where = None, device: Where = None, limit: int | None = None, devices: Devices = Devices()
+    ) -> "Placement":
+        """By default the first CPU device and the first device of JAX, or the mesh. Raises `SettingsError`, also where
+        there is a mesh and a device too.
+        """
         beside = find_device("cpu" if host is None else host, jax.devices)
-        return Placement(beside, find_device(device, lambda: jax.local_devices()[0]), limit)
+        if devices.mesh is None:
+            return Placement(beside, find_device(device, lambda: jax.local_devices()[0]), limit)
+        if device is not None:
+            raise SettingsError(f"device {device} is one device, and a mesh has its own; leave one of the two out.")
+        return Placement(beside, devices.mesh.local_devices[0], limit, devices=devices)
 
     def __post_init__(self):
-        self._home = jax.sharding.SingleDeviceSharding(self.device)
-        kinds = {memory.kind for memory in self.device.addressable_memories()}
-        pinned = "pinned_host" in kinds
-        self._staging = jax.sharding.SingleDeviceSharding(self.device, memory_kind="pinned_host") if pinned else None
+        mesh, alone = self.devices.mesh, jax.sharding.SingleDeviceSharding(self.device)
+        # Where arrays go that every device has whole, and where the rows of a batch do.
+        self.whole = alone if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self.rows = alone if mesh is None else NamedSharding(mesh, PartitionSpec("data"))
+        self._pinned = "pinned_host" in {memory.kind for memory in self.device.addressable_memories()}
         self._phase = ("the run", False)  # its name, and whether programs run on the device
         self._before = self._now()  # bytes that are not the run's: the caller's own
 
-    def to_device(self, tree: Any, wait: bool = True) -> Any:
-        """A copy of NumPy arrays on the device, which shares no memory with them.
+    def of_weights(self, tree: Any) -> Any:
+        """Where each weight of a tree goes that ends as parameters do, for `to_device`."""
+        if self.devices.mesh is None:
+            return jax.tree.map(lambda _: self.whole, tree)
+        return self.devices.shardings(tree)
+
+    def to_device(self, tree: Any, wait: bool = True, places: Any = None) -> Any:
+        """A copy of NumPy arrays on the device, which shares no memory with them; of a mesh, on each device a whole
+        one, or as `places` says (`rows`, or what `of_weights` gives).
 
         It is complete when this returns; or, without `wait`, before any program reads it: for what goes there while the
         device is at work. The books then hold the seconds that the caller was held up.
         """
-        began, staged = time.perf_counter(), None
-        if self._staging is None:
+        began, staged, places = time.perf_counter(), None, self.whole if places is None else places
+        if not self._pinned:
             # A copy: on some backends an array on the device may be a view of NumPy's memory.
-            moved = jax.device_put(jax.tree.map(np.array, tree), self._home)
+            moved = jax.device_put(jax.tree.map(np.array, tree), places)
         else:
-            staged = jax.device_put(tree, self._staging)
-            moved = jax.device_put(staged, self._home)
+            staged = jax.device_put(tree, jax.tree.map(lambda at: at.with_memory_kind("pinned_host"), places))
+            moved = jax.device_put(staged, places)
         if wait:
             jax.block_until_ready(moved)
         free(staged)  # the runtime holds a buffer until what reads it is done
@@ -108,6 +132,10 @@ class Placement:
         self.books.transfer_seconds += time.perf_counter() - began
         self.look()
         return moved
+
+    def streaming(self, waiting: int) -> Devices:
+        """Weights that come from host memory to `device`, one sublayer at a time, and are booked."""
+        return _Booked(stream=True, waiting=waiting, placement=self)
 
     def to_host(self, tree: Any, keep: bool = False) -> Any:
         """NumPy copies of arrays on the device, which are freed there unless `keep`."""
@@ -154,6 +182,15 @@ class Placement:
             raise over(name, taken, self.limit, "took")
 
 
+@dataclass(frozen=True)
+class _Booked(Devices):
+    placement: Any = None
+
+    def fetch(self, tree: Any) -> Any:
+        alone = jax.sharding.SingleDeviceSharding(self.placement.device)
+        return self.placement.to_device(tree, wait=False, places=alone)
+
+
 def free(tree: Any) -> None:
     """Give the memory of arrays back at once. Donating across kinds of memory is not to be had on every backend."""
     for leaf in jax.tree.leaves(tree):
@@ -162,5 +199,11 @@ def free(tree: Any) -> None:
 
 
 def size(tree: Any) -> int:
-    """Bytes of all arrays of a tree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    """Bytes of all arrays of a tree; of what lies on several devices, those of one."""
+
+    def leaf(array: Any) -> int:
+        if not isinstance(array, jax.Array):
+            return array.nbytes
+        return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+
+    return sum(map(leaf, jax.tree.leaves(tree)))

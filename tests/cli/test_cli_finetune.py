@@ -83,6 +83,7 @@ def test_a_method_leaves_one_folder_that_loads(cli, inputs, tmp_path, method, mo
         ("full", ("--epochs", 0), "epochs must be at least 1, got 0."),
         ("full", ("--distill", 0.5), "distillation needs a teacher"),
         ("prune-lora", ("--remove-heads", 40), "--remove-heads must lie in [0, 1], got 40.0."),
+        ("prune-lora", ("--device-limit", 1000), "a training step is predicted to need"),
         ("prune-lora", ("--trainable", "head/*"), "--trainable is for the method full"),
     ],
 )

@@ -47,6 +47,9 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
             ("--device-limit", "all"),
             "'all' is no number of bytes; write 8000000000, 8GB or 7.5GiB; see jaxprune recap --help.",
         ),
+        (("--shard", "weights"), "shard (weights) has no effect without a mesh"),
+        (("--mesh", "data=1", "--device", "cpu:0"), "device cpu:0 is one device, and a mesh has its own"),
+        (("--mesh", "data=1", "--shard", "weights", "--device-limit", 1000), "the limit is 1,000"),
         (("--epochs", 3), "unrecognized arguments: --epochs 3"),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ...checkpoint.load import NEW_WEIGHTS
@@ -33,10 +34,11 @@ from ..fingerprint import training_fingerprint
 from ..masters import result_types
 from ..run_store import Saved, Store, check_resume
 from ..settings import Train
+from ..spread import check_spread, training_devices
 from ..step_limit import remat_asked
 from ..texts import Texts, prepare
 from ..train import check_targets
-from .phase_bytes import phase_bytes, uniform
+from .phase_bytes import abstract_parts, least_frozen, phase_bytes, uniform
 from .recapped import Recapped, finished
 from .rounds import one_round
 from .run import HostState, RecapRun, first_state
@@ -52,6 +54,7 @@ def recap(
     *,
     host: Where = None,
     device: Where = None,
+    mesh: jax.sharding.Mesh | None = None,
     device_limit: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -63,8 +66,10 @@ def recap(
 
     `model` may be dense or pruned. `host` and `device` are JAX devices or names ("cpu:0", "gpu:0"): where the full
     model is measured, and where a small one trains; by default the first CPU and JAX's first device. To keep the full
-    model off the device, load it under `jax.default_device` of the host. `device_limit`, bytes, stops a run that needs
-    more there; where `training.remat` is open, layers are recomputed if a run fits only so. `out` is a folder for the
+    model off the device, load it under `jax.default_device` of the host. `mesh` takes the place of `device`: the small
+    model trains on its devices as `finetune` does on them (`training.shard`), and with `settings.measure_on` "device"
+    they share each batch's rows there; one process has all of them. `device_limit`, bytes, stops a run that needs more
+    on a device; where `training.remat` is open, layers are recomputed if a run fits only so. `out` is a folder for the
     log and the state after every round: a run that was killed goes on with `resume=True`, to the same numbers.
     `settings` says how many epochs there are; `training.epochs` stays open. What trains is float32 on the host and on
     the device; every parameter of the result, and of the model that is scored, has the type it was loaded in, or
@@ -79,8 +84,8 @@ def recap(
     `provenance.record` holds all of it by round. Raises `DataError`, `SettingsError`, `NumericalError`, `OutputError`.
     """
     return run_recap(
-        model, task, settings, training, host=host, device=device, device_limit=device_limit, out=out, resume=resume,
-        on_phase=on_phase, on_step=on_step, tokenizer=tokenizer,
+        model, task, settings, training, host=host, device=device, mesh=mesh, device_limit=device_limit, out=out,
+        resume=resume, on_phase=on_phase, on_step=on_step, tokenizer=tokenizer,
     ).model  # fmt: skip
 
 
@@ -92,6 +97,7 @@ def run_recap(
     *,
     host: Where = None,
     device: Where = None,
+    mesh: jax.sharding.Mesh | None = None,
     device_limit: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -104,7 +110,13 @@ def run_recap(
     model = model.with_tokenizer(tokenizer)
     check_limit(device_limit)
     check_resume(out, resume)
-    settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit)
+    devices = training_devices(mesh, training)
+    if mesh is not None and jax.process_count() > 1:
+        raise SettingsError(
+            f"RECAP has the full model in the memory of one process, and there are {jax.process_count()}; start one, "
+            "with a mesh of its own devices."
+        )
+    settings, placement = settings.resolved(model.architecture), Placement.of(host, device, device_limit, devices)
     store = None if out is None else Store(out, resume)
     asked, training = remat_asked(training, store), _resolved(model, settings, training)
     task = set_aside(task, training)
@@ -112,7 +124,7 @@ def run_recap(
     untaught = replace(training, distill=0.0, temperature=None)  # the full model is the teacher
     check_targets(model, texts.targets, untaught, None)
     check_model(model)
-    batches = remembered(batches_for(texts.encoded, model.architecture, training))
+    batches = remembered(batches_for(texts.encoded, model.architecture, training, devices))
     first, nothing = batches(0), lambda event: None
     start = first_state(model, settings)
     run = RecapRun(
@@ -162,12 +174,13 @@ def _within(run: RecapRun, first: Sequence[Batch], asked: bool | None) -> tuple[
     so. Raises `SettingsError` before the work where a phase is sure to need more.
     """
     dense, (rows, length) = run.model.architecture, first[0].ids.shape
-    small = uniform(dense, run.settings.remove)
+    small, devices = uniform(dense, run.settings.remove), run.placement.devices
+    check_spread(devices, abstract_parts(small, least_frozen(run.settings), types=run.kept_types))
 
     def needed(remat: bool) -> dict[str, int]:
         training = replace(run.training, remat=remat)
         return phase_bytes(
-            dense, small, run.settings, training, rows, length, run.tokens, run.kept_types, run.result_types
+            dense, small, run.settings, training, rows, length, run.tokens, run.kept_types, run.result_types, devices
         )
 
     remat, doubts = recomputes(asked, run.placement.limit, needed)
@@ -193,7 +206,6 @@ def _resolved(model: Model, settings: Recap, training: Train) -> Train:
         check_effect(training, ("epochs",), f"in RECAP, whose own settings say how many there are ({said})")
     if settings.outer == "train" and not any(map(settings.freeze_at, range(settings.rounds))):
         check_effect(training, ("frozen_dtype",), "with freeze 0, where every weight trains")
-    check_effect(training, ("shard",), "in RECAP, which trains on one device")
     check_effect(training, ("teacher_in", "taught_dtype"), "in RECAP, whose full model teaches from the host")
     check_effect(training, ("save_minutes",), "in RECAP, which keeps its state after every round")
     if training.distills and settings.rounds == 1 and _new_head(model):

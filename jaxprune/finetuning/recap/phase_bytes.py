@@ -14,6 +14,7 @@ from ...model.partial_rows import Split
 from ...model.sublayer import INPUTS, OUTPUT
 from ...model.transformer import whole_pass
 from ...runtime.by_sublayer import outer_params
+from ...runtime.devices import Devices
 from ...runtime.memory import program_bytes, temp_bytes
 from ..lora import count
 from ..settings import Train
@@ -27,12 +28,15 @@ from ..training_bytes import (
     in_frozen_type,
     moment_bytes,
     update_bytes,
+    whole_bytes,
     wide_copies,
 )
 from .selection import trained_count
 from .settings import Recap
 from .sweep import Form, compiled_sweep
 from .tuning import trainable_of
+
+STREAMS = 3  # of a training batch, in bytes: what texts that are scored take of the device
 
 
 def uniform(architecture: Architecture, remove: float) -> Architecture:
@@ -102,8 +106,10 @@ def phase_bytes(
     tokens: np.ndarray | int | None = None,
     types: Params | None = None,
     results: Params | None = None,
+    devices: Devices = Devices(),
 ) -> dict[str, int]:
-    """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens.
+    """The predicted peak on the device by phase, for batches of `rows` rows of `length` tokens; of a mesh in `devices`
+    that on each of them.
 
     Exact but for activations, which are estimates (`activation_bytes`). `tokens` are the token embeddings that train
     where only those that occur do. `types` are those of the full model's parameters on the host, `results` those of the
@@ -112,10 +118,12 @@ def phase_bytes(
     training = training.resolved(small, adapted=False)
     touched = None if tokens is None else int(np.sum(tokens))
     parts = abstract_parts(small, least_frozen(settings), touched, types)
-    chosen = select(parts, trainable_of(settings, small))[0]
-    trained, trains = FLOAT * count(chosen), {id(leaf) for leaf in jax.tree.leaves(chosen)}
-    tuned, moments = held_bytes(in_frozen_type(parts, training, trains)), moment_bytes(chosen, training)
-    stream = FLOAT * rows * length * small.hidden
+    chosen, frozen = select(parts, trainable_of(settings, small))
+    trains, own = {id(leaf) for leaf in jax.tree.leaves(chosen)}, devices.part(chosen)
+    trained, moments = FLOAT * count(own), moment_bytes(own, training)
+    tuned = held_bytes(own) + held_bytes(devices.part(in_frozen_type(frozen, training)))
+    stream, share = FLOAT * rows * length * small.hidden, -(-rows // devices.data)
+    part = stream * share // rows
     sweep = 0
     if settings.measure_on == "device":
         full = abstract(dense, types)
@@ -124,21 +132,29 @@ def phase_bytes(
         outer = held_bytes(outer_params(full))
         # Of all batches' streams those of one are there; and what is outside the layers while none of them is, with the
         # logits of a slice of tokens and their gradient.
-        going = 2 * layer + 2 * stream + activation_bytes(one, rows, length, Train(dropout=0.0), trained=1.0)
+        going = 2 * layer + 2 * part + activation_bytes(one, share, length, Train(dropout=0.0), trained=1.0)
         language = head_of(dense).language is not None
         words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
-        sweep = max(outer + 2 * stream + words, going)
-    activations = activation_bytes(small, rows, length, training, 1 - least_frozen(settings), chosen)
-    activations = max(activations, update_bytes(chosen, training))
+        sweep = max(outer + 2 * part + words, going)
+    # Each device of the mesh's axis model multiplies with some rows of every matrix, and then has all they give.
+    activations = activation_bytes(small, share, length, training, 1 - least_frozen(settings), own)
+    activations = max(activations, update_bytes(own, training))
+    if devices.by_weights:
+        activations += whole_bytes(small, in_frozen_type(parts, training, trains), trains, training, devices)
     taught = 0
     if training.distills and head_of(small).language is not None:
         # What is said of two batches, one of which is on its way; and the teacher's vocabulary, where ours moves.
-        taught = 2 * rows * length * small.hidden * np.dtype(training.dtype).itemsize
+        taught = 2 * share * length * small.hidden * np.dtype(training.dtype).itemsize
         if settings.outer != "frozen":
-            taught += held_bytes(in_frozen_type(vocabulary(abstract(dense, types), dense), training))
+            taught += held_bytes(devices.part(in_frozen_type(vocabulary(abstract(dense, types), dense), training)))
     rounded = abstract_parts(small, least_frozen(settings), touched, results)
-    back = trained + held_bytes(select(rounded, trainable_of(settings, small))[1])
+    back = trained + held_bytes(devices.part(select(rounded, trainable_of(settings, small))[1]))
     widest = FLOAT * rows * length * max(size.neurons for size in small.layers)
+    scored = held_bytes(rounded)
+    if devices.splits:  # one sublayer at a time, while the next comes and the last goes
+        whole = abstract(small, results)
+        halves = [held_bytes(half) for layer in whole["layers"] for half in layer.values()]
+        scored = held_bytes(outer_params(whole)) + 3 * max(halves)
     copies = max(wide_copies(rounded, in_turn=True), _vocabulary_copy(rounded, small))
     return {
         "importance": sweep,
@@ -148,7 +164,7 @@ def phase_bytes(
         "tuning": max(tuned + trained + moments + activations + taught, back + moments),
         "write back": back + moments,
         # What trained is rounded leaf by leaf, so it is never there twice.
-        "evaluation": max(back, held_bytes(rounded) + copies) + 3 * stream + 2 * widest,
+        "evaluation": max(back, scored + copies) + STREAMS * stream + 2 * widest,
     }
 
 

@@ -52,8 +52,9 @@ def finished(
     dense = run.model.architecture
     rows, slots = first[0].ids.shape
     predicted = phase_bytes(
-        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types
-    )
+        dense, small_architecture, settings, training, rows, slots, run.tokens, run.kept_types, run.result_types,
+        run.placement.devices,
+    )  # fmt: skip
     measured = {name: max(entry["phases"][name]["peak_bytes"] for entry in records) for name in records[0]["phases"]}
     seconds = [entry["seconds"] for entry in records]
     record = before.record
@@ -80,11 +81,10 @@ def finished(
         "device_bytes": {"predicted": predicted, "measured": measured},
         "peak_bytes": max(measured.values()),
     }
-    warnings = list(
-        dict.fromkeys(
-            [*warnings, *texts.warnings, *run.doubts, *batch_doubts(first, training), *records[kept_round]["warnings"]]
-        )
-    )
+    mesh, doubts = run.placement.devices.mesh, batch_doubts(first, training, run.placement.devices)
+    if mesh is not None:
+        notes["mesh"] = {**mesh.shape, "processes": jax.process_count()}
+    warnings = list(dict.fromkeys([*warnings, *texts.warnings, *run.doubts, *doubts, *records[kept_round]["warnings"]]))
     tell(warnings)
     rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
     result = run.model.replace(

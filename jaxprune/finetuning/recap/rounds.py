@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...evaluation.evaluate import evaluate
+from ...evaluation.evaluate import Evaluation, evaluate
 from ...model import Architecture, Params
 from ...model.architecture import ATTENTION, FEED_FORWARD
 from ...model.heads import head_of
@@ -20,6 +20,8 @@ from ..lora import count
 from ..masters import in_types
 from ..step import merge, select
 from ..taught import Taught
+from ..training_bytes import FLOAT
+from .phase_bytes import STREAMS
 from .run import HostState, RecapRun
 from .scatter import (
     KeptIndices,
@@ -38,7 +40,7 @@ from .scatter import (
 from .selection import Units, choose_units, measured_ahead, refitted, swept, train_rows
 from .settings import Recap
 from .sweep import Rows
-from .tuning import BETAS, AdamMoments, decayed, in_float32, trainable_of, tune_round, whole_parts, zeros
+from .tuning import BETAS, AdamMoments, TunedRound, decayed, in_float32, trainable_of, tune_round, whole_parts, zeros
 
 
 class Chosen(NamedTuple):
@@ -108,11 +110,9 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             moments = AdamMoments(
                 *[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples]
             )
+    best = cut_params(params, chosen.kept) if best is None else best
     with run.phase("evaluation", number, phases, True, run.of_shape("evaluation", small)):
-        there = in_types(whole_parts(tuned), run.result_types, free)
-        model = run.model.replace(architecture=small, params=there)
-        scored = evaluate(model, run.task, split=run.split_name, programs=run.placement.programs)
-        free(there)
+        scored = _scored(run, small, tuned, best)
     record = {
         "round": number,
         "score": scored.score,
@@ -134,11 +134,28 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
         "seconds_ahead": 0.0 if coming is None else coming.seconds,
         "phases": phases,
     }
-    best = cut_params(params, chosen.kept) if best is None else best
     after = HostState(params, moments, units.average, masks, state.best, state.coming)
     if coming is not None:
         after = after._replace(average=coming.units.average, coming=coming.units.masks)
     return after, best, record
+
+
+def _scored(run: RecapRun, small: Architecture, tuned: TunedRound, best: Params) -> Evaluation:
+    """The small model's scores, on one device: with the weights that are there, which are consumed; or, where several
+    have a part of them each, from host memory (`best`) one sublayer at a time.
+    """
+    placement = run.placement
+    if placement.devices.splits:
+        free(whole_parts(tuned))
+        there, params = None, in_types(best, run.result_types)
+        placement.programs.devices = placement.streaming(STREAMS * FLOAT * run.batches(0)[0].ids.size * small.hidden)
+    else:
+        there = in_types(whole_parts(tuned), run.result_types, free)
+        params = there if placement.devices.mesh is None else jax.tree.map(lambda leaf: leaf.addressable_data(0), there)
+    model = run.model.replace(architecture=small, params=params)
+    scored = evaluate(model, run.task, split=run.split_name, programs=placement.programs)
+    free(there)
+    return scored
 
 
 def _taught(run: RecapRun, state: HostState, number: int) -> Taught:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from threading import Event
 from typing import Any, NamedTuple
@@ -106,12 +107,13 @@ def refitted(run: RecapRun, state: HostState, units: Units, number: int) -> Para
 
 
 def swept(run: RecapRun, params: Params, masks: list[Mask], form: Form, number: int, tell: OnStep) -> Any:
-    batches, on_device = run.sampled(number), run.settings.measure_on == "device"
+    batches, placement, on_device = run.sampled(number), run.placement, run.settings.measure_on == "device"
     name = "masking" if form == "fisher" else "importance"
     return sweep(
         params, run.model.architecture, batches, run.targets, masks,
-        form=form, place=run.placement.to_device if on_device else run.placement.on_host, programs=run.sweeps,
-        keep=run.placement.to_host if on_device else None,
+        form=form, place=placement.to_device if on_device else placement.on_host, programs=run.sweeps,
+        rows=partial(placement.to_device, places=placement.rows) if on_device else None,
+        keep=placement.to_host if on_device else None,
         on_part=lambda done, of: tell({"phase": name, "done": done, "of": of}),
     )  # fmt: skip
 

@@ -109,6 +109,7 @@ def sweep(
     form: Form,
     place: Callable[[Any], Any],
     programs: Programs,
+    rows: Callable[[Any], Any] | None = None,
     keep: Callable[[Any], Any] | None = None,
     on_part: Callable[[int, int], None] = lambda done, of: None,
 ) -> Any:
@@ -116,18 +117,19 @@ def sweep(
 
     weights: per sublayer [units], Σ (w·g)² with g the gradient of a batch's mean loss. gates: per sublayer [units], the
     mean over texts of (Σ w·g)², which is the squared gradient to the unit's gate. fisher: `Rows` of Σ g².
-    `place` brings a tree to where it is computed; of `params`, one layer at a time is there. `keep` takes residual
-    streams from there to host memory: each layer is then placed twice in all, for all batches. Without it a batch goes
-    all the way before the next one, and its streams stay; the numbers are the same to the bit. Units that the masks
+    `place` brings a tree to where it is computed; of `params`, one layer at a time is there. `rows` does so with what
+    has the rows of a batch, which a mesh shares (None: as `place`). `keep` takes residual streams from there to host
+    memory: each layer is then placed twice in all, for all batches. Without it a batch goes all the way before the next
+    one, and its streams stay; the numbers are the same to the bit. Units that the masks
     `kept` remove write nothing. `on_part` hears how many parts of how many are done. Raises `NumericalError` where a
     number is not finite.
     """
-    depth = len(architecture.layers)
+    depth, rows = len(architecture.layers), rows or place
     gates = place(architecture.by_layer([mask.astype(np.float32) for mask in kept]))
     groups = [[batch] for batch in batches] if keep is None else [batches]
     total: list[Any] = [None] * depth
     for number, group in enumerate(groups):
-        walk = _up_and_down(params, architecture, group, targets, gates, form, place, keep, programs)
+        walk = _up_and_down(params, architecture, group, targets, gates, form, place, rows, keep, programs)
         for passed, (index, scores) in enumerate(walk):
             for entry in scores:
                 share = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / len(batches), entry)
@@ -150,16 +152,17 @@ def _up_and_down(
     gates: Sequence[Any],
     form: Form,
     place: Callable[[Any], Any],
+    rows: Callable[[Any], Any],
     keep: Callable[[Any], Any] | None,
     programs: Programs,
 ) -> Iterator[tuple[int, list[Any]]]:
     """Every layer that was passed, by its number, first upwards; on the way down with what `form` asks, by batch."""
     static, away = {"architecture": architecture}, keep or jax.block_until_ready
-    back = place if keep is not None else lambda tree: tree
+    back = rows if keep is not None else lambda tree: tree
     outer = place(outer_params(params))
-    streams = [[away(programs(start, outer, place(batch), **static)) for batch in batches]]
+    streams = [[away(programs(start, outer, rows(batch), **static)) for batch in batches]]
     # Pixels are read once; what the layers read of a batch is small.
-    read = [place(batch._replace(patches=None)) for batch in batches]
+    read = [rows(batch._replace(patches=None)) for batch in batches]
     del outer
     for index in range(len(architecture.layers)):
         layer, kind = place(params["layers"][index]), architecture.of_layer(index)
@@ -172,7 +175,7 @@ def _up_and_down(
         yield index, []
     outer, last, cotangents, counts = place(outer_params(params)), streams.pop(), [], []
     for number, batch in enumerate(read):
-        goal = place(targets_of(batches[number], targets))
+        goal = rows(targets_of(batches[number], targets))
         cotangents.append(away(programs(_top, outer, back(last[number]), batch, goal, **static)))
         counts.append(unit_count(batch, goal, architecture))
     del outer, last

@@ -124,7 +124,7 @@ def tune_round(
     since: int,
     on_step: Callable[[int, float], None],
 ) -> TunedRound:
-    """Train a split model on the device for some epochs; step and rate go on from `done` of `steps`.
+    """Train a split model on the device, or the mesh, for some epochs; step and rate go on from `done` of `steps`.
 
     What is frozen is there in `training.frozen_dtype`, and then in `types`, those of the model that is scored.
 
@@ -136,24 +136,28 @@ def tune_round(
     state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
                      training, steps=steps, done=done, since=since)  # fmt: skip
     resting = at_rest(frozen, training.frozen_dtype)
-    state, there = placement.to_device(state), placement.to_device(resting)
-    key = jax.device_put(jax.random.key(training.seed), jax.sharding.SingleDeviceSharding(placement.device))
+    send = lambda tree: placement.to_device(tree, places=placement.of_weights(tree))  # noqa: E731
+    rows_there = partial(placement.to_device, places=placement.rows)
+    state, there = send(state), send(resting)
+    key = jax.device_put(jax.random.key(training.seed), placement.whole)
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
-    own = placement.to_device(at_rest(words, training.frozen_dtype)) if words is not None else None
+    if placement.devices.mesh is not None:
+        static["devices"] = placement.devices
+    own = send(at_rest(words, training.frozen_dtype)) if words is not None else None
     lesson = own
     if taught is not None and head_of(architecture).language is not None:
         static["teacher"] = architecture
         lesson = vocabulary(there, architecture) if own is None else own
     constants, todo = Frozen(there, [], lesson), _arrays(epochs, targets, taught, architecture, counts)
-    coming = placement.to_device(next(todo))
+    coming = rows_there(next(todo))
     while coming is not None:
         arrays, clock = coming, Clock(np.int32(done), np.int32(steps), highest, key)  # type: ignore[arg-type]
         batch, goal, *guide = arrays
         state, value = placement.programs(train_step, state, constants, batch, goal, clock, *guide, **static)
         # The device is at work: the next batch goes there before anything waits for this one's loss.
         following = next(todo, None)
-        coming = None if following is None else placement.to_device(following, wait=False)
+        coming = None if following is None else rows_there(following, wait=False)
         losses.append(float(value))
         free(arrays)
         done += 1
@@ -182,8 +186,9 @@ def in_result_types(there: Params, frozen: Params, types: Params, placement: Pla
     def leaf(dtype: np.dtype, rested: Any, whole: Any) -> Any:
         if rested.dtype in (whole.dtype, dtype):
             return in_types(rested, dtype, free)
+        place = rested.sharding
         free(rested)
-        return placement.to_device(in_types(whole, dtype))
+        return placement.to_device(in_types(whole, dtype), places=place)
 
     part = lambda dtype, *trees: jax.tree.map(partial(leaf, dtype), *trees)  # noqa: E731
     return jax.tree.map(part, types, there, frozen)
