@@ -155,7 +155,7 @@ def test_arrays_that_are_none_are_named():
             "input_ids is str of <U6, expected whole numbers [rows, length]; give what a tokenizer calls so.",
         ),
         (lambda: loose.logits(model, [[1.5, 2.0]]), "input_ids is list of float64, expected whole numbers"),
-        (lambda: loose.logits(model, [[1, 2]], Odd()), "attention_mask holds object of shape (), expected"),
+        (lambda: loose.logits(model, [[1, 2]], Odd()), "attention_mask is Odd of object, expected"),
         (lambda: loose.generate_ids(model, 3), "prompts is 3, expected lists of whole numbers, or an array"),
         (lambda: loose.tasks.of_ids(3, 3), "ids is 3, expected a row of whole numbers for every"),
         (lambda: loose.Calibration.of_ids([[1, 2]], 3), "mask is 3, expected a row of whole numbers for every"),

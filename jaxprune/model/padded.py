@@ -92,7 +92,9 @@ def _integers(values: Any, name: str, below: int | None, shown: Any = None) -> A
     Padding may have any number: slots where the mask `shown` is 0.
     """
     if isinstance(values, jax.Array):  # NumPy cannot hold traced ones, and looking at others would wait for them
-        if values.dtype.kind not in ("iub" if below != 2 else "iubf"):  # a fraction would lose what follows the point
+        if values.dtype.kind not in (
+            "iubf" if name == "attention_mask" else "iub"
+        ):  # a fraction would lose what follows the point
             raise DataError(f"{name} holds {values.dtype} of shape {values.shape}, expected whole numbers.")
         return jnp.asarray(values, jnp.int32)
     try:
