@@ -19,10 +19,11 @@ from ..checkpoint.files import one_line
 from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.known_families import family_named
 from ..checkpoint.layout import fused, holder_of
-from ..checkpoint.load import file_shape, tensor_names
 from ..checkpoint.manifest import check_finite, named_parameters
+from ..checkpoint.output_folder import check_home, check_writable
 from ..checkpoint.read import Stored
-from ..checkpoint.write import check_writable, save
+from ..checkpoint.tensor_names import file_shape, tensor_names
+from ..checkpoint.write import save
 from ..errors import OutputError, SettingsError
 from ..model import Architecture, Model
 from .lora import Adapters, Plan, each_adapter, projection_shapes
@@ -52,6 +53,7 @@ def check_adapter_output(folder: str | Path, again: bool = False) -> None:
 
     `again`: the run is one that goes on, and may have written an adapter there before it was stopped.
     """
+    check_home(folder)
     folder = Path(folder)
     ours = {CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER} if again else set()
     if folder.exists() and (not folder.is_dir() or any(path.name not in ours for path in folder.iterdir())):

@@ -16,10 +16,10 @@ from ..checkpoint.files import inside, listed, one_line
 from ..checkpoint.head_names import HEAD_NAMES
 from ..checkpoint.known_families import family_named
 from ..checkpoint.layout import separated
-from ..checkpoint.load import file_shape
 from ..checkpoint.manifest import check_finite, named_parameters
 from ..checkpoint.pickle_free import read_bin
 from ..checkpoint.read import Stored
+from ..checkpoint.tensor_names import file_shape
 from ..checks import checked
 from ..doubts import tell
 from ..errors import CheckpointError

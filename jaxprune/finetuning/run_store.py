@@ -17,6 +17,7 @@ import numpy as np
 
 from ..checkpoint.files import sha256
 from ..checkpoint.manifest import MANIFEST
+from ..checkpoint.output_folder import check_home
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..jsonio import plain, write_json
 from ..settings import settings_as_now
@@ -49,6 +50,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path, resume: bool = False):
+        check_home(folder)
         self.folder = Path(folder)
         self.last: int | None = None  # steps of the newest state on disk
         self._saved_at = time.monotonic()

@@ -308,6 +308,14 @@ def test_a_finished_run_resumes_without_training(model, task, straight, tmp_path
     jax.tree.map(np.testing.assert_array_equal, again.params, straight[1].params)
 
 
+def test_folders_of_a_run_are_written_out(model, task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in ({"out": "~/run"}, {"adapter_out": "~/adapter", "lora": jp.Lora()}):
+        with pytest.raises(OutputError, match="begins with the home folder's short name"):
+            jp.finetune(model, task, SETTINGS, **arguments)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_earlier_run_is_not_overwritten_or_mixed(model, task, tmp_path):
     jp.finetune(model, task, SETTINGS, out=tmp_path / "run")
     with pytest.raises(OutputError, match="holds an earlier run"):
