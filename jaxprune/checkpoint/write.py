@@ -36,7 +36,7 @@ from .manifest import (
     named_parameters,
 )
 from .notes import to_save, write_tokenizer
-from .output_folder import RUN_FILES, check_output, check_writable, reason_of
+from .output_folder import RUN_FILES, check_output, reason_of
 from .read import Stored, source_hash
 from .sentence_files import write_sentence
 
