@@ -31,7 +31,7 @@ import numpy as np
 from kprune_glue import machine
 from smollm import method_of
 
-LENGTH, ROWS = 256, 8  # tokens of a window that trains, windows a step
+LENGTH, ROWS = 256, 2  # tokens of a window that trains, windows a step
 MOVING = "layers/*", "final_norm/*"  # no embeddings, as in `Recover`
 PROJECTIONS = "q", "k", "v", "o", "up", "gate", "down"
 
