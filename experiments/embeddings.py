@@ -260,6 +260,17 @@ def table(rows: list[dict[str, Any]], digits: int = 4) -> list[str]:
     return out
 
 
+def cost(line: dict[str, Any]) -> str:
+    """What a first budget took, for which everything is measured."""
+    return (
+        f"K-prune's first budget took {line['seconds']:.0f} s beside other work, {line['dense_forwards']:.1f} times a "
+        f"dense forward pass over its texts, and {line['peak_bytes'] / 1e9:.2f} GB at its peak."
+    )
+
+
+TRIED = "## What was tried"  # from there on a page is written by hand, and stays
+
+
 SAID = {
     "stsb": "Spearman's correlation on STS-B's validation pairs, calibrated on 512 sentences of its training pairs",
     "c4": "The same, calibrated on 512 texts of C4",
@@ -298,6 +309,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             else:
                 out += [f"## {model}: {section}", "", f"{SAID[section]}. Dense: {last['dense']:.4f}.", ""]
                 out += [f"<!-- {model} {section} -->", *table(some), f"<!-- /{model} {section} -->"]
+                first = next((row for row in some if row["method"] == "kprune" and section == "stsb"), None)
+                if first is not None:
+                    out += ["", cost(first)]
             out += ["", f"Last line by {about}", ""]
     return "\n".join(out)
 
@@ -318,7 +332,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="make the page of the lines in --out")
     args = parser.parse_args()
     if args.write is not None:
-        args.write.write_text(page([json.loads(line) for line in args.out.read_text().splitlines()]))
+        before = args.write.read_text() if args.write.exists() else ""
+        kept = f"\n{before[before.index(TRIED) :]}" if TRIED in before else ""
+        args.write.write_text(page([json.loads(line) for line in args.out.read_text().splitlines()]) + kept)
     else:
         measure(args)
 
