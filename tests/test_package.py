@@ -74,7 +74,7 @@ def test_package_is_small():
     folder = Path(jaxprune.__file__).parent
     files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
     assert {"model.safetensors", "tokenizer.json", "NOTICE", *ROWS} <= {file.name for file in files}
-    assert sum(file.stat().st_size for file in files) <= 4_500_000
+    assert sum(file.stat().st_size for file in files) <= 4_700_000
 
 
 def test_demo_data_fits_the_demo_model():

@@ -47,7 +47,7 @@ def check_before(
     weights = adapters_of(plan, small, training.seed).weights if plan else []
     shapes, types = parameter_shapes(small), result_types(model.params, None)
     left = Model(small, jax.tree.map(lambda dtype, shape: jax.ShapeDtypeStruct(shape, dtype), types, shapes))
-    batches = batches_for(prepare(model, task, masking=True).encoded, small, training, devices)(0)
+    batches = batches_for(prepare(model, task).encoded, small, training, devices)(0)
     leaves = select(left.params, chooser(left, patterns))[0], weights
     check_predicted(limit, left, leaves, batches, training, devices, teacher)
 

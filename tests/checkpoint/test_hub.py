@@ -103,11 +103,12 @@ def test_paths_are_never_taken_for_hub_ids(name, monkeypatch):
 def test_what_names_no_checkpoint_at_all(tmp_path):
     # A process of its own: here, the type checker would answer before we do.
     script = "import jaxprune as jp\nfor source in (3, None, '', b'bert'):\n  try: jp.load(source)\n"
-    script += "  except jp.errors.CheckpointError as error: print(error)"
+    script += "  except (jp.errors.CheckpointError, jp.errors.SettingsError) as error: print(error)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for line, source in zip(done.stdout.splitlines(), (3, None, "", b"bert"), strict=True):
-        assert line.startswith(f"the checkpoint to load is {source!r}, expected a text or path; give a checkpoint's")
+    number, nothing, blank, raw = done.stdout.splitlines()
+    assert [number, nothing, raw] == [f"source is {what}; pass a path." for what in ("3", "None", "a bytes")]
+    assert blank.startswith("the checkpoint to load is '', expected a text or path; give a checkpoint's")
 
 
 def test_a_file_and_a_revision_of_a_folder(tmp_path):

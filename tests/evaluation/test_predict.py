@@ -295,4 +295,5 @@ def test_a_text_that_is_the_name_of_a_file_is_a_doubt(tiny, tmp_path, monkeypatc
     (tmp_path / "good.txt").write_text("the film was good")
     model = tiny(labels=("no", "yes"))
     assert "good.txt is the name of a file" in jp.predict(model, "good.txt").warnings[0]
-    assert jp.predict(model, ["good.txt"]).warnings == jp.predict(model, "good").warnings == ()
+    assert not any("name of a file" in said for said in jp.predict(model, ["good.txt"]).warnings)
+    assert jp.predict(model, "good").warnings == ()
