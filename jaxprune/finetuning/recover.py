@@ -13,18 +13,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from ..checks import check_counts, check_effect, check_given, check_types
 from ..doubts import tell
 from ..errors import DataError, NumericalError, SettingsError
-from ..model import Batch, Model
+from ..model import Model
 from ..model.architecture import Architecture
 from ..model.heads import head_of
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
 from ..tasks.calibration import Calibration
-from ..tasks.variants import variants as made_up
 from ..tokens.encoded import Encoded
 from ..tokens.windows import encoded_for
 from .apart import Apart
@@ -34,14 +32,13 @@ from .lora import HEAD
 from .masters import in_types, result_types
 from .rates import closer, lowest
 from .recover_checks import check_pair, check_reading
+from .recover_texts import no_targets, split_off, stretches, with_variants
 from .settings import Train
 from .train import Trained, train
 
 TRIAL = 0.1  # share of the steps that each rate is tried for
 CHECKS = 10  # times that the texts held back are looked at
 PATIENCE = 3  # of these without an improvement end the run
-HELD_BACK = 0.1  # share of the texts that say when to stop
-MOST_HELD_BACK, MOST_TOKENS = 128, 8192  # texts of these at most; of a language model tokens
 ROWS, ROW_TOKENS = 32, 512  # texts a step; on a language model as many as come to so many tokens
 HIDDEN = 1.0  # weight of the hidden states; 0 on a language model
 NEXT_TOKENS = 0.5  # weight of a text's own next tokens, on a causal language model
@@ -202,7 +199,7 @@ def recover(
     numbers_back, numbers = split_off(encoded, dense.architecture, settings.seed)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
     if settings.variants:
-        rest = with_variants(dense, texts, rest, numbers, settings, len(encoded))
+        rest = with_variants(dense, texts, rest, numbers, settings.variants, settings.seed, len(encoded))
     architecture = pruned.architecture
     targets = no_targets(architecture, len(rest))
     training = settings.training(head_of(architecture).softmax)
@@ -268,52 +265,3 @@ def check_calibration(texts: Any) -> None:
             f"texts is a {type(texts).__name__}; pass task.calibration(4000), Calibration.of_texts(texts), "
             "Calibration.of_running_text(file, windows) or Calibration.of_ids(ids, mask)."
         )
-
-
-def split_off(encoded: Encoded, architecture: Architecture, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the texts held back, and of the others. Raises `DataError` where there are too few."""
-    there, most = len(encoded), MOST_HELD_BACK
-    if head_of(architecture).language is not None:
-        most = min(most, max(1, round(MOST_TOKENS / float(encoded.lengths.mean()))))
-    count = min(most, round(HELD_BACK * there))
-    if count < 1:
-        raise DataError(f"{there} texts are too few to recover on; give 1,000 or more, or 64 windows of text.")
-    order = np.random.RandomState(seed).permutation(there)
-    return np.sort(order[:count]), np.sort(order[count:])
-
-
-def with_variants(
-    dense: Model, texts: Calibration, rest: Encoded, rows: np.ndarray, settings: Recover, there: int
-) -> Encoded:
-    """`rest`, the texts of these numbers out of `there`, and made-up ones of them.
-
-    Raises `SettingsError` where there are no single texts.
-    """
-    plain = not texts.ids and texts.windows is None
-    plain = plain and all(example.chat is None and example.image is None for example in texts.examples)
-    if not plain or len(texts.examples) != there:  # contexts are read in windows
-        raise SettingsError(
-            "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations, "
-            "contexts or images; leave variants out."
-        )
-    made = made_up([texts.examples[row] for row in rows], settings.variants, settings.seed)
-    more, _ = encoded_for(dense, replace(texts, examples=made))
-    return replace(rest, ids=[*rest.ids, *more.ids], types=[*rest.types, *more.types])
-
-
-def no_targets(architecture: Architecture, texts: int) -> np.ndarray:
-    """Targets of the right shape, which a loss of the teacher's predictions alone does not read."""
-    blank = head_of(architecture).blank(len(architecture.labels))
-    return np.broadcast_to(blank, (texts, *blank.shape))
-
-
-def stretches(batches: Callable[[int], Any], size: int) -> Callable[[int], list[Batch]]:
-    """`size` batches at a time, of as many epochs as that takes: stretch i goes on where stretch i - 1 ended."""
-    of_epoch = len(batches(0))
-
-    def of(number: int) -> list[Batch]:
-        places = range(number * size, (number + 1) * size)
-        epochs = {epoch: batches(epoch) for epoch in range(places[0] // of_epoch, places[-1] // of_epoch + 1)}
-        return [epochs[at // of_epoch][at % of_epoch] for at in places]
-
-    return of

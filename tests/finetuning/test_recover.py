@@ -12,6 +12,7 @@ import jaxprune as jp
 from jaxprune.errors import DataError, NumericalError, SettingsError
 from jaxprune.finetuning import rates, recover as recovery
 from jaxprune.finetuning.recover_checks import check_reading
+from jaxprune.finetuning.recover_texts import split_off
 from jaxprune.pruning.prune import check_recovery
 from jaxprune.tasks.calibration import Calibration
 from jaxprune.tokens.windows import encoded_for
@@ -124,7 +125,7 @@ def test_a_language_model_takes_small_steps_and_holds_few_tokens_back(model, tmp
         jp.Recover(next_tokens=0.3).resolved(model.architecture, windows)
     assert jp.Recover(teacher_in="host").resolved(model.architecture, windows).hidden == 0.0
     many = long.picked([0] * 400)
-    backs = [recovery.split_off(many, a, 0)[0] for a in (dense.architecture, model.architecture)]
+    backs = [split_off(many, a, 0)[0] for a in (dense.architecture, model.architecture)]
     assert [len(back) for back in backs] == [16, 40]  # of 512 tokens each
 
 
