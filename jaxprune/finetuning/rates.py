@@ -10,40 +10,21 @@ RATE, APART = 2e-4, 4.0  # the learning rate that is tried first, and the factor
 LIMITS = 1e-6, 1e-1  # no rate beyond these is tried
 
 
-def lowest(trial: Callable[[float], float]) -> dict[float, float]:
+def lowest(trial: Callable[[float], float], enough: float = -np.inf) -> dict[float, float]:
     """What `trial` gave for `RATE` and those `APART` from it, as far as they still got better: upwards, else downwards.
 
-    Raises `NumericalError` where all are infinite.
+    Lower rates are not tried where one brings the gap below `enough`. Raises `NumericalError` where all are infinite.
     """
     tried = {RATE: trial(RATE)}
     for factor in (APART, 1 / APART):
         rate = RATE * factor
-        while LIMITS[0] <= rate <= LIMITS[1]:
+        while LIMITS[0] <= rate <= LIMITS[1] and (factor > 1 or min(tried.values()) >= enough):
             tried[rate] = trial(rate)
             if not tried[rate] < min(gap for other, gap in tried.items() if other != rate):
                 break
             rate *= factor
         if min(tried, key=tried.__getitem__) > RATE:
             break  # higher was better: lower ones need not be tried
-    check_finite_trials(tried)
-    return tried
-
-
-def closer(trial: Callable[[float], float], before: float) -> dict[float, float]:
-    """What `trial` gave for `RATE` and lower ones, down to the first that brings the gap below `before`.
-
-    Of a language model a few steps favour rates that are too low for many: at three times the best of them the gap
-    grows first, and perplexity is better in the end. Raises `NumericalError` where all are infinite.
-    """
-    tried: dict[float, float] = {}
-    rate = RATE
-    while rate >= LIMITS[0] and not any(gap < before for gap in tried.values()):
-        tried[rate] = trial(rate)
-        rate /= APART
-    check_finite_trials(tried)
-    return tried
-
-
-def check_finite_trials(tried: dict[float, float]) -> None:
     if not np.isfinite(min(tried.values())):
         raise NumericalError("no learning rate gives finite weights; check the texts and the weights.")
+    return tried

@@ -151,13 +151,15 @@ def test_the_best_rate_is_looked_for_upwards_and_downwards():
         rates.lowest(lambda rate: float("inf"))
 
 
-def test_of_a_language_model_the_first_rate_that_helps_is_taken():
-    gaps = {2e-4: 3.0, 5e-5: 0.9, 1.25e-5: 0.8}
-    assert [*rates.closer(lambda rate: gaps[rate], before=1.0)] == [2e-4, 5e-5]
-    assert [*rates.closer(lambda rate: gaps[rate], before=4.0)] == [2e-4]
-    assert min(rates.closer(lambda rate: 2.0, before=1.0)) < 4e-6  # none of them
-    with pytest.raises(NumericalError, match="no learning rate gives finite"):
-        rates.closer(lambda rate: float("inf"), before=1.0)
+def test_a_rate_that_helps_enough_is_raised_but_not_lowered():
+    gaps = {8e-4: 3.0, 2e-4: 0.9, 5e-5: 0.8, 1.25e-5: 0.85}
+    assert [*rates.lowest(gaps.__getitem__, enough=1.0)] == [2e-4, 8e-4]
+    assert [*rates.lowest(gaps.__getitem__)] == [2e-4, 8e-4, 5e-5, 1.25e-5]
+    gaps = {8e-4: 3.0, 2e-4: 2.0, 5e-5: 0.9, 1.25e-5: 0.8}
+    assert [*rates.lowest(gaps.__getitem__, enough=1.0)] == [2e-4, 8e-4, 5e-5]
+    assert min(rates.lowest(lambda rate: rate, enough=0.0)) < 4e-6  # none of them
+    gaps = {2e-4: 0.9, 8e-4: 0.7, 3.2e-3: 1.2}
+    assert [*rates.lowest(gaps.__getitem__, enough=1.0)] == [2e-4, 8e-4, 3.2e-3]
 
 
 def test_the_rate_is_chosen_on_texts_held_back(model, pruned, texts):
