@@ -18,6 +18,7 @@ recap 0.2      RECAP: a fifth goes in a round, half of what stays is frozen
 import argparse
 import ast
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -112,7 +113,7 @@ def measure(args: argparse.Namespace) -> None:
                 "bytes": (trained["bytes"] if "bytes" in trained else trained["device_bytes"])["measured"],
                 "by_epoch": [epoch["score"] for epoch in trained["epochs"]],
                 "seconds": seconds,
-                "command": " ".join(["python", *sys.argv]),
+                "command": shlex.join(["python", *sys.argv]),
                 "versions": {"jaxprune": jp.__version__, "jax": jax.__version__, "numpy": np.__version__},
                 "machine": machine(),
             }  # fmt: skip
