@@ -19,7 +19,7 @@ from .prune_lora_plan import choose, rank_plan
 from .prune_lora_settings import PruneLora
 from .settings import Train
 from .step import select
-from .step_limit import check_predicted
+from .step_limit import predicted_remat
 from .texts import prepare
 
 
@@ -49,7 +49,7 @@ def check_before(
     left = Model(small, jax.tree.map(lambda dtype, shape: jax.ShapeDtypeStruct(shape, dtype), types, shapes))
     batches = batches_for(prepare(model, task).encoded, small, training, devices)(0)
     leaves = select(left.params, chooser(left, patterns))[0], weights
-    check_predicted(limit, left, leaves, batches, training, devices, teacher)
+    predicted_remat(limit, left, leaves, batches, training, devices, teacher)
 
 
 def evenly(architecture: Architecture) -> Importance:

@@ -25,25 +25,12 @@ def within_limit(
     """The settings, with layers recomputed where a step on such batches keeps within `limit` bytes only so, and a
     doubt that says it. Raises `SettingsError` where a step is sure to need more.
     """
-    remat, doubts = _remat(limit, model, parts, batches, settings, devices, teacher)
+    remat, doubts = predicted_remat(limit, model, parts, batches, settings, devices, teacher)
     tell(doubts)
     return replace(settings, remat=remat), doubts
 
 
-def check_predicted(
-    limit: int | None,
-    model: Model,
-    parts: Any,
-    batches: Sequence[Batch],
-    settings: Train,
-    devices: Devices = Devices(),
-    teacher: Model | None = None,
-) -> None:
-    """Raise `SettingsError` as `within_limit` does, and tell nothing: for a model that is not there yet."""
-    _remat(limit, model, parts, batches, settings, devices, teacher)
-
-
-def _remat(
+def predicted_remat(
     limit: int | None,
     model: Model,
     parts: Any,
@@ -52,6 +39,7 @@ def _remat(
     devices: Devices,
     teacher: Model | None,
 ) -> tuple[bool, tuple[str, ...]]:
+    """Whether layers are recomputed, and the doubt, which is not told: of a model that need not be there yet."""
     rows, length = batches[0].ids.shape
 
     def needed(remat: bool) -> dict[str, int]:
