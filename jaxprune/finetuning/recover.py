@@ -197,6 +197,11 @@ def recover(
     encoded, doubts = encoded_for(dense, texts, on_step)
     doubts += check_reading(pruned, dense, texts, encoded)
     settings = settings.resolved(dense.architecture, encoded)
+    if settings.next_tokens and texts.windows is None and any(example.chat is not None for example in texts.examples):
+        doubts += (
+            "recovery learns every token of the conversations, also what the user says; set next_tokens to 0 to learn "
+            "the dense model's predictions alone.",
+        )
     numbers_back, numbers = split_off(encoded, dense.architecture, settings.seed)
     held_back, rest = encoded.picked(numbers_back), encoded.picked(numbers)
     if settings.variants:

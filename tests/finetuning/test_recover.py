@@ -257,3 +257,15 @@ def windows_task(folder):
 def spoilt(model: jp.Model) -> jp.Model:
     head = {**model.params["head"], "bias": np.full(2, np.nan, np.float32)}
     return model.replace(params={**model.params, "head": head})
+
+
+def test_that_all_of_a_conversation_is_learnt_is_a_doubt(tmp_path):
+    line = json.dumps({"prompt": "the film was", "completion": " good"}) + "\n"
+    (tmp_path / "chat.jsonl").write_text(line * 80)
+    dense = language_model(tmp_path / "model", "llama")
+    texts = jp.tasks.chat(tmp_path / "chat.jsonl", validation=0.1).calibration(40)
+    small = jp.prune(dense, texts, jp.Budget(0.4), jp.Magnitude())
+    recovered = replace(SETTINGS, texts=texts, steps=2)(small, dense)
+    assert any("every token of the conversations" in said for said in recovered.provenance.warnings)
+    silent = replace(SETTINGS, texts=texts, steps=2, next_tokens=0.0)(small, dense)
+    assert not any("every token of the conversations" in said for said in silent.provenance.warnings)
