@@ -11,8 +11,9 @@ pairs by Spearman's correlation of cosines; `c4` does so after calibrating on 51
 dense and pruned. `pairs` prunes as `stsb` does and then trains, by `--train`: `pairs` on STS-B's training pairs with a
 score of 4 or more, one epoch of multiple negatives ranking loss; `recover` on its training sentences without labels,
 towards the dense model's vectors. `choose` and `choose-pairs` compare settings (--set depth_ratio=3 …) on training
-pairs that no calibration and no training has seen, on which settings are chosen. Lines are appended, so that sections
-and seeds can be run in any order; a line that is there is not run again.
+pairs that no calibration and no training has seen, on which settings are chosen; with --keep FOLDER all of them go on
+from one measurement (K-prune's), and what they say of seconds is not the cost of a run. Lines are appended, so that
+sections and seeds can be run in any order; a line that is there is not run again.
 """
 
 import argparse
@@ -192,7 +193,8 @@ def lines(args: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[dict
                 else:
                     texts = stsb.calibration(COUNT, seed=seed)
                 dense = score(model) if dense is None else dense
-                for small in jp.prune(model, texts, budgets, settings):
+                kept = {} if args.keep is None else {"out": args.keep / f"{name}_{section}_{seed}", "resume": True}
+                for small in jp.prune(model, texts, budgets, settings, **kept):
                     report = small.report
                     yield {
                         **key,
@@ -325,6 +327,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.6, 0.8])
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of the method")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for measurements, which later runs go on from")
     parser.add_argument(
         "--train", nargs="+", default=["pairs", "recover"], metavar="WAY,FIELD=VALUE", help="sections that train: how"
     )
