@@ -1,5 +1,6 @@
 """How examples are scored: one scorer for each kind of task, from texts to metrics and doubts."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -81,7 +82,20 @@ def answer(
         one_answer=len(set(predicted)) == 1,
         one_label=len(set(answers)) == 1,
     )
-    return scores, said + doubts, windows.encoded.tokens, run
+    return scores, said + _repeated(examples) + doubts, windows.encoded.tokens, run
+
+
+def _repeated(examples: Sequence[Example]) -> tuple[str, ...]:
+    """A doubt where questions share their id, which stands for one question in SQuAD's own script."""
+    ids = Counter(example.label.id for example in examples if isinstance(example.label, Answers) and example.label.id)
+    more = ids.total() - len(ids)
+    if not more:
+        return ()
+    most, _ = ids.most_common(1)[0]
+    return (
+        f"{more} of {len(examples)} evaluation questions have the id of another one, such as {most!r}: each is scored "
+        "here, SQuAD's own script scores an id once; keep one of each.",
+    )
 
 
 # Running text has no examples: `evaluate` scores its windows as they come.

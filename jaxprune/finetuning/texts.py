@@ -30,6 +30,7 @@ from ..tokens.tokenizer import Tokenizer
 
 Reader = Tokenizer | GivenIds | ImageReader
 SHARED_TOKENS = 64  # tokens that windows of a long context share
+FEW = 10  # different labels up to which whole numbers may well be classes
 
 
 class Texts(NamedTuple):
@@ -94,6 +95,19 @@ def _one_class(tokenizer: Reader, label_map: LabelMap, architecture: Architectur
     if not absent:
         return texts
     return texts._replace(warnings=(*texts.warnings, f"no training text has label {listed(absent)}."))
+
+
+def _values(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
+    """One number a text; a warning where these may well be classes: a table's integers get a point by accident."""
+    texts = _labelled(tokenizer, label_map, architecture)
+    labels = {example.label for example in label_map.task.split("train") if isinstance(example.label, int | float)}
+    if label_map.warnings or not 1 < len(labels) <= FEW or not all(float(label).is_integer() for label in labels):
+        return texts  # with warnings: integers, which the head made values of, as they say
+    told = (
+        f"labels are {listed([str(label) for label in sorted(labels)])}, whole numbers with a point, and train a "
+        "regression; write integers if they are classes."
+    )
+    return texts._replace(warnings=(*texts.warnings, told))
 
 
 def _spans(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
@@ -203,7 +217,7 @@ _READERS: Mapping[Kind, Callable[[Reader, LabelMap, Architecture], Texts]] = Map
     {
         "single_label": _one_class,
         "multi_label": _labelled,
-        "regression": _labelled,
+        "regression": _values,
         "question_answering": _spans,
         "token_classification": _tags,
         "language": _next_tokens,

@@ -113,7 +113,8 @@ def _example(row: Row, version: int) -> Example:
     for text, start in zip(texts, starts, strict=True):
         if context[start : start + len(text)] != text:
             raise row.fail(f"answer {shown(text)} is not in the context at character {start}; correct answer_start.")
-    return Example(question, context, Answers(str(row.get("id")), texts, starts))
+    name = row.values.get("id")
+    return Example(question, context, Answers("" if name is None else str(name), texts, starts))
 
 
 def _answers(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -5,8 +5,9 @@ otherwise: a text that its tokenizer begins with a BOS token is scored with a se
 continuation is what is left of the whole text's tokens beyond as many as the context alone has (`pair`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..checkpoint.notes import loaded, whole_tokenizer
 from ..errors import DataError, SettingsError
 from ..model import Model
 from .tokenizer import Tokenizer, check_each_text
+from .unknown import Unknown, count_unknown
 
 
 class Continuation(NamedTuple):
@@ -65,7 +67,15 @@ class RequestReader:
 
     def doubts(self) -> tuple[str, ...]:
         """What may surprise in how texts are read."""
-        return Tokenizer(loaded(self.tokenizer), self.longest, self.rows).doubts(())
+        return self._plain.doubts(())
+
+    def unknown(self, rows: Iterable[np.ndarray]) -> Unknown:
+        """How much of these rows of tokens stands for what the tokenizer does not know."""
+        return count_unknown(((row, 0, self.text(row[:20].tolist())) for row in rows), *self._plain.unknown)
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        return Tokenizer(loaded(self.tokenizer), self.longest, self.rows)
 
     def encode(self, texts: Sequence[str], special: bool | None = None, begins: str | None = None) -> list[list[int]]:
         """Token ids of texts; with special tokens, without, or (None) as `add_bos_token` says.

@@ -263,6 +263,11 @@ def test_question_answering_end_to_end(tiny):
     assert result.examples == 2 and result.metric == "f1" and 0 <= result.score <= 1
     assert {"exact_match", "has_answer_f1", "no_answer_f1"} <= set(result.metrics)
     assert result.tokens > 2 * len(context.split())  # windows overlap and repeat the question
+    assert not any("have the id of" in warning for warning in result.warnings)
+    twice = evaluate(model, dataclasses.replace(task, validation=(*examples, examples[0])))
+    assert any("1 of 3 evaluation questions have the id of another one, such as '1'" in w for w in twice.warnings)
+    bare = tuple(e._replace(label=e.label._replace(id="")) for e in examples if isinstance(e.label, Answers))
+    assert not any("have the id of" in w for w in evaluate(model, dataclasses.replace(task, validation=bare)).warnings)
 
 
 # --- real checkpoints: the dense scores measured with torch in float32

@@ -80,6 +80,16 @@ def test_continuations_have_their_probability_in_the_order_of_the_requests(bigra
     assert HarnessModel(bigrams).loglikelihood([]) == []
 
 
+def test_unknown_words_are_told_of(bigrams):
+    harness = HarnessModel(bigrams)
+    harness.loglikelihood(asked(("the", " cat sat on up"), ("the", " zebra")))
+    assert len(harness.warnings) == 1 and "1 of 2 continuations have no token but <unk>" in harness.warnings[0]
+    with pytest.raises(DataError, match="all 2 tokens of continuations are <unk>"):
+        HarnessModel(bigrams).loglikelihood(asked(("the cat", " zebra"), ("the", " gnu")))
+    with pytest.raises(DataError, match="all 3 tokens of texts to score are <unk>"):
+        HarnessModel(bigrams).loglikelihood_rolling(asked(("zebra and gnu",)))
+
+
 @pytest.mark.parametrize(
     ("cut", "how"), [("dense", {}), ("uneven", {"batch": 2}), ("uneven", {"stream": True}), ("dense", {"stream": True})]
 )

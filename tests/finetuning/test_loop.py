@@ -512,6 +512,29 @@ def test_a_class_without_texts_is_a_warning(model, task):
     assert any("no training text has label no" in warning for warning in tuned.provenance.warnings)
 
 
+def test_values_that_may_be_classes_are_a_warning(model, task):
+    """pandas writes integers with a point where a label is missing; ratings are not all whole, or are many."""
+    value = model.replace(architecture=replace(model.architecture, problem="regression", labels=("score",)))
+
+    def warned(labels):
+        rows = tuple(e._replace(label=labels[n % len(labels)]) for n, e in enumerate(task.train))
+        task_of = replace(task, kind="regression", labels=("score",), metric="pearson", beside=(), train=rows)
+        return [entry for entry in prepare(value, task_of).warnings if "train a regression" in entry]
+
+    told = warned([1.0, 0.0])
+    assert len(told) == 1 and told[0].startswith("labels are 0.0, 1.0, whole numbers with a point")
+    assert not any(map(warned, ([1.0, 2.5], [1.0], [float(number) for number in range(11)])))
+
+
+def test_integers_on_a_regression_are_told_of_once(model, task):
+    value = model.replace(architecture=replace(model.architecture, problem="regression", labels=("score",)))
+    rows = tuple(e._replace(label=n % 3) for n, e in enumerate(task.train))
+    numbered = replace(task, labels=("0", "1", "2"), classes_from="numbers", train=rows)
+    warnings = prepare(value, numbered).warnings
+    assert any("were read as values" in entry for entry in warnings)
+    assert not any("with a point" in entry for entry in warnings)
+
+
 def test_patterns_choose_leaves_and_must_match(model, task):
     settings = replace(SETTINGS, epochs=1, dropout=0.0)
     tuned = tune(model, task, settings, trainable=["layers/1/feed_forward/down/*", "head/*"])
