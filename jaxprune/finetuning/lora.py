@@ -204,6 +204,12 @@ def count(tree: Any) -> int:
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def adapted_share(architecture: Architecture, weights: Sequence[Any]) -> float:
+    """The share of the feed-forwards' projections that have adapters, whose `weights` these are."""
+    there = sum(len(layer.get(FEED_FORWARD, {})) for layer in weights)
+    return there / max(1, len(weights) * (3 if architecture.gated else 2))
+
+
 def patterns_of(settings: Lora, architecture: Architecture) -> tuple[str, ...]:
     """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made.
 

@@ -1,7 +1,6 @@
 """What a training step needs, in bytes: predicted from sizes alone, and measured on the compiled program."""
 
-from collections.abc import Collection, Sequence
-from types import MappingProxyType
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -9,66 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..model import Architecture, Batch, LayerSizes, Model, Params
+from ..model import Architecture, Batch, Model, Params
 from ..model.heads import head_of
 from ..model.language import vocabulary
 from ..runtime.devices import Devices
+from .activations import FLOAT, activation_bytes
 from .guides import beside, together
-from .lora import Adapters, count
+from .lora import Adapters, adapted_share, count
 from .masters import masters
 from .settings import Train
 from .step import Clock, Frozen, State, Trainable, everything, optimizer, select, train_step
-
-FLOAT = 4  # bytes; what trains and its gradients are float32
-REMAT = MappingProxyType({"hidden": 5.1, "heads": 4.1, "neurons": 3.3, "pairs": 3.1})  # numbers, see activation_bytes
-
-
-def activation_bytes(
-    architecture: Architecture,
-    rows: int,
-    length: int,
-    settings: Train,
-    trained: float,
-    chosen: Params | None = None,
-    sizes: Sequence[LayerSizes] | None = None,
-) -> int:
-    """What a step needs beside weights, gradients and moments, for `rows` rows of `length` tokens: an estimate.
-
-    `trained` is the share of the layers' weights that train. Numbers kept in a layer for a token: 5.4 a hidden unit,
-    and 1.4 more where the weights train; 3.2 a head and width (q, k, v, and what they mix); 1.35 a neuron, and 0.5
-    more; 3 for every pair of tokens of a head (attention weights before and after dropout; 1.9 without it).
-
-    With `remat` the larger of two moments: REMAT's of these in one layer at a time (0.85 of the bytes where products
-    are in bfloat16, for CPUs compute in float32 between them), and the residual stream at every layer, in whose place
-    comes the gradient of the layers above; or all gradients, when the embeddings' come last. Where these train, 3 and
-    6 numbers a hidden unit more. `chosen` are the leaves that train, `sizes` the layers' where a device
-    computes a part of them.
-
-    Fitted to the compiled step of BERT (CPU) with its depth (3 to 14), width, heads and neurons varied, trained in
-    full, in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 8 %,
-    with `remat` (depth 3 to 12) within 5 %. Not fitted to language models, of which it says 5 to 20 % too little (Llama
-    of 4 and 10 layers, width 576, vocabularies of 8,192 and 49,152). `experiments/recap_glue.py memory --shrink`
-    compares at other sizes.
-    """
-    wide, chosen = FLOAT if settings.dtype == "float32" else FLOAT / 2, chosen or {}
-    tokens, sizes = rows * length // settings.accumulate, architecture.layers if sizes is None else sizes
-
-    def kept(size: LayerSizes, wide: float | int, hidden: float, heads: float, neurons: float, pairs: float) -> float:
-        mixed = heads * (size.queries + 1) / 2 * size.groups * architecture.head_width
-        numbers = hidden * architecture.hidden + mixed + neurons * (1 + architecture.gated) * size.neurons
-        return tokens * (wide * numbers + FLOAT * pairs * length * size.heads)
-
-    stream = tokens * architecture.hidden
-    if settings.remat:
-        one = max((kept(size, FLOAT, **REMAT) for size in sizes), default=0)
-        one *= 1 if settings.dtype == "float32" else 0.85
-        streams = max(len(sizes) * wide * stream, FLOAT * count(chosen.get("layers", [])))
-        embeds = FLOAT * stream if count(chosen.get("embed", {}).get("token")) else 0
-        gradients = FLOAT * count(chosen)  # which the caller counts apart
-        return int(max(one + streams + 3 * embeds - gradients, 6 * embeds))
-    pairs = 1.9 if not settings.dropout else 3.0 if settings.dtype == "float32" else 3.5
-    each = (kept(size, wide, 5.4 + 1.4 * trained, 3.2, 1.35 + 0.5 * trained, pairs) for size in sizes)
-    return int(sum(each) + 8.5 * wide * stream)
 
 
 def training_bytes(
@@ -102,7 +51,7 @@ def training_bytes(
     share = own / max(1, count(model.params["layers"]))
     activations = activation_bytes(
         model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
-        devices.sizes(model.architecture.layers),
+        devices.sizes(model.architecture.layers), adapted_share(model.architecture, parts[1]),
     )  # fmt: skip
     activations = max(activations + copies, update_bytes(parts, settings))
     sizes = {

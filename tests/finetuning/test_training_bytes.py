@@ -1,0 +1,48 @@
+"""What a training step of a decoder is predicted to take, held against its compiled program."""
+
+from typing import Any
+
+import pytest
+
+import jaxprune as jp
+from jaxprune.finetuning.finetune import chooser
+from jaxprune.finetuning.lora import HALF_OF, Lora, adapted_share, adapters_of, plan_of
+from jaxprune.finetuning.recap.phase_bytes import abstract
+from jaxprune.finetuning.step import everything, select
+from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
+from jaxprune.model import Architecture, LayerSizes, Model
+from jaxprune.runtime.memory import temp_bytes
+
+ROWS, LENGTH = 4, 128
+LLAMA = Architecture(
+    family="llama", vocab=6000, hidden=256, head_width=32, max_positions=LENGTH, tied=True,
+    layers=(LayerSizes(groups=4, queries=2, neurons=768),) * 3, positions="rotary", rotary=(1.0,) * 16,
+    embed_norm=False, norm="rms", norm_position="pre", activation="silu", gated=True, attention_bias=False,
+    output_bias=False, feed_forward_bias=False, down_bias=False, causal=True, head="causal_lm", head_bias=False,
+)  # fmt: skip
+
+
+def of_step(settings: jp.Train, projections: tuple[str, ...] = ()) -> dict[str, int]:
+    """Bytes of a step by kind; of adapters on `projections`, where any are given."""
+    model, adapters, chosen = Model(LLAMA, abstract(LLAMA)), None, everything
+    if projections:
+        lora: Any = Lora(rank=4, projections=projections)
+        adapters, chosen = adapters_of(plan_of(lora, LLAMA), LLAMA), chooser(model, ())
+    parts = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
+    step = compiled_step(model, ROWS, LENGTH, settings, trainable=chosen, adapters=adapters)
+    return training_bytes(model, parts, ROWS, LENGTH, settings, temp_bytes(step))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("projections", [(), ("q", "k", "v"), tuple(HALF_OF)])
+def test_predicted_bytes_of_a_decoder_are_those_of_the_program(dtype, remat, projections):
+    found = of_step(jp.Train(dropout=0.0, dtype=dtype, remat=remat), projections)
+    assert abs(found["predicted"] / found["measured"] - 1) < 0.15  # activations are an estimate
+
+
+def test_share_of_projections_with_adapters():
+    weights = lambda *names: adapters_of(plan_of(Lora(rank=2, projections=names), LLAMA), LLAMA).weights  # noqa: E731
+    assert adapted_share(LLAMA, weights("q", "v")) == 0 == adapted_share(LLAMA, [])
+    assert adapted_share(LLAMA, weights("q", "up", "down")) == pytest.approx(2 / 3)
+    assert adapted_share(LLAMA, weights("up", "gate", "down")) == 1
