@@ -36,13 +36,14 @@ from .kprune_published import published_masks
 # What serves a kind of model, for settings that were left open: chosen on texts that no result reports. A classifier
 # reads one token of the last layers, a language model all of them; what the first layers lose matters less there. And
 # its text is any text, so that the correlations of a few calibration windows are trusted less. An embedding is pooled
-# of all tokens.
+# of all tokens, and every fit shows in it: its ridges are those of a model of `FITTED_ON`'s size.
 BY_KIND = {
     "task": {"elimination_ridge": 700.0, "depth_ratio": 6.0, "ridge": 2000.0, "input_ridge": 700.0},
-    "embedding": {"elimination_ridge": 700.0, "depth_ratio": 3.0, "ridge": 2000.0, "input_ridge": 700.0},
+    "embedding": {"elimination_ridge": 300.0, "depth_ratio": 3.0, "ridge": 4000.0, "input_ridge": 2000.0},
     "causal_lm": {"elimination_ridge": 8000.0, "depth_ratio": 1.0, "ridge": 8000.0, "input_ridge": 3000.0},
 }
 
+FITTED_ON = 384 * 6  # width times layers
 
 # The settings that the pass over the texts reads, and those that damage is then computed by; the others come after.
 PASS = ("search", "token_floor", "temperature", "exact_up_to", "seed")
@@ -67,18 +68,20 @@ class KPrune(Method):
     elimination_ridge: float | None = field(
         default=None,
         metadata={
-            "help": "ridge of the scores, in tokens on which features were independent; 700, language models 8000"
+            "help": "ridge of the scores, in tokens of independent features; 700, embeddings 300, language models 8000"
         },
     )
     query_heads: bool = field(
         default=False, metadata={"help": "with grouped queries, remove query heads too, as many from every group"}
     )
     depth_ratio: float | None = field(
-        default=None, metadata={"help": "weight of damage in the first layer over the last; 6, language models 1"}
+        default=None,
+        metadata={"help": "weight of damage in the first layer over the last; 6, embeddings 3, language models 1"},
     )
     refit: Kind | bool = field(default="weights", metadata=REFIT)
     ridge: float | None = field(
-        default=None, metadata={"help": "ridge of the output fit, in tokens; 2000, language models 8000"}
+        default=None,
+        metadata={"help": "ridge of the output fit, in tokens; 2000, language models 8000, embeddings by their size"},
     )
     pull: float = field(
         default=1.0, metadata={"help": "the output fit shrinks towards this multiple of the old weights"}
@@ -86,7 +89,8 @@ class KPrune(Method):
     intercept: bool = field(default=True, metadata={"help": "fit output biases too"})
     refit_inputs: bool = field(default=True, metadata={"help": "fit q, k, v and up to the changed stream"})
     input_ridge: float | None = field(
-        default=None, metadata={"help": "ridge of the input fit, in tokens; 700, language models 3000"}
+        default=None,
+        metadata={"help": "ridge of the input fit, in tokens; 700, language models 3000, embeddings by their size"},
     )
     temperature: float = field(default=2.0, metadata={"help": "softmax temperature of the predictive term"})
     exact_up_to: int = field(default=4, metadata={"help": "classes up to which the Fisher factors are exact"})
@@ -156,7 +160,7 @@ class KPrune(Method):
         Raises `SettingsError` for a setting that has no effect on such a model.
         """
         self._check_for(architecture)
-        kind = BY_KIND[_kind_of(architecture)]
+        kind = _left_open(architecture)
         used = {
             "elimination_ridge": self.search == "surgeon",
             "depth_ratio": self.search != "published",
@@ -198,11 +202,20 @@ class KPrune(Method):
         return _default(run, budgets, self)
 
 
-def _kind_of(architecture: Architecture) -> str:
-    """Which row of `BY_KIND` serves a model."""
+def _left_open(architecture: Architecture) -> dict[str, float]:
+    """What serves a model, of settings that were left open (`BY_KIND`).
+
+    Every sublayer is fitted to streams that the fits below were made on, and agrees with the calibration texts better
+    than with others, the more so the wider and the deeper a model is. Of an embedding the ridges of both fits grow with
+    the square of that: a model of width 768 and 12 layers loses more with 2000 and 700 than with 10^6, hardly a fit.
+    """
     if head_of(architecture).generates:
-        return "causal_lm"
-    return "embedding" if head_of(architecture).pools else "task"
+        return BY_KIND["causal_lm"]
+    if not head_of(architecture).pools:
+        return BY_KIND["task"]
+    grown = max(1.0, architecture.hidden * len(architecture.layers) / FITTED_ON) ** 2
+    kind = BY_KIND["embedding"]
+    return kind | {name: round(kind[name] * grown, 1) for name in ("ridge", "input_ridge")}
 
 
 def _unsettled(name: str) -> SettingsError:
