@@ -84,7 +84,7 @@ class HarnessModel:
         pairs = [_texts(number, request, 2) for number, request in enumerate(requests)]
         continuations = self._reader.continuations(pairs)
         self._doubt(self._lost([entry.lost for entry in continuations], "a context and its continuation"))
-        self._doubt(self._reader.unknown(entry.said for entry in continuations).checked("continuations"))
+        self._doubt(self._reader.unknown(entry.said for entry in continuations).doubts("continuations"))
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         for number, log_probability, greedy in self._likelihoods(continuations, "loglikelihood"):
             answers[number] = log_probability, greedy
@@ -98,7 +98,7 @@ class HarnessModel:
         owners = [number for number, entry in enumerate(windows) for _ in entry]
         left, totals = [len(entry) for entry in windows], [0.0] * len(texts)
         every = [window for entry in windows for window in entry]
-        self._doubt(self._reader.unknown(window.said for window in every).checked("texts to score"))
+        self._doubt(self._reader.unknown(window.said for window in every).doubts("texts to score"))
         for place, log_probability, _ in self._likelihoods(every, "loglikelihood_rolling"):
             number = owners[place]
             totals[number] += log_probability

@@ -71,7 +71,11 @@ class RequestReader:
 
     def unknown(self, rows: Iterable[np.ndarray]) -> Unknown:
         """How much of these rows of tokens stands for what the tokenizer does not know."""
-        return count_unknown(((row, 0, self.text(row[:20].tolist())) for row in rows), *self._plain.unknown)
+        number, name = self._plain.unknown
+        if number is None:  # there are many rows, and most tokenizers know all
+            return Unknown()
+        begins = lambda row: self.text(row[:20].tolist()) if np.any(row == number) else ""  # noqa: E731
+        return count_unknown(((row, 0, begins(row)) for row in rows), number, name)
 
     @cached_property
     def _plain(self) -> Tokenizer:
