@@ -101,10 +101,15 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         print(dumps(outcome.data), flush=True)
         return
     from rich.console import Console
+    from rich.table import Table
 
     # Tables keep their width in a pipe, where no terminal says how wide it is.
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
     for item in outcome.show:
+        if isinstance(item, Table) and item.title is not None:
+            # A line of its own: above the table a path would be broken at the table's width.
+            console.print(item.title, style="table.title", soft_wrap=True)
+            item.title = None
         console.print(item)
 
 

@@ -94,7 +94,8 @@ def test_export_writes_uneven_layers_and_fills_them_up_when_asked(cli, inputs, s
     assert run.code == 0, run.err
     assert run.data["config"]["architectures"] == ["BertForSequenceClassification"]
     assert run.data["bytes"] == cli.json("inspect", "--model", inputs.model).data["bytes"] / 2
-    assert (out / "tokenizer.json").exists() and "out" in cli(*words, "--fill-zeros", "--overwrite").out
+    assert (out / "tokenizer.json").exists()
+    assert cli(*words, "--fill-zeros", "--overwrite").out.startswith(f"{out}\n")  # not broken at the table's width
 
 
 def test_bench_finds_the_dense_model_by_itself(cli, small):
