@@ -74,7 +74,7 @@ class RequestReader:
         number, name = self._plain.unknown
         if number is None:  # there are many rows, and most tokenizers know all
             return Unknown()
-        begins = lambda row: self.text(row[:20].tolist()) if np.any(row == number) else ""  # noqa: E731
+        begins = lambda row: self.text(row[:20].tolist(), special=True) if np.any(row == number) else ""  # noqa: E731
         return count_unknown(((row, 0, begins(row)) for row in rows), number, name)
 
     @cached_property

@@ -84,6 +84,7 @@ def test_unknown_words_are_told_of(bigrams):
     harness = HarnessModel(bigrams)
     harness.loglikelihood(asked(("the", " cat sat on up"), ("the", " zebra")))
     assert len(harness.warnings) == 1 and "1 of 2 continuations have no token but <unk>" in harness.warnings[0]
+    assert "such as '<unk>'" in harness.warnings[0]
     whole = HarnessModel(bigrams)
     whole.loglikelihood_rolling(asked(("zebra and gnu",), ("the cat",)))
     assert "60% of the tokens of 2 texts to score are <unk> (1 have no other)" in whole.warnings[0]

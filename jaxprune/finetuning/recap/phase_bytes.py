@@ -1,5 +1,6 @@
 """What every phase of RECAP needs on the device, in bytes: predicted from sizes, and of compiled programs."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -128,12 +129,13 @@ def phase_bytes(
     if settings.measure_on == "device":
         full = abstract(dense, types)
         layer = max(held_bytes(layer) for layer in full["layers"])
+        language = head_of(dense).language is not None
         one = dense.with_layers(dense.layers[:1])
+        one = replace(one, head="none") if language and dense.causal else one  # whose words are counted below
         outer = held_bytes(outer_params(full))
         # Of all batches' streams those of one are there; and what is outside the layers while none of them is, with the
         # logits of a slice of tokens and their gradient.
         going = 2 * layer + 2 * part + activation_bytes(one, share, length, Train(dropout=0.0), trained=1.0)
-        language = head_of(dense).language is not None
         words = 2 * FLOAT * slice_tokens(dense.vocab) * dense.vocab if language else 0
         sweep = max(outer + 2 * part + words, going)
     # Each device of the mesh's axis model multiplies with some rows of every matrix, and then has all they give.
