@@ -12,18 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from jaxprune.checkpoint import load
 from jaxprune.model import logits
-from tests.parity.reference import cases, random_reference, reference_logits
+from tests.parity.reference import CLOSE, cases, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
-
-TOLERANCE = 2e-5  # absolute; float32, two layers
 
 
 def assert_same_logits(folder, inputs):
     import transformers
 
-    theirs = reference_logits(transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), inputs)
-    np.testing.assert_allclose(logits(load(folder), **inputs), theirs, rtol=0, atol=TOLERANCE)
+    theirs = reference_logits(transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), inputs, exact=True)
+    np.testing.assert_allclose(logits(load(folder), **inputs), theirs, **CLOSE)
 
 
 @pytest.mark.parametrize("stored", ["both", "head"])
@@ -99,4 +97,4 @@ def test_files_from_before_pytorch_1_6(tmp_path):
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     inputs = cases("gpt2")["full"]
     ours, theirs = logits(load(tmp_path), **inputs), reference_logits(reference, inputs)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)

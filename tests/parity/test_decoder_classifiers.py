@@ -13,11 +13,10 @@ from jaxprune.evaluation.outputs import text_outputs
 from jaxprune.model.heads import head_of
 from jaxprune.model.padded import plain_batch
 from jaxprune.tokens.packing import Encoded
-from tests.parity.reference import CLASSES, DECODERS, LENGTH, cases, random_reference, reference_logits
+from tests.parity.reference import CLASSES, CLOSE, DECODERS, LENGTH, cases, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
 
-TOLERANCE = 2e-5  # absolute; float32, two layers
 # Grouped queries whose heads are wider than the stream's share of one, where a config can say so.
 _UNUSUAL = {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 6}
 UNUSUAL = {
@@ -42,7 +41,7 @@ def saved(folder, family, **changes):
 
 
 def assert_same(model, reference, inputs):
-    np.testing.assert_allclose(jp.logits(model, **inputs), reference_logits(reference, inputs), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(model, **inputs), reference_logits(reference, inputs), **CLOSE)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -82,7 +81,7 @@ def test_a_packed_text_has_the_logits_that_it_has_alone(tmp_path, family, pad):
     ours = text_outputs(model, Encoded(arrays, [np.zeros_like(ids) for ids in arrays]))
     for text, got in zip(texts, ours, strict=True):
         alone = {"input_ids": np.array([text])}
-        np.testing.assert_allclose(got, reference_logits(reference, alone)[0], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(got, reference_logits(reference, alone)[0], **CLOSE)
         assert_same(model, reference, alone)
 
 
@@ -104,7 +103,7 @@ def test_without_padding_transformers_takes_one_text_and_we_any_number(tmp_path)
     ids, mask = right["input_ids"], right["attention_mask"]
     rows = [row[None, seen == 1] for row, seen in zip(ids, mask, strict=True)]
     alone = [reference_logits(reference, {"input_ids": row})[0] for row in rows]
-    np.testing.assert_allclose(jp.logits(model, **right), alone, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(model, **right), alone, **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

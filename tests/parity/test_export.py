@@ -8,11 +8,9 @@ pytest.importorskip("torch", reason="live parity needs torch: make parity instal
 import jaxprune as jp
 from jaxprune.model import logits
 from jaxprune.pruning.cut import cut, heads_stay, kept_units
-from tests.parity.reference import CLASSES, ENCODERS, cases, compared, random_reference, reference_logits
+from tests.parity.reference import CLASSES, CLOSE, ENCODERS, cases, compared, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
-
-TOLERANCE = 2e-5  # absolute; float32, two layers
 
 VARIANTS = {
     **{family: (family, {}) for family in CLASSES},
@@ -35,8 +33,8 @@ def assert_loads(model, reference, folder, **settings):
         if got.ndim == 3:
             got, expected = got[compared(inputs, family)], expected[compared(inputs, family)]
         # A norm of what little is left to add magnifies roundings.
-        tolerance = 1e-4 if model.architecture.norms_update else TOLERANCE
-        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=name)
+        close = {**CLOSE, "atol": 1e-4} if model.architecture.norms_update else CLOSE
+        np.testing.assert_allclose(got, expected, **close, err_msg=name)
 
 
 def pruned(model, *kept):

@@ -18,8 +18,7 @@ from jaxprune.errors import CheckpointError, DataError
 from jaxprune.tasks.picture import picture_of
 from jaxprune.tokens.image_reader import ImageReader
 from tests.helpers.images import write_model
-from tests.parity.reference import IMAGE_CLASSES, image_pixels, image_reference
-from tests.parity.test_torch import TOLERANCE
+from tests.parity.reference import CLOSE, IMAGE_CLASSES, image_pixels, image_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
 
@@ -38,7 +37,7 @@ def assert_same(folder, reference):
     theirs = (out.logits if "logits" in out else out.last_hidden_state).numpy()
     ours = np.asarray(jp.logits(model, pixels))
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
     return model
 
 
@@ -79,7 +78,7 @@ def test_heads_that_are_averaged(tmp_path):
     assert_same(written.folder, again)
     with torch.no_grad():
         got = again(pixel_values=torch.from_numpy(pixels)).logits.numpy()
-    np.testing.assert_allclose(got, np.asarray(jp.logits(model, pixels)), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(got, np.asarray(jp.logits(model, pixels)), **CLOSE)
     fresh = jp.load(tmp_path / "dense", labels=2)  # a new head, of both tokens
     assert jp.logits(fresh, pixels).shape == (3, 2) and "fine-tune first" in fresh.provenance.warnings[0]
 
@@ -90,7 +89,7 @@ def test_a_masked_image_model_is_its_encoder(tmp_path):
     model, pixels = jp.load(tmp_path), image_pixels(whole.config)
     with torch.no_grad():
         theirs = whole.vit(pixel_values=torch.from_numpy(pixels)).last_hidden_state.numpy()
-    np.testing.assert_allclose(np.asarray(jp.logits(model, pixels)), theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(np.asarray(jp.logits(model, pixels)), theirs, **CLOSE)
 
 
 # --- pixels
@@ -189,7 +188,7 @@ def test_exports_load_in_transformers(tmp_path, family):
         assert type(theirs).__name__ == f"{IMAGE_CLASSES[family]}ForImageClassification"
         with torch.no_grad():
             got = theirs(pixel_values=torch.from_numpy(pixels)).logits.numpy()
-        np.testing.assert_allclose(got, np.asarray(jp.logits(small, pixels)), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(got, np.asarray(jp.logits(small, pixels)), **CLOSE)
         assert transformers.AutoImageProcessor.from_pretrained(written.folder).size["height"] == 12
         np.testing.assert_array_equal(jp.logits(jp.load(written.folder), pixels).shape, got.shape)
     with pytest.raises(CheckpointError, match="fill_zeros"):

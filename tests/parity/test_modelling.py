@@ -16,11 +16,10 @@ from jaxprune.checkpoint.uneven import MODELLING
 from jaxprune.model import logits
 from jaxprune.pruning.cut import cut
 from jaxprune.runtime.decode import generate_ids
-from tests.parity.reference import DECODERS, PAIRS, cases, compared, random_reference, reference_logits
+from tests.parity.reference import CLOSE, DECODERS, PAIRS, cases, compared, random_reference, reference_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
 
-TOLERANCE = 2e-5  # absolute; float32, two layers
 AUTO = {
     "classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
@@ -78,7 +77,7 @@ def assert_same(model, theirs, names=("right", "types")):
         expected, got = np.asarray(logits(model, **inputs[name])), reference_logits(theirs.eval(), inputs[name])
         if got.ndim == 3:
             got, expected = got[compared(inputs[name], family)], expected[compared(inputs[name], family)]
-        np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(got, expected, **CLOSE, err_msg=name)
 
 
 @pytest.mark.parametrize(("family", "head"), PAIRS)

@@ -14,12 +14,11 @@ import jaxprune as jp
 from jaxprune.finetuning.lora import adapters_of, merged, plan_of
 from jaxprune.finetuning.peft import write_peft
 from jaxprune.pruning.cut import cut
-from tests.parity.reference import random_reference
+from tests.parity.reference import CLOSE, random_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch, transformers and peft are not ours to fix
 
 IDS = np.arange(22).reshape(2, 11) % 20 + 3
-TOLERANCE = 2e-5  # absolute; float32, two layers
 
 
 def logits(reference) -> np.ndarray:
@@ -75,7 +74,7 @@ def test_peft_loads_our_folder_to_the_same_logits(tmp_path, family):
     )  # fmt: skip
     write_peft(tmp_path / "adapter", model, adapters, paths_of(model))
     theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter")
-    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), atol=TOLERANCE)
+    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), **CLOSE)
 
 
 def test_peft_loads_our_folder_onto_a_pruned_base(tmp_path):
@@ -109,7 +108,7 @@ def test_peft_loads_our_folder_onto_a_pruned_base(tmp_path):
         shrink(layer.intermediate.dense, rows=units)
         shrink(layer.output.dense, columns=units)
     theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter")
-    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), atol=TOLERANCE)
+    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), **CLOSE)
 
 
 def test_we_read_a_folder_that_peft_wrote(tmp_path):
@@ -126,7 +125,7 @@ def test_we_read_a_folder_that_peft_wrote(tmp_path):
             torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(tmp_path / "adapter")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), logits(adapted), atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), logits(adapted), **CLOSE)
 
 
 # --- what others' adapters may look like
@@ -173,7 +172,7 @@ def saved_adapter(folder, family, head, **settings):
 def test_kinds_of_plain_lora_give_pefts_logits(tmp_path, settings):
     theirs = saved_adapter(tmp_path, "bert", "classification", task_type="SEQ_CLS", **settings)
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, **CLOSE)
     assert not ours.provenance.warnings
 
 
@@ -184,14 +183,14 @@ def test_conv1d_and_its_three_projections_in_one_give_pefts_logits(tmp_path, fan
         tmp_path, "gpt2", "causal_lm", task_type="CAUSAL_LM", fan_in_fan_out=fan_in_fan_out, **modules
     )
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, **CLOSE)
 
 
 @pytest.mark.parametrize(("head", "kind"), [("causal_lm", "CAUSAL_LM"), ("classification", "SEQ_CLS")])
 def test_grouped_queries_give_pefts_logits(tmp_path, head, kind):
     theirs = saved_adapter(tmp_path, "llama", head, task_type=kind, target_modules="all-linear")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, **CLOSE)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -208,7 +207,7 @@ def test_pickled_adapters_are_read_with_and_without_a_name_in_their_keys(tmp_pat
     } if named else get_peft_model_state_dict(adapted)  # fmt: skip
     torch.save(state, tmp_path / "adapter" / "adapter_model.bin")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), logits(adapted), atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), logits(adapted), **CLOSE)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -221,7 +220,7 @@ def test_peft_loads_a_folder_of_adapters_and_norms_alone(tmp_path, family):
     model = model.replace(params={**model.params, "head": base.params["head"]})
     write_peft(tmp_path / "adapter", model, adapters, [path for path in paths_of(model) if "norm" in path])
     theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter")
-    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), atol=TOLERANCE)
+    np.testing.assert_allclose(logits(theirs), jp.logits(merged(model, adapters), IDS), **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -248,4 +247,4 @@ def test_all_linear_layers_of_deberta_give_pefts_logits(tmp_path):
     theirs = random_adapter(reference, task_type="SEQ_CLS", target_modules="all-linear")
     theirs.save_pretrained(tmp_path / "adapter")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
-    np.testing.assert_allclose(jp.logits(ours, IDS), logits(theirs), atol=TOLERANCE)
+    np.testing.assert_allclose(jp.logits(ours, IDS), logits(theirs), **CLOSE)

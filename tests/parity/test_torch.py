@@ -19,6 +19,7 @@ from jaxprune.model.relative import pair_buckets
 from tests.helpers import tiny
 from tests.parity.reference import (
     CLASSES,
+    CLOSE,
     DECODERS,
     ENCODERS,
     PAIRS,
@@ -30,8 +31,6 @@ from tests.parity.reference import (
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch and transformers are not ours to fix
 
-TOLERANCE = 2e-5  # absolute; float32, two layers
-
 
 def assert_parity(folder, reference, family, **asked):
     model = load(folder, **asked)
@@ -41,7 +40,7 @@ def assert_parity(folder, reference, family, **asked):
         assert ours.shape == theirs.shape
         if ours.ndim == 3:
             ours, theirs = ours[compared(inputs, family)], theirs[compared(inputs, family)]
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(ours, theirs, **CLOSE, err_msg=name)
 
 
 @pytest.mark.parametrize(("family", "head"), PAIRS)
@@ -147,7 +146,7 @@ def test_texts_as_long_as_the_model_reads(tmp_path, family, length):
     mask[1, : length // 3] = 0
     inputs = {"input_ids": np.where(mask > 0, random.randint(2, 30, mask.shape), 1), "attention_mask": mask}
     ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 def test_buckets_of_all_distances():
@@ -191,7 +190,7 @@ def test_texts_of_deberta_beyond_its_buckets(tmp_path, shared):
     mask[1, :13] = 0
     inputs = {"input_ids": np.where(mask > 0, random.randint(2, 30, mask.shape), 0), "attention_mask": mask}
     ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 def test_the_new_words_of_deberta(tmp_path):
@@ -238,7 +237,7 @@ def test_modernbert_may_pool_the_first_token(tmp_path):
     for name in ("full", "right"):  # of a text padded left it would be padding
         inputs = cases("modernbert")[name]
         ours, theirs = np.asarray(logits(load(tmp_path), **inputs)), reference_logits(reference, inputs)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 @pytest.mark.parametrize("head", ["none", "classification"])
@@ -260,7 +259,7 @@ def test_long_factors_of_phi3_are_refused_by_length(tmp_path):
     reference.save_pretrained(tmp_path)
     model, inputs = load(tmp_path), cases("phi3")["full"]
     assert model.architecture.max_positions == 9 and "texts are read up to 9 tokens" in model.provenance.warnings[0]
-    np.testing.assert_allclose(logits(model, **inputs), reference_logits(reference, inputs), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(logits(model, **inputs), reference_logits(reference, inputs), **CLOSE)
     with pytest.raises(jp.JaxpruneError, match="10 tokens do not fit the model's 9 positions"):
         logits(model, np.ones((1, 10), int))
 
