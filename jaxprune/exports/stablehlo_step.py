@@ -34,12 +34,12 @@ def step_arguments(a: Architecture) -> list[Any]:
     """What the program takes behind the weights, with rows, new tokens and slots of the cache left open.
 
     New token ids [rows, new]; padding [rows]: the slots before each row's first token; the slot of the first new token;
-    the cache [2, rows, slots, groups, width]: keys and values, the groups of all layers side by side.
+    the cache [2, rows, groups, slots, width]: keys and values, the groups of all layers one after the other.
     """
     bounds = ["new <= slots", *([f"slots <= {a.max_positions}"] if a.positions != "none" else [])]
     rows, new, slots = jax_export.symbolic_shape("rows, new, slots", scope=jax_export.SymbolicScope(bounds))
     spec, groups = jax.ShapeDtypeStruct, sum(size.groups for size in a.layers)
-    cache = spec((2, rows, slots, groups, a.head_width), jnp.float32)
+    cache = spec((2, rows, groups, slots, a.head_width), jnp.float32)
     return [spec((rows, new), jnp.int32), spec((rows,), jnp.int32), spec((), jnp.int32), cache]
 
 
@@ -54,7 +54,7 @@ def step_of(model: Model) -> Callable[..., tuple[Any, Any]]:
 
     def step(weights: dict[str, Any], ids: Any, padding: Any, first: Any, cache: Any) -> tuple[Any, Any]:
         params = ready(structure.unflatten([weights[name] for name in names]), a, jnp.float32)
-        new, keys = first + jnp.arange(ids.shape[1], dtype=jnp.int32), jnp.arange(cache.shape[2], dtype=jnp.int32)
+        new, keys = first + jnp.arange(ids.shape[1], dtype=jnp.int32), jnp.arange(cache.shape[3], dtype=jnp.int32)
         positions = jnp.maximum(new[None] - padding[:, None], 0)
         read_so_far = (first + ids.shape[1] - padding)[:, None]
 
@@ -62,13 +62,13 @@ def step_of(model: Model) -> Callable[..., tuple[Any, Any]]:
             mask = (keys >= padding[:, None, None]) & reach(kind, new[:, None], keys[None])
             return Context(mask[:, None], rotation_at(kind, positions, read_so_far))
 
-        parts = zip(*(jnp.split(cache[half], ends[:-1], axis=2) for half in (0, 1)), strict=True)
+        parts = zip(*(jnp.split(cache[half], ends[:-1], axis=1) for half in (0, 1)), strict=True)
         caches = [Cache(keys, values) for keys, values in parts]
         batch = token_batch(ids, positions, (new[None] >= padding[:, None]).astype(jnp.int32))
         out, caches = read(params, batch, for_layers(a, context_at), caches, first, a, jnp.float32)
-        out = jnp.where(first + ids.shape[1] <= cache.shape[2], out, jnp.nan)
+        out = jnp.where(first + ids.shape[1] <= cache.shape[3], out, jnp.nan)
         halves = ([cache.keys for cache in caches], [cache.values for cache in caches])
-        return out, jnp.stack([jnp.concatenate(half, axis=2) for half in halves])
+        return out, jnp.stack([jnp.concatenate(half, axis=1) for half in halves])
 
     return step
 
@@ -85,7 +85,7 @@ def step_difference(model: Model, call: Callable[..., Any]) -> tuple[float, floa
     padding = (width - lengths).astype(np.int32)
     left = np.stack([np.roll(row, shift) for row, shift in zip(ids, padding, strict=True)]).astype(np.int32)
     groups = sum(size.groups for size in a.layers)
-    cache: Any = np.zeros((2, len(ids), width, groups, a.head_width), np.float32)
+    cache: Any = np.zeros((2, len(ids), groups, width, a.head_width), np.float32)
     difference, largest = 0.0, 0.0
     for start, stop in ((0, width - 1), (width - 1, width)):
         got, cache = call(left[:, start:stop], padding, np.int32(start), cache)

@@ -205,6 +205,13 @@ def capped(scores: Array, cap: float | None) -> Array:
     return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
+def attention_weights(products: Array, mask: Array, architecture: Architecture, added: Array | None = None) -> Array:
+    """How much a query attends to each key, from their products [rows, groups, queries, length, keys]."""
+    scores = capped(products * attention_scale(architecture), architecture.score_cap)
+    scores = scores if added is None else scores + added[:, :, None]
+    return jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min))
+
+
 def attention_scale(architecture: Architecture) -> float:
     scale = architecture.attention_scale
     return architecture.head_width**-0.5 if scale is None else scale
@@ -229,10 +236,7 @@ def attend(
     if (
         dropout is not None or architecture.score_cap is not None
     ):  # the library's attention shows no scores, nor weights
-        scores = product("bqgnw,bkgw->bgnqk", q, k, jnp.float32) * attention_scale(architecture)
-        scores = capped(scores, architecture.score_cap)
-        scores = scores if added is None else scores + added[:, :, None]
-        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min))
+        weights = attention_weights(product("bqgnw,bkgw->bgnqk", q, k, jnp.float32), mask, architecture, added)
         weights = weights if dropout is None else drop(weights, dropout, 0)
         return product("bgnqk,bkgw->bqgnw", weights.astype(q.dtype), v)
     flat = q.reshape(rows, length, groups * queries, width)

@@ -19,7 +19,8 @@ from ..model.context import Context, for_layers, layer_contexts, reach, rotation
 from ..model.ends import embed_tokens, head_input
 from ..model.language import vocabulary_logits
 from ..model.model import Batch, Model, Params
-from ..model.sublayer import OUTPUT, attend, project_out, residual, sublayer, sublayer_inputs, turned
+from ..model.product import product
+from ..model.sublayer import OUTPUT, attend, attention_weights, project_out, residual, sublayer, sublayer_inputs, turned
 from .programs import Programs
 from .prompts import check_prompts, left_padded, prompt_rows, rounded_up
 from .sampling import Odds, Sampling, draw
@@ -103,10 +104,10 @@ def generate_ids(
 
 
 class Cache(NamedTuple):
-    """Keys (turned) and values of one layer, by slot."""
+    """Keys (turned) and values of one layer, a group's slots side by side: no step has to turn them round."""
 
-    keys: Float[Array, "rows slots groups width"]
-    values: Float[Array, "rows slots groups width"]
+    keys: Float[Array, "rows groups slots width"]
+    values: Float[Array, "rows groups slots width"]
 
 
 class Decoding(NamedTuple):
@@ -194,7 +195,7 @@ def continue_rows(
         live=lengths > 0,
         ended=jnp.zeros(rows, bool),
         finite=jnp.bool_(True),
-        caches=jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, room), (0, 0), (0, 0))), caches),
+        caches=jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, room), (0, 0))), caches),
     )
     return jax.lax.while_loop(unfinished, go_on, say(start, logits))._replace(caches=[])
 
@@ -247,13 +248,23 @@ def attention_step(
     """The attention half on new tokens, which see the cache and themselves."""
     q, k, v = sublayer_inputs(ATTENTION, p, x, architecture)
     q, k = turned(q, k, context.rotation)
+    new = Cache(jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2))
     if cache is None:
-        cache = Cache(k, v)
-    elif k.shape[2]:  # some heads are left
-        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=1)
-        cache = Cache(write(cache.keys, k), write(cache.values, v))
-    features = attend(q, cache.keys, cache.values, context.mask, architecture)
+        cache, features = new, attend(q, k, v, context.mask, architecture)
+    else:
+        if k.shape[2]:  # some heads are left
+            write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=2)
+            cache = Cache(write(cache.keys, new.keys), write(cache.values, new.values))
+        features = attend_cache(q, cache, context.mask, architecture)
     return residual(p, x, project_out(p[OUTPUT[ATTENTION]], features), architecture), cache
+
+
+def attend_cache(q: Array, cache: Cache, mask: Array, architecture: Architecture) -> Array:
+    """`attend` at the keys and values of a cache."""
+    if not q.shape[2]:  # no heads are left
+        return q
+    weights = attention_weights(product("bqgnw,bgkw->bgnqk", q, cache.keys, jnp.float32), mask, architecture)
+    return product("bgnqk,bgkw->bqgnw", weights.astype(q.dtype), cache.values)
 
 
 def token_batch(ids: Array, positions: Array, segments: Array) -> Batch:

@@ -48,7 +48,8 @@ given = np.load(sys.argv[2])
 weights = dict(np.load(sys.argv[3]))
 ids, padding, first, said = given["ids"], given["padding"], 0, []
 rows, width = ids.shape
-cache = np.zeros((2, rows, width + 6, *step.in_avals[-1].shape[3:]), np.float32)
+_, _, groups, _, size = step.in_avals[-1].shape
+cache = np.zeros((2, rows, groups, width + 6, size), np.float32)
 for _ in range(6):
     logits, cache = step.call(weights, ids, padding, np.int32(first), cache)
     first, ids = first + ids.shape[1], np.argmax(logits, axis=1)[:, None].astype(np.int32)
