@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .architecture import Architecture
+from .draws import draw_tokens
 from .ends import head_input
 from .model import Batch, Params
 from .partial_rows import Split, permute
@@ -226,8 +227,8 @@ def sampled_cotangents(
 
     def cotangent(x: Array, seed: Array) -> Array:
         logits, back = jax.vjp(lambda x: vocabulary_logits(params, x, architecture), x)
-        draw = lambda seed, row: jax.random.categorical(jax.random.fold_in(key, seed), row)  # noqa: E731
-        sampled = jax.vmap(draw)(seed, logits / temperature)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(seed)
+        sampled = draw_tokens(keys, logits / temperature)
         error = jax.nn.one_hot(sampled, logits.shape[-1]) - jax.nn.softmax(logits / temperature, axis=-1)
         return back(error)[0]
 

@@ -12,7 +12,7 @@ def product(spec: str, x: Array, y: Array, dtype: Any = None) -> Array:
     """`jnp.einsum(spec, x, y)` in the type of `x`, the result in `dtype` or that type.
 
     In bfloat16 all sums are taken in float32, also those of the backward pass, and `y` may be kept in float32: its
-    gradient then is float32 too and has never been rounded. CPUs multiply bfloat16 faster than float32 only so.
+    gradient then is float32 too and has never been rounded. A CPU that is faster in bfloat16 is so only in this way.
     """
     dtype = x.dtype if dtype is None else dtype
     if x.dtype != jnp.bfloat16:

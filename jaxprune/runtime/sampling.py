@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ..checks import check_types
 from ..errors import SettingsError
+from ..model.draws import draw_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ def draw(
     """The next token of every row, with a key for each. Without `top_k` and `top_p` (None), of all tokens."""
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
     if top_k is None and top_p is None:
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+        return draw_tokens(keys, logits)
     tokens, best = candidates(logits, top_k, top_p)
-    chosen = jax.vmap(jax.random.categorical)(keys, best)
+    chosen = draw_tokens(keys, best)
     return jnp.take_along_axis(tokens, chosen[:, None], axis=1)[:, 0]
 
 
