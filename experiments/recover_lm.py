@@ -5,7 +5,7 @@
         --out experiments/results/recover_lm.jsonl
 
 A tenth of C4's documents is held back; the cut calibrates, and everything trains, on the others. Every arm begins at
-the same cut and reads so many tokens once, in windows of 256:
+the same cut and reads so many tokens once, in windows of `--length`:
 
 recover   `Recover`: the dense model's predictions and hidden states, its rate found on windows held back
 distill   all weights on next tokens, half the loss the dense model's predictions
@@ -31,7 +31,7 @@ import numpy as np
 from kprune_glue import machine
 from smollm import method_of
 
-LENGTH, ROWS = 256, 2  # tokens of a window that trains, windows a step
+TOKENS = 512  # of a step
 MOVING = "layers/*", "final_norm/*"  # no embeddings, as in `Recover`
 PROJECTIONS = "q", "k", "v", "o", "up", "gate", "down"
 
@@ -56,16 +56,18 @@ def split(text: Path, work: Path, model: Any, tokens: int) -> tuple[Path, Path, 
     return files
 
 
-def trained(arm: str, pruned: Any, dense: Any, train: Path, held: Path, tokens: int, settings: dict[str, Any]) -> Any:
-    """The model that `arm` makes of `pruned` with these tokens, and what it records."""
+def trained(
+    arm: str, pruned: Any, dense: Any, train: Path, held: Path, tokens: int, length: int, settings: dict[str, Any]
+) -> Any:
+    """The model that `arm` makes of `pruned` with these tokens, in windows of `length`."""
     import jaxprune as jp
 
-    settings = {"batch_size": ROWS, "dtype": "bfloat16", **settings}
+    settings = {"batch_size": max(1, TOKENS // length), "dtype": "bfloat16", **settings}
     if arm == "recover":
-        windows = jp.Calibration.of_running_text(train, count=tokens // LENGTH, length=LENGTH)
-        steps = max(1, round(0.9 * tokens) // (LENGTH * settings["batch_size"]))  # a tenth is held back
+        windows = jp.Calibration.of_running_text(train, count=tokens // length, length=length)
+        steps = max(1, round(0.9 * tokens) // (length * settings["batch_size"]))  # a tenth is held back
         return jp.Recover(windows, **{"steps": steps, **settings})(pruned, dense)
-    task = jp.tasks.text(held, train=train, length=LENGTH, windows=8)
+    task = jp.tasks.text(held, train=train, length=length, windows=8)
     if arm == "distill":
         settings = {"distill": 0.5, **settings}
     teacher = dense if "distill" in settings else None
@@ -119,16 +121,17 @@ def measure(args: argparse.Namespace) -> None:
                     began = time.perf_counter()
                     if arm == "twice":
                         half, texts = remove / 2, split(args.text, args.work, dense, tokens // 2)[2]
-                        middle = trained("recover", kept_cut(half, method), dense, texts, held, tokens // 2, settings)
+                        some = tokens // 2, args.length, settings
+                        middle = trained("recover", kept_cut(half, method), dense, texts, held, *some)
                         rest = cut(middle, 1 - (1 - remove) / (1 - half), method)
-                        model = trained("recover", rest, dense, train, held, tokens // 2, settings)
+                        model = trained("recover", rest, dense, train, held, *some)
                     else:
                         texts = split(args.text, args.work, dense, tokens)[2]
-                        model = trained(arm, pruned, dense, texts, held, tokens, settings)
+                        model = trained(arm, pruned, dense, texts, held, tokens, args.length, settings)
                     record = model.provenance.record
                     line = {
                         "arm": arm, "method": method, "remove": remove, "tokens": tokens, "set": args.set,
-                        "calibrated_on": args.calibrate * 512,
+                        "calibrated_on": args.calibrate * 512, "length": args.length,
                         "scored_on": wiki.name, "dense": whole, "pruned": before, "score": scores(model),
                         "seconds": time.perf_counter() - began,
                         "record": record["recovery"] if arm in ("recover", "twice") else record["training"],
@@ -147,7 +150,8 @@ def print_table(files: list[Path]) -> None:
     rows: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
         calibrated = line.get("calibrated_on", 8192)
-        rows[line["remove"], line["method"], calibrated, line["arm"], " ".join(line["set"])][line["tokens"]] = line
+        changed = [*line["set"], *([f"length={line['length']}"] if line.get("length", 256) != 256 else [])]
+        rows[line["remove"], line["method"], calibrated, line["arm"], " ".join(changed)][line["tokens"]] = line
     tokens = sorted({line["tokens"] for line in lines})
     print(
         "| removed | cut by | on tokens | training | text | dense | pruned | "
@@ -181,6 +185,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of Recover or Train")
     parser.add_argument("--calibrate", type=int, default=16, help="windows of 512 tokens that the cut reads")
+    parser.add_argument("--length", type=int, default=256, help=f"tokens of a window that trains, {TOKENS} a step")
     parser.add_argument("--windows", type=int, default=32, help="windows of 512 tokens that are scored")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("build/recover_lm"))
