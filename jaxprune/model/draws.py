@@ -1,4 +1,4 @@
-"""Tokens drawn from their logits, by one number a row and not by one for every token of a vocabulary."""
+"""Tokens drawn from their logits, by two numbers a row and not by one for every token of a vocabulary."""
 
 import jax
 import jax.numpy as jnp

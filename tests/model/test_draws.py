@@ -1,4 +1,4 @@
-"""Tokens drawn by one number a row: with their probabilities, and never one that has none."""
+"""Tokens drawn by two numbers a row: with their probabilities, and never one that has none."""
 
 import jax
 import jax.numpy as jnp
