@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of Recover or Train")
     parser.add_argument("--calibrate", type=int, default=16, help="windows of 512 tokens that the cut reads")
-    parser.add_argument("--length", type=int, default=256, help=f"tokens of a window that trains, {TOKENS} a step")
+    parser.add_argument("--length", type=int, default=256, help=f"tokens of a window that trains; {TOKENS} make a step")
     parser.add_argument("--windows", type=int, default=32, help="windows of 512 tokens that are scored")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("build/recover_lm"))

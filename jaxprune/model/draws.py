@@ -10,12 +10,13 @@ BLOCK = 256  # tokens of which one block is drawn first, then one of them
 def draw_tokens(keys: Array, logits: Float[Array, "rows vocab"]) -> Int[Array, " rows"]:
     """A token of every row, each with its probability; one key for a row, which alone decides it.
 
-    `jax.random.categorical` makes a Gumbel number for every token, which at a vocabulary of 49,152 takes a CPU longer
-    than a small model's step. Here a block of tokens is drawn by the blocks' sums, then a token by what the block's own
-    are, so that rounding of long sums tells no tokens apart. Tokens of logit -inf are never drawn.
+    `jax.random.categorical` makes a Gumbel number for every token, which costs a CPU much where these are many. Here a
+    block of tokens is drawn by the blocks' sums, then a token by what the block's own are, so that rounding of long
+    sums tells no tokens apart. Sums are in float32 whatever the logits' type. Tokens of logit -inf are never drawn.
     """
     rows, vocab = logits.shape
     size = min(BLOCK, vocab)
+    logits = logits.astype(jnp.float32)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     blocks = jnp.pad(weights, ((0, 0), (0, -vocab % size))).reshape(rows, -1, size)
     numbers = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)

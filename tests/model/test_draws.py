@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.model.draws import BLOCK, draw_tokens
+from jaxprune.model.draws import BLOCK, _first_above, draw_tokens
 
 
 def logits_of(vocab):
@@ -32,7 +32,7 @@ def test_tokens_come_as_often_as_they_are_likely(vocab):
 
 
 def test_what_has_no_probability_is_not_drawn_at_either_end():
-    """Numbers next to 0 and to 1, of rows with nothing at their beginning, at their end, or anywhere but once."""
+    """Of rows with nothing at their beginning, their end, or anywhere but once; by the numbers next to 0 and 1."""
     vocab = 3 * BLOCK
     rows = np.full((4, vocab), -np.inf, np.float32)
     rows[0, BLOCK + 5 : BLOCK + 9] = 0
@@ -42,6 +42,15 @@ def test_what_has_no_probability_is_not_drawn_at_either_end():
     for row in rows:
         drawn = np.asarray(draw_tokens(keys, jnp.broadcast_to(row, (2000, vocab))))
         assert np.isfinite(row[drawn]).all()
+    weights, ends = np.array([[0, 0, 2.0, 1e-3, 5.0, 0, 0]] * 2, np.float32), np.array([0, 1 - 2**-24], np.float32)
+    assert _first_above(jnp.asarray(weights), jnp.asarray(ends)).tolist() == [2, 4]
+
+
+def test_logits_in_half_precision_are_summed_in_float32():
+    logits = jnp.zeros((4000, 4 * BLOCK), jnp.bfloat16)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = draw_tokens(keys, logits)
+    assert drawn.tolist() == draw_tokens(keys, logits.astype(jnp.float32)).tolist()
 
 
 def test_a_row_is_drawn_by_its_key_alone():
