@@ -1,13 +1,15 @@
-"""Everything that is to be measured on a GPU, in nine minutes.
+"""Everything that is to be measured on a GPU, what matters most first.
 
     python experiments/gpu_all.py --out build/gpu --minutes 9        # JAX_PLATFORMS as it is: a GPU must be found
     python experiments/gpu_all.py --out build/gpu --sections kprune  # some of it; lines are added to those there
+    python experiments/gpu_all.py --out build/gpu --sections agreement kprune --parts default float32  # of these, some
     python experiments/gpu_all.py --out build/gpu --table            # gpu.md again, from the lines
     JAX_PLATFORMS=cpu python experiments/gpu_all.py --out build/tiny --tiny   # all of it at small sizes
     JAX_PLATFORMS=cpu python experiments/gpu_all.py --store          # the CPU's results that agreement compares with
 
 It needs nothing but this repository: weights are drawn by shape, calibration texts are token ids. Each part of a
-section is a process, without pre-allocated memory, with a compile cache on disk and a share of the time. What it finds
+section is a process, without pre-allocated memory, with a compile cache on disk and a share of the time: what comes
+last goes without where it is short (all of it is thought to need 13 minutes). What it finds
 is in OUT/gpu.jsonl line by line, at once; a part that fails or runs out of time is written down and the next begins.
 OUT/gpu.log holds what the processes said, OUT/gpu.md the tables, OUT/gpu_trace.json.gz a trace (ui.perfetto.dev).
 Progress goes to stderr. Exit code 1: something failed or ran out of time.
@@ -39,7 +41,13 @@ def measure(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     if any(line.get("tiny", args.tiny) != args.tiny for line in read(args.out / LINES)):
         raise SystemExit(f"{args.out} holds lines of a run with{'out' * args.tiny} --tiny; choose another folder")
-    began = {"section": "run", "tiny": args.tiny, "minutes": args.minutes, "sections": args.sections}
+    began = {
+        "section": "run",
+        "tiny": args.tiny,
+        "minutes": args.minutes,
+        "sections": args.sections,
+        "parts": args.parts,
+    }
     began |= {"command": " ".join(["python experiments/gpu_all.py", *sys.argv[1:]]), "versions": versions()}
     began |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     append(args.out / LINES, began | {"started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())})
@@ -53,7 +61,7 @@ def measure(args: argparse.Namespace) -> int:
     ]
     cache = args.cache or Path(tempfile.gettempdir()) / f"jaxprune-gpu-{os.getuid()}"
     try:
-        jobs, within = jobs_of(args.sections, args.tiny), environment(cache, args.tiny)
+        jobs, within = jobs_of(args.sections, args.tiny, args.parts), environment(cache, args.tiny)
         good = run_all(jobs, command, args.out, 60 * args.minutes, within)
     finally:
         table.write(args.out)
@@ -98,13 +106,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder for all that is found")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything together (9)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME")
+    parser.add_argument("--parts", nargs="*", default=[], metavar="NAME", help="of these sections, only these parts")
     parser.add_argument("--tiny", action="store_true", help="small sizes, on a CPU too")
     parser.add_argument("--table", action="store_true", help="only write gpu.md anew")
     parser.add_argument("--store", action="store_true", help="store this CPU's results for agreement")
     parser.add_argument("--cache", type=Path, help="folder of compiled programs (one in the temporary folder)")
     for hidden, kind in (("--section", str), ("--seconds", float)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
-    parser.add_argument("--parts", nargs="*", default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out = args.out.resolve()
     if args.store:

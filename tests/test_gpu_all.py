@@ -147,6 +147,22 @@ def test_no_process_is_started_where_no_time_is_left(tmp_path):
     assert lines[0]["error"] == "no time was left"
 
 
+def test_where_time_is_short_the_first_have_what_they_need(tmp_path):
+    (tmp_path / "script").write_text("exit 0")
+    weights = {"one": 50.0, "two": 50.0, "three": 2000.0}
+    listed = [Job(name, (name,), weight) for name, weight in weights.items()]
+    assert jobs.run_all(listed, ["bash", str(tmp_path / "script")], tmp_path, 60.0)
+    assert [round(line["limit_seconds"]) for line in read(tmp_path / LINES)] == [50, 50, 60]
+
+
+def test_some_parts_of_some_sections():
+    listed = jobs_of(["kprune", "agreement", "speed"], False, ["float32", "default"])
+    assert [(job.section, job.parts) for job in listed] == [
+        ("kprune", ("float32",)), ("agreement", ("default",)), ("speed", ("float32",)),
+    ]  # fmt: skip
+    assert jobs_of(["trace"], True, ["float32"]) == []
+
+
 def test_every_part_is_a_process_where_allocators_are_read():
     full, tiny = (jobs_of(list(SECTIONS), small) for small in (False, True))
     assert [job.section for job in tiny] == list(SECTIONS)

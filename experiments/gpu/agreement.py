@@ -17,7 +17,6 @@ import jaxprune as jp
 from jaxprune.assets import demo_data_path, demo_model_path
 from jaxprune.model.transformer import whole_forward
 from jaxprune.pruning.allocation import Curve
-from jaxprune.runtime import programs
 from jaxprune.tokens.packing import pack, unpack_logits
 from jaxprune.tokens.windows import encoded_for
 
@@ -104,14 +103,12 @@ def store() -> None:
 @contextmanager
 def at(precision: str) -> Iterator[None]:
     """Products as written, all of them in full float32, or scores from bfloat16 products."""
-    programs.forget()  # they look alike, whatever the precision is
     with ExitStack() as stack:
         if precision == "highest":
             stack.enter_context(jax.default_matmul_precision("highest"))
         if precision == "bfloat16":
             stack.enter_context(scoring_in_bfloat16())
         yield
-    programs.forget()
 
 
 def measure(book: Book) -> None:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import cho_factor
 
+from jaxprune.runtime.programs import compiler_options
+
 from .book import Book
 from .clock import seconds_of
 
@@ -61,7 +63,9 @@ def copy(numbers: int, repeats: int) -> Mapping[str, Any]:
 
 def product(n: int, dtype: str, precision: Any, repeats: int) -> Mapping[str, Any]:
     x, y = (jax.random.normal(jax.random.key(seed), (n, n), jnp.float32).astype(dtype) for seed in range(2))
-    times = jax.jit(lambda x, y: jnp.matmul(x, y, precision=precision))
+    times = jax.jit(
+        lambda x, y: jnp.matmul(x, y, precision=precision), compiler_options=compiler_options()
+    )  # as programs here are
     return rate(seconds_of(lambda: times(x, y), repeats), flops=2 * n**3)
 
 

@@ -46,11 +46,14 @@ def run_all(
     True: none failed or ran out of time. Every job's end is a line, and the next one begins whatever it was.
 
     The time that is left is shared out by the weights of the jobs to come, so that what one leaves helps the others.
+    But a job may have the seconds of its weight in any case. Where time is short, the last ones go without: in shares
+    that are too small for all of them none would come to its end.
     """
     end, good = time.monotonic() + seconds, True
     for number, job in enumerate(jobs):
         left = end - time.monotonic()
-        limit = left * job.weight / sum(other.weight for other in jobs[number:])
+        share = left * job.weight / sum(other.weight for other in jobs[number:])
+        limit = min(max(share, job.weight), left)
         say(f"[{number + 1}/{len(jobs)}] {job.name}: at most {limit:.0f} of {max(left, 0):.0f} s")
         began, cores = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         status, error = ("out of time", "no time was left") if limit < LEAST else run(job, command, out, limit, within)

@@ -5,7 +5,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -146,16 +145,11 @@ def scoring_in_bfloat16() -> Iterator[None]:
 
     What a run keeps of the measurement for its refit comes from these products too.
     """
-    kept: dict[Any, Any] = {}  # these programs look like those in float32, and must not be taken for them
 
     def halved(measure: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*inputs: Any, programs: Programs, **named: Any) -> Any:
-            own = replace(programs, own=kept, compile_seconds=0.0, compiled=0)
+        def call(*inputs: Any, **named: Any) -> Any:
             with jax.default_matmul_precision("BF16_BF16_F32"):
-                found = measure(*inputs, programs=own, **named)
-            programs.compile_seconds += own.compile_seconds
-            programs.compiled += own.compiled
-            return found
+                return measure(*inputs, **named)
 
         return call
 

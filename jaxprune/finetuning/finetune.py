@@ -23,6 +23,7 @@ from ..model.transformer import whole_pass
 from ..runtime.device_limit import check_limit
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
+from ..runtime.precision import full_precision
 from ..tasks.example import picked
 from ..tasks.kinds import KINDS
 from ..tasks.running_text import text_digest
@@ -231,8 +232,9 @@ def merged_versus_unmerged(
     """
     batch = devices.everywhere(jax.tree.map(lambda leaf: np.asarray(leaf[:2]), batch))
     static, fetch = {"architecture": base.architecture}, devices.fetch
-    apart = _outputs(fetch(base.params), fetch(adapters.weights), fetch(adapters.scaling), batch, **static)
-    together = whole_pass(base.architecture)(fetch(result.params), batch, **static)
+    with full_precision():
+        apart = _outputs(fetch(base.params), fetch(adapters.weights), fetch(adapters.scaling), batch, **static)
+        together = whole_pass(base.architecture)(fetch(result.params), batch, **static)
     return logits_difference(
         devices.read(apart), devices.read(together), jax.tree.map(jnp.asarray, devices.read(batch))
     )

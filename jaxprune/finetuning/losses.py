@@ -54,8 +54,9 @@ def stream_gap(
     """The squared difference of two residual streams over the teacher's own energy, per text."""
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     own = own_tokens(batch).astype(jnp.float32)
-    gap = jnp.einsum("rst,rt->rs", own, jnp.sum((student.astype(jnp.float32) - teacher) ** 2, axis=-1))
-    return gap / jnp.maximum(jnp.einsum("rst,rt->rs", own, jnp.sum(teacher**2, axis=-1)), 1e-12)
+    summed = partial(jnp.einsum, "rst,rt->rs", own, precision="highest")
+    gap = summed(jnp.sum((student.astype(jnp.float32) - teacher) ** 2, axis=-1))
+    return gap / jnp.maximum(summed(jnp.sum(teacher**2, axis=-1)), 1e-12)
 
 
 def targets_of(batch: Batch, targets: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ def span_factors(
 def token_mean(values: Array, there: Array, batch: Batch) -> Float[Array, "rows texts"]:
     """The mean over those of a text's tokens that are `there`, both [rows, length]; 0 where none is."""
     own = (own_tokens(batch) & (batch.real & there)[:, None, :]).astype(values.dtype)
-    return jnp.einsum("rst,rt->rs", own, values) / jnp.maximum(jnp.sum(own, axis=-1), 1)
+    return jnp.einsum("rst,rt->rs", own, values, precision="highest") / jnp.maximum(jnp.sum(own, axis=-1), 1)
 
 
 def of_tokens(targets: Int[Array, "rows texts _"], batch: Batch) -> Int[Array, "rows length"]:

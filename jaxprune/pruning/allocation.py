@@ -11,6 +11,8 @@ from ..errors import BudgetError, NumericalError
 from ..model.architecture import ATTENTION, FEED_FORWARD, HALVES, Architecture
 from .cut import Mask
 
+ROUNDING = 1e-3  # of the largest eigenvalue: further below zero no rounding brings one
+
 
 class Curve(NamedTuple):
     """A sublayer's units in the order in which they should go, and what that costs.
@@ -108,14 +110,19 @@ def uniform_masks(
 def psd_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
     """A with A Aᵀ = matrix, for a positive semidefinite matrix; a millionth of its mean diagonal is added.
 
-    More, where fewer tokens than dimensions were seen: rounding then leaves eigenvalues well below zero.
+    More, where fewer tokens than dimensions were seen: rounding then leaves eigenvalues well below zero. Where a few
+    directions hold almost all of it, as where every text pulls the same way, rounding can outweigh whatever else there
+    is: eigenvalues below zero then count as none. Raises `NumericalError` where they are more than rounding.
     """
     matrix, n = np.asarray(matrix, np.float64), len(matrix)
     mean = max(float(np.trace(matrix)) / max(n, 1), 1e-30)
     for share in (1e-6, 1e-5, 1e-4, 1e-3):
         with suppress(np.linalg.LinAlgError):
             return np.linalg.cholesky(matrix + share * mean * np.eye(n)).astype(np.float32)
-    raise NumericalError("the gradients' second moments are not positive semidefinite; calibrate on more texts.")
+    values, vectors = np.linalg.eigh(matrix)
+    if -values[0] > ROUNDING * np.max(np.abs(values)):
+        raise NumericalError("the gradients' second moments are not positive semidefinite; calibrate on more texts.")
+    return (vectors * np.sqrt(np.maximum(values, 0) + 1e-3 * mean)).astype(np.float32)
 
 
 def slopes(damage: np.ndarray, costs: np.ndarray) -> np.ndarray:

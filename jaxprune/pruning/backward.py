@@ -172,7 +172,7 @@ def add_features(
     """
     gram, mean = sums
     x = weighted.reshape(root.size, weighted.shape[-1])  # no -1: a sublayer may have come without units
-    return add_gram(gram, x), mean + root.reshape(-1) @ x
+    return add_gram(gram, x), mean + jnp.matmul(root.reshape(-1), x, precision="highest")
 
 
 def token_weights(energy: Array, real: Array, total: ArrayLike, tokens: ArrayLike, floor: float) -> Array:

@@ -11,6 +11,7 @@ from ..model.heads import head_of
 from ..model.model import Batch, Model
 from ..model.transformer import whole_forward
 from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
+from ..runtime.precision import full_precision
 from ..runtime.programs import Programs
 from ..tokens.packing import logits_difference
 from .cut import Mask, silenced
@@ -30,8 +31,9 @@ def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: 
     batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
     batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
     params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
-    masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
-    without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    with full_precision():
+        masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
+        without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
     error = logits_difference(masked, without, batch)
     if not np.isfinite(error):
         raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
@@ -41,24 +43,25 @@ def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: 
 def masked_versus_cut_in_run(
     fitted: Model, small: Model, masks: Sequence[Mask], batch: Batch, programs: Programs
 ) -> float:
-    """`masked_versus_cut` where a run's weights are: by programs it has compiled before, and streamed where it does."""
+    """`masked_versus_cut` where a run's weights are, and streamed where it does; on a CPU by programs that it has."""
     head = head_of(fitted.architecture)
     if head.language is not None and not head.generates:
         batch = first_tokens(batch)  # what such a model says of a token depends on the rest, too
     devices = programs.devices
     params = devices.params(silenced(fitted, masks).params)
-    last = last_stream(params, batch, fitted.architecture, programs)
-    # From here on few rows, on one device.
-    last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
-    if head.language is not None:
-        last, batch = last[:2, :FIRST], first_tokens(batch)
-    masked = programs(finish, outer, last, batch, architecture=fitted.architecture)
-    batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
-    if devices.stream:
-        without = next(last_outputs(small.params, [batch], small.architecture, programs, logits=True))
-    else:
-        on_device = jax.tree.map(jnp.asarray, small.params)
-        without = programs.once(whole_forward, on_device, batch, architecture=small.architecture)
+    with full_precision():
+        last = last_stream(params, batch, fitted.architecture, programs)
+        # From here on few rows, on one device.
+        last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
+        if head.language is not None:
+            last, batch = last[:2, :FIRST], first_tokens(batch)
+        masked = programs(finish, outer, last, batch, architecture=fitted.architecture)
+        batch, masked = jax.tree.map(lambda leaf: leaf[:2], (batch, masked))
+        if devices.stream:
+            without = next(last_outputs(small.params, [batch], small.architecture, programs, logits=True))
+        else:
+            on_device = jax.tree.map(jnp.asarray, small.params)
+            without = programs.once(whole_forward, on_device, batch, architecture=small.architecture)
     error = logits_difference(masked, without, batch)
     if not np.isfinite(error):
         raise NumericalError("the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts.")

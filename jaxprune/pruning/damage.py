@@ -69,11 +69,14 @@ def surgeon_inputs(
     of g gᵀ. Without `sensitivity` A is replaced by the multiple of the identity of equal trace.
     """
     mean = np.asarray(statistics.mean) / tokens
-    gram = whole(np.asarray(statistics.gram)) / tokens - np.outer(mean, mean)
+    gram = whole(np.asarray(statistics.gram))  # in place from here on: fresh memory takes longer than the sums
+    gram /= tokens
+    gram -= np.outer(mean, mean)
     # Features in units of their own spread: they differ by orders of magnitude, and the elimination downdates an
     # inverse in float32, which loses as many digits as the diagonal spans.
     spread = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.max(np.diag(gram)) + 1e-30))
-    gram = gram / spread[:, None] / spread[None, :]
+    gram /= spread[:, None]
+    gram /= spread[None, :]
     gram[np.diag_indices_from(gram)] += ridge / tokens
     metric = whole(np.asarray(statistics.sensitivity)) / texts / 2
     if not sensitivity:

@@ -102,14 +102,16 @@ def _choose(
     vectors are kept, and the diagonals: a column of what is left is worked out when its feature goes.
     """
 
+    exact = partial(jnp.matmul, precision="highest")
+
     def pick(state, step):
         taken, halves, columns, diagonal, energy, alive = state  # the first three: [count, short]
         cost = jnp.where(alive, energy / diagonal, jnp.inf)
         best = jnp.argmin(cost)
-        column = inverse[best] - taken[:, best] @ columns
+        column = inverse[best] - exact(taken[:, best], columns)
         pivot = column[best]
         column = jnp.where(alive, column / pivot, 0.0)
-        mutual = inner[best] - halves[:, best] @ columns - columns[:, best] @ halves
+        mutual = inner[best] - exact(halves[:, best], columns) - exact(columns[:, best], halves)
         halved = jnp.where(alive, mutual - 0.5 * mutual[best] * column, 0.0)
         state = (
             taken.at[step].set(pivot * column),
@@ -169,7 +171,8 @@ def _alone(inverse: np.ndarray, weight: np.ndarray, blocks: int) -> np.ndarray:
     width = len(inverse) // blocks
     diagonal = np.einsum("uaub->uab", inverse.reshape(blocks, width, blocks, width))
     weight = weight.reshape(blocks, width, -1)
-    return np.sum(weight * np.linalg.solve(diagonal, weight), axis=(1, 2))
+    # tr(Wᵀ D⁻¹ W) as tr(D⁻¹ W Wᵀ): a system of `width` right sides in place of one a direction of the output.
+    return np.trace(np.linalg.solve(diagonal, weight @ weight.transpose(0, 2, 1)), axis1=1, axis2=2)
 
 
 class _Step:

@@ -37,14 +37,15 @@ def accumulate(
 ) -> Normal:
     """Add one batch of tokens; float32 at the highest matmul precision."""
     features, target = (value.reshape(weight.size, value.shape[-1]) for value in (features, target))
+    exact = partial(jnp.matmul, precision="highest")
     flat_weight = weight.reshape(-1)
     weighted = (features * flat_weight[:, None]).T
     return Normal(
         add_gram(normal.gram, features, flat_weight),
-        normal.cross + jnp.matmul(weighted, target, precision="highest"),
+        normal.cross + exact(weighted, target),
         normal.mean + jnp.sum(weighted, axis=1),
-        normal.target + flat_weight @ target,
-        normal.energy + flat_weight @ jnp.sum(target**2, axis=1),
+        normal.target + exact(flat_weight, target),
+        normal.energy + exact(flat_weight, jnp.sum(target**2, axis=1)),
         normal.count + jnp.sum(flat_weight),
         normal.tokens + jnp.sum(flat_weight > 0),
     )
@@ -98,15 +99,20 @@ def solve(
     count = np.maximum(normal.count, 1e-30)
     mean, target = normal.mean / count, normal.target / count
     shift = target if intercept else old_bias
-    gram, cross = normal.gram / count, normal.cross / count - np.outer(mean, shift)
+    cross = normal.cross / count - np.outer(mean, shift)
+    gram = normal.gram  # ours, and in place from here on: fresh memory of its size takes longer than the sums
+    gram /= count
     seen = np.diag(gram).copy()  # mean squares
     if intercept:
-        gram = gram - np.outer(mean, mean)
+        gram -= np.outer(mean, mean)
+    variance = np.diag(gram).copy()
     # In units of each feature's spread: they differ by orders of magnitude, and so would the pivots that tell the rank.
-    spread = np.sqrt(np.maximum(np.diag(gram), HARDLY * seen + 1e-30))[:, None]
-    alone, penalty = gram / spread / spread.T, ridge / count
+    spread = np.sqrt(np.maximum(variance, HARDLY * seen + 1e-30))[:, None]
+    gram /= spread
+    gram /= spread.T
+    alone, penalty = gram, ridge / count
     right = cross / spread + penalty * pull * old_weight * spread
-    scaled = _positive_solve(alone + penalty * np.eye(len(alone)), right)  # weights in these units
+    scaled = _positive_solve(_shifted(alone, penalty), right)  # weights in these units
     weight = scaled / spread
     bias = target - mean @ weight if intercept else old_bias
     # What is left, in closed form: where the gradient of ½ tr(Vᵀ A V) - tr(Vᵀ c) + ½ λ |V - V_old|² vanishes, A V is
@@ -122,7 +128,7 @@ def solve(
     return Refit(
         weight.astype(np.float32),
         bias.astype(np.float32),
-        _rank(alone, np.diag(gram), int(normal.tokens) - intercept),
+        _rank(alone, variance, int(normal.tokens) - intercept),
         max(float(left), 0.0) / total,
         max(float(left + rise), 0.0) / total,
     )
@@ -137,13 +143,22 @@ def _quadratic(matrix: np.ndarray, change: np.ndarray) -> float:
     return float(np.sum(narrow * (matrix.astype(np.float32) @ narrow)))
 
 
+def _shifted(matrix: np.ndarray, by: float) -> np.ndarray:
+    """A copy with `by` added to the diagonal."""
+    out = matrix.copy()
+    out[np.diag_indices_from(out)] += by
+    return out
+
+
 def _positive_solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The solution for a symmetric `system`, which is overwritten."""
     if not system.size:
         return right
     if not np.isfinite(system).all() or not np.isfinite(right).all():
         raise NumericalError("NaN or Inf in the sums of the refit; check the checkpoint's weights.")
     try:
-        return cho_solve(cho_factor(system, lower=True, check_finite=False), right)
+        # LAPACK reads columns: of the transpose, which is the same matrix, it needs no copy.
+        return cho_solve(cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False), right)
     except np.linalg.LinAlgError as error:
         raise NumericalError(
             f"the refit of {len(system)} features has no unique solution; raise the ridge, or calibrate on more texts."
@@ -161,9 +176,9 @@ def _rank(correlations: np.ndarray, variance: np.ndarray, tokens: int) -> int:
     if most < n or n > EXACT or not n:
         return most
     factored, pivoted = get_lapack_funcs(("potrf", "pstrf"), (correlations,))
-    if factored(correlations - UNDETERMINED * np.eye(n), lower=True)[-1] == 0:
+    if factored(_shifted(correlations, -UNDETERMINED).T, lower=True, overwrite_a=True)[-1] == 0:
         return n
-    return int(pivoted(correlations, tol=UNDETERMINED)[-2])
+    return int(pivoted(correlations.T, tol=UNDETERMINED)[-2])
 
 
 def solve_scales(
@@ -187,7 +202,7 @@ def solve_scales(
     right = reach.reshape(units, width * reach.shape[1]).sum(1)
     scale = max(float(np.mean(np.diag(gram))) if units else 0.0, 1e-30)
     penalty = ridge / max(float(normal.count), 1e-30)
-    scales = _positive_solve(gram / scale + penalty * np.eye(units), right / scale + penalty)
+    scales = _positive_solve(_shifted(gram / scale, penalty), right / scale + penalty)
     fitted = weight * np.repeat(scales, width)[:, None]
     before, after = squared_error(normal, weight, bias), squared_error(normal, fitted, bias)
     return Refit(fitted.astype(np.float32), bias.astype(np.float32), len(weight), after, before)

@@ -36,6 +36,8 @@ from .kept import KeptPasses
 from .least_squares import Normal, Refit, accumulate, empty_normal, solve, solve_scales
 from .refit_settings import Fit
 
+ACCELERATED = 300  # times the work that an accelerator does while it compiles one program, a two-core CPU's being 1
+
 
 class Streams(NamedTuple):
     """Both residual streams before the next sublayer, one array a batch: all that is kept for every token."""
@@ -142,9 +144,11 @@ def widths(work: int) -> int:
     """Into how many widths sublayers are sorted, by the multiply-adds of all their Gram matrices.
 
     Compiling for one more width takes about half a second; by count, twice the widths save some tenth of the work. The
-    thresholds follow from that for two cores, and were not measured.
+    thresholds follow from that for two cores, and were not measured. An accelerator does some hundred times that work
+    while it compiles (experiments/results/gpu.md).
     """
-    return 4 if work < 2e11 else 8 if work < 2e12 else 16
+    share = work if jax.default_backend() == "cpu" else work / ACCELERATED
+    return 4 if share < 2e11 else 8 if share < 2e12 else 16
 
 
 def padded_units(mask: Mask, parts: int) -> tuple[np.ndarray, int]:

@@ -3,17 +3,25 @@
 `jax.jit` keeps its programs to itself; compiling ahead of time gives the same program with its memory analysis.
 """
 
+import os
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from .devices import Devices
 from .memory import PeakMeter, temp_bytes
+from .precision import default_precision
 
+# On a GPU, XLA builds and times dozens of Triton kernels for every shape of product: seconds for each, where these run
+# for milliseconds. Among those of cuBLAS it still chooses by time. What XLA_FLAGS speaks of is left to it.
+ON_GPU: Mapping[str, bool] = MappingProxyType(
+    {"xla_gpu_enable_triton_gemm": False, "xla_gpu_experimental_enable_fusion_autotuner": False}
+)
 _COMPILED: dict[Hashable, tuple[Callable[..., Any], int]] = {}  # as jit's own cache: for the life of the process
 
 
@@ -64,6 +72,14 @@ def forget() -> None:
     _COMPILED.clear()
 
 
+def compiler_options() -> dict[str, bool]:
+    """What programs are compiled with on the devices there are: `ON_GPU`, but for what XLA_FLAGS speaks of."""
+    if jax.default_backend() != "gpu":
+        return {}
+    said = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in ON_GPU.items() if name not in said}
+
+
 @dataclass
 class Programs:
     """Runs jitted functions and keeps the books of one run. Static arguments go by keyword, arrays by position."""
@@ -86,7 +102,8 @@ class Programs:
     def prepare(self, function: Any, *arrays: Any, **static: Any) -> Callable[..., Any]:
         """The compiled program that a call runs, whose temporaries the meter counts from now on; nothing is run."""
         leaves, tree = jax.tree.flatten(arrays)
-        key = (function, tuple(sorted(static.items())), tree, _abstract(leaves))
+        # Precision is no argument, and part of what is compiled.
+        key = (function, tuple(sorted(static.items())), tree, _abstract(leaves), default_precision())
         known = _COMPILED if self.own is None else self.own
         if key not in known:
             program = self._compile(function, arrays, static)
@@ -115,7 +132,7 @@ class Programs:
 
     def _compile(self, function: Any, arrays: tuple[Any, ...], static: dict[str, Any], options: Any = None) -> Any:
         began = time.perf_counter()
-        program = function.lower(*arrays, **static).compile(options)
+        program = function.lower(*arrays, **static).compile({**compiler_options(), **(options or {})} or None)
         self.compile_seconds += time.perf_counter() - began
         self.compiled += 1
         return program

@@ -61,3 +61,19 @@ def test_roots_of_second_moments_of_few_tokens():
     np.testing.assert_allclose(root @ root.T, moments, atol=2e-3 * np.trace(moments) / 200)
     with pytest.raises(NumericalError, match="not positive semidefinite; calibrate on more texts"):
         psd_root(-np.eye(3, dtype=np.float32))
+
+
+def test_roots_where_rounding_outweighs_all_but_one_direction():
+    """Rounding of 3 · 10^-5 on 400 dimensions, of which one holds nearly all."""
+    random = np.random.RandomState(0)
+    g = random.normal(size=400) * (1 + 1e-3 * random.normal(size=(2000, 400)))
+    moments = g.T @ g
+    rounding = np.triu(moments * random.normal(size=moments.shape) * 3e-5)
+    summed = (moments + rounding + np.triu(rounding, 1).T).astype(np.float32)
+    mean = np.trace(moments) / 400
+    assert np.linalg.eigvalsh(summed.astype(np.float64)).min() < -1e-3 * mean  # further than is added
+    root = psd_root(summed)
+    assert np.isfinite(root).all()
+    np.testing.assert_allclose(root @ root.T, moments, atol=5e-3 * mean)
+    with pytest.raises(NumericalError, match="not positive semidefinite"):
+        psd_root(summed - 1e-2 * np.linalg.eigvalsh(moments).max() * np.eye(400))  # no rounding

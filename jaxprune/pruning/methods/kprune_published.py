@@ -76,8 +76,9 @@ def knowledge_back(
     flat = features.reshape(*features.shape[:2], -1)
     g_flat = g_update @ output_kernel(p, half).T
     (g_through,) = pull_features(g_flat.reshape(features.shape))
-    gate = jnp.einsum("rtf,rtf->f", flat, g_flat)  # one gate per feature, shared by the batch
-    energy = jnp.einsum("rtf,rt->f", flat**2, batch.real.astype(jnp.float32))
+    exact = partial(jnp.einsum, precision="highest")
+    gate = exact("rtf,rtf->f", flat, g_flat)  # one gate per feature, shared by the batch
+    energy = exact("rtf,rt->f", flat**2, batch.real.astype(jnp.float32))
     return g_x + g_through, Knowledge(sums.predictive + gate**2 / 2, sums.energy + energy)
 
 
