@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ..checks import check_seed, checked
@@ -215,7 +215,8 @@ def _complete(
     `left` are modules of another head that the source has.
     """
     shapes, structure = named_parameters(parameter_shapes(architecture))
-    array = np.array if host else jnp.array  # a copy: jnp.asarray would share NumPy's memory
+    copy = lambda value, dtype=None: np.array(value, dtype)  # noqa: E731  # a file's own memory must not stay in use
+    array = copy if host else lambda *value: jax.device_put(copy(*value))
     random = np.random.RandomState(seed)
     leaves, new = [], []
     for name, shape in shapes.items():
@@ -224,7 +225,7 @@ def _complete(
             continue
         new.append(name.split(".")[0])
         drawn = np.zeros(shape) if name.endswith(".bias") else random.normal(0.0, 0.02, shape)
-        leaves.append(array(drawn, jnp.float32))
+        leaves.append(array(drawn, np.float32))
     warnings = ()
     if new:
         parts = " and ".join(dict.fromkeys(new))

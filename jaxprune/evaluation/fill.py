@@ -6,12 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import DataError
 from ..model import Architecture, Batch, Model, Params
+from ..runtime.devices import placed
 from ..runtime.programs import Programs
 from ..tokens.masking import mask_of
 from ..tokens.packing import Encoded, pack, unpack_logits
@@ -56,7 +56,7 @@ def fill_runner(model: Model | OnnxModel, programs: Programs) -> FillRunner:
     """
     if isinstance(model, OnnxModel):
         raise DataError("masked places are not read from an ONNX file here; run the model that it was exported from.")
-    params = jax.tree.map(jnp.asarray, model.params)
+    params = placed(model.params)
 
     def run(encoded: Encoded, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, TextsRun]:
         before = programs.compile_seconds

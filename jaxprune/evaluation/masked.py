@@ -17,6 +17,7 @@ from ..errors import DataError, NumericalError
 from ..model import Architecture, Batch, Model, Params, forward
 from ..model.ends import head_input
 from ..model.language import surprise, vocabulary_logits
+from ..runtime.devices import placed
 from ..runtime.events import OnStep
 from ..runtime.programs import Programs
 from ..tasks.example import Example
@@ -70,7 +71,7 @@ def _scored(
     wanted: int | None,
 ) -> ScoredRows:
     """The mean loss of the tokens `inside` every window."""
-    params = jax.tree.map(jnp.asarray, model.params)
+    params = placed(model.params)
     total, counted, done, tokens = 0.0, 0, 0, 0
     began, compiled = time.perf_counter(), programs.compile_seconds
     size = max(1, COPIES // (inside.stop - inside.start))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..errors import DataError, NumericalError
@@ -13,6 +12,7 @@ from ..model import Architecture, Batch, Model
 from ..model.heads import head_of
 from ..model.transformer import scannable, whole_pass
 from ..runtime.by_sublayer import last_outputs
+from ..runtime.devices import placed
 from ..runtime.programs import Programs
 from ..tokens.image_reader import KEPT
 from ..tokens.packing import Encoded, pack, unpack_logits, unpack_tokens
@@ -103,7 +103,7 @@ def outputs_of(model: Model, batches: Sequence[Batch], programs: Programs) -> It
     """Every batch's logits, of a language model its next-token losses."""
     architecture = model.architecture
     if programs.devices.stream:
-        on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
+        on_device = [placed(batch) for batch in batches]
         return last_outputs(model.params, on_device, architecture, programs)
     params, whole = jax.device_put(scannable(model.params, architecture)), whole_pass(architecture)
     return (programs(whole, params, batch, architecture=architecture) for batch in batches)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.load import NEW_WEIGHTS
@@ -21,7 +20,7 @@ from ..model import Architecture, Batch, Model, Params, Sites, forward
 from ..model.heads import head_of
 from ..model.transformer import whole_pass
 from ..runtime.device_limit import check_limit
-from ..runtime.devices import Devices
+from ..runtime.devices import Devices, placed
 from ..runtime.events import OnStep
 from ..runtime.precision import full_precision
 from ..tasks.example import picked
@@ -235,9 +234,7 @@ def merged_versus_unmerged(
     with full_precision():
         apart = _outputs(fetch(base.params), fetch(adapters.weights), fetch(adapters.scaling), batch, **static)
         together = whole_pass(base.architecture)(fetch(result.params), batch, **static)
-    return logits_difference(
-        devices.read(apart), devices.read(together), jax.tree.map(jnp.asarray, devices.read(batch))
-    )
+    return logits_difference(devices.read(apart), devices.read(together), placed(devices.read(batch)))
 
 
 def chooser(model: Model, trainable: Trainable | Sequence[str]) -> Trainable:

@@ -18,6 +18,7 @@ from ..errors import NumericalError, SettingsError
 from ..model import Architecture, Batch, Model, Params, Sites
 from ..model.architecture import ATTENTION, FEED_FORWARD
 from ..pruning.cut import unit_counts
+from ..runtime.devices import placed
 from ..runtime.memory import program_bytes
 from ..runtime.programs import Programs
 from .losses import summed_losses, targets_of
@@ -83,7 +84,7 @@ def gate_importance(
     the compiled program needs more than `device_limit` bytes, before it runs.
     """
     programs = programs or Programs()
-    params = jax.tree.map(jnp.asarray, model.params)
+    params = placed(model.params)
     total: Any = None
     for number, batch in enumerate(batches):
         goal = targets_of(batch, targets)

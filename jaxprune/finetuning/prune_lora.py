@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..checks import checked
@@ -30,6 +29,7 @@ from ..pruning.cut import compose_kept, cut, kept_units, unit_counts
 from ..pruning.cut_check import check_model, masked_versus_cut
 from ..pruning.methods.magnitude import weight_norms
 from ..runtime.device_limit import check_limit
+from ..runtime.devices import placed
 from ..runtime.events import OnStep
 from ..tasks.task import Task
 from ..tokens.packing import pack
@@ -130,7 +130,7 @@ def prune_lora(
     began = time.perf_counter()
     masks = choose(heads, neurons, model.architecture, settings)
     small = cut(model, masks)
-    small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
+    small = small.replace(params=placed(small.params))
     error = masked_versus_cut(model, small, masks, batches[0])
     plan = rank_plan(heads, small.architecture, settings)
     # Where every head is gone there may be nothing to adapt: norms and the task head train alone then.

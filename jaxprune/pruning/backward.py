@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -26,16 +27,16 @@ class Statistics(NamedTuple):
     only the upper part is summed (`gram.whole` fills in the rest). What was not asked for has no entries.
     """
 
-    gram: Float[Array, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
-    mean: Float[Array, " features"]  # Σ_t ω_t f
-    sensitivity: Float[Array, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
-    gates: Float[Array, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
-    block: Float[Array, "units units"]  # the same as an outer product over units
+    gram: Float[Any, "features features"]  # Σ_t ω_t f fᵀ, with token weights of mean 1
+    mean: Float[Any, " features"]  # Σ_t ω_t f
+    sensitivity: Float[Any, "hidden hidden"]  # Σ_t g gᵀ, g the gradient at the sublayer's output
+    gates: Float[Any, " units"]  # Σ over texts and seeds of (gradient to the unit's gate)²
+    block: Float[Any, "units units"]  # the same as an outer product over units
 
 
 def empty_statistics(units: int, width: int, hidden: int, *, grams: bool, gates: bool, blocks: bool) -> Statistics:
     features, gate, block = units * width * grams, units * (gates or blocks), units * blocks
-    zeros = partial(jnp.zeros, dtype=jnp.float32)
+    zeros = partial(np.zeros, dtype=np.float32)
     return Statistics(
         zeros((features, features)), zeros(features), zeros((hidden, hidden)), zeros(gate), zeros((block, block))
     )

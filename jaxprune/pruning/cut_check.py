@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..errors import NumericalError
@@ -11,6 +10,7 @@ from ..model.heads import head_of
 from ..model.model import Batch, Model
 from ..model.transformer import whole_forward
 from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
+from ..runtime.devices import placed
 from ..runtime.precision import full_precision
 from ..runtime.programs import Programs
 from ..tokens.packing import logits_difference
@@ -29,8 +29,8 @@ def first_tokens(batch: Batch) -> Batch:
 def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: Batch) -> float:
     """Largest difference of logits, units silenced against units cut away, relative to the largest logit."""
     batch = batch if head_of(model.architecture).language is None else first_tokens(batch)
-    batch, programs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch), Programs()
-    params = jax.tree.map(jnp.asarray, silenced(model, masks).params)
+    batch, programs = placed(jax.tree.map(lambda leaf: leaf[:2], batch)), Programs()
+    params = placed(silenced(model, masks).params)
     with full_precision():
         masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
         without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
@@ -52,7 +52,7 @@ def masked_versus_cut_in_run(
     with full_precision():
         last = last_stream(params, batch, fitted.architecture, programs)
         # From here on few rows, on one device.
-        last, batch, outer = jax.tree.map(jnp.asarray, devices.read((last, batch, outer_params(fitted.params))))
+        last, batch, outer = placed(devices.read((last, batch, outer_params(fitted.params))))
         if head.language is not None:
             last, batch = last[:2, :FIRST], first_tokens(batch)
         masked = programs(finish, outer, last, batch, architecture=fitted.architecture)
@@ -60,7 +60,7 @@ def masked_versus_cut_in_run(
         if devices.stream:
             without = next(last_outputs(small.params, [batch], small.architecture, programs, logits=True))
         else:
-            on_device = jax.tree.map(jnp.asarray, small.params)
+            on_device = placed(small.params)
             without = programs.once(whole_forward, on_device, batch, architecture=small.architecture)
     error = logits_difference(masked, without, batch)
     if not np.isfinite(error):

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..model.architecture import ATTENTION
 from ..model.model import Model
+from ..runtime.devices import placed
 from ..runtime.programs import Programs
 from .allocation import Curve, psd_root, score_curve
 from .backward import Statistics, output_kernel
@@ -54,7 +54,7 @@ def damage_curves(
             prices = part_costs(model.architecture, "params")
             curves.append(eliminate_heads(gram, weight, units, queries, (prices.query_head, prices.key_value)))
             continue
-        order, damage = programs(eliminate_neurons, jnp.asarray(gram), jnp.asarray(weight), chunk=max(units // 24, 1))
+        order, damage = programs(eliminate_neurons, *placed((gram, weight)), chunk=max(units // 24, 1))
         curves.append(curve(order, damage, units))
     on_sublayer(len(curves))
     return curves

@@ -25,7 +25,7 @@ class Normal(NamedTuple):
 
 
 def empty_normal(n: int, hidden: int) -> Normal:
-    zeros = partial(jnp.zeros, dtype=jnp.float32)
+    zeros = partial(np.zeros, dtype=np.float32)
     return Normal(zeros((n, n)), zeros((n, hidden)), zeros(n), zeros(hidden), zeros(()), zeros(()), zeros(()))
 
 

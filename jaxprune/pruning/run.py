@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
@@ -18,7 +17,7 @@ from ..errors import OutputError
 from ..model.model import Batch, Model, Params
 from ..model.transformer import scannable, whole_pass
 from ..runtime.by_sublayer import last_stream
-from ..runtime.devices import Devices
+from ..runtime.devices import Devices, placed
 from ..runtime.events import OnStep
 from ..runtime.memory import host_peak_bytes
 from ..runtime.programs import Programs
@@ -245,7 +244,7 @@ class Run:
         with self.phase("cut"):
             small = cut(self.model.replace(params=fitted.params), masks)
             if not self.devices.stream and self.devices.mesh is None:
-                small = small.replace(params=jax.tree.map(jnp.asarray, small.params))
+                small = small.replace(params=placed(small.params))
             check_model(small)
             error = masked_versus_cut_in_run(fitted, small, masks, self.batches[0], self.programs)
             if error > TOLERANCE:

@@ -25,6 +25,7 @@ from ..model.pooling import pool_slots
 from ..model.transformer import whole_forward
 from ..pruning.cost import flops
 from ..runtime.decode import continue_rows
+from ..runtime.devices import placed
 from ..runtime.onnx import open_onnx, plain_inputs
 from ..runtime.programs import Programs
 from .figures import Bench, GenerationBench, GenerationSpeed
@@ -97,7 +98,7 @@ def bench(
 
 def compile_forward(model: Model, rows: int, length: int, seed: int = 0) -> tuple[float, Any, Callable[[], jax.Array]]:
     """Seconds of tracing and compilation, the program, and a function that runs it once and waits."""
-    params = jax.tree.map(jnp.asarray, model.params)
+    params = placed(model.params)
     batch = full_batch(model.architecture, rows, length, seed)
     start = time.perf_counter()
     program = whole_forward.lower(params, batch, architecture=model.architecture).compile()

@@ -38,6 +38,18 @@ def auto_mesh(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names)
 
 
+def placed(tree: Any) -> Any:
+    """The arrays of a tree on the default device; nothing, if they are on one.
+
+    As by `jnp.asarray`, which compiles a program for every shape that it copies: half of all that a run compiled.
+    """
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else _put(leaf), tree)
+
+
+def _put(array: Any) -> jax.Array:
+    return jax.device_put(np.array(array))  # a copy: on a CPU the result is a view of it
+
+
 @dataclass(frozen=True)
 class Devices:
     """One device (`mesh` None) or a mesh; with `stream` weights come from host memory, one sublayer at a time.
@@ -100,7 +112,7 @@ class Devices:
     def fetch(self, tree: Any) -> Any:
         """Weights on the devices, over the mesh's axes where these divide them. Nothing, if they are there."""
         if self.mesh is None:
-            return jax.tree.map(jnp.asarray, tree)
+            return placed(tree)
         return jax.tree.map(lambda array, there: self._put(array, there.spec), tree, self.shardings(tree))
 
     def shardings(self, tree: Any, whole: bool = False) -> Any:
@@ -137,7 +149,7 @@ class Devices:
     def rows(self, tree: Any) -> Any:
         """Arrays whose first axis are the rows of a batch, spread over the mesh's `data` axis."""
         if self.mesh is None:
-            return jax.tree.map(jnp.asarray, tree)
+            return placed(tree)
         return jax.tree.map(lambda array: self._put(array, PartitionSpec("data")), tree)
 
     def own_rows(self, tree: Any) -> Any:
@@ -156,7 +168,7 @@ class Devices:
     def everywhere(self, tree: Any) -> Any:
         """Copies of arrays, whole on every device: safe to donate, whatever memory the originals are views of."""
         if self.mesh is None:
-            return jax.tree.map(jnp.array, tree)
+            return jax.tree.map(lambda leaf: jnp.array(leaf) if isinstance(leaf, jax.Array) else _put(leaf), tree)
 
         def leaf(array: Any) -> Any:
             if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):

@@ -18,6 +18,7 @@ from ..model.model import Batch, Model, Params
 from ..model.slices import in_slices, slice_tokens
 from ..model.transformer import forward, scannable
 from .by_sublayer import last_streams
+from .devices import placed
 from .programs import Programs
 
 
@@ -80,7 +81,7 @@ def scores_of(
     The next batch is at work while a result is read.
     """
     if programs.devices.stream:
-        batches = [jax.tree.map(jnp.asarray, entry.batch) for entry in asked]
+        batches = [placed(entry.batch) for entry in asked]
         rest = iter(asked)
         for _, outer, xs in last_streams(params, batches, architecture, programs):
             for x in xs:

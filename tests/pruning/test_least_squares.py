@@ -1,5 +1,6 @@
 """Least squares: against NumPy, with padding, with too little data."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ def data(n=6, hidden=3, tokens=80, seed=0):
 
 
 def sums(features, target, weight):
-    return accumulate(empty_normal(features.shape[-1], target.shape[-1]), *map(jnp.asarray, (features, target, weight)))
+    empty = jax.tree.map(jnp.asarray, empty_normal(features.shape[-1], target.shape[-1]))
+    return accumulate(empty, *map(jnp.asarray, (features, target, weight)))
 
 
 @pytest.mark.parametrize("intercept", [True, False])

@@ -6,7 +6,6 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ...checkpoint.load import NEW_WEIGHTS
 from ...doubts import tell
@@ -15,6 +14,7 @@ from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
 from ...pruning.cut_check import TOLERANCE, masked_versus_cut
+from ...runtime.devices import placed
 from ..epochs import batch_doubts, batch_shape
 from ..masters import in_types
 from ..texts import Texts
@@ -44,7 +44,7 @@ def finished(
     small_architecture = cut_architecture(run.model.architecture, state.best)
     with jax.default_device(run.placement.host):
         whole = full.replace(params=write_back(state.params, kept_of(full.architecture, state.best), best))
-        small = run.model.replace(architecture=small_architecture, params=jax.tree.map(jnp.asarray, best))
+        small = run.model.replace(architecture=small_architecture, params=placed(best))
         error = masked_versus_cut(whole, small, state.best, first[0])
     if error > TOLERANCE:
         warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most {TOLERANCE}.")
@@ -88,7 +88,7 @@ def finished(
     tell(warnings)
     rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
     result = run.model.replace(
-        architecture=small_architecture, params=jax.tree.map(jnp.asarray, rounded),
+        architecture=small_architecture, params=placed(rounded),
         provenance=replace(before, warnings=tuple(warnings)),
     ).with_record(
         method="recap",
