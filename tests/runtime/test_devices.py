@@ -7,6 +7,7 @@ import pytest
 
 from jaxprune.runtime.devices import Devices, placed
 
+
 def arrays(size):
     return {"a": np.arange(size, dtype=np.float32), "b": (np.ones((size, 2), jnp.bfloat16), np.arange(size))}
 
