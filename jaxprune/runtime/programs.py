@@ -132,7 +132,13 @@ class Programs:
 
     def _compile(self, function: Any, arrays: tuple[Any, ...], static: dict[str, Any], options: Any = None) -> Any:
         began = time.perf_counter()
-        program = function.lower(*arrays, **static).compile({**compiler_options(), **(options or {})} or None)
+        lowered = function.lower(*arrays, **static)
+        try:
+            program = lowered.compile({**compiler_options(), **(options or {})} or None)
+        except jax.errors.JaxRuntimeError as error:
+            if "No such compile option" not in str(error):
+                raise
+            program = lowered.compile(options)  # another XLA, which has dropped one of ours
         self.compile_seconds += time.perf_counter() - began
         self.compiled += 1
         return program

@@ -78,6 +78,12 @@ def test_the_options_for_a_gpu_are_names_that_this_xla_knows():
     squared.lower(jnp.ones((2, 2))).compile(dict(ON_GPU))
 
 
+def test_an_option_that_this_xla_does_not_know_is_left_out(accelerator, monkeypatch):
+    monkeypatch.setattr(programs, "ON_GPU", {"xla_gpu_of_another_year": False})
+    programs.forget()
+    assert float(Programs()(squared, jnp.full((1, 1), 3.0))[0, 0]) == 9.0
+
+
 def test_a_cpu_gets_no_options():
     assert compiler_options() == {}
 
