@@ -38,6 +38,11 @@ PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "flax")
 
 def measure(args: argparse.Namespace) -> int:
     """All sections asked for, then the tables."""
+    known = {part for name in args.sections for part in SECTIONS[name].parts}
+    if unknown := set(args.parts) - known:
+        raise SystemExit(
+            f"no part {', '.join(sorted(unknown))} in these sections, which have {', '.join(sorted(known))}"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     if any(line.get("tiny", args.tiny) != args.tiny for line in read(args.out / LINES)):
         raise SystemExit(f"{args.out} holds lines of a run with{'out' * args.tiny} --tiny; choose another folder")

@@ -163,6 +163,14 @@ def test_some_parts_of_some_sections():
     assert jobs_of(["trace"], True, ["float32"]) == []
 
 
+def test_a_part_that_no_section_has_is_refused(tmp_path):
+    words = ["--out", str(tmp_path / "out"), "--tiny", "--sections", "kprune", "--parts", "flot32"]
+    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "no part flot32 in these sections, which have bfloat16, float32\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_part_is_a_process_where_allocators_are_read():
     full, tiny = (jobs_of(list(SECTIONS), small) for small in (False, True))
     assert [job.section for job in tiny] == list(SECTIONS)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..checks import check_seed, checked
@@ -15,6 +14,7 @@ from ..model.architecture import Architecture
 from ..model.heads import head_of
 from ..model.model import Model, Provenance
 from ..model.shapes import parameter_shapes
+from ..runtime.devices import placed
 from .config import architecture_from, config_in, family_of, head_fields
 from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
 from .families import Family
@@ -215,8 +215,7 @@ def _complete(
     `left` are modules of another head that the source has.
     """
     shapes, structure = named_parameters(parameter_shapes(architecture))
-    copy = lambda value, dtype=None: np.array(value, dtype)  # noqa: E731  # a file's own memory must not stay in use
-    array = copy if host else lambda *value: jax.device_put(copy(*value))
+    array = np.array if host else placed  # copies: a file's own memory must not stay in use
     random = np.random.RandomState(seed)
     leaves, new = [], []
     for name, shape in shapes.items():
@@ -225,7 +224,7 @@ def _complete(
             continue
         new.append(name.split(".")[0])
         drawn = np.zeros(shape) if name.endswith(".bias") else random.normal(0.0, 0.02, shape)
-        leaves.append(array(drawn, np.float32))
+        leaves.append(array(drawn.astype(np.float32)))
     warnings = ()
     if new:
         parts = " and ".join(dict.fromkeys(new))
