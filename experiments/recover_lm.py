@@ -142,6 +142,8 @@ def measure(args: argparse.Namespace) -> None:
                     with args.out.open("a") as file:
                         file.write(json.dumps(line) + "\n")
                     print(f"{method} {remove} {arm} {tokens}: {line['score']} in {line['seconds']:.0f} s", flush=True)
+                    if args.save:
+                        jp.save(model, args.work / f"{arm}_{method}_{remove:g}_{tokens}")
 
 
 def print_table(files: list[Path]) -> None:
@@ -188,6 +190,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help=f"tokens of a window that trains; {TOKENS} make a step")
     parser.add_argument("--windows", type=int, default=32, help="windows of 512 tokens that are scored")
     parser.add_argument("--choose", action="store_true")
+    parser.add_argument("--save", action="store_true", help="keep what was trained under --work")
     parser.add_argument("--work", type=Path, default=Path("build/recover_lm"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="+", metavar="FILE")
