@@ -107,16 +107,19 @@ class Calibration:
         """Calibrate on the texts of a file: one a line, a tab before a second text; or JSON, `text` and `text_pair`.
 
         `count` of them are drawn with `seed`, by the rule of `Task.calibration`; None, or as many as there are: all, in
-        their order. JSON (.jsonl, .json) is an object a line or an array; either may be gzip. Raises `DataError`.
+        their order; more, too, with a warning. JSON (.jsonl, .json) is an object a line or an array; either may be
+        gzip. Raises `DataError`.
         """
         if count is not None:
             check_count(count)
         check_seed(seed)
         there, rows, texts = _drawn_texts(Path(path), count, seed)
         drawn = len(rows) < there
+        fewer = count is not None and count > there
+        told = (f"{path} has {there} texts, fewer than {count}: all of them are taken.",) if fewer else ()
         pairs = [pair for _, pair in texts if pair is not None] or None
         calibration = Calibration.of_texts([text for text, _ in texts], pairs, max_length=max_length, source=str(path))
-        return replace(calibration, seed=seed) if drawn else calibration
+        return replace(calibration, seed=seed if drawn else None, warnings=calibration.warnings + told)
 
     @staticmethod
     @checked

@@ -13,6 +13,18 @@ ROLES = frozenset(("system", "developer", "user", SPEAKER, "tool"))
 _FORMS = 'write "messages" (a list of role and content), or "prompt" and "completion"'
 # What a message may lack its content for.
 _INSTEAD = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+# What else a row or a message may hold that says what the conversation is, and where it belongs. Nothing else is
+# spoken of: rows have numbers and sources of their own.
+_SYSTEM = 'make it the first message, with the role "system"'
+_PICTURES = dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "drop the line: only text is read")
+_UNREAD_OF_ROWS = _PICTURES | {
+    "system": _SYSTEM,
+    "system_prompt": _SYSTEM,
+    "functions": 'call it "tools"',
+    "documents": "write them into a message",
+    "chat_template_kwargs": "put what it sets into the chat template, or drop it",
+}
+_UNREAD_OF_MESSAGES = _PICTURES | {"function_call": 'write it as "tool_calls"'}
 # What elsewhere says that a message is not to be learnt. OpenAI's files have "weight", which is read.
 _OTHER_WEIGHTS = ("train", "training", "training_detail", "trainable", "loss", "loss_weight", "masked")
 
@@ -20,6 +32,7 @@ _OTHER_WEIGHTS = ("train", "training", "training_detail", "trainable", "loss", "
 def example_of(row: Row) -> Example:
     """The conversation in a row of a chat file. Raises DataError, naming the line, for what could be misread."""
     values = {name: value for name, value in row.values.items() if value is not None}
+    _check_nothing_else(row, row.values)
     if "messages" in values and "completion" in values:
         raise row.fail('both "messages" and "completion" are there; keep one of the two ways.')
     if not values.keys() & {"messages", "prompt", "completion"}:
@@ -35,6 +48,17 @@ def example_of(row: Row) -> Example:
     if "tools" in values:
         raise row.fail("tools belong to messages, and prompt and completion are plain text; drop them.")
     return _example(Conversation(row.where, prompt=row.text("prompt"), completion=row.text("completion")))
+
+
+def _check_nothing_else(row: Row, values: Mapping[str, Any]) -> None:
+    """Raise DataError for what a line says of its conversation beside the words, and is not read."""
+    for name, cure in _UNREAD_OF_ROWS.items():
+        if values.get(name):
+            raise row.fail(f'"{name}" is not read; {cure}.')
+    if values.get("label") is False:
+        raise row.fail('"label" is false, as of answers not to be given, and every answer is learnt; drop the line.')
+    if values.get("weight", 1) != 1:
+        raise row.fail(f'"weight" of a whole line ({shown(values["weight"])}) is not read; give it to its messages.')
 
 
 def _example(conversation: Conversation) -> Example:
@@ -76,6 +100,9 @@ def _message(row: Row, number: int, message: Any) -> Mapping[str, Any]:
         raise row.fail(
             f'message {number} has "{strange[0]}", which is not read; write "weight": 0 in messages not to be learnt.'
         )
+    for name, cure in _UNREAD_OF_MESSAGES.items():
+        if message.get(name):
+            raise row.fail(f'message {number} has "{name}", which is not read; {cure}.')
     content = message.get("content")
     if isinstance(content, list):
         kinds = {str(part.get("type", "text")) if isinstance(part, dict) else "text" for part in content} - {"text"}

@@ -1,7 +1,6 @@
 """Labelled texts of your own: a folder with train.jsonl and validation.jsonl."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,12 @@ from ..checks import checked
 from ..errors import DataError
 from .example import Example, length_fields
 from .file_text import check_no_table, decode
-from .jsonl import Row, read_rows, second_text, shown, split_file
+from .jsonl import SECOND, Row, check_called, read_rows, second_text, shown, split_file
 from .kinds import KINDS
 from .label_columns import Labels, read_labels
 from .task import Task
 
 _NAMES = 16  # of classes, up to which a few rows may have more than different texts
-# What "label" and "text_pair" are called by mistake, in lower-case letters and digits.
-_MISNAMED = {"label": ("label", "labels"), "text_pair": ("textpair", "text2", "textb")}
 
 
 @checked
@@ -29,12 +26,12 @@ def folder(path: str | Path, *, max_length: int | None = None) -> Task:
     that is there, else in sorted order. A text without a label (none, null, or -1) calibrates; scoring and training on
     its split are errors.
 
-    `path` is a folder with validation.jsonl (else test.jsonl) and, to calibrate on, train.jsonl; or one file, which is
-    then scored and nothing is left to calibrate on. Files may also be JSON arrays (.json) and gzip (.gz).
-    `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
+    `path` is a folder with validation.jsonl (or val, valid, dev, eval; else test.jsonl) and, to calibrate on,
+    train.jsonl; or one file, which is then scored and nothing is left to calibrate on. Files may also be JSON arrays
+    (.json) and gzip (.gz). `max_length` is the most tokens of a text (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
-    splits = {split: _without_fillers(read_rows(file)) for split, file in split_files(path).items()}
+    splits = {split: without_fillers(read_rows(file)) for split, file in split_files(path).items()}
     rows = [row for split in splits.values() for row in split]
     _check_fields(rows)
     labels = read_labels(rows, label_names(path))
@@ -84,22 +81,19 @@ def split_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _without_fillers(rows: list[Row]) -> list[Row]:
-    """The rows of a split; without their labels where all are -1, which then stands for none even among ratings."""
-    if any(row.values.get("label") not in (None, -1) for row in rows):
+def without_fillers(rows: list[Row], *fields: str) -> list[Row]:
+    """The rows of a split; without their label, or `fields`, where all are -1: that is for none, even among ratings."""
+    fields = fields or ("label",)
+    if any(row.values.get(field) not in (None, -1) for row in rows for field in fields):
         return rows
-    return [row._replace(values={key: value for key, value in row.values.items() if key != "label"}) for row in rows]
+    return [row._replace(values={key: value for key, value in row.values.items() if key not in fields}) for row in rows]
 
 
 def _check_fields(rows: list[Row]) -> None:
     """Raise DataError for a field whose name is not quite ours, and a second text that only some rows have."""
-    for fields, row in {tuple(row.values): row for row in reversed(rows)}.items():
-        for name, alike in _MISNAMED.items():
-            near = [key for key in fields if key != name and re.sub(r"[\W_]+", "", key.casefold()) in alike]
-            if near:
-                cure = "drop one of the two" if name in fields else f'call it "{name}"'
-                beside = f' beside "{name}"' if name in fields else ""
-                raise row.fail(f'field "{near[0]}"{beside} is not read; {cure}.')
+    for row in {tuple(row.values): row for row in reversed(rows)}.values():
+        check_called(row, "label", ("label", "labels"))
+        check_called(row, "text_pair", SECOND)
     paired = next((row for row in rows if row.values.get("text_pair") is not None), None)
     bare = next((row for row in rows if "text_pair" not in row.values), None)
     if paired is not None and bare is not None:

@@ -63,11 +63,24 @@ def listed_sources(data: Sources) -> list[Source]:
     sources = [data] if isinstance(data, str | Path | Hub) else list(data)
     if not sources:
         raise DataError("no files were named; name at least one.")
-    names = [str(source) for source in sources]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    places = list(map(_place, sources))
+    twice = next((source for source in sources if places.count(_place(source)) > 1), None)
     if twice is not None:
         raise DataError(f"{twice} is named twice; name every file once.")
     return sources
+
+
+def check_apart(trained: Sources, scored: Sources) -> None:
+    """Raise `DataError` where a source is trained on and scored, by whatever name."""
+    places = set(map(_place, listed_sources(trained)))
+    both = next((source for source in listed_sources(scored) if _place(source) in places), None)
+    if both is not None:
+        raise DataError(f"{both} is named to train on and to score; name another one, or a share of it.")
+
+
+def _place(source: Source) -> str:
+    """The same for two names of one file."""
+    return str(source) if isinstance(source, Hub) else os.path.realpath(source)
 
 
 class Spool:

@@ -12,7 +12,7 @@ from ..errors import DataError
 from .example import ClassesFrom, Example, picked
 from .folder import label_names
 from .hub import Hub, Sources, listed_sources
-from .jsonl import shown
+from .jsonl import SCORED, shown
 from .kinds import KINDS
 from .picture import Picture
 from .set_aside import set_aside_rows
@@ -20,7 +20,7 @@ from .task import Task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # What folders and files of a split are called.
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(SCORED, SCORED[0])
 
 
 @checked
@@ -29,11 +29,11 @@ def images(
 ) -> Task:
     """A classification task from images.
 
-    `path` is a folder with train/, validation/ (or val/) and test/, or as many of them as there are, each with a folder
-    of images for every class; a folder of such class folders alone; an .npz with the arrays `images`, pixels from 0 to
-    255 [images, height, width] or with channels, and `labels`, whole numbers from 0 or names (`names` may name the
-    numbers, and -1 is no label); or a folder with train.npz, validation.npz, test.npz. Classes are numbered as in
-    labels.json (a JSON list) in the folder if that is there, else in sorted order.
+    `path` is a folder with train/, validation/ (or val/, valid/, dev/, eval/) and test/, or as many of them as there
+    are, each with a folder of images for every class; a folder of such class folders alone; an .npz with the arrays
+    `images`, pixels from 0 to 255 [images, height, width] or with channels, and `labels`, whole numbers from 0 or names
+    (`names` may name the numbers, and -1 is no label); or a folder with train.npz, validation.npz, test.npz. Classes
+    are numbered as in labels.json (a JSON list) in the folder if that is there, else in sorted order.
 
     Of class folders alone and of one .npz, `validation` sets a share (0.1) or a number of the images aside, drawn with
     `seed`, to be scored; all others are trained and calibrated on. Without it all are scored. Image files are read by
@@ -179,7 +179,9 @@ def _npz_files(root: Path) -> dict[str, Path]:
     for file in sorted(root.glob("*.npz")):
         if file.stem not in _SPLITS:
             raise DataError(f"{file} is named after no split; call it train.npz, validation.npz or test.npz.")
-        files[_SPLITS[file.stem]] = file
+        other = files.setdefault(_SPLITS[file.stem], file)
+        if other != file:
+            raise DataError(f"{root} has {other.name} and {file.name} for one split; keep one of them.")
     return files
 
 

@@ -1,15 +1,20 @@
 """Data files of JSON objects or of plain lines, read so that every complaint names the file and the line."""
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .file_text import check_no_table, decode, decoded, lines_of
-from .plain_text import COLUMNS, LabelColumns, not_plain
+from .plain_text import COLUMNS, QUOTED, LabelColumns, not_plain, quoted
 
 FIELDS = ("text", "text_pair")  # of a text and its second text
+# What the split that is scored is called elsewhere; the first is our own name.
+SCORED = ("validation", "val", "valid", "dev", "eval")
+# What a second text is called by mistake, in lower-case letters and digits.
+SECOND = ("textpair", "text2", "textb")
 # What a file of JSON objects may be called.
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
@@ -58,8 +63,12 @@ def is_json(path: Path) -> bool:
 
 
 def split_file(folder: Path, name: str) -> Path | None:
-    """The file that holds a split: NAME.jsonl, .json, .jsonl.gz or .json.gz. Raises DataError where there are two."""
-    there = [file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
+    """The file that holds a split: NAME.jsonl, .json, .jsonl.gz or .json.gz; validation is called dev, too (`SCORED`).
+
+    Raises DataError where there are two.
+    """
+    names = SCORED if name == SCORED[0] else (name,)
+    there = [file for name in names for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
     if len(there) > 1:
         raise DataError(f"{folder} has {' and '.join(file.name for file in there)}; keep the one that is meant.")
     return there[0] if there else None
@@ -110,8 +119,18 @@ def iter_texts(path: Path, paired: bool = True, fields: tuple[str, str] = FIELDS
 
 
 def second_text(row: Row, name: str = FIELDS[1]) -> str | None:
-    """The field of that name, None where it is null or missing."""
+    """The field of that name, None where it is null or missing. Raises DataError where it is called otherwise."""
+    check_called(row, name, SECOND)
     return row.text(name) if row.values.get(name) is not None else None
+
+
+def check_called(row: Row, name: str, alike: Sequence[str]) -> None:
+    """Raise DataError for a field that is not called `name`, and nearly so: as one of `alike`."""
+    near = [key for key in row.values if key != name and re.sub(r"[\W_]+", "", key.casefold()) in alike]
+    if near:
+        cure = "drop one of the two" if name in row.values else f'call it "{name}"'
+        beside = f' beside "{name}"' if name in row.values else ""
+        raise row.fail(f'field "{near[0]}"{beside} is not read; {cure}.')
 
 
 def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
@@ -130,6 +149,8 @@ def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | Non
             raise DataError(f"{path} line {number} has a carriage return within; end lines by a newline.")
         columns.see(line)
         texts, where = line.split("\t") if paired else [line], f"{path} line {number}"
+        if paired and quoted(texts):
+            raise DataError(f"{where} has quotes that are written twice, as in CSV; {QUOTED}.")
         if len(texts) > 2:
             raise DataError(f"{where} has {len(texts)} columns; write one text, or two with a tab between them.")
         if not all(text.strip() for text in texts):

@@ -6,7 +6,7 @@ from ..checks import checked
 from ..errors import DataError
 from .example import Example
 from .glue import from_hub
-from .hub import Sources, listed_sources
+from .hub import Sources, check_apart, listed_sources
 from .running_text import LENGTH, check_window, text_of
 from .task import CALIBRATION, Task
 
@@ -39,7 +39,6 @@ def text(
     if windows is not None and windows < 1:
         raise DataError(f"windows is {windows}, expected at least 1.")
     others: dict[str, Sequence[Example]] = {}
-    scored_names = set() if data is None else {str(source) for source in listed_sources(data)}
     if data is None:
         name, configuration, scored_split, train_split = WIKITEXT
         splits = from_hub(name, configuration)
@@ -49,9 +48,8 @@ def text(
     else:
         scored, source, trained = text_of(*listed_sources(data), by_document=documents), _named(data), ()
     if train is not None:
-        both = {str(source) for source in listed_sources(train)} & scored_names
-        if both:
-            raise DataError(f"{min(both)} is named to train on and to score; name another text for one of the two.")
+        if data is not None:
+            check_apart(train, data)
         trained, source = text_of(*listed_sources(train), by_document=documents), f"{source}; train: {_named(train)}"
     if calibration is not None:
         drawn = text_of(*listed_sources(calibration), by_document=documents)

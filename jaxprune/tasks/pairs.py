@@ -15,6 +15,7 @@ from .file_text import check_no_table, decoded, lines_of
 from .hub import Hub, Source, Sources
 from .jsonl import Row, is_json, iter_rows
 from .kinds import KINDS
+from .plain_text import QUOTED, quoted
 from .set_aside import divided, told_sources
 from .sts import SCORES, score_of, sts_example
 from .task import CALIBRATION, Task
@@ -90,11 +91,11 @@ def texts_of(example: Example) -> tuple[str, ...]:
 def _pairs_of(sources: Sequence[Source], least: float | int | None) -> tuple[Example, ...]:
     """The pairs of files that belong together. Raises `DataError` where there are none."""
     examples, rows = [], 0
-    scored = False
+    scored, bare = False, None  # whether a pair has a score, and the first that has none
     for row in (row for source in sources for row in _rows(source)):
         rows += 1
         score = score_of(row)
-        scored = scored or score is not None
+        scored, bare = scored or score is not None, row if score is None and bare is None else bare
         if score is not None and least is None:
             name = next(name for name in SCORES if row.values.get(name) is not None)
             raise row.fail(
@@ -108,6 +109,8 @@ def _pairs_of(sources: Sequence[Source], least: float | int | None) -> tuple[Exa
         raise DataError(f"{told} holds no pairs; write one a line, with anchor and positive.")
     if least is not None and not scored:
         raise DataError(f"min_score has no effect on {told}, whose pairs have no score; leave it out.")
+    if least is not None and bare is not None:
+        raise bare.fail(f"there is no score, and others have one, of which {least:g} is the least; give it one.")
     if not examples:
         raise DataError(f"{told} has no pair with a score of {least:g} or more; lower min_score.")
     return tuple(examples)
@@ -143,6 +146,8 @@ def _columns(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         cells, where = line.split("\t"), f"{path} line {number}"
+        if quoted(cells):
+            raise DataError(f"{where} has quotes that are written twice, as in CSV; {QUOTED}.")
         if names is None:
             first = [cell.strip().casefold() for cell in cells]
             named = bool({*ANCHORS, *POSITIVES, NEGATIVE}.intersection(first)) and len(set(first)) == len(first)
@@ -175,7 +180,7 @@ def _is_number(text: str) -> bool:
 
 def _example(row: Row) -> Example:
     anchor, positive = (row.text(_named(row, names)) for names in (ANCHORS, POSITIVES))
-    further = [name for name in row.values if name == NEGATIVE or name.startswith(f"{NEGATIVE}_")]
+    further = [name for name in row.values if re.fullmatch(rf"{NEGATIVE}(_\d+)?", name)]
     read = {*ANCHORS, *POSITIVES, *SCORES, *further}
     near = next((name for name in row.values if name not in read and _near(name)), None)
     if near is not None:
@@ -207,8 +212,11 @@ def _named(row: Row, names: Sequence[str]) -> str:
 
 
 def _near(name: str) -> bool:
-    """Whether a field may be meant for negatives, or for several positives."""
-    return re.fullmatch(r"(hard_?)?(neg|negative|pos|positive)s?[_\d]*", name.casefold()) is not None
+    """Whether a field may be meant for negatives, or for several positives; not for the number of one."""
+    name = name.casefold()
+    if re.match(r"(hard_?)?neg(ative)?s?_", name):
+        return not name.endswith(("id", "ids", "idx"))
+    return re.fullmatch(r"(hard_?)?(neg|negative|pos|positive)s?[_\d]*", name) is not None
 
 
 def _grades(name: str, value: Any) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -19,6 +20,15 @@ COLUMNS = frozenset(
 )
 _ROWS, _WORDS = 20, 1000  # lines from which on a column of labels is no accident; different labels that are looked at
 _CURE = 'write one text a line, or JSON lines with "text".'
+
+
+QUOTED = "tabs part texts as they are here: write JSON lines"
+_DOUBLED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')  # a cell as CSV writes one with quotes in it
+
+
+def quoted(cells: Sequence[str]) -> bool:
+    """Whether a cell has its quotes doubled and others around it, as pandas and spreadsheets write tables."""
+    return any(_DOUBLED.fullmatch(cell.strip()) and cell.strip('" ') for cell in cells)
 
 
 def not_plain(begin: str, use: Literal["texts", "prompts", "running"]) -> str | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..checks import checked
 from .example import Example, length_fields
-from .folder import split_files
+from .folder import split_files, without_fillers
 from .jsonl import Row, read_rows
 from .kinds import KINDS
 from .task import CALIBRATION, Task
@@ -25,7 +25,7 @@ def sts(path: str | Path, *, max_length: int | None = None) -> Task:
     `max_length` is the most tokens of a sentence (None: 128); longer ones are cut, with a warning.
     """
     path = Path(path)
-    splits = {split: tuple(map(sts_example, read_rows(file))) for split, file in split_files(path).items()}
+    splits = {split: tuple(map(sts_example, _rows(file))) for split, file in split_files(path).items()}
     train = splits.get("train", ())
     others = {split: pairs for split, pairs in splits.items() if split not in ("train", "validation")}
     sentences = dict.fromkeys(text for pair in train for text in (pair.text, pair.pair) if text is not None)
@@ -42,6 +42,10 @@ def sts(path: str | Path, *, max_length: int | None = None) -> Task:
         others={**others, **({CALIBRATION: tuple(Example(text, None, None) for text in sentences)} if train else {})},
         **length_fields(max_length),
     )
+
+
+def _rows(file: Path) -> list[Row]:
+    return without_fillers(read_rows(file), *SCORES)  # GLUE's test scores
 
 
 def sts_example(row: Row) -> Example:

@@ -117,6 +117,16 @@ SYSTEM, USER, SAYS = ({"role": role, "content": "x"} for role in ("system", "use
         ({"prompt": "x", "completion": [SAYS]}, "one of prompt and completion is a list of messages"),
         ({"prompt": [USER, SAYS], "completion": [USER]}, "the assistant says nothing in the completion"),
         ({"prompt": "x", "completion": "y", "tools": [{}]}, "tools belong to messages"),
+        ({"messages": [USER, SAYS], "system": "Be brief."}, '"system" is not read; make it the first message'),
+        ({"prompt": "x", "completion": "y", "system_prompt": "z"}, '"system_prompt" is not read'),
+        ({"messages": [USER, SAYS], "functions": [{"name": "f"}]}, '"functions" is not read; call it "tools"'),
+        ({"messages": [USER, SAYS], "images": ["a.png"]}, '"images" is not read; drop the line'),
+        ({"messages": [USER, SAYS], "documents": ["a"]}, '"documents" is not read'),
+        ({"messages": [USER, SAYS], "chat_template_kwargs": {"a": 1}}, '"chat_template_kwargs" is not read'),
+        ({"prompt": [USER], "completion": [SAYS], "label": False}, '"label" is false, as of answers not to be given'),
+        ({"messages": [USER, SAYS], "weight": 0}, '"weight" of a whole line (0) is not read'),
+        ({"messages": [USER, SAYS | {"function_call": {"name": "f"}}]}, 'message 2 has "function_call", which is not'),
+        ({"messages": [USER | {"images": ["a.png"]}, SAYS]}, 'message 1 has "images", which is not read'),
     ],
 )  # fmt: skip
 def test_what_could_be_misread_is_named_with_its_line(tmp_path, row, told):
@@ -128,6 +138,7 @@ def test_what_could_be_misread_is_named_with_its_line(tmp_path, row, told):
 
 def test_further_fields_are_left_alone(tmp_path):
     row = {"prompt": "x", "messages": [SYSTEM, USER, SAYS], "prompt_id": 3, "source": "UltraChat", "tools": None}
+    row |= {"system": "", "images": [], "label": True, "weight": 1.0}
     [example] = jp.tasks.chat(write_rows(tmp_path / "a.jsonl", [row])).validation
     assert example.chat.messages == (SYSTEM, USER, SAYS) and example.chat.learnt == (False, False, True)
 
@@ -143,6 +154,11 @@ def test_files_and_settings_that_cannot_be_meant(tmp_path, write):
         (lambda: jp.tasks.chat([file, file]), "a.jsonl is named twice"),
         (lambda: jp.tasks.chat([]), "no files were named"),
         (lambda: jp.tasks.chat(file, validation=file), "named to train on and to score"),
+        (
+            lambda: jp.tasks.chat(file, validation=tmp_path / "." / ".." / tmp_path.name / "a.jsonl"),
+            "named to train on",
+        ),
+        (lambda: jp.tasks.chat([file, f"{tmp_path}/../{tmp_path.name}/a.jsonl"]), "a.jsonl is named twice"),
         (lambda: jp.tasks.chat(file, validation=20), "validation 20 leaves nothing of 20 conversations"),
         (lambda: jp.tasks.chat(file, validation=1.5), "validation is 1.5; pass files, a share such as 0.05"),
         (lambda: jp.tasks.chat(file, validation=0), "validation is 0; pass"),

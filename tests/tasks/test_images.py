@@ -25,6 +25,9 @@ def test_arrays_of_every_split(tmp_path):
     assert calibration.warnings == (
         "only 16 calibration images: scores and refits will be noisy; 512 is a good number.",
     )
+    write_npz(tmp_path / "data" / "validation.npz", 12, seed=2)
+    with pytest.raises(DataError, match="has val.npz and validation.npz for one split; keep one of them"):
+        jp.tasks.images(tmp_path / "data")
     assert calibration.hash == task.calibration(16, seed=3).hash != task.calibration(16, seed=4).hash
 
 

@@ -60,6 +60,17 @@ def test_splits_of_every_form_are_found(tmp_path, suffix):
     assert [example.label for example in tasks.load("sst2", tmp_path).validation] == [1, 0]
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "dev", "eval"])
+def test_what_is_scored_by_its_other_names(tmp_path, name):
+    """A file that lies there unread would leave test.jsonl to be scored, and to choose the best epoch."""
+    write(tmp_path / f"{name}.jsonl", LINES)
+    write(tmp_path / "test.jsonl", json.dumps(ROWS[:1]))
+    assert len(tasks.folder(tmp_path).validation) == 2
+    write(tmp_path / "validation.jsonl", LINES)
+    with pytest.raises(DataError, match=f"has validation.jsonl and {name}.jsonl; keep the one that is meant"):
+        tasks.folder(tmp_path)
+
+
 def test_two_files_of_one_split_are_told_apart_by_nobody(tmp_path):
     write(tmp_path / "validation.json", LINES)
     write(tmp_path / "validation.jsonl", LINES)
@@ -133,11 +144,21 @@ def test_tables_are_refused_by_name(tmp_path, name):
         ("a\n\nb\t \n", "line 3: one of its two texts is blank"),
         ("a\n\nb\tc\n", "line 3 has two texts, the first one; make them alike"),
         (" \n", "holds no texts; write one a line"),
+        ('a\tb\n"a ""b"""\tc\n', "line 2 has quotes that are written twice, as in CSV; tabs part texts"),
     ],
 )
 def test_lines_that_are_not_alike(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_texts(write(tmp_path / "texts.txt", content))
+
+
+def test_a_second_text_by_another_name(tmp_path):
+    rows = [{"text": "a", "text2": "b"}, {"text": "a", "text_pair": "b", "text_b": "c"}]
+    for row, told in zip(
+        rows, ('"text2" is not read; call it "text_pair"', '"text_b" beside "text_pair" is'), strict=True
+    ):
+        with pytest.raises(DataError, match=told):
+            read_texts(write(tmp_path / "texts.jsonl", json.dumps(row)))
 
 
 @pytest.mark.parametrize("name, lines", [("a.txt", "one\ntwo\nthree\tx"), ("a.jsonl", '{"text": "one"}\n{"text": 2}')])

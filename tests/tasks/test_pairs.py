@@ -43,6 +43,8 @@ def test_negatives_one_or_several(write):
     assert triples(one.validation) == [("a", "b", ("c",))]
     two = jp.tasks.pairs(write("q.jsonl", [{"query": "a", "positive": "b", "negative_1": "c", "negative_2": "d"}]))
     assert triples(two.validation) == [("a", "b", ("c", "d"))]
+    numbered = {"query": "a", "positive": "b", "negative_id": "doc12", "negative_doc_ids": [3]}
+    assert triples(jp.tasks.pairs(write("r.jsonl", [numbered])).validation) == [("a", "b", ())]
 
 
 def test_tables_with_and_without_names(write):
@@ -90,6 +92,8 @@ REFUSED = [
     ([{"query": "a", "pos": ["b"], "neg": ["c"]}], "there is no positive"),
     ([{"query": "a", "positive": "b", "negatives": ["c"]}], '"negatives" is not read'),
     ([{"query": "a", "positive": "b", "negative1": "c"}], '"negative1" is not read'),
+    ([{"query": "a", "positive": "b", "negative_passage": "c"}], '"negative_passage" is not read'),
+    ([{"query": "a", "positive": "b", "hard_negative_2": "c"}], '"hard_negative_2" is not read'),
     ([{"anchor": "a", "positive": "b", "relatedness": 0.1}], '"relatedness" is not read; if it says which pairs'),
     ([{"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}], '"gold_label" is not read'),
     ([{"question": "a", "positive": "b", "same": False, "idx": 3}], '"same" is not read'),
@@ -117,6 +121,12 @@ def test_scores_are_never_ignored(write):
         jp.tasks.pairs(graded, validation=plain)
     with pytest.raises(DataError, match="has no pair with a score of 4 or more"):
         jp.tasks.pairs(graded, validation=plain, min_score=4.0)
+    with pytest.raises(DataError, match="line 2: there is no score, and others have one, of which 4 is the least"):
+        jp.tasks.pairs(
+            write("o.jsonl", [{"text": "a", "text_pair": "b", "score": 5}, {"text": "c", "text_pair": "d"}]),
+            validation=plain,
+            min_score=4.0,
+        )
     with pytest.raises(DataError, match="min_score has no effect"):
         jp.tasks.pairs(plain, validation=graded, min_score=4.0)
     some = write("r.jsonl", [{"anchor": "a", "positive": "b", "label": 1}, {"anchor": "a", "positive": "b"}])
@@ -124,6 +134,8 @@ def test_scores_are_never_ignored(write):
         jp.tasks.pairs(plain, validation=some)
     with pytest.raises(DataError, match="third column is a number"):
         jp.tasks.pairs(write("s.tsv", "a\tb\t4.5\n"))
+    with pytest.raises(DataError, match="v.tsv line 2 has quotes that are written twice, as in CSV"):
+        jp.tasks.pairs(write("v.tsv", 'a "plain" one\t"quoted"\n"He said ""hi"" to me"\tb\n'))
     with pytest.raises(DataError, match="line 2 has 3 columns, expected 2"):
         jp.tasks.pairs(write("t.tsv", "a\tb\na\tb\tc\n"))
     with pytest.raises(DataError, match="is a table"):

@@ -406,6 +406,14 @@ def test_impossible_calibration_counts(write, count, message):
         many(write, 200).calibration(count)
 
 
+def test_fewer_texts_in_a_file_than_were_asked_for(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("".join(f"text {number}\n" for number in range(70)))
+    told = f"{file} has 70 texts, fewer than 512: all of them are taken."
+    assert Calibration.of_file(file, 512).warnings == (told,)
+    assert Calibration.of_file(file, 70).warnings == Calibration.of_file(file).warnings == ()
+
+
 def test_calibration_of_any_texts():
     calibration = Calibration.of_texts([ONE, TWO], [TWO, ONE], max_length=32)
     assert calibration.examples == (Example(ONE, TWO, None), Example(TWO, ONE, None))
