@@ -120,10 +120,10 @@ def _title(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> str:
 def _removed(manifest: Mapping[str, Any], a: Mapping[str, Any]) -> str:
     shares = manifest.get("removed")
     lines = ["## What was removed"] if manifest.get("method") else ["## Sizes"]
-    if isinstance(shares, Mapping) and shares.keys() >= {"flops", "params"}:
-        lines.append(
-            f"{shares['flops']:.1%} of the FLOPs and {shares['params']:.1%} of the parameters of all heads and neurons."
-        )
+    in_all = manifest.get("removed_in_all")
+    for removed, of in ((shares, "all heads and neurons"), (in_all, "those of the first model, with earlier prunings")):
+        if isinstance(removed, Mapping) and removed.keys() >= {"flops", "params"}:
+            lines.append(f"{removed['flops']:.1%} of the FLOPs and {removed['params']:.1%} of the parameters of {of}.")
     rows = (
         f"| {number} | {size['groups'] * size['queries']} | {size['neurons']} |"
         for number, size in enumerate(a["layers"])

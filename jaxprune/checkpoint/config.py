@@ -9,7 +9,7 @@ from ..model.architecture import LAST_LAYERS, Architecture, LayerSizes
 from ..model.heads import HEADS
 from .disentangled import disentangled_fields
 from .families import ACTIVATION_NAMES, Family, HeadModules
-from .files import inside, read_json
+from .files import ADAPTER, inside, read_json
 from .generation import end_ids
 from .head_choice import HeadChoice, class_of, declared_head
 from .head_names import HEAD_NAMES, WITH_TEACHER, kind_of_class
@@ -31,7 +31,7 @@ def config_in(folder: Path) -> dict[str, Any]:
                 f"{folder} holds no model itself, but a folder of one (sentence-transformers); give "
                 f"{folder / inner[0]}."
             )
-    adapter = folder / "adapter_config.json"
+    adapter = folder / ADAPTER
     if not config and adapter.exists():
         base = read_json(adapter, "copy it anew").get("base_model_name_or_path")
         raise CheckpointError(

@@ -85,6 +85,27 @@ def tied_as_stored(
     return config, {**others, table: tensors[head]}, ()
 
 
+def check_one_table(family: Family, kind: str, tensors: Mapping[str, Stored], where: str) -> None:
+    """Raise `CheckpointError` where a masked language model's head has a table or a bias of its own in the files.
+
+    Files hold copies of both under the names of a linear layer. Where these differ, transformers takes them.
+    """
+    if kind != "masked_lm":
+        return
+    output, token = family.heads[kind].output, f"{family.modules['embed.token']}.weight"
+    copies = (
+        (f"{output}.weight", token),
+        (f"{output}.decoder.weight", token),
+        (f"{output}.decoder.bias", f"{output}.bias"),
+    )
+    for copy, read in copies:
+        if copy in tensors and read in tensors and not _equal(tensors[copy], tensors[read]):
+            raise CheckpointError(
+                f"{where}: the files hold two different tensors, {read} and {copy}, and a masked language model's head "
+                "is the token table here; load it with head='none', or take a checkpoint that ties them."
+            )
+
+
 def task_of_head(
     family: Family, config: Mapping[str, Any], tensors: Mapping[str, Stored], where: str, asked: str | None
 ) -> HeadChoice | None:
@@ -111,6 +132,18 @@ def as_stored(declared: HeadChoice | None, family: Family, tensors: Mapping[str,
     if declared is None or not HEAD_NAMES[declared.head].optional:
         return declared
     return declared if family.heads[declared.head].sign in tensors else HeadChoice("none")
+
+
+def unlike_heads(
+    declared: HeadChoice | None, family: Family, tensors: Mapping[str, Stored], where: str
+) -> tuple[str, ...]:
+    """A warning of a head that config.json names and the files hold in another form than it is read in."""
+    head = None if declared is None else family.heads.get(declared.head)
+    if head is None or head.told_by is None or head.told_by in tensors or f"{head.transform}.weight" not in tensors:
+        return ()
+    return (
+        f"{where}: the files hold a {declared.head} head without {head.told_by}, which is not read; it was left out.",
+    )
 
 
 def unread_heads(family: Family, tensors: Mapping[str, Stored], kind: str, where: str) -> tuple[str, ...]:

@@ -217,8 +217,9 @@ ENCODERS = (
             "classifier_pooling": "cls",
             "classifier_bias": False,
         },
-        # The last is left over in published files, and read by nothing.
-        pinned=OFF | {"classifier_activation": "gelu", "layer_norm_eps": 1e-5},
+        # The epsilon is left over in published files, and read by nothing. transformers reads sliding_window as half of
+        # local_attention, and never writes it.
+        pinned=OFF | {"classifier_activation": "gelu", "layer_norm_eps": 1e-5, "sliding_window": None},
         modules={
             "embed.token": "embeddings.tok_embeddings",
             "embed.norm": "embeddings.norm",

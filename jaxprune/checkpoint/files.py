@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CheckpointError
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # files of the hub's cache are named by their hash
+ADAPTER = "adapter_config.json"  # of PEFT
 NAMED = 5  # so many tensors are named in an error; the rest are counted
 
 

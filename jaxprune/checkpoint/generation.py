@@ -49,6 +49,17 @@ def read_generation(folder: str | Path) -> dict[str, Any] | None:
     return read_json(path, "copy it anew") if path.exists() else None
 
 
+def asked_of_generate(model: Model) -> tuple[str, dict[str, Any]]:
+    """What says how transformers' `generate` takes tokens, and that: without a generation_config.json a config.json."""
+    source = model.provenance.source
+    config = None if source is None else read_generation(source)
+    if config is not None:
+        return GENERATION, config
+    said = model.provenance.record.get("source_config") or {}
+    names = {*_DRAWING, *_CHANGING, "do_sample"}
+    return "config.json", {name: value for name, value in said.items() if name in names}
+
+
 def end_ids(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
     """The tokens that end a text, by the eos_token_id of a config.json or generation_config.json: one, several, none.
 

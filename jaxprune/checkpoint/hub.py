@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from .files import one_line
+from .files import ADAPTER, one_line
 from .generation import GENERATION
 from .image_settings import IMAGE_FILES
 from .manifest import MANIFEST
-from .tokenizer_files import TOKENIZER_FILES
+from .sentence import MODULES, SENTENCE_CONFIG, TRANSFORMER_CONFIGS, module_folders
+from .tokenizer_files import TEMPLATES, TOKENIZER_FILES
 
 # Small files and the format we prefer; the other formats are fetched only where it is missing.
 _PATTERNS = (
     "config.json",
+    ADAPTER,
+    MODULES,
+    SENTENCE_CONFIG,
+    *TRANSFORMER_CONFIGS,
     MANIFEST,
     GENERATION,
     *TOKENIZER_FILES,
+    f"{TEMPLATES}/*.jinja",
     *IMAGE_FILES,
     "model.safetensors",
     "model-*.safetensors",
@@ -65,15 +71,24 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
 def _snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    def fetch(patterns: tuple[str, ...]) -> Path:
+    def fetch(*patterns: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
 
-    try:
-        folder = fetch(_PATTERNS)
+    def fetch_part(place: str) -> Path:
+        """The files of the model, or of one of its modules, whose folder is `place` ("1_Pooling/")."""
+        folder = fetch(*(place + pattern for pattern in _PATTERNS))
         for patterns in _OTHERS:
-            if any(folder.glob("*.safetensors")) or any(folder.glob("flax_model*.msgpack")):
+            if any((folder / place).glob("*.safetensors")) or any((folder / place).glob("flax_model*.msgpack")):
                 break
-            folder = fetch((*_PATTERNS, *patterns))
+            folder = fetch(*(place + pattern for pattern in patterns))
+        return folder
+
+    try:
+        folder = fetch_part("")
+        for place in module_folders(folder):
+            fetch_part(f"{place}/")
+    except CheckpointError:  # modules.json says what is no module
+        raise
     except Exception as error:  # the hub's client raises errors of several packages, for network, login, name and disk
         raise CheckpointError(
             f"there is no folder {name}, and the hub does not give a model of that name ({one_line(error)}); give a "

@@ -16,9 +16,19 @@ from ..model.model import Model, Provenance
 from ..model.shapes import parameter_shapes
 from ..runtime.devices import placed
 from .config import architecture_from, config_in, family_of, head_fields
-from .contents import as_stored, check_fit, family_tensors, left_heads, task_of_head, tied_as_stored, unread_heads
+from .contents import (
+    as_stored,
+    check_fit,
+    check_one_table,
+    family_tensors,
+    left_heads,
+    task_of_head,
+    tied_as_stored,
+    unlike_heads,
+    unread_heads,
+)
 from .families import Family
-from .files import inside
+from .files import ADAPTER, inside
 from .generation import ends_in
 from .head_choice import HeadChoice, choose_head, class_of, declared_head, renaming
 from .head_names import kind_of_class, named_alike
@@ -28,10 +38,10 @@ from .known_families import family_named, hand_in
 from .known_settings import check_settings, settings_as_read, without
 from .labels import label_warnings
 from .manifest import DTYPES, MANIFEST, check_finite, check_no_program, load_own, named_parameters, stored_type
-from .read import Stored
+from .read import Stored, two_formats
 from .sentence import asks_for_vectors, assumed, check_widths, dense_tensors, encoder_folder, read_sentence
 from .tensor_names import file_shape, named_shapes, tensor_names
-from .tokenizer_files import TOKENIZER_FILES, config_for
+from .tokenizer_files import TOKENIZER_FILES, config_for, template_files
 from .uneven import file_warnings, without_layers
 
 NEW_WEIGHTS = "new, random ones"  # in the warning that fine-tuning makes obsolete
@@ -105,12 +115,16 @@ def load(
     idle = check_settings(family, config, where)
     tensors = family_tensors(folder, family, config)
     declared = task_of_head(family, config, tensors, where, head)
-    declared = declared or as_stored(declared_head(family, config, where), family, tensors)
+    unlike: tuple[str, ...] = ()
+    if declared is None:
+        said = declared_head(family, config, where)
+        declared, unlike = as_stored(said, family, tensors), unlike_heads(said, family, tensors, where)
     if sentence is not None:
         declared = HeadChoice("embedding", embedding=sentence.embedding)
     task = choose_head(declared, head, labels, problem, where)
     ordered = label_warnings(task.labels, config, where) if labels is None else ()
     config, tensors, tied = tied_as_stored(family, config, tensors, where)
+    check_one_table(family, task.head, tensors, where)
     architecture = _ended(architecture_from(family, config, task, where), folder)
     if uneven is not None:
         architecture = uneven.applied(architecture, where)
@@ -131,14 +145,40 @@ def load(
     record = {**of_vectors, **origin, "source_config": dict(config), **names_ignored}
     unsaid = assumed(task.embedding, declared and declared.embedding, str(source))
     renamed = () if new else renaming(task, declared, str(source))
-    warnings = (*ignored, *strange_file, *idle, *ordered, *tied, *unread, *strange, *new, *renamed, *unsaid)
+    adapted = _beside(folder)
+    warnings = (
+        *ignored,
+        *strange_file,
+        *adapted,
+        *two_formats(folder),
+        *unlike,
+        *idle,
+        *ordered,
+        *tied,
+        *unread,
+        *strange,
+        *new,
+        *renamed,
+        *unsaid,
+    )
     return _told(Model(architecture, params, Provenance(str(folder), record, warnings, types)))
+
+
+def _beside(folder: Path) -> tuple[str, ...]:
+    """A warning of an adapter in a model's own folder, which transformers loads with it."""
+    if not (folder / ADAPTER).is_file():
+        return ()
+    return (
+        f"{folder} holds a PEFT adapter beside the model, which transformers adds to it: the model alone is loaded; "
+        "jaxprune.load_adapter merges the adapter into it.",
+    )
 
 
 def _check_tokenizer(folder: Path) -> None:
     """Raise `CheckpointError` for tokenizer files that lie elsewhere: they are copied when the model is saved."""
     for name in (*TOKENIZER_FILES, *IMAGE_FILES):
         inside(folder, name)
+    template_files(folder)
 
 
 def _told(model: Model) -> Model:

@@ -49,6 +49,17 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no weights: none of {expected}; give a checkpoint's folder.")
 
 
+def two_formats(folder: Path) -> tuple[str, ...]:
+    """A warning of weights that are there twice without safetensors: nothing says that both are of one model."""
+    there = [single for _, single, index in FORMATS if (folder / single).exists() or (folder / index).exists()]
+    if len(there) < 2 or there[0] == FORMATS[0][1]:
+        return ()
+    return (
+        f"{folder} holds {' and '.join(there)}: the first is read, and transformers on torch reads the other; delete "
+        "the one that is out of date.",
+    )
+
+
 def _numbered(folder: Path, stem: str, suffix: str) -> list[str]:
     """The shards "model-00001-of-00002.safetensors", … of a folder without their index, in order; [] if there are none.
 

@@ -30,6 +30,7 @@ _ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 # Known elsewhere, without a meaning for a text alone: other kinds of scaling, positions in pictures, notes of training.
 _ELSEWHERE = ("mrope_section", "mrope_interleaved", "finetuned")
 _NEUTRAL = {"attn_factor": 1.0, "extrapolation_factor": 1.0}  # factors of the code of YaRN's authors, and no change
+LONGEST = "max_sequence_length"
 MADE_FOR = "original_max_position_embeddings"
 # Of config.json: two older ones, one that replaces both, and two that transformers takes from beside them.
 KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", MADE_FOR)
@@ -100,7 +101,13 @@ def by_type(
         raise CheckpointError(
             f"{where}: rope_parameters is {str(given)[:60]!r}, expected an object for each of {', '.join(bases)}."
         )
-    rest = {name: value for name, value in config.items() if name not in ("rope_theta", "rope_scaling")}
+    if scaled and "type" in scaling and "rope_type" not in scaling:
+        raise CheckpointError(
+            f"{where}: rope_scaling has a type and no rope_type, which transformers passes over where layers turn "
+            "differently, so that nothing is scaled; call it rope_type, or delete rope_scaling."
+        )
+    # transformers looks beside settings by type for nothing but the base.
+    rest = {name: value for name, value in config.items() if name not in ("rope_theta", "rope_scaling", MADE_FOR)}
     out: dict[str, Mapping[str, Any]] = {}
     for kind, (key, base) in bases.items():
         own = {**(given.get(kind) or {}), **(scaling if kind in scaled else {})}
@@ -169,7 +176,10 @@ def rotary_of(
         return Rotary(_floats(plain), max_positions=positions)
     if kind == "linear":
         factor = number("factor")
-        return Rotary(_floats(plain / np.float32(factor)), max_positions=_stretched(positions, factor, positions))
+        # Files that say the length before stretching have the other one beside it (LongChat, Vicuna).
+        beside = config.get(LONGEST)
+        longest = max(positions, beside) if type(beside) is int else positions
+        return Rotary(_floats(plain / np.float32(factor)), max_positions=longest)
     if kind == "dynamic":
         factor = number("factor")
         if width < 4:

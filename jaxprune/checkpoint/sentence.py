@@ -42,6 +42,7 @@ ACTIVATION_CLASSES = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 _READ = ("Transformer", "Pooling", "Dense", "Normalize")
+_OF_MODEL = ("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name")
 _OTHER_MODELS = ("CrossEncoder",)  # whose modules.json says what config.json says too
 # Settings that change nothing where they are empty, or have one of these values.
 _EMPTY = dict.fromkeys(
@@ -84,6 +85,12 @@ def encoder_folder(folder: Path) -> Path:
     return modules[0].folder if modules and modules[0].kind == "Transformer" else folder
 
 
+def module_folders(folder: Path) -> list[str]:
+    """The folders in which modules.json has a model's other modules; none without that file. Raises as it is read."""
+    modules = _modules(folder) if (folder / MODULES).exists() else []
+    return [module.folder.relative_to(folder).as_posix() for module in modules if module.folder != folder]
+
+
 def read_sentence(folder: Path) -> Sentence | None:
     """What modules.json makes of hidden states; None without that file, and where it is not of an embedding model.
 
@@ -95,6 +102,7 @@ def read_sentence(folder: Path) -> Sentence | None:
     config = read_json(folder / SENTENCE_CONFIG, "copy it anew") if there else {}
     if config.get("model_type") in _OTHER_MODELS:
         return None
+    _check_known(config, _OF_MODEL, {}, folder / SENTENCE_CONFIG)
     where, modules = folder / MODULES, _modules(folder)
     for module in modules:
         if module.kind not in _READ:
@@ -197,7 +205,7 @@ def _modules(folder: Path) -> list[Module]:
 def _check_known(config: Mapping[str, Any], read: Iterable[str], neutral: Mapping[str, tuple[Any, ...]], where: Path):
     """Raise `CheckpointError` for a setting that is neither `read` nor `neutral`: it may change something."""
     for name, value in config.items():
-        if name not in read and not (name in neutral and (not value or value in neutral[name])):
+        if name not in read and value is not None and not (name in neutral and (not value or value in neutral[name])):
             raise CheckpointError(
                 f"{where}: {name} is {str(value)[:60]!r}, which may change embeddings and is not read; head='none' "
                 "loads the encoder alone."

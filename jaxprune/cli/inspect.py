@@ -104,7 +104,10 @@ def told_removed(record: Mapping[str, Any]) -> str | None:
     removed = record.get("removed", {})
     shares = [f"{percent(value)} of {name}" for name, value in removed.items() if name != "length"]
     length = removed.get("length") or (record.get("budget") or {}).get("length")
-    return ", ".join(shares) + (f" (FLOPs at {length} tokens)" if length else "") if shares else None
+    in_all = [f"{percent(value)} of {name}" for name, value in record.get("removed_in_all", {}).items()]
+    told = ", ".join(shares) + (f" (FLOPs at {length} tokens)" if length else "")
+    told += f"; with earlier prunings {', '.join(in_all)}" if in_all else ""
+    return told if shares else None
 
 
 def dense_architecture(record: Mapping[str, Any]) -> Architecture | None:

@@ -223,6 +223,7 @@ _ALONE: Mapping[HeadKind, Head] = {
         blank=lambda labels: np.zeros(0, np.int32),
         language=Language(next_token_losses, summed_next_tokens, sampled_cotangents, learnt),
         drawn=False,
+        every_token=True,
     ),
     "masked_lm": Head(
         name="masked_lm",
@@ -246,7 +247,6 @@ _ALONE: Mapping[HeadKind, Head] = {
         softmax=False,
         drawn=False,
         pools=True,
-        every_token=True,
     ),
     "none": Head(name="none", logits=no_logits, fisher=predictions.state_factors, softmax=False, drawn=False),
 }

@@ -49,6 +49,8 @@ class Budget:
         """
         if not self.keep_heads and (reason := heads_stay(architecture)):
             raise BudgetError(f"{reason}; remove neurons alone, Budget(uniform=True, keep_heads=True).")
+        if self.length is not None:
+            _check_length(architecture, self.length)
         length = self.length if self.length is not None else length
         total = total_cost(architecture, self.cost, length)
         if total == 0:
@@ -68,3 +70,14 @@ class Budget:
                 f"remove less than {1 - min(present) / total:.6g}."
             )
         return allowed
+
+
+def _check_length(architecture: Architecture, length: int) -> None:
+    """Raise `BudgetError` for a length that no text of the model has: FLOPs would be those of another model."""
+    if architecture.patches is not None and length != architecture.patches.tokens:
+        raise BudgetError(
+            f"images are {architecture.patches.tokens} tokens to the model, and the budget's length is {length}; leave "
+            "it out."
+        )
+    if architecture.positions != "none" and length > architecture.max_positions:
+        raise BudgetError(f"the budget's length {length} is more than the model's {architecture.limit}; lower it.")

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from ..errors import BudgetError
-from ..model.architecture import ATTENTION, HALVES, LAST_LAYERS, Architecture
+from ..model.architecture import ATTENTION, HALVES, Architecture
 from ..model.attention_kinds import Disentangled, Relative
 from ..model.disentangled import distance_rows
 from ..model.heads import head_of
@@ -120,15 +120,16 @@ def whole_parameters(architecture: Architecture) -> int:
 def whole_flops(architecture: Architecture, length: int) -> int:
     """`flops` and the matrix products of pooler and task head, for one text of `length` tokens.
 
-    Question answering projects every token, classification one a text. Embeddings are look-ups: no products; but the
-    patches of an image are projected.
+    Question answering and language models project every token, the latter onto the vocabulary; classification one a
+    text. Embeddings are look-ups: no products; but the patches of an image are projected, and embeddings of another
+    width than the layers'.
     """
-    tree, patches = parameter_shapes(architecture), architecture.patches
-    tokens = length if head_of(architecture).every_token else 1
+    tree, patches, head = parameter_shapes(architecture), architecture.patches, head_of(architecture)
     outside = sum(map(_products, (tree[name] for name in ("pooler", "head") if name in tree)))
-    outside += math.prod(tree["embed"]["token"]) if LAST_LAYERS[architecture.head].transformed else 0
-    before = 0 if patches is None else patches.count * patches.numbers * architecture.hidden
-    return flops(architecture, length) + 2 * (tokens * outside + before)
+    outside += math.prod(tree["embed"]["token"]) if head.language is not None and architecture.tied else 0
+    around = sum(map(_products, (tree["embed"].get("project", {}), {"out": tree.get("project_out", {})})))
+    images = 0 if patches is None else patches.count * patches.numbers * architecture.hidden
+    return flops(architecture, length) + 2 * ((length if head.every_token else 1) * outside + length * around + images)
 
 
 def removed(dense: Architecture, pruned: Architecture, length: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -257,12 +257,15 @@ class Run:
         seconds = sum(self.phases.values())
         warnings = [*self.warnings, *refit_warnings(refit)]
         dense, length = self.model.architecture, self.length(budget)
+        shares, before = removed(dense, small.architecture, length), self.model.provenance.record
+        earlier = before.get("removed_in_all", before.get("removed"))
         record = {
             "method": method.name,
             "settings": dataclasses.asdict(method),
             "budget": {**dataclasses.asdict(budget), "length": length},
-            "removed": removed(dense, small.architecture, length),
-            "kept": compose_kept(self.model.provenance.record.get("kept"), kept_units(dense, masks), dense),
+            "removed": shares,
+            **({"removed_in_all": _in_all(earlier, shares)} if earlier else {}),
+            "kept": compose_kept(before.get("kept"), kept_units(dense, masks), dense),
             "masked_vs_cut": error,
             "seconds": seconds,
             "phases": dict(self.phases),
@@ -291,3 +294,8 @@ class Run:
         self.programs = Programs(devices=self.devices)
         provenance = dataclasses.replace(self.model.provenance, warnings=tuple(record["warnings"]))
         return small.replace(provenance=provenance).with_record(**record)
+
+
+def _in_all(earlier: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
+    """What is gone of the first model where so much of what `earlier` runs left is removed now."""
+    return {cost: 1 - (1 - earlier.get(cost, 0.0)) * (1 - share) for cost, share in shares.items()}

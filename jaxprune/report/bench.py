@@ -247,7 +247,7 @@ def full_batch(architecture: Architecture, rows: int, length: int, seed: int = 0
             )
         pixels = np.random.RandomState(seed).normal(size=(rows, p.channels, p.height, p.width))
         return image_batch(architecture, pixels)
-    if architecture.positions == "learned" and length > architecture.max_positions:
+    if architecture.positions != "none" and length > architecture.max_positions:
         raise SettingsError(f"length {length} is more than the model's {architecture.limit}.")
     ids = np.random.RandomState(seed).randint(0, architecture.vocab, (rows, length))
     whole = np.ones((rows, length), np.int32)

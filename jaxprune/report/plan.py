@@ -61,7 +61,7 @@ def plan(
     lengths, assumptions, warnings = _lengths(model, calibration, length or budgets[0].length)
     texts, tokens = len(lengths), sum(lengths)
     counted_at = budgets[0].length or math.ceil(tokens / texts)
-    left = [_left(architecture, entry, entry.length or counted_at) for entry in budgets]
+    left = [_left(architecture, entry, counted_at) for entry in budgets]
     expected = forecast(model, chosen, budgets, lengths, mesh=mesh, stream=stream, keep_bytes=keep_bytes)
     # The formula is of one device that has all weights.
     predicted = chosen.name == "kprune" and mesh is None and not stream
@@ -100,11 +100,13 @@ def plan(
 
 def _left(architecture: Architecture, budget: Budget, length: int) -> PlannedSize:
     """What a budget leaves of the model, in FLOPs at `length` tokens, parameters and bytes."""
-    allowed = budget.allowed(architecture, length)
-    share = allowed / total_cost(architecture, budget.cost, length)
+    own = budget.length or length
+    allowed = budget.allowed(architecture, own)
+    share = allowed / total_cost(architecture, budget.cost, own)
     outside = whole_parameters(architecture) - parameters(architecture)
     outside_flops = whole_flops(architecture, length) - flops(architecture, length)
-    kept_flops = allowed if budget.cost == "flops" else round(share * flops(architecture, length))
+    exact = budget.cost == "flops" and own == length
+    kept_flops = allowed if exact else round(share * flops(architecture, length))
     kept = allowed if budget.cost == "params" else round(share * parameters(architecture))
     return PlannedSize(
         flops=kept_flops + outside_flops,

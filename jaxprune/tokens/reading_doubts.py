@@ -10,6 +10,9 @@ from ..checkpoint.tokenizer_files import TokenizerRead
 # 50,295). Beyond both it is likely another model's: BERT's cased vocabulary lacks 5.0 % of the uncased one's rows.
 PADDED_ROWS, PADDED_SHARE = 128, 0.03
 
+# Families whose code looks token types up in the table of tokens.
+_ADD_TYPES = frozenset(("gpt2",))
+
 
 def tokenizer_doubts(read: TokenizerRead, rows: int | None) -> tuple[str, ...]:
     """Doubts about the tokenizer, whatever the texts; `rows` are those of the model's embedding (None: not known)."""
@@ -45,6 +48,17 @@ def pair_doubts(read: TokenizerRead, types: int | None) -> tuple[str, ...]:
             "reads them as one; end the first texts with a separator if it was trained with one.",
         )
     return said
+
+
+def type_doubts(read: TokenizerRead, family: str | None) -> tuple[str, ...]:
+    """A doubt where transformers' model adds rows of the token table for token types, which ours does not."""
+    if family not in _ADD_TYPES or not read.types:
+        return ()
+    return (
+        f"the tokenizer gives token_type_ids, for which transformers' {family} adds the embedding of token 0 or 1 to "
+        "every other; that is not done here: take token_type_ids out of model_input_names of tokenizer_config.json if "
+        "the model was trained without.",
+    )
 
 
 def file_doubts(text: str) -> tuple[str, ...]:

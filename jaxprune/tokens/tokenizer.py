@@ -14,7 +14,7 @@ from ..model import Model
 from ..model.embedding import Embedding
 from ..tasks.example import Example
 from .encoded import Encoded, Windows
-from .reading_doubts import pair_doubts, tokenizer_doubts
+from .reading_doubts import pair_doubts, tokenizer_doubts, type_doubts
 from .text_doubts import equal_pairs
 from .unknown import count_unknown
 from .word_places import word_tokens, words_in
@@ -36,6 +36,7 @@ class Tokenizer:
     usual: int | None = None  # tokens that are read of a text where nobody asks for a number
     prompt: str = ""  # what is written before every text
     prompt_pooled: bool = True  # whether its tokens are part of a text's vector
+    family: str | None = None  # of the model
 
     @staticmethod
     def of(source: Model | str | Path) -> "Tokenizer":
@@ -49,7 +50,8 @@ class Tokenizer:
         if source.architecture.patches is not None:
             raise DataError("these are texts, and the model reads images; give images, or take a model of texts.")
         a, read = source.architecture, _ready(tokenizer_of(source))
-        tokenizer = Tokenizer(read, a.max_positions if a.positions != "none" else None, a.vocab, a.token_types)
+        longest = a.max_positions if a.positions != "none" else None
+        tokenizer = Tokenizer(read, longest, a.vocab, a.token_types, family=a.family)
         return tokenizer if a.embedding is None else tokenizer._for_vectors(a.embedding)
 
     def _for_vectors(self, embedding: Embedding) -> "Tokenizer":
@@ -77,7 +79,7 @@ class Tokenizer:
 
     def doubts(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """What may surprise in how these texts are read."""
-        said = tokenizer_doubts(self.read, self.rows)
+        said = tokenizer_doubts(self.read, self.rows) + type_doubts(self.read, self.family)
         if any(example.pair is not None for example in examples):
             said += (*pair_doubts(self.read, self.types), *equal_pairs(examples, "pairs"))
         return said

@@ -182,3 +182,61 @@ def test_different_tensors_with_and_without_a_wrapper_are_refused(tmp_path):
         CheckpointError, match=r"two different tensors norm\.weight, one of them as \S*model\.norm\.weight"
     ):
         load(tiny.write(tmp_path / "model", settings, named))
+
+
+# --- masked language models
+
+
+@pytest.mark.parametrize("family, head", [("bert", "cls.predictions"), ("roberta", "lm_head"), ("distilbert", None)])
+def test_a_masked_language_model_with_a_table_of_its_own_is_refused(tmp_path, family, head):
+    """transformers ties no two tensors that differ: it takes the head's, which has no place here."""
+    settings = tiny.config(family, "masked_lm")
+    named = tiny.tensors(settings)
+    table = table_of(family)
+    copy = f"{head}.decoder.weight" if head else "vocab_projector.weight"
+    assert load(tiny.write(tmp_path / "same", settings, {**named, copy: named[table]})).architecture.tied
+    other = tiny.write(tmp_path / "other", settings, {**named, copy: named[table] + 1})
+    with pytest.raises(CheckpointError, match="two different tensors, .*word_embeddings.weight and .*; load it with"):
+        load(other)
+    assert load(other, head="none").architecture.head == "none"
+    if head:
+        bias = {f"{head}.decoder.bias": named[f"{head}.bias"]}
+        load(tiny.write(tmp_path / "same bias", settings, {**named, **bias}))
+        bias = {name: array + 1 for name, array in bias.items()}
+        with pytest.raises(CheckpointError, match="two different tensors, .*bias and .*decoder.bias"):
+            load(tiny.write(tmp_path / "other bias", settings, {**named, **bias}))
+
+
+def test_an_adapter_beside_a_model_is_told(tmp_path):
+    settings = tiny.config("llama")
+    folder = tiny.write(tmp_path / "model", settings, tiny.tensors(settings))
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (warning,) = load(folder).provenance.warnings
+    assert "holds a PEFT adapter beside the model, which transformers adds to it: the model alone is loaded" in warning
+
+
+def test_a_window_that_transformers_reads_under_another_name_is_refused(tmp_path):
+    settings = tiny.config("modernbert")
+    folder = tiny.write(tmp_path / "model", {**settings, "sliding_window": 2}, tiny.tensors(settings))
+    with pytest.raises(CheckpointError, match="sliding_window is '2', of a modernbert model only None is supported"):
+        load(folder)
+
+
+def test_a_head_in_another_form_than_it_is_read_in_is_told(tmp_path):
+    settings = tiny.config("modernbert", "masked_lm", decoder_bias=False)
+    named = {name: array for name, array in tiny.tensors(settings).items() if name != "decoder.bias"}
+    model = load(tiny.write(tmp_path / "model", settings, named))
+    assert model.architecture.head == "none"
+    assert "hold a masked_lm head without decoder.bias, which is not read" in model.provenance.warnings[0]
+
+
+def test_weights_that_are_there_twice_are_told(tmp_path):
+    settings = tiny.config("bert")
+    folder = tiny.write(tmp_path / "model", settings, tiny.tensors(settings), "msgpack")
+    assert load(folder).provenance.warnings == ()
+    tiny.write_bin(folder / "pytorch_model.bin", tiny.tensors(settings, seed=1))
+    (warning,) = load(folder).provenance.warnings
+    assert "holds flax_model.msgpack and pytorch_model.bin: the first is read, and transformers on torch" in warning
+    tiny.write(tmp_path / "both", settings, tiny.tensors(settings))
+    tiny.write_bin(tmp_path / "both" / "pytorch_model.bin", tiny.tensors(settings, seed=1))
+    assert load(tmp_path / "both").provenance.warnings == ()  # safetensors come first everywhere

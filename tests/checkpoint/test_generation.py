@@ -116,6 +116,13 @@ def test_generate_ends_there_and_says_what_it_does_not_do(copied):
     assert found.warnings == (
         f"{FILE} asks for repetition_penalty 1.2: transformers' generate does that, jaxprune does not.",
     )
+    (folder / FILE).unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "no_repeat_ngram_size": 2, "num_beams": 1}))
+    assert jp.generate(jp.load(folder), "the film", **settings).warnings == (
+        "config.json asks for no_repeat_ngram_size 2: transformers' generate does that, jaxprune does not.",
+    )
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / FILE).write_text("{}")
     model = jp.load(folder)
     found = jp.generate(model, "the film", **settings)

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jaxprune.checkpoint import load
 from jaxprune.checkpoint.hub import locate
 from jaxprune.errors import CheckpointError
 from tests.helpers import tiny
+from tests.helpers.sentences import write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -135,3 +138,51 @@ def test_formats_are_fetched_only_as_far_as_needed(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_text("x")
     locate("some/name")
     assert len(asked) == 1
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """served(folder) stands in for the hub: of what the folder holds, it gives the files that are asked for."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    def serve(folder: Path) -> Path:
+        files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        cache = tmp_path / "cache"
+
+        def snapshot_download(name, *, revision, allow_patterns):
+            for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+                (cache / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / file, cache / file)
+            return str(cache)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        return cache
+
+    return serve
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer"])
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_model_of_sentences_comes_with_its_modules(tmp_path, served, inner, safe):
+    """Without them, its vectors would be means of the encoder's, without prompts, dense layers and a length."""
+    tanh = ((7, "torch.nn.modules.activation.Tanh"),)
+    folder = write_folder(tmp_path / "m", ("pooling_mode_cls_token",), tanh, inner=inner, prompts={"query": "film: "})
+    if not safe:
+        tiny.write_bin(folder / "2_Dense" / "pytorch_model.bin", load_file(folder / "2_Dense" / "model.safetensors"))
+        (folder / "2_Dense" / "model.safetensors").unlink()
+    (folder / "2_Dense" / "huge.onnx").write_text("x")
+    cache, local = served(folder), load(folder)
+    model = load("org/name")
+    assert model.architecture == local.architecture and model.architecture.head == "embedding"
+    assert model.provenance.warnings == ()
+    for ours, theirs in zip(model.params["head"], local.params["head"], strict=True):
+        np.testing.assert_array_equal(ours["kernel"], theirs["kernel"])
+    assert (cache / inner / "tokenizer.json").is_file() and not (cache / "2_Dense" / "huge.onnx").exists()
+
+
+def test_an_adapter_alone_is_named(tmp_path, served):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    served(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"holds a PEFT adapter and no model; load its base model \(org/base\)"):
+        load("org/adapter")

@@ -89,13 +89,19 @@ def test_the_original_length_may_stand_beside_the_settings():
         ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}, 40),
         ({"type": "yarn", "factor": 2.0}, 40),
         ({"type": "dynamic", "factor": 3.0}, 60),
-        ({"type": "linear", "factor": 2.0}, 40),
+        ({"type": "linear", "factor": 2.0}, POSITIONS),  # as transformers and llama.cpp read it
         ({"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, POSITIONS),
         ({}, POSITIONS),
     ],
 )
 def test_texts_up_to_the_stretched_length(settings, longest):
     assert tiny.architecture(tiny.config("qwen2", **rope(**settings))).max_positions == longest
+
+
+def test_linear_scaling_of_a_file_that_says_its_length_beside():
+    scaled = rope(type="linear", factor=2.0)
+    assert tiny.architecture(tiny.config("llama", **scaled, max_sequence_length=40)).max_positions == 40
+    assert tiny.architecture(tiny.config("llama", **scaled, max_sequence_length=10)).max_positions == POSITIONS
 
 
 def test_dynamic_scaling_leaves_short_texts_alone_whatever_lies_beside_them(tmp_path):
@@ -177,6 +183,11 @@ def test_where_attention_has_a_window(family, changes, windows):
             "rope_parameters is .*, expected an object for each of full_attention, sliding_attention",
         ),
         (
+            "gemma3_text",
+            {"rope_scaling": {"type": "linear", "factor": 8.0}},
+            "rope_scaling has a type and no rope_type, which transformers passes over",
+        ),
+        (
             "phi3",
             {"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0]}},
             "short_factor of the rotary settings is .*, expected 1 numbers",
@@ -187,3 +198,14 @@ def test_where_attention_has_a_window(family, changes, windows):
 def test_windows_that_make_no_sense(family, changes, message):
     with pytest.raises(CheckpointError, match=message):
         tiny.architecture(tiny.config(family, **changes))
+
+
+def test_a_length_beside_settings_by_type_of_layer_is_not_theirs():
+    """transformers looks for it in them, and takes max_position_embeddings where it is not there."""
+    scaling = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    plain = tiny.architecture(tiny.config("gemma3_text", rope_scaling=scaling))
+    beside = tiny.architecture(tiny.config("gemma3_text", rope_scaling=scaling, original_max_position_embeddings=4))
+    inside = tiny.architecture(
+        tiny.config("gemma3_text", rope_scaling={**scaling, "original_max_position_embeddings": 4})
+    )
+    assert plain == beside != inside

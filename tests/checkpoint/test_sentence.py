@@ -150,6 +150,7 @@ REFUSED = [
     ("sentence_bert_config.json", {"query_length": 3}, "query_length is '3', which may change"),
     ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt_name is 'q', which is none"),
     ("config_sentence_transformers.json", {"prompts": ["q"]}, "expected texts by name"),
+    ("config_sentence_transformers.json", {"truncate_dim": 64}, "truncate_dim is '64', which may change embeddings"),
 ]  # fmt: skip
 
 

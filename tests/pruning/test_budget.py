@@ -5,6 +5,7 @@ from jaxprune.errors import BudgetError
 from jaxprune.model import Architecture, LayerSizes
 from jaxprune.pruning.budget import Budget
 from jaxprune.pruning.cost import total_cost
+from tests.helpers import tiny
 
 
 def model(*sizes):
@@ -45,3 +46,13 @@ def test_an_impossible_budget_says_how_much_would_do():
         Budget(0.9, length=8).allowed(model((0, 2)))
     with pytest.raises(BudgetError, match="no heads and no neurons"):
         Budget(0.5, length=8).allowed(model((0, 0)))
+
+
+def test_a_length_that_no_text_of_the_model_has_is_refused():
+    with pytest.raises(BudgetError, match="the budget's length 65 is more than the model's 64 positions; lower it"):
+        Budget(0.5, length=65).allowed(model((2, 20)))
+    images = tiny.architecture(tiny.config("vit"))
+    tokens = images.patches.tokens
+    with pytest.raises(BudgetError, match=f"images are {tokens} tokens to the model, and the budget's length is 500"):
+        Budget(0.5, length=500).allowed(images)
+    assert Budget(0.5, length=tokens).allowed(images) == Budget(0.5).allowed(images, tokens)

@@ -6,6 +6,7 @@ import pytest
 
 from jaxprune.errors import BudgetError
 from jaxprune.model import Architecture, LayerSizes, forward, parameter_shapes
+from jaxprune.model.embedding import DenseStep, Embedding
 from jaxprune.pruning.cost import flops, parameters, removed, total_cost, unit_costs, whole_flops, whole_parameters
 from jaxprune.report.bench import full_batch
 
@@ -49,6 +50,26 @@ def test_parameters_of_a_unit_are_what_leaves_the_tree(gated, bias):
 
 def test_gate_costs_half_as_much_again():
     assert unit_costs(architecture([1], [1], gated=True), "flops", 8)[0][1] == 2 * 3 * 8 * 384
+
+
+CAUSAL = dict(head="causal_lm", causal=True, norm_position="pre")
+WORDS = 2 * 9 * 50  # times the width of the table
+
+
+@pytest.mark.parametrize(
+    "changes, outside",
+    [
+        ({**CAUSAL, "tied": True}, WORDS * 16),
+        ({**CAUSAL, "tied": False}, WORDS * 16),
+        ({**CAUSAL, "tied": True, "embed_width": 12, "embed_projects": "tokens"}, WORDS * 12 + 2 * 9 * 2 * 12 * 16),
+        ({"head": "none", "embed_width": 12, "embed_projects": "sum"}, 2 * 9 * 12 * 16),
+        ({"head": "masked_lm", "tied": True, "transform": "gelu"}, WORDS * 16 + 2 * 9 * 16 * 16),
+        ({"head": "embedding", "embedding": Embedding(dense=(DenseStep(outputs=5),))}, 2 * 16 * 5),
+    ],
+)
+def test_whole_flops_count_every_product_outside_the_layers(changes, outside):
+    small = architecture([2, 2], [32, 32], hidden=16, head_width=8, **changes)
+    assert whole_flops(small, 9) - flops(small, 9) == outside
 
 
 @pytest.mark.parametrize("head, tokens", [("classification", 1), ("question_answering", 9), ("none", 0)])

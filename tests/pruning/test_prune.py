@@ -16,7 +16,7 @@ from jaxprune.errors import BudgetError, JaxpruneError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
 from jaxprune.pruning.by_name import METHODS, changed, label_of, method_class, method_of
 from jaxprune.pruning.call_checks import check_call, check_results
-from jaxprune.pruning.cost import flops
+from jaxprune.pruning.cost import flops, parameters
 from jaxprune.pruning.cut import unit_counts
 from jaxprune.pruning.method import check_method
 from jaxprune.settings import FormerName
@@ -92,6 +92,20 @@ def test_one_budget_gives_a_model_and_several_a_list(ids):
     assert alone.architecture == small.architecture
     with pytest.raises(BudgetError, match="there are no budgets"):
         jp.prune(model, texts, [])
+
+
+def test_a_model_that_is_pruned_again_says_what_is_gone_in_all(ids, tmp_path):
+    model, texts = ids
+    once = jp.prune(model, texts, jp.Budget(0.3, "params"), jp.Magnitude())
+    assert "removed_in_all" not in once.provenance.record
+    twice = jp.prune(jp.load(jp.save(once, tmp_path / "once")), texts, jp.Budget(0.4, "params"), jp.Magnitude())
+    record, first, now = twice.provenance.record, *(parameters(m.architecture) for m in (model, twice))
+    assert record["removed"]["params"] < record["removed_in_all"]["params"] == pytest.approx(1 - now / first)
+    thrice = jp.prune(twice, texts, jp.Budget(0.2, "params"), jp.Magnitude())
+    in_all = thrice.provenance.record["removed_in_all"]["params"]
+    assert in_all == pytest.approx(1 - parameters(thrice.architecture) / first)
+    card = (jp.save(thrice, tmp_path / "thrice") / "README.md").read_text()
+    assert f"{in_all:.1%} of the parameters of those of the first model, with earlier prunings." in card
 
 
 @pytest.mark.parametrize("name", METHODS)

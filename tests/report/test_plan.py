@@ -56,6 +56,14 @@ def test_plan_of_several_budgets_and_another_method(tiny, asked):
         plan(tiny(), 10, [])
 
 
+def test_flops_of_every_budget_are_those_at_one_length(tiny, asked):
+    budgets = [Budget(0.3, length=8), Budget(0.3, length=32)]
+    result = plan(tiny(), 10, budgets, "magnitude").as_json()
+    assert result["length"] == 8
+    for left in result["pruned"]:
+        assert left["prunable_flops"] == pytest.approx(0.7 * result["dense"]["prunable_flops"], abs=1)
+
+
 def test_the_run_to_come_is_planned_where_and_how_it_will_run(tiny, monkeypatch):
     told = {}
 

@@ -12,6 +12,7 @@ from jaxprune.model import Provenance
 from jaxprune.report.plan import _lengths
 from jaxprune.tasks.example import Example
 from jaxprune.tokens.tokenizer import Tokenizer
+from tests.helpers.decoders import language_model
 
 CLS, SEP = 2, 3
 
@@ -174,3 +175,14 @@ def test_windows_cover_the_context_and_know_their_characters(tokenizer_folder):
 def test_an_endless_question_leaves_room_for_the_context(tokenizer_folder):
     windows = Tokenizer.of(tokenizer_folder).windows(["who " * 200], ["good film"], max_length=20, overlap=8)
     assert windows.encoded.ids[0].tolist() == [CLS, *[24] * 10, SEP, 10, 6, SEP]
+
+
+@pytest.mark.parametrize("family, told", [("gpt2", True), ("llama", False)])
+def test_token_types_that_a_model_would_add_up_are_told(tmp_path, family, told):
+    """transformers' GPT-2 looks them up in the table of tokens."""
+    language_model(tmp_path / "m", family)
+    settings = tmp_path / "m" / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_input_names": names}))
+    said = Tokenizer.of(jp.load(tmp_path / "m")).doubts(())
+    assert told == any("transformers' gpt2 adds the embedding of token 0 or 1" in doubt for doubt in said)
