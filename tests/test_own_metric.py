@@ -84,6 +84,8 @@ def test_whole_numbers_that_a_regression_reads_as_values_keep_it(tiny, task):
         ),
         ({"own_metrics": {"cost": lambda *_: None}}, "gave None"),
         ({"metric": "f1", "own_metrics": {"f1": minus_cost}}, "f1 in own_metrics, and so is one of ours called"),
+        ({"metric": "gap", "own_metrics": {"gap": minus_cost}}, "gap in own_metrics, and so is one of ours called"),
+        ({"metric": "perplexity", "own_metrics": {"perplexity": minus_cost}}, "perplexity in own_metrics, and so is"),
     ],
 )
 def test_what_is_no_metric_is_named(tiny, task, changes, message):

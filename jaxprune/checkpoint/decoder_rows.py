@@ -263,6 +263,8 @@ DECODERS = (
         rotary_names={"su": "longrope", "yarn": "longrope"},  # what the first files call it, as transformers reads them
         published_code=("configuration_phi3.*", "modeling_phi3.*"),
         shared_config=True,
+        # Phi3Config wants as many factors as hidden_size // num_attention_heads has pairs, whatever head_dim says.
+        with_factors={"heads_fixed": True},
         partly_turned=True,
     ),
 )

@@ -97,6 +97,7 @@ class Family:
     left: Mapping[str, str] = field(default_factory=dict)  # module of a head that we do not have -> what it is
     drawn: tuple[str, ...] = ()  # modules of the class without a head that we do not compute: drawn at random there
     heads_divide: bool = False  # its config refuses a number of heads that does not divide the hidden size
+    heads_fixed: bool = False  # its config refuses any other number of heads than the source's
     unlisted: tuple[str, ...] = ()  # keys that its layers read, though its config class does not list them
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of its keys, which win over these
     activations: Mapping[str, str] = field(default_factory=dict)  # names that mean another function than elsewhere
@@ -119,13 +120,19 @@ class Family:
     # the value, and fields of this row.
     variant: tuple[str, Any, Any, Mapping[str, Any]] | None = None
 
+    # What else it says where the rotary settings list factors, as LongRoPE's do.
+    with_factors: Mapping[str, Any] = field(default_factory=dict)
+
     def as_said(self, config: Mapping[str, Any]) -> "Family":
         """The row for a model of `config`."""
-        if self.variant is None:
-            return self
-        key, default, value, fields = self.variant
+        rotary = config.get("rope_scaling") or config.get("rope_parameters")
+        listed = isinstance(rotary, Mapping) and any(rotary.get(f"{name}_factor") for name in ("short", "long"))
+        row = replace(self, **self.with_factors) if listed else self
+        if row.variant is None:
+            return row
+        key, default, value, fields = row.variant
         given = default if config.get(key) is None else config[key]
-        return replace(self, **fields) if given == value and isinstance(given, type(value)) else self
+        return replace(row, **fields) if given == value and isinstance(given, type(value)) else row
 
     @property
     def reads_images(self) -> bool:
@@ -134,5 +141,5 @@ class Family:
 
     def can_say(self, heads: int, of: int, hidden: int) -> bool:
         """Whether a config.json of the family can describe layers with `heads` of originally `of` heads left."""
-        widths = "head_width" in self.keys and not (self.heads_divide and hidden % heads)
+        widths = "head_width" in self.keys and not self.heads_fixed and not (self.heads_divide and hidden % heads)
         return heads == of or widths

@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..model.heads import head_of
 from ..model.model import REGAIN, Model
+from .generation import GENERATION
 from .image_settings import PREPROCESSOR, ImageSettings, copy_image_settings, read_image_settings
-from .tokenizer_files import TokenizerRead, built_tokenizer, config_for, config_of, copy_tokenizer, read_tokenizer
+from .tokenizer_files import (
+    TokenizerRead,
+    built_tokenizer,
+    config_for,
+    config_of,
+    copy_tokenizer,
+    keep_class,
+    read_tokenizer,
+)
 
 
 def tokenizer_of(model: Model) -> TokenizerRead:
@@ -63,21 +73,38 @@ def _image_source(model: Model) -> Path:
     return Path(given)
 
 
-def write_tokenizer(model: Model, folder: Path) -> None:
-    """Write the tokenizer's files (`tokenizer_of`), or what is done to images; none for a model that has none."""
-    given = model.provenance.tokenizer
+def write_tokenizer(model: Model, folder: Path) -> tuple[str, ...]:
+    """Write the tokenizer's files (`tokenizer_of`), or what is done to images; none for a model that has none.
+
+    Gives back warnings, of what cannot be written.
+    """
+    given, source = model.provenance.tokenizer, model.provenance.source
+    if given is None and source is not None and not Path(source).is_dir():
+        return (f"{source}, where the model was read from, is gone: {_lost_with_source(model)}",)
     if model.architecture.patches is not None:
-        if given is not None or model.provenance.source is not None:
+        if given is not None or source is not None:
             copy_image_settings(_image_source(model), folder)
-        return
+        return ()
     if isinstance(given, (str, Path)):
-        copy_tokenizer(given, config_of(Path(given)) or config_for(model), folder)
-    elif given is None and model.provenance.source is not None:
-        copy_tokenizer(model.provenance.source, config_for(model), folder)
-    elif given is not None:
-        with tempfile.TemporaryDirectory() as made:  # a package may write files that are none of ours
-            _in_transformers(given).save_pretrained(made)
-            copy_tokenizer(made, {}, folder)
+        own = config_of(Path(given))
+        warnings = copy_tokenizer(given, own or config_for(model), folder)
+        if own:
+            keep_class(Path(given), own, folder)
+        return warnings
+    if given is None:
+        return () if source is None else copy_tokenizer(source, config_for(model), folder)
+    with tempfile.TemporaryDirectory() as made:  # a package may write files that are none of ours
+        _in_transformers(given).save_pretrained(made)
+        return copy_tokenizer(made, {}, folder)
+
+
+def _lost_with_source(model: Model) -> str:
+    """What a folder lacks that is written from a model whose source is gone, and what to do."""
+    cure = "pass tokenizer=FOLDER."
+    if model.architecture.patches is not None:
+        return f"what is done to images ({PREPROCESSOR}) is not written; {cure}"
+    settings = f", and of {GENERATION} the end tokens alone" if head_of(model.architecture).generates else ""
+    return f"no tokenizer is written, so that the folder takes token ids and no texts{settings}; {cure}"
 
 
 def to_save(model: Model, tokenizer: Any) -> Model:
@@ -110,8 +137,11 @@ def loaded(tokenizer: Any) -> TokenizerRead:
     from tokenizers import Tokenizer as Fast
 
     own = _in_transformers(tokenizer)
+    backend = Fast.from_str(own.backend_tokenizer.to_str())
+    # split_special_tokens of transformers, which the text of a tokenizer does not hold.
+    backend.encode_special_tokens = own.backend_tokenizer.encode_special_tokens
     return TokenizerRead(
-        Fast.from_str(own.backend_tokenizer.to_str()),
+        backend,
         type(own).__name__,
         own.truncation_side == "left",
         "token_type_ids" in own.model_input_names,

@@ -13,7 +13,7 @@ from .generation import GENERATION
 from .image_settings import PREPROCESSOR
 from .manifest import EXPORTED, INDEX, MANIFEST
 from .sentence_files import is_sentence_file
-from .tokenizer_files import TOKENIZER_FILES
+from .tokenizer_files import TOKENIZER_FILES, is_template_file
 
 RUN_FILES = ("log.jsonl", "importance.png", "rounds.png")  # of the run that made a model, kept beside it
 
@@ -97,6 +97,7 @@ def _ours(name: str) -> bool:
     return (
         weights
         or is_sentence_file(name)
+        or is_template_file(name)
         or name in (MANIFEST, EXPORTED, INDEX, GENERATION, PREPROCESSOR, *TOKENIZER_FILES, *RUN_FILES)
     )
 

@@ -28,11 +28,14 @@ _VOCABULARIES = (TOKENIZER_JSON, "vocab.txt", "vocab.json", *_PIECES)  # one of 
 TOKENIZER_FILES = (
     *_VOCABULARIES,
     "merges.txt",
+    "bpe.codes",  # of PhoBERT and BERTweet, and
+    "spiece.model",  # of some BertJapaneseTokenizers: only slow classes read them here
     _SETTINGS,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
 )
+TEMPLATES = "additional_chat_templates"  # a folder: chat templates beside the default one, NAME.jinja
 # The class for files that no configuration names one for; other files belong to several.
 _PLAIN_CLASSES = {TOKENIZER_JSON: "PreTrainedTokenizerFast", "vocab.txt": "BertTokenizer"}
 _BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
@@ -78,11 +81,13 @@ def built_tokenizer(folder: Path, config: Mapping[str, Any], **changes: Any) -> 
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder, so it has no tokenizer; give a checkpoint's folder.")
+    template_files(folder)  # transformers would follow links
     present = [name for name in TOKENIZER_FILES if inside(folder, name).is_file()]
     vocabularies = [name for name in _VOCABULARIES if name in present]
     if not vocabularies:
         raise CheckpointError(
-            f"{folder} has no tokenizer files; put the checkpoint's {TOKENIZER_JSON} there (or its vocab.txt)."
+            f"{folder} has no tokenizer files{' that are read here' if present else ''}; put the checkpoint's "
+            f"{TOKENIZER_JSON} there (or its vocab.txt)."
         )
     settings = read_json(folder / _SETTINGS, "copy it anew") if _SETTINGS in present else {}
     tokenizer = _build(folder, config, settings, vocabularies, changes)
@@ -98,30 +103,62 @@ def built_tokenizer(folder: Path, config: Mapping[str, Any], **changes: Any) -> 
     return tokenizer
 
 
+def template_files(folder: Path) -> list[Path]:
+    """The chat templates of a folder beside its default one. Raises `CheckpointError` for a link to somewhere else."""
+    place = inside(folder, TEMPLATES)
+    return [inside(place, file.name) for file in sorted(place.glob("*.jinja")) if file.is_file()]
+
+
+def is_template_file(name: str) -> bool:
+    """Whether a file of a folder of ours, by its path in it, is such a template."""
+    place, _, file = name.rpartition("/")
+    return place == TEMPLATES and file.endswith(".jinja")
+
+
 def config_for(model: Model) -> dict[str, Any]:
     """What says which class the tokenizer of `model` is: its checkpoint's config.json, else its family."""
     config = model.provenance.record.get("source_config")
     return config if isinstance(config, dict) else {"model_type": model.architecture.family}
 
 
-def copy_tokenizer(source: str | Path, config: Mapping[str, Any], folder: Path) -> None:
+def copy_tokenizer(source: str | Path, config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """Copy what tells texts from ids, and see that tokenizer.json is there and says what transformers reads.
 
     `config` as in `read_tokenizer`. A link that leads elsewhere is not followed; files that cannot be read are copied
-    as they are.
+    as they are, and a warning, which is given back, says why.
     """
     source = Path(source)
     for name in TOKENIZER_FILES:
         with contextlib.suppress(CheckpointError):
             if inside(source, name).is_file():
                 shutil.copyfile(source / name, folder / name)
+    with contextlib.suppress(CheckpointError):
+        for template in template_files(source):
+            (folder / TEMPLATES).mkdir(exist_ok=True)
+            shutil.copyfile(template, folder / TEMPLATES / template.name)
     try:
         backend = read_tokenizer(source, config).backend
-    except CheckpointError:  # said, or to be said, to whoever gives it texts
-        return
+    except CheckpointError as error:
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # it has no tokenizer
+            return ()
+        lacking = "" if (folder / TOKENIZER_JSON).is_file() else f", without a {TOKENIZER_JSON}"
+        return (f"the tokenizer's files were copied as they are{lacking}: {error}",)
     said, file = backend.to_str(pretty=True), folder / TOKENIZER_JSON
     if not file.exists() or json.loads(_stored(file).to_str()) != json.loads(said):
         file.write_text(said, encoding="utf-8")
+    return ()
+
+
+def keep_class(source: Path, config: Mapping[str, Any], folder: Path) -> None:
+    """Have the tokenizer_config.json in `folder` name the class that the `config` of its source says, as that file
+    stays behind: another model's config.json would make another class of the same files.
+    """
+    file = folder / _SETTINGS
+    settings = read_json(file, "copy it anew") if file.exists() else {}
+    if settings.get("tokenizer_class") is None:
+        with contextlib.suppress(CheckpointError):  # which was told
+            said = {**settings, "tokenizer_class": read_tokenizer(source, config).name}
+            file.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -82,12 +82,12 @@ def save(
         name: Stored(np.shape(leaf), types.of[name], partial(np.asarray, leaf)) for name, leaf in parameters.items()
     }
     told = manifest_of(model)
-    told |= {"warnings": list(dict.fromkeys([*told["warnings"], *types.warnings]))}
-    manifest = told | _hash_of(model) | {"dtype": ", ".join(sorted(set(types.of.values())))}
+    told |= _hash_of(model) | {"dtype": ", ".join(sorted(set(types.of.values())))}
+    warnings = [*types.warnings]
 
     def fill(part: Path) -> None:
         write_tensors(part, tensors, shard_bytes)
-        write_tokenizer(model, part)
+        warnings.extend(write_tokenizer(model, part))
         write_generation(model, part)
         write_sentence(model, part, types.of)
         if run_folder is not None:
@@ -95,8 +95,11 @@ def save(
                 if file.is_file():
                     shutil.copyfile(file, part / file.name)
 
+    def manifest() -> dict[str, Any]:
+        return told | {"warnings": list(dict.fromkeys([*told["warnings"], *warnings]))}
+
     write_folder(folder, MANIFEST, manifest, fill, overwrite)
-    tell([*model.provenance.warnings, *types.warnings])
+    tell([*model.provenance.warnings, *warnings])
     return folder
 
 

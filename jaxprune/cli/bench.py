@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dense", metavar="PATH_OR_HUB_ID", help="what to compare with (default: what it was cut from)"
     )
     parser.add_argument(
-        "--shapes", nargs="+", default=[f"{r}x{n}" for r, n in SHAPES], metavar="ROWSxLENGTH", help="(32x128 1x32)"
+        "--shapes", nargs="+", metavar="ROWSxLENGTH", help=f"({' '.join(f'{r}x{n}' for r, n in SHAPES)})"
     )
     parser.add_argument(
         "--generate", nargs="+", type=int, metavar="BATCH", help="time generation of such batches instead (1 8)"
@@ -33,13 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    shapes = [shape(text) for text in arguments.shapes]
+    shapes = SHAPES if arguments.shapes is None else [shape(text) for text in arguments.shapes]
+    if arguments.generate and arguments.runtime != "jax":
+        raise SettingsError(f"--generate times JAX alone; leave --runtime {arguments.runtime} out, or --generate.")
+    if arguments.generate and arguments.shapes is not None:
+        raise SettingsError("--shapes has no effect with --generate, which takes batches; leave one of them out.")
     pruned = flags.load(arguments)
     name, revision = (arguments.dense, None) if arguments.dense else dense_source(pruned.provenance.record)
     ignored = arguments.ignore_config_key or pruned.provenance.record.get("ignored_config_keys", [])
     dense = flags.load(arguments, name, revision=revision, ignore_config_keys=ignored)
-    if arguments.generate and arguments.runtime != "jax":
-        raise SettingsError(f"--generate times JAX alone; leave --runtime {arguments.runtime} out, or --generate.")
     if arguments.generate:
         rows = [generation_bench(dense, pruned, batch=batch, repeats=arguments.repeats) for batch in arguments.generate]
         data = {"model": arguments.model, "dense": name, "results": [row.as_json() for row in rows], "warnings": []}

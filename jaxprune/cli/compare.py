@@ -1,13 +1,16 @@
 """Compare methods at several budgets: a table, CSV, JSON and a plot."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 
 from ..checkpoint import check_writable
-from ..errors import OutputError
+from ..errors import OutputError, SettingsError
 from ..jsonio import write_csv, write_json
 from ..pruning.by_name import method_of
+from ..pruning.method import Method
 from ..report.compare import COMPARED, Comparison, compare
 from ..report.plots import comparison_plot
 from ..report.progress import progress
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     budgets = flags.budgets(arguments)
     methods = {name: method_of(name) for name in arguments.methods}
+    check_once(arguments.methods, arguments.seeds, methods)
     check_files(arguments.out, arguments.overwrite)
     task = flags.task(arguments)
     task.split("validation")  # known to be there, with labels, before the model is read
@@ -55,6 +59,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
     files = write_comparison(comparison, arguments.out)
     data = {"model": arguments.model, **comparison.as_json(), "files": files}
     return Outcome(data, (comparison_table(comparison), *(f"wrote {file}" for file in files)))
+
+
+def check_once(names: Sequence[str], seeds: Sequence[int], methods: Mapping[str, Method]) -> None:
+    """Raises `SettingsError` for a method or a seed that is there twice."""
+    for flag, values in (("--methods", names), ("--seeds", seeds)):
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise SettingsError(f"{flag} names {twice[0]} twice; name each once.")
+    for one, other in combinations(methods, 2):
+        if methods[one] == methods[other]:
+            raise SettingsError(f"--methods names {one} and {other}, which are the same; leave one of them out.")
 
 
 def check_files(folder: Path, overwrite: bool) -> None:

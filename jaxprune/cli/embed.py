@@ -14,7 +14,7 @@ from ..evaluation.onnx_model import described
 from ..jsonio import dumps, replace_file
 from ..report.progress import progress
 from ..report.tables import facts_table
-from ..tasks.jsonl import iter_texts
+from ..tasks.jsonl import Unread, iter_texts
 from . import flags
 from .outcome import Outcome
 from .text_files import check_out, spooled
@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "batch_size": arguments.batch_size,
         "max_length": arguments.seq_len,
     }
-    with _texts(arguments.input) as texts, progress("embed", arguments.quiet) as on_step:
+    unread = Unread()
+    with _texts(arguments.input, unread) as texts, progress("embed", arguments.quiet) as on_step:
         made = embedded(model, texts, **settings, on_step=on_step)
     replace_file(out, lambda part: _write(part, out.suffix, texts, made))
     costs = {
@@ -78,16 +79,17 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "seconds": made.seconds,
         "compile_seconds": made.compile_seconds,
     }
-    warnings = list(dict.fromkeys([*described(model).provenance.warnings, *made.warnings]))
+    told = unread.doubts("standard input" if arguments.input == "-" else arguments.input, out.suffix == ".npy")
+    warnings = list(dict.fromkeys([*described(model).provenance.warnings, *told, *made.warnings]))
     asked = {"model": arguments.model, "input": arguments.input, "out": arguments.out, **settings}
     return Outcome({**asked, **costs, "warnings": warnings}, (facts_table(arguments.out, costs),))
 
 
 @contextmanager
-def _texts(source: str) -> Iterator[list[str]]:
+def _texts(source: str, unread: Unread) -> Iterator[list[str]]:
     """All texts of a file, or of standard input, looked over before the first is embedded."""
     with spooled(source) as file:
-        yield [text for text, _ in iter_texts(file, paired=False)]
+        yield [text for text, _ in iter_texts(file, paired=False, unread=unread)]
 
 
 def _write(path: Path, suffix: str, texts: Iterable[str], made: Embedded) -> None:

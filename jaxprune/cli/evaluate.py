@@ -14,7 +14,7 @@ from .outcome import Outcome
 
 # Flags of one kind of task alone: theirs, and ours.
 OF_HARNESS = ("num_fewshot", "apply_chat_template", "include_path", "batch", "add_bos_token")
-OF_TASK = ("task", "data", "windows", "split")
+OURS = ("task", "split", *flags.OF_TASK)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         return _benchmarks(arguments)
     if arguments.task is None:
         raise DataError("there is nothing to score on; name a task with --task, or one of the harness with --lm-eval.")
-    if foreign := [name for name in OF_HARNESS if str(getattr(arguments, name)) not in ("None", "False")]:
+    if foreign := flags.given_flags(arguments, OF_HARNESS):
         raise DataError(f"{flags.flag(foreign[0])} is for --lm-eval; leave it out.")
     split = arguments.split or "validation"
     task = flags.task(arguments)
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _benchmarks(arguments: argparse.Namespace) -> Outcome:
     if arguments.runtime != "jax":
         raise DataError(f"--lm-eval is run by JAX alone; leave --runtime {arguments.runtime} out.")
-    if foreign := [name for name in OF_TASK if getattr(arguments, name) is not None]:
+    if foreign := flags.given_flags(arguments, OURS):
         raise DataError(
             f"{flags.flag(foreign[0])} has no effect with --lm-eval, whose tasks bring their own; leave it out."
         )

@@ -32,7 +32,13 @@ from .field_flags import (
     given_by,
     settings as settings,
 )
-from .task_flags import add_task as add_task, flag as flag, task as task
+from .task_flags import (
+    OF_TASK as OF_TASK,
+    add_task as add_task,
+    flag as flag,
+    given_flags as given_flags,
+    task as task,
+)
 
 ONNX = {"onnxruntime": False, "onnxruntime-int8": True}  # runtimes of ONNX files: whether in eight bits
 
@@ -91,8 +97,13 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 
 def load_to_run(arguments: argparse.Namespace, **options: Any) -> Model | OnnxModel:
-    """The model that the flags of `add_model` name, for what `add_runtime` names; `options` are those of `load`."""
+    """The model that the flags of `add_model` name, for what `add_runtime` names; `options` are those of `load`.
+
+    Raises `SettingsError` for flags that an exported folder has no use for.
+    """
     if arguments.runtime in ONNX:
+        if named := given_flags(arguments, ("revision", "ignore_config_key")):
+            raise SettingsError(f"{flag(named[0])} has no effect with --runtime {arguments.runtime}; leave it out.")
         return load_onnx(arguments.model, int8=ONNX[arguments.runtime])
     return load(arguments, **options)
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    prompts = [*arguments.prompt, *(read_texts(Path(arguments.prompts), paired=False)[0] if arguments.prompts else [])]
+    prompts = [*arguments.prompt, *(_prompts(arguments.prompts) if arguments.prompts else [])]
     if not prompts:
         raise DataError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     settings = {name: getattr(arguments, name) for name in SAMPLING}
@@ -71,3 +71,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "compile seconds": written.compile_seconds,
     }
     return Outcome(data, (*(f"{entry['prompt']}{entry['text']}\n" for entry in said), facts_table("Generated", facts)))
+
+
+def _prompts(file: str) -> list[str]:
+    return read_texts(Path(file), paired=False, prompts=True)[0]

@@ -73,7 +73,9 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
     elif task is not None and there and count > there:
         raise DataError(f"--recover-samples {count}, but {task.name} has {there} training texts; ask for fewer.")
     # The same texts as for calibration, but as many, and from the file, that the flags of recovery say.
-    asked = argparse.Namespace(**{**vars(arguments), "calibration_samples": count, "calibration_texts": file})
+    # Those of calibration are not forgotten: --hub-rows may be theirs.
+    changes = {"calibration_samples": count, "calibration_texts": file, "recover_texts": arguments.calibration_texts}
+    asked = argparse.Namespace(**{**vars(arguments), **changes})
     if task is None:
         return dataclasses.replace(settings, texts=flags.calibration_alone(asked, architecture))
     if arguments.recover_texts is not None and "calibration" in tasks.OPTIONS.get(task.name, ()):

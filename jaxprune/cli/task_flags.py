@@ -7,9 +7,18 @@ from typing import Any
 from .. import tasks
 from ..errors import DataError
 
+# What says nothing without a task; --seq-len does.
+OF_TASK = ("data", "train_data", "set_aside", "min_score", "documents", "hub_rows", "windows")
+
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def given_flags(arguments: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of `names` that are on the command line: not None, False or an empty list, as flags left out are."""
+    values = {name: getattr(arguments, name, None) for name in names}
+    return [name for name, value in values.items() if not (value is None or value is False or value == [])]
 
 
 def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -66,10 +75,11 @@ def add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
 def task(arguments: argparse.Namespace) -> Any:
     """The task that the flags name; None where they name none. Raises `DataError`, also for flags that need one."""
     if arguments.task is None:
-        for name in ("data", "train_data", "set_aside", "min_score", "windows", "limit"):
-            if getattr(arguments, name, None) is not None:
-                raise DataError(f"{flag(name)} is for a task, and none is named; name it with --task, or leave it out.")
+        if alone := given_flags(arguments, (*OF_TASK, "limit")):
+            raise DataError(f"{flag(alone[0])} is for a task, and none is named; name it with --task, or leave it out.")
         return None
+    if arguments.hub_rows is not None and not _names_hub(arguments):
+        raise DataError("--hub-rows is for hub:…, which no flag names; name it with --data, or leave it out.")
     own = tasks.OPTIONS.get(arguments.task, ())
     asked = {"windows": arguments.windows, "documents": arguments.documents or None}
     for name, value in asked.items():
@@ -105,6 +115,13 @@ def _sources(arguments: argparse.Namespace, names: Sequence[str] | None) -> Any:
         return None
     sources = [_hub(arguments, name) if name.startswith("hub:") else name for name in names]
     return sources[0] if len(sources) == 1 else sources
+
+
+def _names_hub(arguments: argparse.Namespace) -> bool:
+    """Whether rows of the hub are named by any flag, those of other files of flags among them."""
+    names = [*(arguments.data or ()), *(arguments.train_data or ())]
+    names += [getattr(arguments, name, None) or "" for name in ("calibration_texts", "recover_texts")]
+    return any(name.startswith("hub:") for name in names)
 
 
 def _hub(arguments: argparse.Namespace, name: str) -> tasks.Hub:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..checkpoint.generation import read_generation, unapplied
+from ..checkpoint.generation import GENERATION, asked_of_generate, unapplied
 from ..checks import checked, is_in_order
 from ..doubts import tell
 from ..errors import DataError, SettingsError
@@ -58,7 +58,8 @@ def generate(
 
     A prompt is read with the special tokens that its tokenizer puts before a text. `end_ids` may name tokens as the
     tokenizer writes them ("<|im_end|>") beside ids. What generation_config.json asks for beyond its end tokens is not
-    done: `warnings` name it. Raises `SettingsError` for an end token that the tokenizer does not have.
+    done: `warnings` name it. Raises `SettingsError` for an end token that the tokenizer does not have, and for one that
+    is in no list.
     `tokenizer` takes the place of the model's own: a folder, or a loaded one.
     """
     if not isinstance(prompts, str) and not is_in_order(prompts):
@@ -67,6 +68,8 @@ def generate(
     for number, entry in enumerate(texts):
         if not isinstance(entry, str) or not entry:
             raise DataError(f"prompt {number} is {str(entry)[:40]!r}; give a text that is not empty.")
+    if isinstance(end_ids, str):  # a list of its characters otherwise, of which some are tokens
+        raise SettingsError(f"end_ids is one text, expected a list of tokens; write [{end_ids!r}].")
     drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     drawn |= {"top_k": top_k, "top_p": top_p}
     Sampling(**drawn, seed=seed)  # checked before the tokenizer is read
@@ -109,15 +112,12 @@ def token_id(tokenizer: Tokenizer, entry: int | str) -> int:
 
 
 def _warnings(model: Model, drawn: Mapping[str, Any], ends: Sequence[int] | None) -> tuple[str, ...]:
-    notes, file = model.provenance, "generation_config.json"
-    config = None if notes.source is None else read_generation(notes.source)
-    if config is None:
-        return ()
+    file, config = asked_of_generate(model)
     warnings = ()
     if asked := unapplied(config, drawn):
         warnings += (f"{file} asks for {', '.join(asked)}: transformers' generate does that, jaxprune does not.",)
-    elsewhere = notes.record.get("source_config", {}).get("eos_token_id")
-    if ends is None and not model.architecture.end_ids and elsewhere is not None:
+    elsewhere = model.provenance.record.get("source_config", {}).get("eos_token_id")
+    if file == GENERATION and ends is None and not model.architecture.end_ids and elsewhere is not None:
         warnings += (
             f"{file} names no eos_token_id, so that no token ends a text, as in transformers; config.json has "
             f"{elsewhere}: pass end tokens.",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoint.generation import read_generation, unapplied
+from ..checkpoint.generation import asked_of_generate, unapplied
 from ..checks import check_counts, check_seed
 from ..doubts import tell
 from ..errors import DataError, SettingsError
@@ -110,14 +110,13 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model says after every (context, generation_kwargs), in the order of the requests."""
         asked = [_texts(number, request, 1, more=1) for number, request in enumerate(requests)]
-        source = self._model.provenance.source
-        config = (None if source is None else read_generation(source)) or {}
+        file, config = asked_of_generate(self._model)
         config = {name: value for name, value in config.items() if value is not None}
         groups: dict[Wanted, list[int]] = {}
         for number, (_, kwargs) in enumerate(asked):
             groups.setdefault(Wanted.of(number, kwargs, self.max_gen_toks, config), []).append(number)
         drawn = any(entry.temperature for entry in groups)
-        self._doubt(_not_followed(config, drawn))
+        self._doubt(_not_followed(config, file, drawn))
         if self._programs.devices.stream and drawn:
             raise SettingsError("streamed weights draw no tokens; leave do_sample and temperature out, or stream.")
         prompts = {
@@ -169,7 +168,9 @@ class HarnessModel:
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as the tokenizer's chat template writes them. Raises `DataError` where it has none."""
-        return self._reader.chat(chat_history, add_generation_prompt)
+        text, doubts = self._reader.chat(chat_history, add_generation_prompt)
+        self._doubt(doubts)
+        return text
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template that `apply_chat_template` follows; None where none is asked for.
@@ -241,10 +242,10 @@ def _texts(number: int, request: Any, count: int, more: int = 0) -> tuple[Any, .
     return arguments
 
 
-def _not_followed(config: Mapping[str, Any], drawn: bool) -> tuple[str, ...]:
-    """A doubt where the package's own class would follow a generation_config.json and we do not."""
+def _not_followed(config: Mapping[str, Any], file: str, drawn: bool) -> tuple[str, ...]:
+    """A doubt where the package's own class would follow the settings of a `file` and we do not."""
     followed = {"temperature": 1.0, "top_k": 1, "top_p": 1.0} if drawn else {}  # a temperature is each request's own
     others = unapplied({**config, "do_sample": drawn}, followed)
     if not others:
         return ()
-    return (f'generation_config.json asks for {", ".join(others)}: the package\'s "hf" does that, jaxprune does not.',)
+    return (f'{file} asks for {", ".join(others)}: the package\'s "hf" does that, jaxprune does not.',)

@@ -14,6 +14,8 @@ from ..model.heads import head_of
 from ..tasks.example import Example, Kind, Label
 from ..tasks.kinds import KINDS
 from ..tasks.task import Task
+from .label_rows import gives_rows
+from .metrics import SCORED_BY, check_metrics
 
 YES_OR_NO = ("False", "True")
 
@@ -34,10 +36,17 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
     """Match a task's classes to a model's outputs, by name where the names agree, else by number.
 
     Checkpoints order the same classes differently (MNLI above all), so names go first; classes that have none go by
-    number. Where the head is a regression, whole numbers are values, not classes. Raises HeadMismatch where the head is
-    of another kind or has too few outputs, another DataError where labels say too little.
+    number; those that are numbers go by the names of outputs that are called by other numbers, as by stars from 1 to 5.
+    Where the head is a regression, whole numbers are values, not classes. Raises HeadMismatch where the head is
+    of another kind or has too few outputs, another DataError where labels say too little, or where the task's metric
+    means nothing for labels as the head reads them.
     """
-    a = architecture
+    label_map = _matched(architecture, task)
+    check_metrics(label_map.task, label_map.task.kind, len(architecture.labels))
+    return label_map
+
+
+def _matched(a: Architecture, task: Task) -> LabelMap:
     needed = KINDS[task.kind].head
     if needed is None:
         raise DataError(f"{task.name} from {task.source} has no labels; add a label to every text.")
@@ -66,7 +75,7 @@ def match_labels(architecture: Architecture, task: Task) -> LabelMap:
                 f"{task.name} is one number a text, the model gives {len(a.labels)}; use one that gives 1."
             )
         return LabelMap(task, np.arange(1), warnings)
-    label_map = by_name(a.labels, task) or _by_number(a.labels, task)
+    label_map = by_name(a.labels, task) or _by_other_numbers(a.labels, task) or _by_number(a.labels, task)
     return label_map._replace(warnings=warnings + label_map.warnings)
 
 
@@ -146,8 +155,18 @@ def _labels(task: Task) -> list[Label]:
 
 
 def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callable[[Label], Label]) -> Task:
-    """The task with every label changed."""
+    """The task with every label changed to one of this kind, and metrics of that: those asked for, else its usual ones.
 
+    What was asked for and is no metric of this kind stays, for `check_metrics` to refuse.
+    """
+    usual, fitting = KINDS[task.kind].scores, {*SCORED_BY[kind], *task.own_metrics}
+    metric = KINDS[kind].scores[0] if task.metric == usual[0] else task.metric
+    asked = [name for name in task.beside if name in fitting or name not in usual]
+    beside = tuple(name for name in dict.fromkeys([*asked, *KINDS[kind].scores]) if name != metric)
+    return replace(_relabelled(task, labels, change), kind=kind, metric=metric, beside=beside)
+
+
+def _relabelled(task: Task, labels: tuple[str, ...], change: Callable[[Label], Label]) -> Task:
     def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
             example if example.label is None else example._replace(label=change(example.label)) for example in examples
@@ -155,11 +174,8 @@ def _with_labels(task: Task, kind: Kind, labels: tuple[str, ...], change: Callab
 
     return replace(
         task,
-        kind=kind,
         labels=labels,
         classes_from="names",
-        metric=task.metric if task.metric in task.own_metrics else KINDS[kind].scores[0],
-        beside=tuple(name for name in task.beside if name in task.own_metrics) + KINDS[kind].scores[1:],
         train=changed(task.train),
         validation=changed(task.validation),
         others={name: changed(examples) for name, examples in task.others.items()},
@@ -180,6 +196,53 @@ def by_name(labels: tuple[str, ...], task: Task) -> LabelMap | None:
         if len(place) == len(names) and len(set(sought)) == len(sought) and set(sought) <= set(place):
             return LabelMap(task, np.array([place[name] for name in sought]))
     return None
+
+
+def _by_other_numbers(labels: tuple[str, ...], task: Task) -> LabelMap | None:
+    """The match of classes that are numbers to outputs that are called by others, such as stars from 1 to 5.
+
+    By name, as text would be matched; a warning says so where the numbers could count the outputs as well. They do
+    count them, with a warning, where names are 0, 1, 2, … in another order, as transformers reads them; where a name
+    says more ("1 star"); and where labels are the model's numbers (`gives_rows`) or a metric of the task's own knows
+    them by number. None where no output is called by the number of another.
+    """
+    numbers = [re.findall(r"[+-]?\d+", name) for name in labels]
+    single = [(int(held[0]), place) for place, held in enumerate(numbers) if len(held) == 1]
+    called = dict(single)
+    if task.classes_from != "numbers" or len(called) < len(single) or all(n == place for n, place in single):
+        return None
+    there = sorted({number for label in _labels(task) for number in _classes_of(label)})
+    moved = [number for number in there if called.get(number, number) != number]
+    if not moved or not set(there) <= set(called):
+        return None
+    place = {number: place for place, number in enumerate(there)}
+    named = by_name(labels, replace(task, labels=tuple(map(str, there)), classes_from="names"))
+    countable = there[-1] < len(labels)
+    ordered = sorted(called) == list(range(len(labels)))
+    if named is not None and not (ordered or gives_rows(task) or task.own_metrics):
+        renamed = _relabelled(task, named.task.labels, lambda label: _renumbered(label, place))
+        doubt = (
+            f"the model calls its classes {listed(labels)}, and labels such as {moved[0]} were matched to these names; "
+            "where they count its classes from 0, list the names in labels.json."
+        )
+        return LabelMap(renamed, named.outputs, (doubt,) if countable else ())
+    if not countable:
+        return None
+    doubt = (
+        f"label {moved[0]} was matched by number to the model's {labels[moved[0]]}, and the model calls another class "
+        f"{labels[called[moved[0]]]}; check that labels count its classes from 0."
+    )
+    return LabelMap(task, np.arange(len(task.labels)), (doubt,))
+
+
+def _classes_of(label: Label) -> tuple[int, ...]:
+    """The classes of a text: one, or several."""
+    return cast(tuple[int, ...], label) if isinstance(label, tuple) else (cast(int, label),)
+
+
+def _renumbered(label: Label, number: Mapping[int, int]) -> Label:
+    renumbered = tuple(number[each] for each in _classes_of(label))
+    return renumbered if isinstance(label, tuple) else renumbered[0]
 
 
 def _by_number(labels: tuple[str, ...], task: Task) -> LabelMap:

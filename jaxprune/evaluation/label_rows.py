@@ -6,12 +6,17 @@ from ..model.heads import head_of
 from ..tasks.task import Task
 
 
+def gives_rows(task: Task) -> bool:
+    """Whether the task is of rows of token ids, or of arrays of images, whose labels are the model's own numbers."""
+    return task.is_token_ids or (task.is_images and task.classes_from == "numbers")
+
+
 def check_rows(architecture: Architecture, task: Task) -> None:
     """Raise `DataError` where a row's label is beyond the head, or where there are none and none can be done without.
 
     Of other tasks, whose classes have names, `match_labels` says it.
     """
-    if not (task.is_token_ids or (task.is_images and task.classes_from == "numbers")):
+    if not gives_rows(task):
         return
     a, head, outputs = architecture, head_of(architecture), len(architecture.labels)
     if task.running and head.language is None:

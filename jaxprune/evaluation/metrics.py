@@ -14,6 +14,8 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from ..errors import DataError
+from ..tasks.example import Kind
+from ..tasks.kinds import KINDS
 from ..tasks.task import Task
 
 Metrics = dict[str, float]
@@ -39,13 +41,31 @@ def f1(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def f1_macro(predicted: np.ndarray, true: np.ndarray) -> float:
-    """The mean over labels of F1, for [examples, labels] of 0 and 1."""
-    return float(np.mean([f1(*columns) for columns in zip(np.transpose(predicted), np.transpose(true), strict=True)]))
+    """The mean of F1 over classes: those that occur, predicted or true; for [examples, labels] of 0 and 1, all labels.
+
+    As scikit-learn's average="macro". A prediction outside the classes, -1, is a miss and no class of its own.
+    """
+    predicted, true = np.asarray(predicted), np.asarray(true)
+    if true.ndim == 1:
+        there = np.union1d(predicted, true)
+        there = there[there >= 0]
+        predicted, true = predicted[:, None] == there, true[:, None] == there
+    return float(np.mean([f1(*columns) for columns in zip(predicted.T, true.T, strict=True)]))
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Matthews correlation of two classes: the correlation of the two columns of 0 and 1."""
-    return pearson(np.asarray(predicted) == 1, np.asarray(true) == 1)
+    """Matthews correlation: of two classes that of the two columns of 0 and 1, of more Gorodkin's R_K (2004, eq. 8).
+
+    One label a text, or [examples, 1] of 0 and 1. A prediction outside the classes, -1, counts as one more class, which
+    is never right.
+    """
+    predicted, true = np.ravel(predicted), np.ravel(true)
+    there = np.union1d(predicted, true)
+    # In integers, exact: floats would make of a model with one answer a number that is not quite 0.
+    ours, theirs = (np.array([np.sum(each == name) for name in there]) for each in (predicted, true))
+    shared = np.sum(predicted == true) * len(true) - np.sum(ours * theirs)
+    spread = [float(len(true) ** 2 - np.sum(counts**2)) for counts in (ours, theirs)]
+    return float(shared / np.sqrt(spread[0] * spread[1])) if all(spread) else 0.0
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -157,22 +177,64 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyT
 )
 
 
-def metric_of(task: Task, name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The metric that a task calls so, one of its own or of ours.
+# What each kind of task can be scored by: of the first five by these functions, of the others by rules of their own.
+SCORED_BY: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
+    {
+        "single_label": ("accuracy", "f1", "f1_macro", "matthews"),
+        "multi_label": ("accuracy", "f1", "f1_macro", "matthews"),
+        "regression": ("pearson", "spearman"),
+        "sts": ("pearson", "spearman"),
+        "pairs": (*KINDS["pairs"].scores, "pearson", "spearman"),  # these where the scored pairs have numbers
+        "question_answering": (
+            "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match",
+        ),
+        **{kind: KINDS[kind].scores for kind in ("token_classification", "retrieval", "language", "chat")},
+    }
+)  # fmt: skip
+# Those that mean something for so many classes at most: why, and what to name instead.
+_FEW_CLASSES: Mapping[tuple[Kind, str], tuple[int, str, str]] = {
+    ("single_label", "f1"): (2, "that of one class", "f1_macro, the mean over classes, or accuracy"),
+    ("multi_label", "matthews"): (1, "of one class a text", "f1, f1_macro or accuracy"),
+}
+FIXED: tuple[Kind, ...] = ("question_answering", "token_classification", "retrieval", "language", "chat")
 
-    Raises DataError for a name that is neither, or both; what is returned does where the task's own gives no number.
+
+def check_metrics(task: Task, kind: Kind, outputs: int) -> None:
+    """Raise DataError for a metric that means nothing for labels of this kind, or is no metric at all.
+
+    `outputs` are the model's: of classes known by numbers there may be as many.
+    """
+    if kind in FIXED:
+        check_none_own(task)
+    classes = max(len(task.labels), outputs) if task.classes_from == "numbers" else len(task.labels)
+    for name in dict.fromkeys((task.metric, *task.beside)):
+        if name in task.own_metrics:
+            if name in METRICS or name in LOWER_IS_BETTER:  # of the latter less is better, by name
+                raise DataError(
+                    f"{task.name} has {name} in own_metrics, and so is one of ours called; give yours another name."
+                )
+            continue
+        if name not in SCORED_BY[kind]:
+            cure = "name one of these" if kind in FIXED else "give it in own_metrics, or name one of these"
+            raise DataError(
+                f"{task.name} is scored by {name}, which is none of {', '.join(SCORED_BY[kind])}, the metrics of "
+                f"{kind} tasks; {cure}."
+            )
+        most, why, instead = _FEW_CLASSES.get((kind, name), (classes, "", ""))
+        if classes > most:
+            raise DataError(
+                f"{task.name} is scored by {name}, which is {why}, and there are {classes} classes; name {instead}."
+            )
+
+
+def metric_of(task: Task, name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The metric that a task calls so, one of its own or of ours; `check_metrics` has seen to the name.
+
+    What is returned raises DataError where the task's own gives no number.
     """
     own = task.own_metrics.get(name)
     if own is None:
-        if name not in METRICS:
-            raise DataError(
-                f"{task.name} is scored by {name}, which is none of {', '.join(METRICS)}; give it in own_metrics."
-            )
         return METRICS[name]
-    if name in METRICS:
-        raise DataError(
-            f"{task.name} has {name} in own_metrics, and so is one of ours called; give yours another name."
-        )
 
     def checked(predicted: np.ndarray, true: np.ndarray) -> float:
         value = own(predicted, true)

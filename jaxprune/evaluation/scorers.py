@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..errors import DataError
 from ..model import Model
 from ..runtime.programs import Programs
 from ..tasks.example import Answers, Example, Kind
@@ -74,6 +75,11 @@ def answer(
     answers = [example.label.texts if isinstance(example.label, Answers) else () for example in examples]
     predicted = best_answers(logits, windows, contexts, task.nullable)
     scores = squad_scores(predicted, answers)
+    if task.metric not in scores:
+        raise DataError(
+            f"{task.name} is scored by {task.metric}, and the questions scored do not show it: all or none have an "
+            "answer; name f1 or exact_match."
+        )
     doubts = chance_level(
         task.metric,
         scores[task.metric],

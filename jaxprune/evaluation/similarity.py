@@ -20,7 +20,7 @@ from ..tokens.tokenizer import Tokenizer
 from .chance import chance_level
 from .embed import Embedded, embedded, embedding_of, unit_rows
 from .label_map import LabelMap
-from .metrics import check_none_own, metric_of
+from .metrics import check_metrics, check_none_own, metric_of
 from .onnx_model import OnnxModel, described, runner_of
 from .outputs import Scored, TextsRun
 
@@ -41,6 +41,7 @@ def similar(
     programs: Programs,
 ) -> Scored:
     """How alike the sentences of every pair are: the cosine of their vectors, or what a model says of the pair."""
+    check_metrics(task, "sts", 1)
     true = np.array([_score(number, example) for number, example in enumerate(examples)])
     if described(model).architecture.embedding is None:
         encoded = reader.encode(examples, task.max_length, task.strict_length)
@@ -52,7 +53,8 @@ def similar(
         both = [text for example in examples for text in (example.text, example.pair or "")]
         order = {text: place for place, text in enumerate(dict.fromkeys(both))}
         made = _embedded(model, list(order), task, programs, None)
-        vectors, cut, tokens, run = unit_rows(made.vectors), made.warnings, made.tokens, _run_of(made)
+        vectors, tokens, run = unit_rows(made.vectors), made.tokens, _run_of(made)
+        cut = (*made.warnings, *_compared(model))
         first, second = (
             vectors[[order[text] for text in side]]
             for side in ([example.text for example in examples], [example.pair or "" for example in examples])
@@ -96,9 +98,27 @@ def retrieved(
         best = nearest(unit_rows(asked.vectors), unit_rows(documents.vectors), itself)
         tokens, run = asked.tokens + documents.tokens, _run_of(asked, documents)
         doubts = tuple(dict.fromkeys(doubt for made in (asked, documents) for doubt in made.warnings))
+        doubts += _compared(model)
     scores = ranking_scores(best, judged)
     wanted = {name: scores[name] for name in (task.metric, *task.beside) if name in scores}
-    return wanted, doubts, tokens, run
+    return wanted, (*doubts, *_answered_by_themselves(judged)), tokens, run
+
+
+def _answered_by_themselves(judged: Sequence[Relevant]) -> tuple[str, ...]:
+    """A doubt where queries have what they are not searched for among what answers them: ids numbered alike do that."""
+    relevant = [
+        {document for document, grade in zip(entry.documents, entry.grades, strict=True) if grade > 0}
+        for entry in judged
+    ]
+    own = [there for entry, there in zip(judged, relevant, strict=True) if entry.itself in there]
+    if not own:
+        return ()
+    alone = sum(len(there) == 1 for there in own)
+    return (
+        f"{len(own)} of {len(judged)} queries have the document of their own id judged relevant, which is neither "
+        f"searched for nor counted, as BEIR has it ({alone} have no other, and score 0); where query and document are "
+        "not the same text, give the queries other ids.",
+    )
 
 
 def _reranked(
@@ -142,9 +162,10 @@ def matched(
     if not any(isinstance(example.label, Negatives) for example in examples):
         return similar(model, task, examples, reader, label_map, programs)
     check_none_own(task)
-    if task.metric not in KINDS[task.kind].scores:
+    of_scores = next((name for name in (task.metric, *task.beside) if name not in KINDS[task.kind].scores), None)
+    if of_scores is not None:
         raise DataError(
-            f"{task.name} is scored by {task.metric} of its validation pairs, and these have no scores; set no "
+            f"{task.name} is scored by {of_scores} of its validation pairs, and these have no scores; set no "
             "training pairs aside (holdout 0), or give other validation pairs."
         )
     groups = [texts_of(example) for example in examples]
@@ -160,10 +181,23 @@ def matched(
     places = dict(zip(asked, _places(vectors, asked, known, order, searched, itself), strict=True))
     ranks = np.array([places[anchor] for anchor, *_ in groups], np.float64)
     scores = {"accuracy": float(np.mean(ranks == 1)), "mrr": float(np.mean(1 / ranks))}
-    doubts = (*made.warnings, *equal_pairs(examples, "pairs that are scored"))
+    doubts = (*made.warnings, *_compared(model), *equal_pairs(examples, "pairs that are scored"))
     if len(searched) < FEW:
         doubts += (f"each text is looked for among {len(searched)} only: the score says little; score more pairs.",)
     return {name: scores[name] for name in (task.metric, *task.beside)}, doubts, made.tokens, _run_of(made)
+
+
+def _compared(model: Model | OnnxModel) -> tuple[str, ...]:
+    """A doubt where a folder of sentence-transformers has its vectors compared otherwise than by their cosine."""
+    a = described(model).architecture
+    said = described(model).provenance.record.get("sentence_transformers")
+    name = said.get("similarity_fn_name") if isinstance(said, dict) else None
+    if name in (None, "cosine") or a.embedding is None or (a.embedding.normalize and name == "dot"):
+        return ()
+    return (
+        f"the model compares vectors by {str(name)[:60]!r} (similarity_fn_name), and is scored by their cosines here, "
+        "for which lengths do not count.",
+    )
 
 
 def _places(

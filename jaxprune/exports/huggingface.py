@@ -137,14 +137,16 @@ def export_transformers(
         if file is not None:
             (part / MODELLING).write_text(file, encoding="utf-8", newline="\n")
         write_tensors(part, tensors, shard_bytes, {"format": "pt"})  # without it, transformers refuses the file
-        write_tokenizer(model, part)
+        warnings.extend(write_tokenizer(model, part))
         write_generation(model, part)
         write_sentence(model, part, types.of)
 
-    settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
-    record = manifest_of(model) | {"export": settings | ({} if file is None else {"files": [MODELLING]})}
+    def told() -> dict[str, Any]:
+        settings = {"format": "transformers", "fill_zeros": fill_zeros, "dtype": types.most, "warnings": warnings}
+        return manifest_of(model) | {"export": settings | ({} if file is None else {"files": [MODELLING]})}
+
     loader = config["architectures"][0] if file is None else HEAD_NAMES[target.head].auto_class
-    write_folder(folder, EXPORTED, record, fill, overwrite, loader)
+    write_folder(folder, EXPORTED, told, fill, overwrite, loader)
     size = sum(math.prod(stored.shape) * jnp.dtype(stored.dtype).itemsize for stored in tensors.values())
     tell(warnings)
     return Exported(folder, config, size, tuple(warnings), types.most)

@@ -62,7 +62,7 @@ def export_onnx(
             if has_onnxruntime():
                 errors[name] = file_error(model, file, warnings, exact=not eight)
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
-        write_tokenizer(model, part)
+        warnings.extend(write_tokenizer(model, part))
         write_generation(model, part)
         write_sentence(model, part, {})
         for file in (part / "onnx").iterdir():

@@ -14,6 +14,7 @@ from ..checkpoint.generation import write_generation
 from ..checkpoint.manifest import EXPORTED, check_finite, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
 from ..checkpoint.write import write_folder
+from ..doubts import tell
 from ..errors import NumericalError, SettingsError
 from ..model.architecture import Architecture
 from ..model.heads import head_of
@@ -71,6 +72,7 @@ def export_stablehlo(
         programs[STEP] = _serialised(step_of(model), step_arguments(model.architecture), arrays, beside)
         errors[STEP] = step_error(model, programs[STEP], arrays if beside else None)
     files = [*programs, *([WEIGHTS] if beside else [])]
+    warnings: list[str] = []
 
     def fill(part: Path) -> None:
         for name, written in programs.items():
@@ -78,14 +80,17 @@ def export_stablehlo(
         if beside:
             np.savez(part / WEIGHTS, **arrays)
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
-        write_tokenizer(model, part)
+        warnings.extend(write_tokenizer(model, part))
         write_generation(model, part)
 
-    made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}
-    made |= {"errors": errors, "warnings": []}
-    write_folder(folder, EXPORTED, manifest_of(model) | {"export": made}, fill, overwrite)
+    def told() -> dict[str, Any]:
+        made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}
+        return manifest_of(model) | {"export": {**made, "errors": errors, "warnings": warnings}}
+
+    write_folder(folder, EXPORTED, told, fill, overwrite)
+    tell(warnings)
     total = sum((folder / name).stat().st_size for name in files)
-    return Exported(folder, config, total, (), "float32", errors)
+    return Exported(folder, config, total, tuple(warnings), "float32", errors)
 
 
 def program_of(model: Model, arrays: dict[str, Any], beside: bool) -> bytes:

@@ -263,10 +263,16 @@ def _checkable(config: Mapping[str, Any]) -> bool:
 
 
 def _doubts(config: Mapping[str, Any], base: Model, folder: Path) -> list[str]:
-    """Warnings where the folder was made for another task or another model. Raises `CheckpointError` for tokens."""
+    """Warnings where the folder was made for another task or another model.
+
+    Raises `CheckpointError` where it classifies tokens and the model does not.
+    """
     warnings, task, head = [], config.get("task_type"), base.architecture.head
-    if task == "TOKEN_CLS":  # whose classifier has the same name
-        raise CheckpointError(f"{folder} classifies tokens (TOKEN_CLS); the model's head is {head.replace('_', ' ')}.")
+    if task == "TOKEN_CLS" and TASK_TYPES[head] != task:  # whose classifier has the same name
+        raise CheckpointError(
+            f"{folder} classifies tokens (TOKEN_CLS), the model's head is {head.replace('_', ' ')}; give the token "
+            "classifier that it was trained on."
+        )
     if task is not None and task != TASK_TYPES[head]:
         warnings.append(f"{folder} was made for the task {task}, the model's is {TASK_TYPES[head]}.")
     made_on, given = config.get("base_model_name_or_path"), base.provenance.record.get("source", base.provenance.source)

@@ -98,7 +98,8 @@ def _order(teacher: Architecture, student: Architecture, task: Task) -> tuple[np
     except DataError as error:
         raise SettingsError(f"{different_labels(teacher, student)}: {error}") from error
     order = np.full(len(student.labels), -1)
-    order[ours.outputs] = theirs.outputs
+    if ours.task.labels == theirs.task.labels:  # not where one of the two has numbers for names
+        order[ours.outputs] = theirs.outputs
     if np.any(order < 0):
         raise SettingsError(
             f"{different_labels(teacher, student)}, and the task's classes match neither; take a teacher tuned for "

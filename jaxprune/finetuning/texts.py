@@ -45,10 +45,12 @@ def prepare(model: Model, task: Task) -> Texts:
     """Tokenise the training texts and number their labels as the model's outputs are.
 
     The words of a masked language model's texts are masked by whoever makes batches of them (`epochs.masks_of`). Raises
-    `DataError` where there are no texts, where one has no label, or where the head is of another kind.
+    `DataError` where there are no texts, where one has no label, where the head is of another kind, or where the task
+    scores models and trains none.
     """
     check_rows(model.architecture, task)
     label_map = match_labels(model.architecture, task)
+    _check_trains(model.architecture, label_map.task)
     examples = label_map.task.split("train")
     tokenizer = reader_of(model, task)
     row = KINDS[task.kind]
@@ -56,6 +58,16 @@ def prepare(model: Model, task: Task) -> Texts:
     read = _masked_words if reads_masks(model.architecture) else _READERS[label_map.task.kind]
     texts = read(tokenizer, label_map, model.architecture)
     return texts._replace(warnings=warnings + texts.warnings)
+
+
+def _check_trains(architecture: Architecture, task: Task) -> None:
+    """Raise `DataError` for a task that is there to score by, saying which one trains such a model."""
+    if task.kind in _READERS:
+        return
+    cure = "train on pairs of texts that belong together (the task pairs, which takes alike ones of sts by min_score)"
+    if architecture.labels:
+        cure = "train on lines of text, text_pair and label, a number with a point (the task text-classification)"
+    raise DataError(f"{task.name} scores models and trains none; {cure}.")
 
 
 def encoded_by(task: Task, architecture: Architecture, tokenizer: Reader) -> Encoded:

@@ -13,7 +13,6 @@ from ..checkpoint.known_families import known_families
 from ..checks import checked
 from ..doubts import tell
 from ..errors import SettingsError
-from ..model.architecture import Architecture
 from ..model.model import Model
 from ..runtime.devices import Devices
 from ..runtime.events import OnStep
@@ -153,7 +152,7 @@ def prune(
             warnings=(*calibration.warnings, *surprises),
         ),
         on_step=on_step,
-        writable_heads=writable_heads(model.architecture),
+        writable_heads=writable_heads(model),
         devices=devices,
         keep_bytes=keep_bytes,
         measured=measured,
@@ -177,11 +176,13 @@ def _doubted(result: Model) -> Model:
     return result.replace(provenance=replace(notes, warnings=tuple(dict.fromkeys([*notes.warnings, WHOLE]))))
 
 
-def writable_heads(a: Architecture) -> list[int] | None:
+def writable_heads(model: Model) -> list[int] | None:
     """The numbers of key-value groups in every layer that an export can write; None: any, or no family of ours."""
+    a, source = model.architecture, model.provenance.record.get("source_config")
     family, size = known_families().get(a.family), a.layers[0]
     if family is None:
         return None
+    family = family.as_said(source if isinstance(source, dict) else {})
     return [n for n in range(1, size.groups + 1) if family.can_say(n * size.queries, size.heads, a.hidden)]
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ..checks import checked
-from ..errors import SettingsError
+from ..errors import BudgetError, SettingsError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..model import Model
 from ..pruning.budget import Budget
 from ..pruning.by_name import label_of, method_of
 from ..pruning.call_checks import as_budgets
+from ..pruning.cost import Cost
 from ..pruning.kept import KEEP_BYTES
 from ..pruning.method import Method, seeded
 from ..pruning.prune import prune
@@ -28,7 +29,12 @@ class Result:
 
     method: str
     seed: int  # draws the calibration texts, and the units that random pruning removes
-    remove: float  # asked
+    remove: float  # asked, as are the settings of the budget up to keep_heads
+    cost: Cost = "flops"
+    length: int | None = None
+    round_to: int = 1
+    uniform: bool = False
+    keep_heads: bool = False
     removed_flops: float  # obtained, fractions of the prunable cost
     removed_params: float
     score: float
@@ -37,6 +43,10 @@ class Result:
     seconds: float  # of pruning, the budgets' shared measuring pass counted with the first
     dense_forwards: float | None
     peak_bytes: int | None
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.remove, self.cost, self.length, self.round_to, self.uniform, self.keep_heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +65,32 @@ class Comparison:
     def methods(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(result.method for result in self.results))
 
-    def mean_score(self, method: str, remove: float) -> float:
-        """Mean over seeds; raises `statistics.StatisticsError` where there is no such run."""
-        return statistics.fmean(r.score for r in self.results if r.method == method and r.remove == remove)
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Every budget once, the smallest share first."""
+        return tuple(sorted(dict.fromkeys(result.budget for result in self.results), key=lambda entry: entry.remove))
+
+    def mean_score(self, method: str, remove: float | Budget) -> float:
+        """Mean over seeds, of the budget with that share; where several have it, of the one that is given.
+
+        Raises `BudgetError` for the share of several, `statistics.StatisticsError` where there is no such run.
+        """
+        asked = [entry for entry in self.budgets if remove in (entry, entry.remove)]
+        if len(asked) > 1:
+            raise BudgetError(f"{len(asked)} budgets remove {remove}; pass one of them: {asked[0]} or {asked[1]}.")
+        return statistics.fmean(r.score for r in self.results if r.method == method and r.budget in asked)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def budget_differences(budgets: Sequence[Budget]) -> list[tuple[str, ...]]:
+    """Of each budget its settings, `remove` aside, as far as not all of `budgets` have them alike."""
+    rows = [{name: value for name, value in asdict(budget).items() if name != "remove"} for budget in budgets]
+    return [
+        tuple(f"{name}={value}" for name, value in row.items() if any(other[name] != value for other in rows))
+        for row in rows
+    ]
 
 
 COMPARED = ("kprune", "fisher", "magnitude", "random")  # by default: those that serve every kind of model
@@ -145,10 +175,11 @@ def _texts(task: Task, given: int | Calibration | Callable[[int], Calibration], 
 
 def _result(name: str, seed: int, budget: Budget, pruned: Model, evaluation: Evaluation) -> Result:
     record = pruned.provenance.record
+    settings: dict[str, Any] = {**asdict(budget), "remove": float(budget.remove)}
     return Result(
         method=name,
         seed=seed,
-        remove=float(budget.remove),
+        **settings,
         removed_flops=record["removed"]["flops"],
         removed_params=record["removed"]["params"],
         score=float(evaluation.score),

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ..model.architecture import Architecture
 from ..pruning.cost import flops
-from .compare import Comparison
+from .compare import Comparison, budget_differences
 from .figures import Bench, GenerationBench
 
 
@@ -17,10 +17,11 @@ def percent(fraction: float) -> str:
 
 def si(number: int | float, unit: str = "") -> str:
     """Three significant digits with a prefix: 1234567 -> 1.23 M."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= factor:
-            return f"{number / factor:.3g} {prefix}{unit}"
-    return f"{number:.3g} {unit}".rstrip()
+    shown = float(f"{number:.3g}")  # rounded before a prefix is chosen: 999999 is 1 M, not 1e+03 k
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(shown) >= factor:
+            return f"{shown / factor:.3g} {prefix}{unit}"
+    return f"{shown:.3g} {unit}".rstrip()
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -62,16 +63,23 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Methods down, budgets across: the mean score over seeds, with its half spread where there are several."""
-    budgets = sorted({result.remove for result in comparison.results})
+    """Methods down, budgets across: the mean score over seeds, with its half spread where there are several.
+
+    Budgets of one share have their differences in the heads of their columns.
+    """
+    budgets = comparison.budgets
+    heads = []
+    for budget in budgets:
+        alike = [entry for entry in budgets if entry.remove == budget.remove]
+        words = budget_differences(alike)[alike.index(budget)]
+        heads.append("\n".join((f"{percent(budget.remove)} removed", *words)))
     title = f"{comparison.task}: {comparison.metric}, dense {comparison.dense_score:.4f}"
-    columns = ("method", *(f"{percent(budget)} removed" for budget in budgets), "seconds", "dense forwards")
-    table = _table(title, columns)
+    table = _table(title, ("method", *heads, "seconds", "dense forwards"))
     for method in comparison.methods:
         mine = [result for result in comparison.results if result.method == method]
         cells = []
         for budget in budgets:
-            scores = [result.score for result in mine if result.remove == budget]
+            scores = [result.score for result in mine if result.budget == budget]
             spread = f" ± {(max(scores) - min(scores)) / 2:.4f}" if len(scores) > 1 else ""
             cells.append(f"{sum(scores) / len(scores):.4f}{spread}" if scores else "")
         # Budgets of one seed share a measuring pass, so their times belong together.

@@ -46,12 +46,26 @@ class Hub:
                 self.name, self.config, split=self.split, revision=self.revision, streaming=True
             )
             for number, entry in enumerate(islice(stream, self.count), start=1):
-                yield Row(f"{self} row {number}", dict(entry))
+                yield Row(f"{self} row {number}", {name: _without_fillers(value) for name, value in entry.items()})
         except Exception as error:  # the package raises a dozen kinds, most of them for "no network"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
                 f"{self} does not load from the hub: {reason}; check the network, or name files."
             ) from error
+
+
+def _without_fillers(value: Any) -> Any:
+    """What is nested in a row without the None that `datasets` writes for a field that only other rows have.
+
+    A tool call would have the arguments of all others, as null (TRL's `remove_none_values`). A message's own content
+    stays, as None: templates ask for one beside a tool call.
+    """
+    if isinstance(value, dict):
+        kept = {
+            name: each for name, each in value.items() if each is not None or (name == "content" and "role" in value)
+        }
+        return {name: _without_fillers(each) for name, each in kept.items()}
+    return [_without_fillers(each) for each in value] if isinstance(value, list) else value
 
 
 Source = str | Path | Hub
@@ -70,7 +84,7 @@ def listed_sources(data: Sources) -> list[Source]:
     return sources
 
 
-def check_apart(trained: Sources, scored: Sources) -> None:
+def check_not_both(trained: Sources, scored: Sources) -> None:
     """Raise `DataError` where a source is trained on and scored, by whatever name."""
     places = set(map(_place, listed_sources(trained)))
     both = next((source for source in listed_sources(scored) if _place(source) in places), None)

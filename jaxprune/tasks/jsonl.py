@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,25 +89,52 @@ def rows_of(path: Path, text: str) -> list[Row]:
     return rows
 
 
-def read_texts(path: Path, paired: bool = True) -> tuple[list[str], list[str] | None]:
-    """The texts of a file, and their second texts where they have them; `paired` and errors as `iter_texts`."""
-    pairs = list(iter_texts(path, paired))
+@dataclass
+class Unread:
+    """What a file of texts has that is not read, found while they are."""
+
+    blank: list[int] = field(default_factory=list)  # lines of plain text with others behind them, from 1
+    titles: int = 0  # objects with a "title" beside their text
+
+    def doubts(self, source: str, by_row: bool) -> tuple[str, ...]:
+        """The same in words; lines that are skipped only where texts are told by their row alone."""
+        out = ()
+        if self.blank and by_row:
+            out += (
+                f"{source} has blank lines before others ({len(self.blank)}, the first is line {self.blank[0]}): they "
+                "are no texts and have no row, so that rows are not numbered as lines are.",
+            )
+        if self.titles:
+            out += (
+                f'{source} has a "title" beside {self.titles} of its texts, which is not read; the task retrieval puts '
+                "it before the text: write it there to do the same.",
+            )
+        return out
+
+
+def read_texts(path: Path, paired: bool = True, prompts: bool = False) -> tuple[list[str], list[str] | None]:
+    """The texts of a file, and their second texts where they have them; the rest and errors as `iter_texts`."""
+    pairs = list(iter_texts(path, paired, prompts=prompts))
     return [text for text, _ in pairs], [pair for _, pair in pairs if pair is not None] or None
 
 
-def iter_texts(path: Path, paired: bool = True, fields: tuple[str, str] = FIELDS) -> Iterator[tuple[str, str | None]]:
+def iter_texts(
+    path: Path,
+    paired: bool = True,
+    fields: tuple[str, str] = FIELDS,
+    prompts: bool = False,
+    unread: Unread | None = None,
+) -> Iterator[tuple[str, str | None]]:
     """Every text of a file and its second text, one by one.
 
     Of a file called JSON the `fields`, "text" and "text_pair"; else one text a line, a tab before a second one, blank
-    lines skipped. Not `paired`, a tab is part of the text. Raises DataError, also where some have a second text and
-    others none, and where what is called plain text is JSON, a table (once all lines are read) or an archive.
+    lines skipped. Not `paired`, a tab is part of the text; `prompts` may begin JSON that a model is to go on with, and
+    end in labels. `unread` is told of what is left out. Raises DataError, also where some have a second text and others
+    none, and where what is called plain text is JSON, a table (once all lines are read) or an archive.
     """
     check_no_table(path, "write one text a line, or JSON lines.")
-    if is_json(path):
-        rows = iter_rows(path)
-        texts = ((row.where, row.text(fields[0]), second_text(row, fields[1]) if paired else None) for row in rows)
-    else:
-        texts = _plain_lines(path, paired)
+    unread = Unread() if unread is None else unread
+    texts = _objects(path, paired, fields, unread) if is_json(path) else _plain_lines(path, paired, prompts, unread)
     second = None
     for where, text, pair in texts:
         second = pair is not None if second is None else second
@@ -133,13 +161,24 @@ def check_called(row: Row, name: str, alike: Sequence[str]) -> None:
         raise row.fail(f'field "{near[0]}"{beside} is not read; {cure}.')
 
 
-def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | None]]:
-    columns = LabelColumns()
+def _objects(
+    path: Path, paired: bool, fields: tuple[str, str], unread: Unread
+) -> Iterator[tuple[str, str, str | None]]:
+    for row in iter_rows(path):
+        unread.titles += bool(str(row.values.get("title") or "").strip())
+        yield row.where, row.text(fields[0]), second_text(row, fields[1]) if paired else None
+
+
+def _plain_lines(path: Path, paired: bool, prompts: bool, unread: Unread) -> Iterator[tuple[str, str, str | None]]:
+    columns, blank = LabelColumns(paired), []
     for number, line in enumerate(lines_of(decoded(path)), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
+            blank.append(number)
             continue
-        if not columns.rows and (wrong := not_plain(line, "texts" if paired else "prompts")):
+        unread.blank += blank
+        blank.clear()
+        if not columns.rows and (wrong := not_plain(line, "prompts" if prompts else "texts")):
             raise DataError(f"{path} {wrong}")
         if "\0" in line:
             raise DataError(
@@ -156,7 +195,7 @@ def _plain_lines(path: Path, paired: bool) -> Iterator[tuple[str, str, str | Non
         if not all(text.strip() for text in texts):
             raise DataError(f"{where}: one of its two texts is blank; drop the tab, or the line.")
         yield where, texts[0], texts[1] if len(texts) == 2 else None
-    if paired and (wrong := columns.wrong()):
+    if not prompts and (wrong := columns.wrong()):
         raise DataError(f"{path} {wrong}")
 
 

@@ -6,7 +6,7 @@ from ..checks import checked
 from ..errors import DataError
 from .example import Example
 from .glue import from_hub
-from .hub import Sources, check_apart, listed_sources
+from .hub import Sources, check_not_both, listed_sources
 from .running_text import LENGTH, check_window, text_of
 from .task import CALIBRATION, Task
 
@@ -49,7 +49,7 @@ def text(
         scored, source, trained = text_of(*listed_sources(data), by_document=documents), _named(data), ()
     if train is not None:
         if data is not None:
-            check_apart(train, data)
+            check_not_both(train, data)
         trained, source = text_of(*listed_sources(train), by_document=documents), f"{source}; train: {_named(train)}"
     if calibration is not None:
         drawn = text_of(*listed_sources(calibration), by_document=documents)

@@ -18,6 +18,7 @@ COLUMNS = frozenset(
     premise hypothesis label labels label_text class category target score rating intent sentiment id idx index
     """.split()
 )
+_TAGGED = re.compile(r"\S+(?:[ \t]+\S+)*[ \t]+(O|[BIES]-\S+)\s*")  # a word, what is known of it, its tag
 _ROWS, _WORDS = 20, 1000  # lines from which on a column of labels is no accident; different labels that are looked at
 _CURE = 'write one text a line, or JSON lines with "text".'
 
@@ -57,16 +58,25 @@ def not_plain(begin: str, use: Literal["texts", "prompts", "running"]) -> str | 
 
 
 class LabelColumns:
-    """Looks for labels at the end of every line: second texts are no numbers, and not the same few words."""
+    """Looks for labels at the end of every line: second texts are no numbers, and not the same few words.
 
-    def __init__(self) -> None:
-        self.rows = 0
+    Texts that are not `paired` may have tabs in them, and a number after them or after a comma.
+    """
+
+    def __init__(self, paired: bool = True) -> None:
+        self.rows, self.paired = 0, paired
         self._tabs = self._numbers = self._commas = True  # so far, of every line
         self._words: set[str] = set()
+        self._counts: set[int] = set()  # of columns, where the last is a tag, else 0; two of them are enough
+        self._tags: set[str] = set()  # their first letters
 
     def see(self, line: str) -> None:
         """Look at one more line."""
         self.rows += 1
+        if len(self._counts) < 2:
+            tagged = _TAGGED.fullmatch(line)
+            self._counts.add(len(line.split()) if tagged else 0)
+            self._tags.add(tagged[1][0] if tagged else "")
         if self._tabs:
             _, tab, last = line.rpartition("\t")
             self._tabs = bool(tab) and len(last.split()) == 1
@@ -80,8 +90,11 @@ class LabelColumns:
     def wrong(self) -> str | None:
         """What the lines show together, for a message. Where it could be an accident it takes many of them."""
         few = self.rows >= _ROWS and len(self._words) < min(_WORDS, self.rows / 8)
-        if self.rows and self._tabs and (self._numbers or few):
-            return f"has labels after its tabs ({', '.join(sorted(self._words)[:3])}), not second texts; {_CURE}"
-        if self.rows >= _ROWS and self._commas:
+        if len(self._counts) == 1 and "O" in self._tags and len(self._tags) > 1:
+            return "has a word and its tag in every line, as CoNLL has; write one text a line, or JSON lines."
+        if self.rows and self._tabs and (few or (self._numbers and self.paired)):
+            instead = ", not second texts" if self.paired else ""
+            return f"has labels after its tabs ({', '.join(sorted(self._words)[:3])}){instead}; {_CURE}"
+        if self.rows >= _ROWS and self._commas and self.paired:
             return f"has a number after the last comma of every line, as tables have; {_CURE}"
         return None

@@ -29,11 +29,11 @@ def retrieval(
     The files are BEIR's: `corpus`, JSON lines with `_id`, `text` and optionally `title`, which is put before the text;
     `queries`, with `_id` and `text`; `qrels`, lines of query-id, corpus-id and score with tabs between and a header. Or
     `corpus` is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (else its only file). Queries without a
-    judgement above 0 are left out, and a document is not searched for by a query of the same id, as BEIR has it.
-    An embedding model searches by its vectors; a model of pairs with one output (a reranker) reads every query with
-    every document, of a small corpus. Calibration draws documents. `max_length` is the most tokens of a text (None:
-    128); longer ones are cut, with a warning. Raises `DataError`, also for judgements of queries or documents that are
-    not there.
+    judgement above 0 are left out, and a document is not searched for by a query of the same id, as BEIR has it (with a
+    warning where it is judged relevant). An embedding model searches by its vectors; a model of pairs with one output
+    (a reranker) reads every query with every document, of a small corpus. Calibration draws documents. `max_length` is
+    the most tokens of a text (None: 128); longer ones are cut, with a warning. Raises `DataError`, also for judgements
+    of queries or documents that are not there.
     """
     files = _files(corpus, queries, qrels)
     documents = _texts(files[CORPUS], titled=True)

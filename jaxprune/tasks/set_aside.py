@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import DataError
 from .example import Example, picked
 from .folder import split_files
-from .hub import Hub, Source, Sources, check_apart, listed_sources
+from .hub import Hub, Source, Sources, check_not_both, listed_sources
 
 Validation = Sources | float | int | None
 Read = Callable[[list[Source]], Sequence[Example]]
@@ -32,7 +32,7 @@ def divided(
     if validation is None:
         return {"validation": scored(sources)}
     if not isinstance(validation, int | float):
-        check_apart(data, validation)
+        check_not_both(data, validation)
         return {"train": read(sources), "validation": scored(listed_sources(validation))}
     every = read(sources)
     held, rest = set_aside_rows(len(every), validation, seed, what)

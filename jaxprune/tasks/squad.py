@@ -9,14 +9,14 @@ from ..errors import DataError
 from .example import Answers, Example, length_fields
 from .file_text import check_no_table, decode
 from .glue import from_hub
-from .jsonl import Row, rows_of, shown, split_file
+from .jsonl import Row, is_json, rows_of, shown, split_file
 from .task import Task
 
 HUB_NAMES = {1: "rajpurkar/squad", 2: "rajpurkar/squad_v2"}
-# Other names of a split's file than ours, the first found is taken: the official ones, then excerpts.
+# Other names of a split's file than ours: the official ones, and excerpts.
 NAMES_OF_FILES = {
     "train": ("train-v{official}.json*", "squad_v{version}_train*.json*"),
-    "validation": ("dev.json*", "dev-v{official}.json*", "squad_v{version}_validation*.json*"),
+    "validation": ("dev-v{official}.json*", "squad_v{version}_validation*.json*"),
 }
 WINDOW = 384  # tokens of a window
 
@@ -26,9 +26,9 @@ def squad(path: str | Path | None = None, version: int = 1, *, max_length: int |
     """Extractive question answering; version 2 has questions without an answer.
 
     `path` is a folder with train.jsonl and validation.jsonl (one question a line: id, question, context, answers) or
-    with the official nested files (train-v1.1.json, dev-v1.1.json, …), or one such file, which is then scored. None:
-    from the hub. Scores are fractions, not percentages. `max_length` is the tokens of a window, question and special
-    tokens included (None: 384).
+    with the official nested files (train-v1.1.json, dev-v1.1.json, …), one for each, or one such file, which is then
+    scored. None: from the hub. Scores are fractions, not percentages. `max_length` is the tokens of a window, question
+    and special tokens included (None: 384).
     """
     if version not in HUB_NAMES:
         raise DataError(f"SQuAD has versions 1 and 2, got {version}.")
@@ -64,9 +64,12 @@ def _files(path: Path, version: int) -> dict[str, Path]:
     for split, patterns in NAMES_OF_FILES.items():
         others = (path.glob(pattern.format(version=version, official=_official(version))) for pattern in patterns)
         ours = split_file(path, split)
-        names = [ours] if ours is not None else [name for names in others for name in sorted(names)]
-        if names:
-            files[split] = names[0]
+        there = [] if ours is None else [ours]
+        there += [file for names in others for file in sorted(names) if is_json(file) and file.is_file()]
+        if len(there) > 1:
+            raise DataError(f"{path} has {' and '.join(file.name for file in there)}; keep the one that is meant.")
+        if there:
+            files[split] = there[0]
     return files
 
 

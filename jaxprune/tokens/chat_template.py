@@ -22,6 +22,7 @@ from .tokenizer import Tokenizer
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the same by three names: transformers fills in the others
 _AS_JSON = re.compile(r"arguments\s*\|\s*tojson")
+_MARK = "jaxprunetool"  # put behind what a tool said, to see whether a template writes it
 MARKS = "put {% generation %} and {% endgeneration %} around what the assistant says in the chat template"
 
 
@@ -97,15 +98,36 @@ class ChatTemplate:
     def text(self, conversation: Conversation) -> str:
         """The whole conversation. Raises `DataError` where the template refuses it, or leaves something out."""
         text = self._rendered(conversation, conversation.messages)
+        unwritten = self._unwritten_tools(conversation)
         for number, message in enumerate(conversation.messages, start=1):
             content = str(message.get("content") or "").strip()
             # Templates write what a tool said as JSON, and drop what was thought before an earlier answer.
-            if message["role"] != "tool" and "</think>" not in content and content not in text:
+            there = message["role"] == "tool" or "</think>" in content or content in text
+            if number in unwritten or not there:
                 raise DataError(
                     f"{conversation.where}: the chat template leaves out message {number} ({message['role']}), or "
                     "alters it; drop it, or use a template that has it."
                 )
         return text
+
+    def _unwritten_tools(self, conversation: Conversation) -> set[int]:
+        """Numbers of tools' messages that are written in no form: of a mark behind the content nothing is seen.
+
+        JSON escapes nothing in a mark, which is letters and digits, so that it shows whatever else becomes of a text.
+        """
+        marks = {
+            number: f"{_MARK}{number}end"
+            for number, message in enumerate(conversation.messages, start=1)
+            if message["role"] == "tool" and str(message.get("content") or "").strip()
+        }
+        if not marks:
+            return set()
+        messages = [
+            {**message, "content": message["content"] + marks[number]} if number in marks else message
+            for number, message in enumerate(conversation.messages, start=1)
+        ]
+        text = self._rendered(conversation, messages)
+        return {number for number, mark in marks.items() if mark not in text}
 
     def marks(self, conversation: Conversation) -> bool:
         """Whether the template says itself what is generated."""

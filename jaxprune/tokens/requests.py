@@ -176,22 +176,23 @@ class RequestReader:
         """The text of token ids, with its special tokens if asked."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
 
-    def chat(self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        """Messages as the tokenizer's chat template writes them; without the system's where it takes none."""
+    def chat(self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> tuple[str, tuple[str, ...]]:
+        """Messages as the tokenizer's chat template writes them, and doubts: the system's go where it takes none."""
         if self.tokenizer.chat_template is None and "chat_template" not in (self.chat_template_args or {}):
             raise DataError(
                 "the tokenizer has no chat template; leave apply_chat_template out, or pass the template: "
                 "chat_template_args={'chat_template': …}."
             )
         try:
-            return self._chat(history, add_generation_prompt)
+            return self._chat(history, add_generation_prompt), ()
         except Exception as error:
             if type(error).__module__.split(".")[0] != "jinja2":  # which comes with transformers' templates
                 raise
             without = [message for message in history if message["role"] != "system"]
             if len(without) == len(history):
                 raise DataError(f"the chat template fails: {str(error)[:200]}; look at the messages' roles.") from error
-            return self._chat(without, add_generation_prompt)
+            doubt = 'the chat template takes no system messages, and they are left out, as the package\'s "hf" does it.'
+            return self._chat(without, add_generation_prompt), (doubt,)
 
     def _chat(self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(

@@ -62,7 +62,8 @@ def encoded_for(
 ) -> tuple[Encoded, tuple[str, ...]]:
     """Token ids of calibration texts for `model`, and doubts: those given, or what its tokenizer makes of the texts.
 
-    Of conversations all tokens are measured on, whoever says them. `on_step` is that of `token_ids`.
+    Of conversations all tokens are measured on, whoever says them. `on_step` is that of `token_ids`. Raises `DataError`
+    for pairs where the model reads single texts, and the other way round.
     """
     if calibration.ids:
         ids, types = ([np.array(row, np.int64) for row in rows] for rows in (calibration.ids, calibration.types))
@@ -75,6 +76,11 @@ def encoded_for(
         raise DataError(
             f"the texts of {calibration.source} are single sentences, for embedding models, and the model's "
             f"{model.architecture.head} head reads a pair; pass Calibration.of_texts(texts, pairs)."
+        )
+    if calibration.paired and model.architecture.embedding is not None:
+        raise DataError(
+            f"the texts of {calibration.source} are pairs, and an embedding model reads every text by itself; give "
+            "both as texts of their own, in a file on a line each."
         )
     if calibration.windows is None and calibration.examples[0].chat is not None:
         rows, reading = read_conversations(

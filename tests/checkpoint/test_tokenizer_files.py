@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import tokenizer_files
+from jaxprune.checkpoint.hub import locate
 from jaxprune.checkpoint.tokenizer_files import read_tokenizer
 from jaxprune.errors import CheckpointError
 from jaxprune.tasks.example import Example
@@ -186,3 +188,62 @@ def test_pieces_alone_name_the_package_they_need(family, name, content, package,
     monkeypatch.setattr(tokenizer_files, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(CheckpointError, match=rf"which the package {package} reads: pip install {package}, or put the"):
         Tokenizer.of(jp.load(folder))
+
+
+def templates_of(folder: Path) -> dict[str, str]:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder)).chat_template
+
+
+def test_chat_templates_beside_the_default_one_come_along(checkpoint, tmp_path):
+    folder = checkpoint("llama", write_bpe_json, END, tokenizer_class="PreTrainedTokenizerFast")
+    (folder / "chat_template.jinja").write_text("plain")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    both = {"default": "plain", "tool_use": "tools"}
+    assert templates_of(folder) == both
+    model = jp.load(folder)
+    saved = jp.save(model, tmp_path / "saved")
+    jp.save(jp.load(saved), saved, overwrite=True)  # the folder is one of ours
+    written = [jp.export(jp.load(saved), tmp_path / name, format=name).folder for name in ("transformers", "onnx")]
+    from transformers import AutoTokenizer
+
+    given = AutoTokenizer.from_pretrained(str(folder))
+    written += [saved, jp.export(model, tmp_path / "given", tokenizer=given).folder]
+    for place in written:
+        assert templates_of(place) == both, place.name
+    (tmp_path / "secret").write_text("x")
+    (folder / "additional_chat_templates" / "rag.jinja").symlink_to(tmp_path / "secret")
+    for read in (jp.load, lambda folder: Tokenizer.of(model)):
+        with pytest.raises(CheckpointError, match=r"rag\.jinja is a link to a place outside its folder"):
+            read(folder)
+
+
+def test_a_tokenizer_that_only_a_slow_class_reads_is_copied_and_that_is_said(checkpoint, tmp_path):
+    folder = checkpoint("roberta", lambda folder: None, tokenizer_class="BertweetTokenizer")
+    (folder / "vocab.txt").write_text("a 5\nb 4\n")
+    (folder / "bpe.codes").write_text("a b 3\n")
+    model = jp.load(folder)
+    saved, exported = jp.save(model, tmp_path / "saved"), jp.export(model, tmp_path / "exported")
+    told = r"the tokenizer's files were copied as they are, without a tokenizer\.json: .* only a slow tokenizer"
+    for place, warnings in ((saved, jp.load(saved).provenance.warnings), (exported.folder, exported.warnings)):
+        (warning,) = warnings
+        assert re.match(told, warning)
+        for name in ("vocab.txt", "bpe.codes", "tokenizer_config.json"):
+            assert (place / name).read_bytes() == (folder / name).read_bytes()
+    (folder / "vocab.txt").rename(folder / "spiece.model")
+    with pytest.raises(CheckpointError, match="has no tokenizer files that are read here; put the checkpoint's"):
+        Tokenizer.of(model)
+    assert (jp.save(model, tmp_path / "again") / "spiece.model").is_file()
+
+
+def test_the_hub_is_asked_for_templates_and_vocabularies(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *_, allow_patterns, **__: asked.append(allow_patterns) or str(tmp_path),
+    )
+    (tmp_path / "model.safetensors").write_text("x")
+    locate("some/name")
+    assert {"additional_chat_templates/*.jinja", "bpe.codes", "spiece.model"} <= {*asked[0]}

@@ -1,12 +1,15 @@
 """Chat and texts of several files on the command line."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 import jaxprune as jp
 from jaxprune.cli import flags
 from jaxprune.cli.main import parser
+from jaxprune.cli.recovery import recovery
+from tests.helpers import tiny
 from tests.helpers.chat import chat_model, turns, write_rows
 
 ROWS = [{"messages": turns(f"q {number}", f"answer {number}")} for number in range(12)]
@@ -41,6 +44,21 @@ def test_files_become_splits(chats, monkeypatch):
     (name, data, options) = asked[0]
     assert data == jp.tasks.Hub("org/x", 9, "test", "en") and name == "text"
     assert options["train"] == [jp.tasks.Hub("org/x", 9), str(text)]
+
+
+def test_rows_of_the_hub_may_be_calibrated_or_recovered_on(chats, monkeypatch):
+    """--hub-rows is theirs, then, also where only one of the two files is asked for."""
+    asked, hub = [], jp.tasks.Hub("org/x", 9)
+    drawn = jp.Calibration.of_texts(["the film"] * 16)
+    task = SimpleNamespace(name="chat", kind="language", calibration=lambda *_, **__: drawn)
+    monkeypatch.setattr("jaxprune.tasks.load", lambda *_, **options: asked.append(options["calibration"]) or task)
+    model = tiny.random_model(tiny.config("llama"))
+    words = ["prune", "--model", "m", "--out", "o", "--remove", "0.2", "--task", "chat", "--data", "x", "--recover"]
+    for files in (("hub:org/x", "y"), ("y", "hub:org/x")):
+        given = ["--hub-rows", "9", "--calibration-texts", files[0], "--recover-texts", files[1]]
+        arguments = parser().parse_args([*words, *given])
+        recovery(arguments, flags.task(arguments), model.architecture)
+    assert asked == [hub, "y", "y", hub]
 
 
 def test_evaluate_and_prune(chats, cli, tmp_path):
@@ -80,6 +98,8 @@ def test_what_is_missing_is_said_in_flags(chats, cli, tmp_path):
         (("--task", "chat", "--data", "x", "--train-data", "y", "--set-aside", "3"), "--train-data and --set-aside"),
         (("--task", "chat", "--data", "hub:org/x"), "say how many are taken with --hub-rows N"),
         (("--task", "chat", "--data", "hub:org/x:a:b:c", "--hub-rows", "3"), "is not understood; write hub:ORG/NAME"),
+        (("--task", "chat", "--data", "x", "--hub-rows", "3"), "--hub-rows is for hub:…, which no flag names; name it"),
+        (("--task", "sst2", "--hub-rows", "3"), "--hub-rows is for hub:…, which no flag names"),
         (("--task", "sst2", "--data", "x", "y"), "sst2 is read from one folder, got x, y"),
         (("--task", "chat"), "chat needs --data FOLDER"),
         (("--task", "chat", "--data", "nowhere"), "nowhere does not exist"),

@@ -39,6 +39,27 @@ def test_texts_become_vectors_in_a_file(tmp_path, capsys, monkeypatch):
     assert main([*given, "--input", "-"]) == 2 and "neither .npy nor .jsonl" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", ["npy", "jsonl"])
+def test_what_is_not_read_is_told(tmp_path, capsys, suffix):
+    """Blank lines where a text is known by its row alone, if others stand behind them; titles always."""
+    given = ["embed", "--model", str(write_folder(tmp_path / "m")), "--out", str(tmp_path / f"v.{suffix}"), "--json"]
+    given += ["--overwrite", "--input"]
+    titled = [{"_id": "1", "title": "Book", "text": "the film"}, {"_id": "2", "title": " ", "text": "a plot"}]
+    rows = "\n".join(map(json.dumps, titled))
+    for name, content, told in (
+        ("texts.txt", "the film\n\na plot\n \n\ngood\n", "has blank lines before others (3, the first is line 2)"),
+        ("texts.txt", "the film\na plot\n\n \n", ""),
+        ("texts.jsonl", rows, 'texts.jsonl has a "title" beside 1 of its texts, which is not read; the task retrieval'),
+    ):
+        (tmp_path / name).write_text(content)
+        assert main([*given, str(tmp_path / name)]) == 0
+        warnings = json.loads(capsys.readouterr().out)["warnings"]
+        if told and (suffix == "npy" or "title" in told):
+            assert len(warnings) == 1 and told in warnings[0]
+        else:
+            assert warnings == []
+
+
 def test_a_task_of_pairs_by_name(tmp_path, capsys):
     folder = write_folder(tmp_path / "m")
     rows = [{"sentence1": text, "sentence2": "a film", "score": number} for number, text in enumerate(TEXTS)]

@@ -24,6 +24,16 @@ PRUNE = ("prune", "--model", "nowhere", "--task", "text-classification", "--data
         ((*PRUNE, "--remove", "0.5", "--seed", "-1"), "seed is -1, expected an integer from 0 to 4294967295"),
         (("compare", *PRUNE[1:], "--remove", "0.5", "--seeds", "0", "-1"), "seed is -1"),
         (("bench", "--model", "m", "--shapes", "32by128"), "expected ROWSxLENGTH"),
+        (("bench", "--model", "m", "--shapes", "1x32", "--generate", "1"), "--shapes has no effect with --generate"),
+        (("compare", *PRUNE[1:], "--remove", "0.5", "--seeds", "0", "00"), "--seeds names 0 twice; name each once."),
+        (
+            ("compare", *PRUNE[1:], "--remove", "0.5", "--methods", "random", "kprune", "random"),
+            "--methods names random twice; name each once.",
+        ),
+        (
+            ("compare", *PRUNE[1:], "--remove", "0.5", "--methods", "kprune", "random", "kprune:default"),
+            "--methods names kprune and kprune:default, which are the same; leave one of them out.",
+        ),
         (
             ("compare", *PRUNE[1:], "--remove", "0.5", "--methods", "guess"),
             "method 'guess' is unknown; use one of kprune",

@@ -35,6 +35,11 @@ def test_tasks_of_the_harness_are_scored(cli, folder, tasks):
     [
         (("--lm-eval", "endings", "--task", "text"), "--task has no effect with --lm-eval"),
         (("--lm-eval", "endings", "--split", "test"), "--split has no effect with --lm-eval"),
+        (("--lm-eval", "endings", "--train-data", "x"), "--train-data has no effect with --lm-eval"),
+        (("--lm-eval", "endings", "--set-aside", 0), "--set-aside has no effect with --lm-eval"),
+        (("--lm-eval", "endings", "--min-score", 0), "--min-score has no effect with --lm-eval"),
+        (("--lm-eval", "endings", "--documents"), "--documents has no effect with --lm-eval"),
+        (("--lm-eval", "endings", "--hub-rows", 3), "--hub-rows has no effect with --lm-eval"),
         (("--lm-eval", ","), "--lm-eval names no task"),
         (("--task", "text", "--data", "x", "--num-fewshot", 0), "--num-fewshot is for --lm-eval"),
         (("--task", "text", "--data", "x", "--apply-chat-template"), "--apply-chat-template is for --lm-eval"),

@@ -52,6 +52,14 @@ def test_what_does_not_go_together_is_named(cli, inputs, folders):
             ("evaluate", "--model", folders / "onnx", *task, "--runtime", "onnxruntime", "--stream"),
             "--stream and --dtype have no effect with --runtime onnxruntime",
         ),
+        (
+            ("predict", "--model", folders / "onnx", "--text", "a film", "--runtime", "onnxruntime", "--revision", "x"),
+            "--revision has no effect with --runtime onnxruntime; leave it out.",
+        ),
+        (
+            ("evaluate", "--model", folders / "onnx", *task, "--runtime", "onnxruntime", "--ignore-config-key", "x"),
+            "--ignore-config-key has no effect with --runtime onnxruntime; leave it out.",
+        ),
         (("bench", "--model", folders / "small", "--generate", 1, "--runtime", "onnxruntime"), "--generate times JAX"),
         (("export", "--model", folders / "small", "--int8", "--out", "x"), "int8 (True) has no effect with format"),
         (("export", "--model", folders / "small", "--generation", "--out", "x"), "generation (True) has no effect"),

@@ -98,6 +98,8 @@ def test_methods_that_measure_no_texts_need_none(cli, inputs, texts, tmp_path, m
         ((), "there are no texts to calibrate on; name a task, or a file of texts with --calibration-texts."),
         (("--calibration-texts", "TEXTS", "--data", "x"), "--data is for a task, and none is named"),
         (("--calibration-texts", "TEXTS", "--windows", 2), "--windows is for a task, and none is named"),
+        (("--calibration-texts", "TEXTS", "--documents"), "--documents is for a task, and none is named"),
+        (("--calibration-texts", "TEXTS", "--hub-rows", 2), "--hub-rows is for a task, and none is named"),
         (("--calibration-texts", "TEXTS", "--limit", 2), "--limit is for a task, and none is named"),
         (("--calibration-texts", "TEXTS", "--evaluate"), "--evaluate needs a task to score on"),
         (("--calibration-texts", "TEXTS.none"), "cannot be read: No such file"),

@@ -1,5 +1,6 @@
 """What lm-evaluation-harness is answered, without the package: probabilities are those of a model known by hand."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,6 +222,12 @@ def test_what_generation_config_asks_for_beyond_is_told(bigrams, tmp_path):
     assert "asks for repetition_penalty 1.3: the package" in warning  # and not for min_p: nothing is drawn
     harness.generate_until(asked(("the", {"max_gen_toks": 2, "temperature": 0.5})))
     assert "repetition_penalty 1.3, min_p 0.2" in harness.warnings[1]
+    (tmp_path / "model" / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "repetition_penalty": 1.3}))
+    harness = HarnessModel(jp.load(tmp_path / "model"))
+    harness.generate_until(asked(("the", {"max_gen_toks": 2})))
+    assert harness.warnings[0].startswith("config.json asks for repetition_penalty 1.3: the package")
 
 
 # --- chat, and what the package asks beside
@@ -243,6 +250,9 @@ def test_chats_are_written_by_the_template(bigrams):
     )
     strict = HarnessModel(bigrams, HarnessSettings(chat_template_args={"chat_template": refusing}))
     assert strict.apply_chat_template([{"role": "system", "content": "up"}, *said]) == "dog"
+    (warning,) = strict.warnings
+    assert warning.startswith("the chat template takes no system messages, and they are left out")
+    assert strict.apply_chat_template(said) == "dog" and harness.warnings == ()
 
 
 def test_answers_are_kept_as_they_come(bigrams):

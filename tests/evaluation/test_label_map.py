@@ -1,6 +1,7 @@
 """How a head reads labels: by name, by number, as values, as yes or no."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,35 @@ def test_what_is_advised_for_one_output_is_read(own):
     assert [example.label for example in match_labels(YES_OR_NO, own([0.0, 1.0])).task.validation] == [(), (0,)]
 
 
+def test_a_metric_that_was_asked_for_stays_where_labels_are_read_otherwise(own):
+    ints = own([0, 3, 5])
+    values = lambda **chosen: match_labels(VALUE, replace(ints, **chosen)).task  # noqa: E731
+    assert (values(metric="spearman").metric, values(metric="spearman").beside) == ("spearman", ("pearson",))
+    assert values(beside=("spearman",)).beside == ("spearman",)
+    rows = tasks.of_ids([[5, 6]] * 3, None, [0, 3, 5], metric="spearman")
+    found = match_labels(VALUE, rows)
+    assert (found.task.metric, found.task.beside) == ("spearman", ("pearson",))
+    yes_or_no = match_labels(YES_OR_NO, replace(own([0, 1]), metric="matthews")).task
+    assert (yes_or_no.metric, yes_or_no.beside) == ("matthews", ("f1", "f1_macro", "accuracy"))
+    for chosen in ({"metric": "f1_macro"}, {"beside": ("f1_macro",)}):
+        with pytest.raises(
+            DataError, match="by f1_macro, which is none of pearson, spearman, the metrics of regression"
+        ):
+            values(**chosen)
+    with pytest.raises(DataError, match="by spearman, which is none of accuracy, .* of multi_label tasks; give it in"):
+        match_labels(YES_OR_NO, replace(own([0.0, 1.0]), metric="spearman"))
+
+
+def test_a_metric_that_means_nothing_for_the_head_is_refused(own):
+    assert match_labels(head("a", "b"), replace(own([0, 1]), metric="f1")).task.metric == "f1"
+    with pytest.raises(DataError, match="scored by f1, which is that of one class, and there are 3 classes; name f1_m"):
+        match_labels(head("a", "b", "c"), replace(own([0, 1]), metric="f1"))
+    with pytest.raises(
+        DataError, match="by pearson, which is none of accuracy, f1, f1_macro, matthews, the metrics of"
+    ):
+        match_labels(head("a", "b"), replace(own([0, 1]), beside=("pearson",)))
+
+
 def test_names_are_no_values(own):
     for task in (own(["bad", "good", "fine"]), own([0, 1, 2], names=["bad", "good", "fine"])):
         with pytest.raises(HeadMismatch, match="is a single_label task, the model's head is regression with 1 outputs"):
@@ -90,6 +120,47 @@ def test_numbers_without_names_go_by_number(own):
     assert match_labels(head("2", "1", "0"), own([0, 1, 2])).outputs.tolist() == [0, 1, 2]
     assert match_labels(head("2", "1", "0"), own(["0", "1", "2"])).outputs.tolist() == [2, 1, 0]  # these are names
     assert match_labels(head("a", "b", "c"), own([0, 1])).outputs.tolist() == [0, 1]
+
+
+def test_numbers_find_outputs_that_are_called_by_other_numbers(own):
+    """By their names, as in quotes, with a warning where they could count the outputs as well."""
+    stars = head(*"12345")
+    to_four, to_five = match_labels(stars, own([1, 4, 2, 3])), match_labels(stars, own([1, 2, 5]))
+    read = lambda it: [int(it.outputs[example.label]) for example in it.task.validation]  # noqa: E731
+    assert read(to_four) == [0, 3, 1, 2] and read(to_five) == [0, 1, 4]
+    assert to_four.task.labels == ("1", "2", "3", "4")
+    said = "the model calls its classes 1, 2, 3, 4, 5, and labels such as 1 were matched to these names; where they"
+    assert to_four.warnings[0].startswith(said) and to_five.warnings == ()
+    signed = match_labels(head("-1", "0", "1"), own([0, 1, 1]))
+    assert read(signed) == [1, 2, 2] and "labels such as 0 were matched to these names" in signed.warnings[0]
+    several = match_labels(head(*"12345", problem="multi_label"), own([[1, 4], [2], [], [5, 1]]))
+    assert [example.label for example in several.task.validation] == [(0, 2), (1,), (), (3, 0)]
+    assert several.outputs.tolist() == [0, 1, 3, 4]
+    quoted = match_labels(stars, own(["1", "4", "2", "3"], names=list("12345")))  # labels.json stays there
+    assert (read(quoted), quoted.warnings) == ([0, 3, 1, 2], ())
+    counted = match_labels(stars, own([1, 4]))  # as the warning has it
+    assert (read(counted), counted.warnings) == ([1, 4], ())
+
+
+def test_numbers_that_count_outputs_are_not_taken_for_names(own):
+    stars = head(*"12345")
+    counted = match_labels(stars, own([0, 1, 4]))  # no class is called 0
+    assert (counted.outputs.tolist(), counted.warnings) == ([0, 1, 2, 3, 4], ())
+    generic = match_labels(head(*(f"LABEL_{number}" for number in range(5))), own([1, 4]))
+    assert (generic.outputs.tolist(), generic.warnings) == ([0, 1, 2, 3, 4], ())
+    doubt = "label {} was matched by number to the model's {}, and the model calls another class {}; check"
+    rows = tasks.of_ids([[5, 6]] * 2, None, [1, 4])
+    for task, a, said in (
+        (rows, stars, doubt.format(1, 2, 1)),  # whose labels are the model's numbers
+        (replace(own([1, 4]), own_metrics={"cost": lambda *_: 0.0}), stars, doubt.format(1, 2, 1)),
+        (own([0, 1, 2]), head("2", "1", "0"), doubt.format(0, 2, 0)),
+        (own([1, 4]), head(*(f"{number} stars" for number in range(1, 6))), doubt.format(1, "2 stars", "1 stars")),
+    ):
+        found = match_labels(a, task)
+        assert found.outputs.tolist() == list(range(len(task.labels))) and found.warnings[0].startswith(said)
+        assert found.task.labels == task.labels
+    with pytest.raises(HeadMismatch, match=r"has 6 classes \(labels 0 to 5\)"):
+        match_labels(head(*"abcde"), own([1, 5]))
 
 
 def test_numbers_in_quotes_find_their_outputs(own):

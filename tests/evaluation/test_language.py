@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.errors import DataError
+from jaxprune.errors import DataError, SettingsError
 from jaxprune.evaluation import perplexity
 from jaxprune.tokens.conversations import read_conversations
 from jaxprune.tokens.documents import parts_of
@@ -76,3 +76,9 @@ def test_pruning_calibrates_on_conversations(model, tmp_path):
     pruned = jp.prune(model, task.calibration(8, seed=0), jp.Budget(remove=0.3, cost="params"), jp.Magnitude())
     assert pruned.report.calibration is not None and pruned.report.calibration.count == 8
     assert np.isfinite(jp.evaluate(pruned, task).score)
+
+
+def test_one_end_token_is_not_taken_apart(model):
+    """The tokenizer has "e" as a token, and not what is asked for."""
+    with pytest.raises(SettingsError, match=r"end_ids is one text, expected a list of tokens; write \['<e>'\]"):
+        jp.generate(model, "the", end_ids="<e>", max_new_tokens=2)

@@ -11,7 +11,7 @@ import jaxprune as jp
 from jaxprune.errors import DataError
 from jaxprune.evaluation.metrics import spearman
 from jaxprune.evaluation.similarity import nearest, ranking_scores
-from jaxprune.tasks.example import Relevant
+from jaxprune.tasks.example import Negatives, Relevant
 from tests.helpers.sentences import write_folder
 
 PAIRS = [("the film is good", "a good film", 4.5), ("the plot", "a cold book", 1), ("a book", "the cast was long", 0.5),
@@ -58,11 +58,36 @@ def test_pairs_are_scored_by_the_cosines_of_their_vectors(model, pairs):
     assert jp.evaluate(model, jp.tasks.load("sts", pairs), limit=3).examples == 3
 
 
+@pytest.mark.parametrize("name, normalize, told", [("dot", False, 1), ("dot", True, 0), ("cosine", False, 0)])
+def test_another_comparison_than_by_cosines_is_told(tmp_path, pairs, name, normalize, told):
+    model = jp.load(write_folder(tmp_path / "m", normalize=normalize, similarity_fn_name=name))
+    said = [warning for warning in jp.evaluate(model, jp.tasks.sts(pairs)).warnings if "similarity_fn_name" in warning]
+    assert len(said) == told and all("the model compares vectors by 'dot'" in warning for warning in said)
+
+
+def test_minus_one_for_every_score_is_for_none(tmp_path):
+    """As GLUE hides what its test pairs score."""
+    rows = [{"sentence1": "a", "sentence2": "b", "score": score} for score in (-1, -1)]
+    for name, content in (("train", rows), ("test", rows), ("validation", [*rows, rows[0] | {"score": 3}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    task = jp.tasks.sts(tmp_path)
+    assert [pair.label for pair in task.others["test"]] == [None, None]
+    assert [pair.label for pair in task.validation] == [-1, -1, 3]
+
+
 def test_single_sentences_calibrate(model, pairs):
     texts = jp.tasks.sts(pairs).calibration(9, seed=1)
     assert {example.pair for example in texts.examples} == {None} and len({e.text for e in texts.examples}) == 9
     small = jp.prune(model, texts, jp.Budget(0.4), jp.Magnitude())
     assert jp.embed(small, "a film").shape == (12,)
+
+
+def test_pairs_do_not_calibrate_what_reads_texts_by_themselves(model, tmp_path):
+    """They would be read as one text, with a token between the two that no text of such a model has."""
+    (tmp_path / "pairs.txt").write_text("a film\tthe film\na book\tthe book\n")
+    for texts in (jp.Calibration.of_file(tmp_path / "pairs.txt"), jp.Calibration.of_texts(["a film"], ["the film"])):
+        with pytest.raises(DataError, match="are pairs, and an embedding model reads every text by itself; give both"):
+            jp.prune(model, texts, jp.Budget(0.4), jp.Magnitude())
 
 
 def test_a_model_of_pairs_with_one_output_is_scored_on_them_too(pairs, tiny, tokenizer_folder):
@@ -113,6 +138,23 @@ def test_a_model_of_pairs_reads_every_query_with_every_document(beir, tiny, monk
     with pytest.raises(DataError, match="every document, 10 pairs, and 9 are the most; score fewer queries"):
         jp.evaluate(reranker, task)
     assert jp.evaluate(reranker, task, limit=1).examples == 1
+
+
+@pytest.mark.parametrize("read_by", ["vectors", "pairs"])
+def test_documents_that_answer_a_query_of_their_own_id_are_told(model, beir, tiny, read_by):
+    """They are not searched for: with queries and documents numbered alike every score is 0."""
+    chosen, says = model if read_by == "vectors" else tiny(problem="regression", labels=("score",)), "of their own id"
+    scored = jp.evaluate(chosen, jp.tasks.retrieval(beir))
+    assert [told.split(",")[0] for told in scored.warnings if says in told] == [
+        "1 of 2 queries have the document of their own id judged relevant"
+    ]
+    alike = QRELS + "q1\td0\t1\nd3\td3\t1\n"
+    (beir / "qrels" / "test.tsv").write_text(alike)
+    assert any(
+        "(1 have no other, and score 0)" in told for told in jp.evaluate(chosen, jp.tasks.retrieval(beir)).warnings
+    )
+    (beir / "qrels" / "test.tsv").write_text(alike.replace("d3\td3\t1", "d3\td3\t0"))
+    assert not any(says in told for told in jp.evaluate(chosen, jp.tasks.retrieval(beir)).warnings)
 
 
 def test_the_search_is_exact_and_ties_keep_their_order(monkeypatch):
@@ -180,3 +222,12 @@ def test_what_is_missing_is_said(model, pairs, beir):
     with pytest.raises(DataError, match="1 of 5 have none"):
         task = jp.tasks.sts(pairs)
         jp.evaluate(model, replace(task, validation=(*task.validation[:4], task.train[0])))
+
+
+def test_a_metric_that_pairs_do_not_show_is_named(model, pairs):
+    graded = replace(jp.tasks.sts(pairs), kind="pairs", metric="accuracy", beside=())
+    with pytest.raises(DataError, match="scored by accuracy, which is none of pearson, spearman, the metrics of sts"):
+        jp.evaluate(model, graded)
+    plain = tuple(row._replace(label=Negatives()) for row in graded.validation)
+    with pytest.raises(DataError, match="scored by pearson of its validation pairs, and these have no scores"):
+        jp.evaluate(model, replace(graded, beside=("pearson",), validation=plain))

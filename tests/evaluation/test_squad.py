@@ -7,9 +7,10 @@ from hypothesis import given, strategies as st
 
 from jaxprune import tasks
 from jaxprune.errors import DataError
+from jaxprune.evaluation.evaluate import evaluate
 from jaxprune.evaluation.metrics import squad_scores
 from jaxprune.evaluation.spans import best_answers, best_span
-from jaxprune.tasks import Answers, Example
+from jaxprune.tasks import Answers, Example, Task
 from jaxprune.tokens.tokenizer import Tokenizer
 
 CONTEXT = "The film was good and the plot was very dull"
@@ -58,6 +59,28 @@ def test_every_form_of_json_is_read(write, tmp_path, name, content):
     write(name, content)
     lines = write("lines/validation.jsonl", [GOOD, NONE])
     assert tasks.squad(tmp_path, version=2).validation == tasks.squad(lines, version=2).validation
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("validation.jsonl", "dev-v2.0.json"),
+        ("squad_v2_validation_100.json", "squad_v2_validation_1000.json"),
+        ("dev-v2.0.json", "squad_v2_validation_100.json"),
+        ("train.jsonl", "train-v2.0.json.gz"),
+    ],
+)
+def test_two_files_of_one_split_are_told_apart_by_nobody(write, tmp_path, names):
+    for name in names:
+        write(name, [GOOD])
+    with pytest.raises(DataError, match=f"has {' and '.join(names)}; keep the one that is meant"):
+        tasks.squad(tmp_path, version=2)
+
+
+def test_what_is_not_called_json_is_no_split(write, tmp_path):
+    write("dev-v2.0.json.bak", [NONE])
+    write("squad_v2_validation_9.json", [GOOD, NONE])
+    assert len(tasks.squad(tmp_path, version=2).validation) == 2
 
 
 def test_questions_may_share_an_id(write):
@@ -129,6 +152,13 @@ def test_places_and_versions_that_do_not_exist(tmp_path):
 
 
 # --- answers from outputs
+
+
+def test_a_score_that_the_questions_do_not_show_is_named(tiny):
+    questions = tuple(Example("who", "the film was good", Answers("1", ("film",), (4,))) for _ in range(2))
+    task = Task("squad2", "question_answering", (), "no_answer_f1", (), questions, "here")
+    with pytest.raises(DataError, match="scored by no_answer_f1, and the questions scored do not show it"):
+        evaluate(tiny(head="question_answering", labels=(), pooler="none"), task)
 
 
 def answers_of(example):

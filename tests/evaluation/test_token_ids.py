@@ -65,6 +65,16 @@ def test_rows_of_a_language_model_give_the_mean_loss_of_what_they_predict():
     assert (found.metric, found.examples, found.tokens) == ("perplexity", 3, 10)
 
 
+def test_a_metric_that_the_rows_cannot_have_is_refused(tiny):
+    rows = [[3, 5, 7], [4, 6, 8]]
+    with pytest.raises(DataError, match="scored by accuracy, which is none of perplexity, .*; name one of these"):
+        jp.evaluate(random_model(config("llama")), jp.tasks.of_ids(rows, None, metric="accuracy"))
+    with pytest.raises(DataError, match="scored by accuracy, which is none of pearson, spearman, the metrics of regr"):
+        jp.evaluate(
+            tiny(problem="regression", labels=("score",)), jp.tasks.of_ids(rows, None, [0.5, 1.5], metric="accuracy")
+        )
+
+
 @pytest.mark.parametrize(
     "ids, mask, labels, message",
     [

@@ -17,6 +17,7 @@ from jaxprune.errors import CheckpointError, OutputError
 from jaxprune.exports.modelling import modelling_text
 from jaxprune.model import logits
 from jaxprune.model.architecture import HeadKind
+from jaxprune.pruning.prune import writable_heads
 from tests.helpers.exports import (
     IDS,
     WIDTHS,
@@ -50,6 +51,28 @@ def test_heads_that_a_class_reads_from_config_json(tmp_path):
         CheckpointError, match="layers of a phi3 model of transformers read the number of their heads fr"
     ):
         jp.export(small, tmp_path / "out")
+
+
+def test_phi3_with_longrope_keeps_its_number_of_heads(tmp_path):
+    """Phi3Config of transformers wants as many factors as hidden_size // num_attention_heads has pairs."""
+    scaling = {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
+    changes = {"rope_scaling": scaling, "original_max_position_embeddings": 16, "partial_rotary_factor": 1.0}
+    model = dense(tmp_path, "phi3", **changes)
+    fewer = pruned(model, *[[0, 2], [1, 7]] * 2)
+    with pytest.raises(CheckpointError, match="read the number of their heads from config.json, and these have lost"):
+        jp.export(fewer, tmp_path / "fewer")
+    assert load(jp.export(fewer, tmp_path / "zeros", fill_zeros=True).folder).architecture.layers[0].groups == 3
+    texts, budget = jp.Calibration.of_ids(IDS, np.ones_like(IDS)), jp.Budget(0.2, uniform=True)
+    small = jp.prune(model, texts, budget, jp.Random())
+    assert [(size.groups, size.neurons < 10) for size in small.architecture.layers] == [(3, True)] * 2
+    written = jp.export(small, tmp_path / "out")
+    assert_same(load(written.folder), small)
+    AutoConfig = pytest.importorskip("transformers").AutoConfig
+    assert AutoConfig.from_pretrained(written.folder).intermediate_size == small.architecture.layers[0].neurons
+    AutoConfig.from_pretrained(tmp_path / "zeros")
+    (tmp_path / "plain").mkdir()
+    plain = dense(tmp_path / "plain", "phi3")
+    assert (writable_heads(model), writable_heads(plain)) == ([3], [1, 2, 3])
 
 
 def test_layers_that_share_a_table_of_scores_may_differ_in_neurons(tmp_path):

@@ -121,6 +121,17 @@ def test_any_number_of_rows_and_tokens_runs(family):
         assert_same_outputs(model, program, rows, length, left)
 
 
+@pytest.mark.parametrize(("family", "right_only"), [("gpt2", True), ("opt", False), ("llama", False)])
+def test_positions_of_gpt2_are_slots_of_a_row_others_go_by_the_mask(family, right_only):
+    """What the guide says of padding on the left: of GPT-2 it moves positions, as in `logits`."""
+    model = tiny.random_model(tiny.config(family))
+    program, text = program_of(model), np.arange(3, 8)[None]
+    alone = program(text, np.ones_like(text), np.zeros_like(text))[0, -1]
+    left = [np.pad(entry, ((0, 0), (3, 0))) for entry in (text, np.ones_like(text), np.zeros_like(text))]
+    assert (np.abs(program(*left)[0, -1] - alone).max() > 1e-2) == right_only
+    np.testing.assert_allclose(program(*left)[:, 3:], np.asarray(logits(model, *left))[:, 3:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("pad", [None, 1])
 def test_a_classifier_on_a_decoder_reads_the_last_token(tmp_path, pad):
     settings = tiny.config("llama", "classification", vocab_size=64, max_position_embeddings=32, pad_token_id=pad)
@@ -229,6 +240,9 @@ def test_a_tied_table_is_stored_once_and_in_eight_bits_is_smaller_still(tmp_path
     table = 4000 * 12
     assert 4 * table < os.path.getsize(tmp_path / "model.onnx") < 5 * table
     assert os.path.getsize(tmp_path / "int8.onnx") < 3.5 * table  # once to look up, once to multiply with
+    stored = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    scales = {entry.name.removesuffix("_scale"): [*entry.dims] for entry in stored if entry.name.endswith("_scale")}
+    assert scales["embed.token"] == [] and scales["head.weight"] == [4000]  # one a table, one a column of a matrix
     given = inputs(model.architecture)
     expected, got = np.asarray(logits(model, *given)), open_onnx(tmp_path / "int8.onnx")(*given)
     real = given[1] > 0

@@ -171,6 +171,19 @@ def test_what_takes_negatives_away_is_refused(plain, task):
         jp.finetune(plain, graded, replace(TRAIN, holdout=8, epochs=1))
 
 
+def test_similarities_score_and_do_not_train(plain, tmp_path, folder):
+    """What would train such a model is said: pairs a model of vectors, a regression one that reads both texts."""
+    rows = [{"sentence1": "the film", "sentence2": f"a {word}", "score": 2.5} for word in WORDS]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = jp.tasks.sts(tmp_path)
+    with pytest.raises(DataError, match=r"^sts scores models and trains none; .*the task pairs, .*min_score\)\.$"):
+        jp.finetune(plain, task, TRAIN)
+    reranker = jp.load(folder, head="classification", labels=("score",), problem="regression")
+    with pytest.raises(DataError, match=r"^sts scores models and trains none; .*text-classification\)\.$"):
+        jp.finetune(reranker, task, TRAIN)
+
+
 def test_a_pruned_model_comes_back_towards_the_directions_of_the_dense_one(model):
     random = np.random.RandomState(3)
     texts = [" ".join(random.choice(WORDS, 6)) for _ in range(80)]

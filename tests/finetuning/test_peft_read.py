@@ -108,7 +108,7 @@ def test_three_projections_in_one_are_taken_apart(tmp_path):
         ),
         ({"use_new": True, "other_new": 3, "new_but_off": False}, "sets use_new, other_new, which this version"),
         ({"peft_type": "ADALORA"}, "peft_type 'ADALORA', expected LORA"),
-        ({"task_type": "TOKEN_CLS"}, "classifies tokens"),
+        ({"task_type": "TOKEN_CLS"}, "classifies tokens .*, the model's head is classification; give the token"),
         ({"target_modules": ["key"]}, "encoder.layer.1.attention.self.query, which .* does not target"),
         ({"target_modules": ["query"], "layers_to_transform": 0}, "does not target"),
         ({"target_modules": "query"}, "does not target"),  # a regular expression for the whole name
@@ -159,6 +159,45 @@ def test_embeddings_that_the_output_shares_cannot_train_apart(tmp_path):
         jp.load_adapter(opt, write(tmp_path / "apart", table, **config))
     ours = jp.load_adapter(opt, write(tmp_path / "tied", table, ensure_weight_tying=True, **config))
     np.testing.assert_array_equal(ours.params["embed"]["token"], next(iter(table.values())))
+
+
+def test_a_token_classifiers_adapter_is_read(folder, tmp_path):
+    row = {"tokens": "the film was good".split(), "tags": ["O", "B-FILM", "O", "O"]}
+    (tmp_path / "validation.jsonl").write_text("\n".join([json.dumps(row)] * 8))
+    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(row | {"tokens": "a plot is dull".split()})] * 8))
+    task = jp.tasks.token_classification(tmp_path)
+    tagger = jp.load(folder, head="token_classification", labels=task.labels)
+    training = jp.Train(epochs=1, batch_size=4, learning_rate=1e-2)
+    tuned = jp.finetune(tagger, task, training, lora=jp.Lora(rank=2), adapter_out=tmp_path / "adapter")
+    ids = np.arange(14).reshape(2, 7) + 4
+    expected = jp.logits(tuned, ids)
+    assert np.abs(expected - jp.logits(tagger, ids)).max() > 1e-2
+    read = jp.load_adapter(tagger, tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(read, ids), expected, atol=1e-5)
+    assert not any("was made for the task" in entry for entry in read.provenance.warnings)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch, transformers and peft are not ours to fix
+def test_a_token_classifiers_adapter_that_peft_wrote_is_read(tmp_path):
+    peft = pytest.importorskip("peft", reason="only PEFT writes what PEFT writes")
+    import torch
+
+    from tests.parity.reference import CLOSE, random_reference
+
+    reference = random_reference("bert", "token_classification", seed=3)
+    reference.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["query", "value"], task_type="TOKEN_CLS")
+    adapted = peft.get_peft_model(reference, config)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = np.arange(22).reshape(2, 11) % 20 + 3
+    with torch.no_grad():
+        expected = adapted.eval()(input_ids=torch.tensor(ids)).logits.numpy()
+    ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(ours, ids), expected, **CLOSE)
 
 
 def test_doubts_are_warnings(bert, tmp_path):

@@ -185,3 +185,13 @@ def test_a_teacher_with_token_types_sees_them_though_its_student_has_none(task, 
     student, teacher = jp.load(made), teacher_of(folder)
     assert (student.architecture.token_types, teacher.architecture.token_types) == (0, 2)
     assert first_loss(taught(student, teacher, pairs)) == pytest.approx(gap(student, teacher, pairs), rel=1e-4)
+
+
+def test_numbers_that_one_of_the_two_has_for_names_are_not_put_in_order_by_chance(model, task, folder, teacher_of):
+    """The model's outputs 1 and 2 are found by name, of the classes 1 and 2 that occur; the teacher's by number."""
+    teacher = teacher_of(folder, labels=("a", "b"))
+    ones = tuple(row._replace(label=1) for row in task.train)
+    numbered = replace(task, labels=("0", "1"), classes_from="numbers", train=ones, validation=ones, others={})
+    plain = model.replace(architecture=replace(model.architecture, labels=("1", "2")))
+    with pytest.raises(SettingsError, match="and the task's classes match neither"):
+        taught(plain, teacher, numbered)

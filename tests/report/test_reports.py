@@ -1,25 +1,31 @@
 import csv
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxprune.errors import OutputError
+import jaxprune as jp
+from jaxprune.assets import demo_data_path, demo_model_path
+from jaxprune.errors import BudgetError, OutputError
 from jaxprune.jsonio import dumps, write_csv, write_json
 from jaxprune.model import Architecture, LayerSizes
+from jaxprune.pruning.budget import Budget
 from jaxprune.report.compare import Comparison, Result
 from jaxprune.report.plots import comparison_plot
 from jaxprune.report.progress import progress
 from jaxprune.report.tables import comparison_table, layers_table, si
 
 
-def result(method, remove, score, seed=0):
+def result(method, remove, score, seed=0, **settings):
     return Result(
         method=method,
         seed=seed,
         remove=remove,
+        **settings,
         removed_flops=remove + 0.001,
         removed_params=remove,
         score=score,
@@ -59,6 +65,51 @@ def test_comparison_table_shows_means_and_spreads():
     assert "0.8700 ± 0.0100" in shown and "0.8200 ± 0.0200" in shown
     assert "4.0" in shown  # two budgets of 2 s, mean over seeds
     assert "0.7000" in shown
+
+
+UNIFORM: dict[str, Any] = {"uniform": True, "keep_heads": True}
+ONE_SHARE = replace(COMPARISON, results=(result("random", 0.6, 0.9), result("random", 0.6, 0.8, **UNIFORM)))
+
+
+def test_two_budgets_of_one_share_stay_two():
+    plain, even = Budget(0.6), Budget(0.6, **UNIFORM)
+    assert ONE_SHARE.budgets == (plain, even)
+    assert [ONE_SHARE.mean_score("random", budget) for budget in (plain, even)] == [0.9, 0.8]
+    with pytest.raises(BudgetError, match=r"2 budgets remove 0\.6; pass one of them: Budget\(remove=0\.6, "):
+        ONE_SHARE.mean_score("random", 0.6)
+    assert COMPARISON.mean_score("kprune", 0.4) == pytest.approx(0.87)
+    shown = text(comparison_table(ONE_SHARE))
+    assert "uniform=False" in shown and "keep_heads=True" in shown and "±" not in shown
+    assert "0.9000" in shown and "0.8000" in shown and "0.8500" not in shown
+    assert "uniform" not in text(comparison_table(COMPARISON))
+
+
+def test_compare_notes_every_setting_of_a_budget():
+    model, task = jp.load(demo_model_path()), jp.tasks.folder(demo_data_path())
+    budgets = (Budget(0.6), Budget(0.6, "params", 16, 8, **UNIFORM))
+    assert jp.compare(model, task, budgets, ["magnitude"], calibration=8, limit=8).budgets == budgets
+
+
+@pytest.mark.parametrize(
+    ("comparison", "labels"),
+    [
+        (COMPARISON, ["kprune", "random"]),
+        (ONE_SHARE, ["random, uniform=False, keep_heads=False", "random, uniform=True, keep_heads=True"]),
+    ],
+)
+def test_plot_has_a_line_for_what_is_drawn_apart(comparison, labels, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, errorbar = {}, Axes.errorbar
+
+    def noted(self, x, y, **settings):
+        drawn[settings["label"]] = len(y)
+        return errorbar(self, x, y, **settings)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    comparison_plot(comparison, tmp_path / "compare.png")
+    assert list(drawn) == labels
+    assert sum(drawn.values()) == (2 if comparison is ONE_SHARE else 3)
 
 
 def test_layers_table_shows_what_is_left():
@@ -109,6 +160,10 @@ def test_progress_is_quiet_when_stderr_is_no_terminal(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("number, shown", [(1234567, "1.23 MB"), (12, "12 B"), (5e9, "5 GB"), (2.5e13, "25 TB")])
+@pytest.mark.parametrize(
+    "number, shown",
+    [(1234567, "1.23 MB"), (12, "12 B"), (5e9, "5 GB"), (2.5e13, "25 TB"), (4e15, "4 PB"), (0, "0 B")]
+    + [(999.4, "999 B"), (999.6, "1 kB"), (999_999, "1 MB"), (999_700_000, "1 GB"), (-999.6, "-1 kB")],
+)
 def test_si(number, shown):
     assert si(number, "B") == shown

@@ -215,6 +215,28 @@ def test_rows_of_the_hub_are_streamed_once_and_as_many_as_asked_for(hub):
     assert not kept.exists()
 
 
+def test_what_the_package_fills_up_rows_with_is_not_read(monkeypatch, tmp_path):
+    """A row of `datasets` has the fields of all others, as None; a null in a file is meant."""
+    import datasets
+
+    def row(name, **arguments):
+        call = {"function": {"name": name, "arguments": arguments}}
+        spoken = [turns("q")[0] | {"tool_calls": None}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        return {"messages": spoken, "tools": [{"name": name, "parameters": arguments}]}
+
+    rows = [row("weather", city="Paris"), row("note", content="x", marks=["a", None])]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    assert next(iter(stream))["messages"][1]["tool_calls"][0]["function"]["arguments"]["marks"] is None
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: stream)
+    for read, given in zip(jp.tasks.chat(jp.tasks.Hub("org/calls", count=2)).validation, rows, strict=True):
+        user, assistant = given["messages"]
+        assert read.chat.messages == ({key: user[key] for key in ("role", "content")}, assistant)
+        assert list(read.chat.tools) == given["tools"]
+    in_a_file = [row("weather", city=None)]
+    kept = jp.tasks.chat(write_rows(tmp_path / "a.jsonl", in_a_file)).validation[0].chat
+    assert list(kept.messages) == in_a_file[0]["messages"]
+
+
 def test_documents_of_the_hub(hub):
     task = jp.tasks.text(jp.tasks.Hub("org/texts", count=5, split="test"), length=8)
     assert task.validation[0].text == "text 1\n\ntext 2\n\ntext 4"  # blank ones are no documents

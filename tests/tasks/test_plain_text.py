@@ -10,6 +10,7 @@ from jaxprune.errors import DataError
 from jaxprune.tasks.calibration import Calibration
 from jaxprune.tasks.jsonl import read_texts
 from jaxprune.tasks.running_text import RunningText, text_of
+from jaxprune.tasks.words import iter_words
 
 LABELLED = "\n".join(f"text {number}\t{'good' if number % 3 else 'bad'}" for number in range(40))
 
@@ -60,13 +61,53 @@ def test_plain_text_that_looks_like_it(tmp_path, content):
     assert len(read_texts(tmp_path / "texts.txt")[0]) == len(content.strip().split("\n"))
 
 
+CONLL = "-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\nrejects VBZ I-VP O\n\nPeter NNP I-NP B-PER\n"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (CONLL, "has a word and its tag in every line, as CoNLL has; write one text a line"),
+        ("EU\tB-ORG\nrejects\tO\n", "has a word and its tag in every line"),
+        (LABELLED, "has labels after its tabs .bad, good.; write one text a line"),
+        ('[\n"one text",\n"two texts"\n]\n', "holds JSON, and its name says plain text"),
+        ('["one text", "two texts"]', "holds JSON, and its name says plain text"),
+    ],
+)
+def test_texts_without_second_ones_are_looked_at_too(tmp_path, content, message):
+    """Those to embed and those whose words are tagged; prompts may be anything."""
+    file = tmp_path / "texts.txt"
+    file.write_text(content)
+    for read in (lambda: read_texts(file, paired=False), lambda: list(iter_words(file))):
+        with pytest.raises(DataError, match=message):
+            read()
+    lines = [line for line in content.split("\n") if line]
+    assert read_texts(file, paired=False, prompts=True) == (lines, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "he flew a B-52\nshe has blood of type O\n",  # columns are as many in every line
+        "type O\nblood O\n",
+        "\n".join(f"a film, {1980 + number}" for number in range(40)),
+        "Beginnings\t1\nEnds\t12\n",
+        "\n".join(f"sentence {number}\tsentence{number}" for number in range(40)),
+        "[1] a note\n{brackets} begin this\n",
+    ],
+)
+def test_texts_without_second_ones_may_end_in_a_number_or_a_letter(tmp_path, content):
+    (tmp_path / "texts.txt").write_text(content)
+    assert len(read_texts(tmp_path / "texts.txt", paired=False)[0]) == len(content.strip().split("\n"))
+
+
 def test_prompts_may_begin_json_and_end_in_numbers(tmp_path):
     lines = ['[{"name": "Ada"},', '{"answer":', *(f"1,2,{number}" for number in range(40)), "one\t2"]
     (tmp_path / "prompts.txt").write_text("\n".join(lines))
-    assert read_texts(tmp_path / "prompts.txt", paired=False) == (lines, None)
+    assert read_texts(tmp_path / "prompts.txt", paired=False, prompts=True) == (lines, None)
     (tmp_path / "prompts.txt").write_text('{"text": "Once"}')
     with pytest.raises(DataError, match="call it .jsonl"):
-        read_texts(tmp_path / "prompts.txt", paired=False)
+        read_texts(tmp_path / "prompts.txt", paired=False, prompts=True)
 
 
 @pytest.mark.parametrize(

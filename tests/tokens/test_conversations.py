@@ -98,6 +98,30 @@ def test_tools_and_calls_are_handed_to_the_template(tmp_path):
             read(tmp_path, given.PLAIN, [{"messages": messages, **fields}])
 
 
+@pytest.mark.parametrize("said", ['it "rains"', HI[1]["content"]])  # the latter is what another message says, too
+@pytest.mark.parametrize(
+    "written, whole",
+    [
+        ("{{ m['content'] }}", True),
+        ("{{ m['content'] | tojson }}", True),
+        ("{{ m['content'][:2] }}", False),
+        ("", False),
+    ],
+)
+def test_what_a_tool_says_is_never_left_out(tmp_path, written, whole, said):
+    template = (
+        f"{{% for m in messages %}}{{% if m['role'] == 'tool' %}}{written}{{% else %}}{{{{ m['role'] }}}}: "
+        "{{ m['content'] }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    rows = [{"messages": [*HI[1:3], {"role": "tool", "content": said}, HI[4]]}]
+    if whole:
+        tokenizer, [(ids, _)], _ = read(tmp_path, template, rows)
+        assert said.split()[-1].strip('"') in tokenizer.text(ids).split("\n")[2]
+    else:
+        with pytest.raises(DataError, match=r"line 1: the chat template leaves out message 3 \(tool\), or alters it"):
+            read(tmp_path, template, rows)
+
+
 def test_no_special_token_is_added_twice(tmp_path):
     template = given.BEGUN
     tokenizer, [row], _ = read(tmp_path, template, [{"messages": HI}])
