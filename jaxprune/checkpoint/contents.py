@@ -90,9 +90,10 @@ def check_one_table(family: Family, kind: str, tensors: Mapping[str, Stored], wh
 
     Files hold copies of both under the names of a linear layer. Where these differ, transformers takes them.
     """
-    if kind != "masked_lm":
+    head = family.heads.get(kind)
+    if head is None or head.transform is None:
         return
-    output, token = family.heads[kind].output, f"{family.modules['embed.token']}.weight"
+    output, token = head.output, f"{family.modules['embed.token']}.weight"
     copies = (
         (f"{output}.weight", token),
         (f"{output}.decoder.weight", token),
