@@ -93,9 +93,18 @@ def write_tokenizer(model: Model, folder: Path) -> tuple[str, ...]:
         return warnings
     if given is None:
         return () if source is None else copy_tokenizer(source, config_for(model), folder)
+    from tokenizers import Tokenizer as Fast
+
+    own = _in_transformers(given)
     with tempfile.TemporaryDirectory() as made:  # a package may write files that are none of ours
-        _in_transformers(given).save_pretrained(made)
-        return copy_tokenizer(made, {}, folder)
+        own.save_pretrained(made)
+        warnings = copy_tokenizer(made, {}, folder)
+    if isinstance(given, Fast) and own.pad_token is None:
+        warnings += (
+            "the tokenizer that was handed in does not say which of its tokens pads, begins or ends a text, nor does "
+            "what is written of it; pass a tokenizer of transformers, or a folder.",
+        )
+    return warnings
 
 
 def _lost_with_source(model: Model) -> str:

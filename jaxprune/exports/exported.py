@@ -101,3 +101,14 @@ def probe(architecture: Architecture, rows: int, length: int) -> tuple[np.ndarra
     ids = np.where(mask > 0, random.choice(others, (rows, length)), a.pad_id)
     types = random.randint(0, max(a.token_types, 1), (rows, length))
     return ids, mask, types
+
+
+def pooled_prompt(architecture: Architecture) -> tuple[str, ...]:
+    """A warning where a model leaves its prompt out of a text's vector, which a program of token ids cannot know."""
+    embedding = architecture.embedding
+    if embedding is None or embedding.include_prompt or not any(text for _, text in embedding.prompts):
+        return ()
+    return (
+        "the program pools all tokens of a text, also those of a prompt, which the model leaves out (include_prompt); "
+        "its vectors are the model's where texts are read without prompts.",
+    )

@@ -1,5 +1,6 @@
 """`format="onnx"`: a folder as transformers.js and optimum lay it out, with a graph of our own."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from ..checkpoint.sentence_files import write_sentence
 from ..checkpoint.write import write_folder
 from ..doubts import tell
 from ..errors import NumericalError, SettingsError
+from ..model.architecture import Architecture
 from ..model.heads import head_of
 from ..model.model import Model
 from ..model.padded import logits
 from ..runtime.onnx import has_onnxruntime, open_onnx
 from ..runtime.precision import full_precision
-from .exported import Exported, probe, ready_to_export, source_config, with_head
+from .exported import Exported, pooled_prompt, probe, ready_to_export, source_config, with_head
 from .onnx_file import write_int8, write_onnx
 from .onnx_graph import graph_of
 
@@ -47,7 +49,7 @@ def export_onnx(
     errors: dict[str, float] = {}
     sizes: dict[str, int] = {}
     sums: dict[str, str] = {}
-    warnings: list[str] = []
+    warnings = [*beyond_positions(model.architecture, config), *pooled_prompt(model.architecture)]
 
     def fill(part: Path) -> None:
         for eight, name in ONNX_FILES.items():
@@ -78,6 +80,16 @@ def export_onnx(
     write_folder(folder, EXPORTED, told, fill, overwrite)
     tell(warnings)
     return Exported(folder, config, sum(sizes.values()), tuple(warnings), "int8" if int8 else "float32", errors)
+
+
+def beyond_positions(architecture: Architecture, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A warning where config.json promises longer texts than the model reads, and the file takes them."""
+    said = config.get("max_position_embeddings")
+    if architecture.positions != "rotary" or not isinstance(said, int) or said <= architecture.max_positions:
+        return ()
+    return (
+        f"the ONNX file takes texts of any length, and is right up to {architecture.limit}; config.json says {said}.",
+    )
 
 
 def check_onnx_installed(int8: bool) -> None:

@@ -59,6 +59,7 @@ def write_int8(graph: Graph, file: Path, largest: int = LARGEST) -> None:
     Activations are quantised as they come (dynamically). Without a scale a column, and with embeddings left out, a
     small classifier lost 1.4 points and stayed three times as large.
     """
+    from onnx import load_model, save_model
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory(dir=file.parent) as folder:
@@ -70,6 +71,11 @@ def write_int8(graph: Graph, file: Path, largest: int = LARGEST) -> None:
                 str(whole), str(file), per_channel=True, weight_type=QuantType.QInt8,
                 op_types_to_quantize=["MatMul", "Gemm", "Gather"], use_external_data_format=large,
             )  # fmt: skip
+    if large:  # the quantiser calls it NAME.data
+        made = load_model(str(file))
+        file.with_name(f"{file.name}.data").unlink()
+        beside = f"{file.name}{WEIGHTS_BESIDE}"
+        save_model(made, str(file), save_as_external_data=True, location=beside, size_threshold=1024)
 
 
 def _untied(graph: Graph) -> Graph:

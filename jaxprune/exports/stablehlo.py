@@ -13,6 +13,7 @@ from ..checkpoint.config import family_of
 from ..checkpoint.generation import write_generation
 from ..checkpoint.manifest import EXPORTED, check_finite, manifest_of, manifest_text, named_parameters
 from ..checkpoint.notes import write_tokenizer
+from ..checkpoint.sentence_files import write_sentence
 from ..checkpoint.write import write_folder
 from ..doubts import tell
 from ..errors import NumericalError, SettingsError
@@ -22,7 +23,7 @@ from ..model.model import Model
 from ..model.padded import image_batch, logits, plain_batch
 from ..model.transformer import forward
 from ..runtime.precision import rounds_products
-from .exported import Exported, probe, ready_to_export, source_config, with_head
+from .exported import Exported, pooled_prompt, probe, ready_to_export, source_config, with_head
 from .stablehlo_step import check_generates, step_arguments, step_difference, step_of
 
 PROGRAM, STEP, WEIGHTS = "model.stablehlo", "step.stablehlo", "weights.npz"
@@ -72,7 +73,7 @@ def export_stablehlo(
         programs[STEP] = _serialised(step_of(model), step_arguments(model.architecture), arrays, beside)
         errors[STEP] = step_error(model, programs[STEP], arrays if beside else None)
     files = [*programs, *([WEIGHTS] if beside else [])]
-    warnings: list[str] = []
+    warnings = [*pooled_prompt(model.architecture)]
 
     def fill(part: Path) -> None:
         for name, written in programs.items():
@@ -82,6 +83,7 @@ def export_stablehlo(
         (part / "config.json").write_text(manifest_text(config), encoding="utf-8")
         warnings.extend(write_tokenizer(model, part))
         write_generation(model, part)
+        write_sentence(model, part, {})
 
     def told() -> dict[str, Any]:
         made = {"format": "stablehlo", "weights": weights, "files": files, "platforms": PLATFORMS}

@@ -67,6 +67,8 @@ def test_phi3_with_longrope_keeps_its_number_of_heads(tmp_path):
     assert [(size.groups, size.neurons < 10) for size in small.architecture.layers] == [(3, True)] * 2
     written = jp.export(small, tmp_path / "out")
     assert_same(load(written.folder), small)
+    told = jp.export(model, tmp_path / "onnx", format="onnx").warnings
+    assert any("takes texts of any length, and is right up to 16 positions; config.json says 20" in one for one in told)
     AutoConfig = pytest.importorskip("transformers").AutoConfig
     assert AutoConfig.from_pretrained(written.folder).intermediate_size == small.architecture.layers[0].neurons
     AutoConfig.from_pretrained(tmp_path / "zeros")

@@ -229,6 +229,9 @@ def test_weights_lie_beside_a_file_that_would_be_too_large(tmp_path):
     write_onnx(graph_of(model.architecture, model.params), tmp_path / "model.onnx", largest=1000)
     assert files(tmp_path) == ["model.onnx", "model.onnx_data"]
     assert_same_outputs(model, open_onnx(tmp_path / "model.onnx"))
+    write_int8(graph_of(model.architecture, model.params), tmp_path / "small.onnx", largest=1000)
+    assert files(tmp_path) == ["model.onnx", "model.onnx_data", "small.onnx", "small.onnx_data"]
+    assert np.isfinite(open_onnx(tmp_path / "small.onnx")(*inputs(model.architecture))).all()
 
 
 def test_a_tied_table_is_stored_once_and_in_eight_bits_is_smaller_still(tmp_path):

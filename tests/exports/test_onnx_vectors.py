@@ -1,5 +1,6 @@
 """Embedding models as ONNX files: every pooling mode, dense layers, folders that `embed` runs."""
 
+import json
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -57,3 +58,18 @@ def test_an_exported_folder_embeds_texts(tmp_path):
     assert (tmp_path / "x" / "2_Dense" / "model.safetensors").is_file()
     with pytest.raises(DataError, match="brings vectors to length 1; run the model"):
         jp.embed(shipped, texts, normalize=False)
+
+
+@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+def test_programs_say_that_they_pool_a_prompt_and_bring_how_texts_are_read(tmp_path, format):
+    folder = write_folder(tmp_path / "m", (MODES[2],), prompts={"query": "film: "}, default_prompt_name="query")
+    assert jp.export(jp.load(folder), tmp_path / "pooled", format=format).warnings == ()
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({**pooling, "include_prompt": False}))
+    written = jp.export(jp.load(folder), tmp_path / "x", format=format)
+    (warning,) = written.warnings
+    assert "the program pools all tokens of a text, also those of a prompt, which the model leaves out" in warning
+    said = json.loads((written.folder / "config_sentence_transformers.json").read_text())
+    assert said["prompts"] == {"query": "film: "} and said["default_prompt_name"] == "query"
+    assert json.loads((written.folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 12
+    jp.export(jp.load(folder), tmp_path / "x", format=format, overwrite=True)  # every file is known to be ours
