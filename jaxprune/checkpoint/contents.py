@@ -139,7 +139,9 @@ def unlike_heads(
     declared: HeadChoice | None, family: Family, tensors: Mapping[str, Stored], where: str
 ) -> tuple[str, ...]:
     """A warning of a head that config.json names and the files hold in another form than it is read in."""
-    head = None if declared is None else family.heads.get(declared.head)
+    if declared is None:
+        return ()
+    head = family.heads.get(declared.head)
     if head is None or head.told_by is None or head.told_by in tensors or f"{head.transform}.weight" not in tensors:
         return ()
     return (

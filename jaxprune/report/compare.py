@@ -124,6 +124,8 @@ def compare(
     Raises `BudgetError`, `DataError`, `NumericalError`, `SettingsError`.
     """
     budgets, chosen = as_budgets(budget)[0], _named(methods)
+    if not seeds or len({*seeds}) < len(seeds):
+        raise SettingsError(f"seeds are {[*seeds]}; give at least one, and each once.")
     model = model.with_tokenizer(tokenizer)
     scored: dict[str, Any] = {"limit": limit, "stream": stream, "on_step": on_step}
     dense = evaluate(model, task, **scored)

@@ -111,6 +111,8 @@ def _example(row: Row, version: int) -> Example:
     if row.values.get("answers") is None:  # good enough to calibrate on
         return Example(question, context, None)
     texts, starts = _answers(row)
+    if texts and row.values.get("is_impossible") is True:
+        raise row.fail("is_impossible is true, and there are answers; drop one of the two.")
     if version == 1 and not texts:
         raise row.fail("question without an answer; SQuAD 1.1 has none: use squad2.")
     for text, start in zip(texts, starts, strict=True):

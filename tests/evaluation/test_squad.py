@@ -113,6 +113,7 @@ def test_real_squad_files_read_completely(shared):
         ({**GOOD, "context": " "}, 'line 1: field "context" is blank'),
         ({**GOOD, "answers": [3]}, "line 1: answers must have"),
         (NONE, "line 1: question without an answer; SQuAD 1.1 has none: use squad2"),
+        ({**GOOD, "is_impossible": True}, "line 1: is_impossible is true, and there are answers"),
     ],
 )
 def test_malformed_questions(write, tmp_path, row, message):

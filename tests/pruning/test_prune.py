@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.assets import demo_data_path
 from jaxprune.cli.main import main
 from jaxprune.errors import BudgetError, JaxpruneError, SettingsError
 from jaxprune.model.architecture import FEED_FORWARD
@@ -297,6 +298,9 @@ def test_compare_takes_settings_names_and_own_names(ids):
     assert _named({"mine": "magnitude"}) == {"mine": jp.Magnitude()}
     with pytest.raises(SettingsError, match="give each once"):
         _named(["kprune", jp.KPrune()])
+    for seeds in ((), (3, 3)):
+        with pytest.raises(SettingsError, match="give at least one, and each once"):
+            jp.compare(ids[0], jp.tasks.folder(demo_data_path()), jp.Budget(0.5), seeds=seeds)
     with pytest.raises(SettingsError, match=r"got one text; write \['kprune'\]"):
         _named("kprune")
 
