@@ -9,7 +9,6 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint.generation import unapplied
-from jaxprune.checkpoint.hub import locate
 from jaxprune.errors import CheckpointError, SettingsError
 from jaxprune.runtime.programs import Programs
 from jaxprune.tokens.tokenizer import Tokenizer
@@ -91,17 +90,6 @@ def test_a_link_that_leads_elsewhere_is_not_read(copied, tmp_path):
     (copied(None) / FILE).symlink_to(tmp_path / "secret")
     with pytest.raises(CheckpointError, match=r"generation_config\.json is a link to a place outside its folder"):
         jp.load(tmp_path / "source")
-
-
-def test_the_hub_is_asked_for_it(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download",
-        lambda *_, allow_patterns, **__: asked.append(allow_patterns) or str(tmp_path),
-    )
-    (tmp_path / "model.safetensors").write_text("x")
-    locate("some/name")
-    assert FILE in asked[0]
 
 
 def test_generate_ends_there_and_says_what_it_does_not_do(copied):

@@ -180,6 +180,18 @@ def test_a_model_of_sentences_comes_with_its_modules(tmp_path, served, inner, sa
     assert (cache / inner / "tokenizer.json").is_file() and not (cache / "2_Dense" / "huge.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    "file", ["generation_config.json", "additional_chat_templates/tool_use.jinja", "bpe.codes", "spiece.model"]
+)
+def test_small_files_come_along(tmp_path, served, file):
+    settings = tiny.config("bert")
+    folder = tiny.write(tmp_path / "m", settings, tiny.tensors(settings))
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text("x")
+    cache = served(folder)
+    assert locate("org/name").folder == cache and (cache / file).is_file()
+
+
 def test_an_adapter_alone_is_named(tmp_path, served):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')

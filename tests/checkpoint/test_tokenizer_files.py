@@ -10,7 +10,6 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import tokenizer_files
-from jaxprune.checkpoint.hub import locate
 from jaxprune.checkpoint.tokenizer_files import read_tokenizer
 from jaxprune.errors import CheckpointError
 from jaxprune.tasks.example import Example
@@ -236,14 +235,3 @@ def test_a_tokenizer_that_only_a_slow_class_reads_is_copied_and_that_is_said(che
     with pytest.raises(CheckpointError, match="has no tokenizer files that are read here; put the checkpoint's"):
         Tokenizer.of(model)
     assert (jp.save(model, tmp_path / "again") / "spiece.model").is_file()
-
-
-def test_the_hub_is_asked_for_templates_and_vocabularies(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download",
-        lambda *_, allow_patterns, **__: asked.append(allow_patterns) or str(tmp_path),
-    )
-    (tmp_path / "model.safetensors").write_text("x")
-    locate("some/name")
-    assert {"additional_chat_templates/*.jinja", "bpe.codes", "spiece.model"} <= {*asked[0]}
