@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import listed
 from ..checkpoint.tokenizer_files import TOKENIZER_FILES
 from ..errors import CheckpointError
 from ..model.model import Model
@@ -61,6 +62,8 @@ def tokenizer_keys(model: Model, name: str, warnings: list[str]) -> dict[str, An
     added = own.backend_tokenizer.get_added_tokens_decoder().values()
     special = [token for token, kind in zip(tokens, types, strict=True) if kind in (UNKNOWN, CONTROL, OWN)]
     keys["general.name"] = name_for(name, added, tokens, special, warnings)
+    if whole := sorted(token.content for token in added if token.single_word):
+        warnings.append(f"llama.cpp takes {listed(whole)} within words too; the tokenizer only as words of their own.")
     return keys | _template(own)
 
 

@@ -362,6 +362,13 @@ def test_a_file_is_named_for_its_tokens(export):
     assert export(sentencepiece(["▁ab"]))[1].keys["general.name"] == "dense"
 
 
+def test_tokens_that_are_words_of_their_own_are_told(export):
+    own = sentencepiece(["▁ab"])
+    own.add_tokens([AddedToken("cat", single_word=True)])  # type: ignore[arg-type]
+    warnings = export(own)[0].warnings
+    assert any("llama.cpp takes cat within words too; the tokenizer only as words of" in told for told in warnings)
+
+
 def test_merges_that_no_scores_say_are_refused(export):
     own = sentencepiece(["▁abba"])
     said = json.loads(own.backend_tokenizer.to_str())
