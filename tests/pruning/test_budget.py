@@ -52,6 +52,7 @@ def test_a_length_that_no_text_of_the_model_has_is_refused():
     with pytest.raises(BudgetError, match="the budget's length 65 is more than the model's 64 positions; lower it"):
         Budget(0.5, length=65).allowed(model((2, 20)))
     images = tiny.architecture(tiny.config("vit"))
+    assert images.patches is not None
     tokens = images.patches.tokens
     with pytest.raises(BudgetError, match=f"images are {tokens} tokens to the model, and the budget's length is 500"):
         Budget(0.5, length=500).allowed(images)
