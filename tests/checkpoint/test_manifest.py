@@ -79,13 +79,15 @@ def test_parameters_are_float32_arrays_of_their_own(saved):
 
 def test_record_source_and_warnings_come_back(tmp_path):
     record = {"method": "kprune", "kept": [{"heads": [0, 1], "neurons": [2]}], "removed": {"flops": 0.5}}
-    model = random_model().replace(provenance=Provenance("dense", record, ("careful",))).with_record(warnings=["rank"])
+    dense = str(tmp_path / "dense")
+    Path(dense).mkdir()
+    model = random_model().replace(provenance=Provenance(dense, record, ("careful",))).with_record(warnings=["rank"])
     folder = save(model, tmp_path / "out")
     back = load_own(folder)
     assert back.provenance.source == str(folder)
     assert back.provenance.warnings == ("careful", "rank")
     assert {name: back.provenance.record[name] for name in record} == record
-    assert back.provenance.record["source"] == "dense"
+    assert back.provenance.record["source"] == dense
     again = load_own(save(back, tmp_path / "again"))
     assert again.provenance.record == back.provenance.record  # the dense model stays named, nothing is said twice
     assert again.provenance.warnings == back.provenance.warnings

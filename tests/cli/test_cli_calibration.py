@@ -52,7 +52,8 @@ def test_rows_are_drawn_as_a_task_draws_them(tmp_path):
     assert found.seed == 5
     whole = draw(file, 20)
     assert [example.text for example in whole.examples] == [f"text {number}" for number in range(10)]
-    assert whole.seed is None and "1 of 10 calibration texts are evaluation texts too" in whole.warnings[1]
+    assert whole.seed is None and "has 10 texts, fewer than 20: all of them" in whole.warnings[1]
+    assert "1 of 10 calibration texts are evaluation texts too" in whole.warnings[2]
 
 
 def test_a_tab_divides_pairs(tmp_path):

@@ -67,7 +67,7 @@ def test_a_text_to_train_on_and_another_to_calibrate_on(tmp_path):
     task = jp.tasks.text(a, train=b, calibration=c, length=8)
     assert task.calibration(4).examples[0].text == c.read_text() and task.train[0].text == b.read_text()
     assert jp.tasks.text(a, calibration=c, length=8).train[0].text == c.read_text()  # also trains where that is all
-    with pytest.raises(DataError, match="a.txt is named to train on and to score; name another text"):
+    with pytest.raises(DataError, match="a.txt is named to train on and to score; name another one"):
         jp.tasks.text([a, b], train=[c, a], length=8)
     with pytest.raises(DataError, match="b.txt is named twice"):
         jp.tasks.text(a, train=[b, b], length=8)
