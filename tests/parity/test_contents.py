@@ -38,6 +38,7 @@ def test_tied_in_the_config_and_otherwise_in_the_file(tmp_path, family, table, s
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
+LINEAR = {"rope_scaling": {"type": "linear", "factor": 2.0}, "max_sequence_length": 40}
 
 
 @pytest.mark.parametrize("length", [15, 35])
@@ -49,8 +50,8 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
         {"rope_scaling": {"type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 10},
         {"rope_scaling": {**YARN, "beta_fast": None, "finetuned": True}},
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        LINEAR,
+        {**LINEAR, "rope_parameters": {"rope_type": "default"}},
     ],
     ids=str,
 )
