@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import inside, listed, read_json
+from ..checkpoint.files import ADAPTER, inside, listed, read_json
 from ..errors import CheckpointError
 from .lora import Size
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER
 RANK = ALPHA = 8  # where the file is silent, as in PEFT
 
 READ = frozenset(

@@ -32,7 +32,7 @@ _OTHER_WEIGHTS = ("train", "training", "training_detail", "trainable", "loss", "
 def example_of(row: Row) -> Example:
     """The conversation in a row of a chat file. Raises DataError, naming the line, for what could be misread."""
     values = {name: value for name, value in row.values.items() if value is not None}
-    _check_nothing_else(row, row.values)
+    _check_nothing_else(row, values)
     if "messages" in values and "completion" in values:
         raise row.fail('both "messages" and "completion" are there; keep one of the two ways.')
     if not values.keys() & {"messages", "prompt", "completion"}:

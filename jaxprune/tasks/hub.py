@@ -78,7 +78,7 @@ def listed_sources(data: Sources) -> list[Source]:
     if not sources:
         raise DataError("no files were named; name at least one.")
     places = list(map(_place, sources))
-    twice = next((source for source in sources if places.count(_place(source)) > 1), None)
+    twice = next((source for source, place in zip(sources, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise DataError(f"{twice} is named twice; name every file once.")
     return sources

@@ -138,7 +138,8 @@ def test_what_could_be_misread_is_named_with_its_line(tmp_path, row, told):
 
 def test_further_fields_are_left_alone(tmp_path):
     row = {"prompt": "x", "messages": [SYSTEM, USER, SAYS], "prompt_id": 3, "source": "UltraChat", "tools": None}
-    row |= {"system": "", "images": [], "label": True, "weight": 1.0}
+    row |= {"system": "", "images": [], "label": True, "weight": 1.0, "documents": None}
+    assert jp.tasks.chat(write_rows(tmp_path / "b.jsonl", [row | {"weight": None}])).validation  # as datasets fills up
     [example] = jp.tasks.chat(write_rows(tmp_path / "a.jsonl", [row])).validation
     assert example.chat.messages == (SYSTEM, USER, SAYS) and example.chat.learnt == (False, False, True)
 
