@@ -248,3 +248,11 @@ def test_all_linear_layers_of_deberta_give_pefts_logits(tmp_path):
     theirs.save_pretrained(tmp_path / "adapter")
     ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
     np.testing.assert_allclose(jp.logits(ours, IDS), logits(theirs), **CLOSE)
+
+
+def test_a_token_classifiers_adapter_with_its_head_is_read(tmp_path):
+    theirs = saved_adapter(
+        tmp_path, "bert", "token_classification", task_type="TOKEN_CLS", target_modules=["query", "value"]
+    )
+    ours = jp.load_adapter(jp.load(tmp_path / "base"), tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(ours, IDS), theirs, **CLOSE)
