@@ -11,6 +11,7 @@ import numpy as np
 
 from ..jsonio import plain
 from ..model import Batch, Model
+from ..pruning.measured import digest
 from .settings import Train
 from .step import path_of
 
@@ -28,33 +29,30 @@ def training_fingerprint(
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
 
-    def digest(*arrays: Any) -> str:
-        sha = hashlib.sha256()
-        for array in arrays:
-            sha.update(np.ascontiguousarray(array).tobytes())
-        return sha.hexdigest()[:16]
-
     shapes = {path_of(path): list(np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     return {
         **{f"setting {name}": value for name, value in asdict(settings).items() if name not in NO_MATTER},
-        "architecture": digest(np.frombuffer(repr(model.architecture).encode(), np.uint8)),
-        "weights": digest(*jax.tree.leaves((model.params, teacher and teacher.params))),
-        "scaling of adapters": digest(*jax.tree.leaves(scaling)),
-        "trainable leaves": digest(np.frombuffer(repr(sorted(shapes.items())).encode(), np.uint8)),
-        "texts": digest(*_texts_of(first)),
-        "labels": digest(targets),
+        "architecture": digest([repr(model.architecture)]),
+        "weights": digest(jax.tree.leaves((model.params, teacher and teacher.params))),
+        "scaling of adapters": digest(jax.tree.leaves(scaling)),
+        "trainable leaves": digest([repr(sorted(shapes.items()))]),
+        "texts": digest(_texts_of(first)),
+        "labels": digest([targets]),
     }
 
 
-def _texts_of(batches: Sequence[Batch]) -> list[np.ndarray]:
-    """The token ids of every text in batches, or an image's patches, by its number: whatever rows they lie in."""
-    by_text: dict[int, np.ndarray] = {}
+def _texts_of(batches: Sequence[Batch]) -> list[str]:
+    """Digests of the token ids of every text in batches, or of an image's patches, in the order of their numbers:
+    whatever rows they lie in. The texts themselves may be more than the memory holds.
+    """
+    by_text: dict[int, str] = {}
     for batch in batches:
         read = batch.ids if batch.patches is None else batch.patches
         ids, segments, index = (np.asarray(part) for part in (read, batch.segments, batch.index))
         for row, place in np.argwhere(index >= 0):
-            by_text[int(index[row, place])] = ids[row, segments[row] == place + 1]
-    return [np.append(by_text[number], -1) for number in sorted(by_text)]  # -1: where a text ends
+            text = np.ascontiguousarray(ids[row, segments[row] == place + 1])
+            by_text[int(index[row, place])] = hashlib.blake2b(text, digest_size=8).hexdigest()
+    return [by_text[number] for number in sorted(by_text)]
 
 
 def digest_of(value: Any) -> str:

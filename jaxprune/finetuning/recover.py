@@ -32,8 +32,8 @@ from .finetune import chooser
 from .lora import HEAD
 from .masters import in_types, result_types
 from .rates import lowest
-from .recover_checks import check_pair, check_reading
-from .recover_texts import no_targets, split_off, stretches, with_variants
+from .recover_checks import check_pair, check_predicts, check_reading
+from .recover_texts import check_single, no_targets, split_off, stretches, with_variants
 from .settings import Train
 from .train import Trained, train
 
@@ -172,10 +172,25 @@ class Recover:
         set. `mesh` is that of `finetune`. Raises `DataError`, `SettingsError`, `NumericalError`.
         """
         check_given(pruned=(pruned, Model), dense=(dense, Model), calibration=(calibration, Calibration | None))
+        return recover(pruned, dense, self._read(calibration), self, on_step, mesh)
+
+    def check(self, dense: Model, calibration: Calibration | None = None) -> None:
+        """Raise what a recovery from any model cut from `dense` would raise for settings and texts: before the cut."""
+        check_predicts(dense.architecture)
+        texts = self._read(calibration)
+        encoded, _ = encoded_for(dense, texts)
+        self.resolved(dense.architecture, encoded)
+        split_off(encoded, dense.architecture, self.seed)
+        if self.variants:
+            check_single(texts, len(encoded))
+        chooser(dense, self.patterns(dense))
+
+    def _read(self, calibration: Calibration | None) -> Calibration:
+        """The texts to recover on. Raises `DataError` for none."""
         texts = self.texts if self.texts is not None else calibration
         if texts is None:
             raise DataError("there are no texts to recover on; pass Recover(texts).")
-        return recover(pruned, dense, texts, self, on_step, mesh)
+        return texts
 
 
 def recover(

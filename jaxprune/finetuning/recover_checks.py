@@ -2,7 +2,7 @@
 
 from ..checkpoint.manifest import check_all_finite
 from ..errors import CheckpointError, SettingsError
-from ..model import Model
+from ..model import Architecture, Model
 from ..model.heads import head_of
 from ..tasks.calibration import Calibration
 from ..tokens.encoded import Encoded
@@ -16,11 +16,7 @@ def check_pair(pruned: Model, dense: Model) -> None:
     `NumericalError` for weights of either that are not finite.
     """
     ours, theirs = pruned.architecture, dense.architecture
-    head = head_of(ours)
-    if head.divergence is None and head.language is None:
-        raise SettingsError(
-            f"the model's head is {head.name}: it predicts nothing to be brought back; take a model with a head."
-        )
+    check_predicts(ours)
     for name in ("family", "hidden", "vocab", "head", "problem", "labels"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:
@@ -42,6 +38,15 @@ def check_pair(pruned: Model, dense: Model) -> None:
                 )
     check_all_finite(pruned.params, "the pruned model")
     check_all_finite(dense.params, "the dense model")
+
+
+def check_predicts(architecture: Architecture) -> None:
+    """Raise `SettingsError` for a model that predicts nothing."""
+    head = head_of(architecture)
+    if head.divergence is None and head.language is None:
+        raise SettingsError(
+            f"the model's head is {head.name}: it predicts nothing to be brought back; take a model with a head."
+        )
 
 
 def check_reading(pruned: Model, dense: Model, texts: Calibration, encoded: Encoded) -> tuple[str, ...]:

@@ -34,10 +34,17 @@ def split_off(encoded: Encoded, architecture: Architecture, seed: int) -> tuple[
 def with_variants(
     dense: Model, texts: Calibration, rest: Encoded, rows: np.ndarray, count: int, seed: int, there: int
 ) -> Encoded:
-    """`rest`, the texts of these numbers out of `there`, and `count` made-up ones beside each.
-
-    Raises `SettingsError` where there are no single texts.
+    """`rest`, the texts of these numbers out of `there`, and `count` made-up ones beside each. Raises `SettingsError`
+    as `check_single` does.
     """
+    check_single(texts, there)
+    made = made_up([texts.examples[row] for row in rows], count, seed)
+    more, _ = encoded_for(dense, replace(texts, examples=made))
+    return replace(rest, ids=[*rest.ids, *more.ids], types=[*rest.types, *more.types])
+
+
+def check_single(texts: Calibration, there: int) -> None:
+    """Raise `SettingsError` where the texts are none of which others are made; `there`: how many are read."""
     plain = not texts.ids and texts.windows is None
     plain = plain and all(example.chat is None and example.image is None for example in texts.examples)
     if not plain or len(texts.examples) != there:  # contexts are read in windows
@@ -45,9 +52,6 @@ def with_variants(
             "variants are made of texts or pairs that are read whole, not of token ids, running text, conversations, "
             "contexts or images; leave variants out."
         )
-    made = made_up([texts.examples[row] for row in rows], count, seed)
-    more, _ = encoded_for(dense, replace(texts, examples=made))
-    return replace(rest, ids=[*rest.ids, *more.ids], types=[*rest.types, *more.types])
 
 
 def no_targets(architecture: Architecture, texts: int) -> np.ndarray:

@@ -36,7 +36,10 @@ WHOLE = (
 
 @runtime_checkable
 class Recovery(Protocol):
-    """What is done to a model after the cut, with the one that it was made from at hand (`jaxprune.Recover`)."""
+    """What is done to a model after the cut, with the one that it was made from at hand (`jaxprune.Recover`).
+
+    One that has a method `check(dense, calibration)` is asked by it before anything is measured.
+    """
 
     def __call__(
         self,
@@ -137,6 +140,8 @@ def prune(
     measured = None if out is None else Measured(out, resume, model, minutes)
     devices = Devices(mesh, stream)
     dense = model = model.with_tokenizer(tokenizer)
+    if (check := getattr(recover, "check", None)) is not None:
+        check(dense, calibration)
     model = chosen.prepared(model)
     encoded, surprises = encoded_for(model, calibration, on_step)
     run = Run.start(

@@ -213,7 +213,8 @@ def _array(path: Path, text: str) -> list[Row] | None:
         raise _not_json(f"{path} line 1", error, text.lstrip().partition("\n")[0]) from error
     if entries and not any(isinstance(entry, dict) for entry in entries):
         return None
-    return [_row(f"{path} entry {number}", entry) for number, entry in enumerate(entries, start=1)]
+    halves = _ESCAPED_HALF.search(text) is not None
+    return [_row(f"{path} entry {number}", entry, halves) for number, entry in enumerate(entries, start=1)]
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
@@ -239,7 +240,10 @@ def _lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
                 raise DataError(f"{path} is one object over several lines; write one a line, or an array.") from error
             raise _not_json(where, error, line) from error
         first = False
-        yield _row(where, values)
+        yield _row(where, values, _ESCAPED_HALF.search(line) is not None)
+
+
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that takes two of them, as emoji do
 
 
 class _Twice(ValueError):
@@ -268,10 +272,20 @@ def _object(text: str) -> dict[str, Any] | None:
     return whole if isinstance(whole, dict) else None
 
 
-def _row(where: str, values: Any) -> Row:
-    """Raises DataError for what is no object, and for a table's columns, as pandas and datasets write them."""
+def _row(where: str, values: Any, halves: bool = False) -> Row:
+    """Raises DataError for what is no object, and for a table's columns, as pandas and datasets write them; with
+    `halves`, also for an escape of half a character whose other half is not there.
+    """
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected a JSON object, got {shown(values)}.")
+    if halves:
+        try:
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where} has a lone surrogate, U+{ord(error.object[error.start]):04X}: half of a character that was "
+                "cut in two; correct or drop the text."
+            ) from error
     columns = [column for column in values.values() if isinstance(column, list | dict)]
     if len(columns) == len(values) > 0 and len({len(column) for column in columns}) == 1 and COLUMNS & values.keys():
         raise DataError(

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..tasks.conversation import ROLES
+from ..tasks.conversation import ROLES, SPEAKER
 from ..tasks.example import Conversation
 from .tokenizer import Tokenizer
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the same by three names: transformers fills in the others
 _AS_JSON = re.compile(r"arguments\s*\|\s*tojson")
-_MARK = "jaxprunetool"  # put behind what a tool said, to see whether a template writes it
+_MARK = "jaxprunemark"  # put behind what is said, to see whether a template writes it
+_ELSEWHERE = ("system", "developer", "tool")  # roles that a template may take for the assistant's, as for any other
 MARKS = "put {% generation %} and {% endgeneration %} around what the assistant says in the chat template"
 
 
@@ -49,8 +50,14 @@ class ChatTemplate:
         return self.tokenizer.read.own
 
     def source(self, tools: Sequence[Any] = ()) -> str:
-        """The template itself: the one that is for tools, where there are several."""
-        return self._own.get_chat_template(None, list(tools) or None)
+        """The template itself: the one that is for tools, where there are several. Raises `DataError` for none."""
+        try:
+            return self._own.get_chat_template(None, list(tools) or None)
+        except ValueError as error:  # of several none is called default
+            raise DataError(
+                f"the tokenizer has the chat templates {', '.join(sorted(self._own.chat_template))}, none of them "
+                'called "default", which is read; give one that name.'
+            ) from error
 
     def doubts(self) -> tuple[str, ...]:
         """What may surprise in how conversations are read."""
@@ -76,7 +83,7 @@ class ChatTemplate:
             raise DataError(f"{where}: there are tools, and the chat template does not read any; drop them.")
         for number, message in enumerate(conversation.messages, start=1):
             role = message["role"]
-            if role not in ROLES and not re.search(rf"""['"]{re.escape(role)}['"]""", template):
+            if role not in ROLES and not _names(template, role):
                 raise DataError(
                     f'{where}: message {number} has the role "{role}", which the chat template does not know; write '
                     f"one of {', '.join(sorted(ROLES))}."
@@ -96,9 +103,12 @@ class ChatTemplate:
                 )
 
     def text(self, conversation: Conversation) -> str:
-        """The whole conversation. Raises `DataError` where the template refuses it, or leaves something out."""
+        """The whole conversation. Raises `DataError` where the template refuses it, leaves something out, or writes
+        what others say as the assistant's.
+        """
         text = self._rendered(conversation, conversation.messages)
-        unwritten = self._unwritten_tools(conversation)
+        self._check_speakers(conversation, text)
+        unwritten = self._unwritten(conversation)
         for number, message in enumerate(conversation.messages, start=1):
             content = str(message.get("content") or "").strip()
             # Templates write what a tool said as JSON, and drop what was thought before an earlier answer.
@@ -110,18 +120,39 @@ class ChatTemplate:
                 )
         return text
 
-    def _unwritten_tools(self, conversation: Conversation) -> set[int]:
-        """Numbers of tools' messages that are written in no form: of a mark behind the content nothing is seen.
+    def _check_speakers(self, conversation: Conversation, text: str) -> None:
+        """Raise `DataError` for a role that the template does not name, and writes as it writes the assistant's."""
+        template, messages = self.source(conversation.tools), conversation.messages
+        for number, message in enumerate(messages, start=1):
+            role = message["role"]
+            if role not in _ELSEWHERE or _names(template, role):
+                continue
+            said_by = {other: [*messages[: number - 1], message | {"role": other}, *messages[number:]]
+                       for other in (SPEAKER, "user")}  # fmt: skip
+            written = {other: self._accepted(conversation, entries) for other, entries in said_by.items()}
+            if written[SPEAKER] == text != written["user"]:
+                raise DataError(
+                    f"{conversation.where}: message {number} has the role {role}, which the chat template does not "
+                    "know and writes as what the assistant says; give it another role, or drop it."
+                )
+
+    def _accepted(self, conversation: Conversation, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """Messages as the template writes them; None where it refuses them."""
+        try:
+            return self._rendered(conversation, messages)
+        except DataError:
+            return None
+
+    def _unwritten(self, conversation: Conversation) -> set[int]:
+        """Numbers of messages that are written in no form: of a mark behind the content nothing is seen.
 
         JSON escapes nothing in a mark, which is letters and digits, so that it shows whatever else becomes of a text.
         """
         marks = {
             number: f"{_MARK}{number}end"
             for number, message in enumerate(conversation.messages, start=1)
-            if message["role"] == "tool" and str(message.get("content") or "").strip()
+            if str(message.get("content") or "").strip()
         }
-        if not marks:
-            return set()
         messages = [
             {**message, "content": message["content"] + marks[number]} if number in marks else message
             for number, message in enumerate(conversation.messages, start=1)
@@ -190,6 +221,11 @@ class ChatTemplate:
                 f"{conversation.where}: the chat template refuses the conversation: {reason}; change it, or drop the "
                 "line."
             ) from error
+
+
+def _names(template: str, role: str) -> bool:
+    """Whether a template asks for that role by name."""
+    return re.search(rf"""['"]{re.escape(role)}['"]""", template) is not None
 
 
 def _has_text_arguments(calls: Any) -> bool:

@@ -169,7 +169,8 @@ def _check_turns(conversation: Conversation, mask: np.ndarray) -> None:
     """Raise `DataError` where transformers' mask has fewer stretches than the assistant has turns.
 
     It looks for the tokens of a stretch's first and last character. Where no token has the first, it leaves out that
-    stretch and all after it; where none has the last, it goes on to the end of the conversation.
+    stretch and all after it; where none has the last, it goes on to the end of the conversation: over other turns of
+    the assistant, or over what another says at the end.
     """
     speaks = [message["role"] == SPEAKER for message in conversation.messages]
     turns = sum(now and not before for before, now in zip([False, *speaks], speaks, strict=False))
@@ -178,6 +179,12 @@ def _check_turns(conversation: Conversation, mask: np.ndarray) -> None:
         raise DataError(
             f"{conversation.where}: the assistant has {turns} turns, and transformers finds {stretches} of them by the "
             "marks of the chat template; put {% generation %} before a character that is no blank, or take it out."
+        )
+    if mask[-1] and not speaks[-1]:
+        raise DataError(
+            f"{conversation.where}: by the marks of the chat template transformers takes what follows the assistant's "
+            "last turn for a part of it; put {% endgeneration %} behind a character that is no blank, as the token "
+            "that ends a turn, or take the marks out."
         )
 
 

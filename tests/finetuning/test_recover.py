@@ -69,6 +69,24 @@ def test_prune_recovers_every_result(model, texts):
         jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"texts": Calibration.of_texts(["the film"] * 4)}, "4 texts are too few to recover on"),
+        ({"next_tokens": 0.3}, "next_tokens .* has no effect on single_label"),
+        ({"trainable": ("layer/*",)}, "pattern 'layer/.' matches no leaf"),
+        ({"texts": Calibration.of_ids(np.full((40, 5), 7), None), "variants": 2}, "variants are made of texts"),
+    ],
+)
+def test_what_would_end_a_recovery_is_known_before_anything_is_measured(model, texts, settings, told):
+    heard = []
+    with pytest.raises((DataError, SettingsError), match=told):
+        jp.prune(
+            model, texts, jp.Budget(0.5), jp.Magnitude(), recover=replace(SETTINGS, **settings), on_step=heard.append
+        )
+    assert not heard
+
+
 def test_a_recovery_after_streamed_pruning_says_that_it_is_not_streamed(model, texts):
     small = jp.prune(model, texts, jp.Budget(0.5), jp.Magnitude(), stream=True, recover=replace(SETTINGS, steps=2))
     assert any(doubt.startswith("recovery is not streamed") for doubt in small.provenance.warnings)

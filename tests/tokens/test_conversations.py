@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxprune.errors import DataError
 from jaxprune.tasks.chat import chat
@@ -96,6 +97,19 @@ def test_tools_and_calls_are_handed_to_the_template(tmp_path):
     for leaves_out, fields in (("tools", {"tools": tools}), ("tool_calls", {})):
         with pytest.raises(DataError, match=f"chat.jsonl line 1: .*{leaves_out}|{leaves_out}, and the chat template"):
             read(tmp_path, given.PLAIN, [{"messages": messages, **fields}])
+
+
+def test_a_turn_whose_end_transformers_does_not_find(tmp_path):
+    """It has no token for a blank that a tokenizer trims off, and takes all that follows."""
+    template = given.chatml("{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>")
+    folder = given.write_chat_tokenizer(tmp_path / "tokenizer", template)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+    backend.save(str(folder / "tokenizer.json"))
+    messages = given.turns("q", "x  ", "the film")
+    task = chat(given.write_rows(tmp_path / "chat.jsonl", [{"messages": messages}]))
+    with pytest.raises(DataError, match="line 1: by the marks .* takes what follows the assistant's last turn"):
+        list(read_conversations(Tokenizer.of(folder), task.validation, 400)[0])
 
 
 @pytest.mark.parametrize("said", ['it "rains"', HI[1]["content"]])  # the latter is what another message says, too
@@ -213,6 +227,21 @@ def test_long_conversations_are_cut_and_counted(tmp_path):
         (given.PLAIN, [HI[2], HI[1], HI[2]], "line 1: the assistant speaks first"),
         (given.PLAIN, [*HI, {"role": "environment", "content": "x"}], 'message 6 has the role "environment", which'),
         ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}", HI, "leaves out message 1"),
+        (
+            "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}",
+            given.turns("be nice", "ok", system="be"),  # the words of a message that another has, too
+            "leaves out message 1",
+        ),
+        (
+            given.INSTRUCT,
+            [{"role": "developer", "content": "x"}, *HI[1:3]],
+            "line 1: message 1 has the role developer, which the chat template does not know and writes as what the",
+        ),
+        (
+            [{"name": "rag", "template": given.PLAIN}, {"name": "tool_use", "template": given.PLAIN}],
+            HI,
+            'the tokenizer has the chat templates rag, tool_use, none of them called "default"',
+        ),
         ("{{ nothing.there }}", HI, "line 1: the chat template refuses the conversation"),
         (
             "{% for m in messages %}",
