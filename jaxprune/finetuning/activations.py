@@ -22,21 +22,24 @@ def activation_bytes(
     chosen: Params | None = None,
     sizes: Sequence[LayerSizes] | None = None,
     adapted: float = 0.0,
+    narrow: bool = False,
 ) -> int:
     """What a step needs beside weights, gradients and moments, for `rows` rows of `length` tokens: an estimate.
 
     `trained` is the share of the layers' weights that train, `chosen` the leaves that do, `sizes` the layers' where a
-    device computes a part of them, `adapted` the share of the feed-forwards' projections that have adapters.
+    device computes a part of them, `adapted` the share of the feed-forwards' projections that have adapters. `narrow`:
+    whether a vocabulary that does not train is kept in bfloat16 or float16.
 
     Fitted to compiled steps (CPU). Of BERT with its depth (3 to 14), width, heads and neurons varied, trained in full,
     in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 11 %, with
     `remat` (depth 3 to 12) within 8 %. And of Llama with 2 to 8 layers of width 256 to 1,024 and vocabularies of 4,096
-    and 32,768, tied or not, 2 to 16 rows of 256 and 512 tokens: within 7 %. `experiments/recap_glue.py memory --shrink`
-    and `experiments/memory_lm.py` compare at other sizes.
+    and 32,768, tied or not, 2 to 16 rows of 256 and 512 tokens: within 7 %; of adapters with `remat`, 2 to 16 rows of
+    64 to 1,024 tokens, within 5 %. `experiments/recap_glue.py memory --shrink` and `experiments/memory_lm.py` compare
+    at other sizes.
     """
     step = _Step(
         architecture, rows * length // settings.accumulate, length, settings, trained, chosen or {},
-        architecture.layers if sizes is None else sizes, adapted / (1 + architecture.gated),
+        architecture.layers if sizes is None else sizes, adapted / (1 + architecture.gated), narrow,
     )  # fmt: skip
     return int(_decoder_bytes(step) if architecture.causal else _encoder_bytes(step))
 
@@ -52,6 +55,7 @@ class _Step(NamedTuple):
     chosen: Params
     sizes: Sequence[LayerSizes]
     adapted: float  # likewise, but of gated neurons half of that: they count twice
+    narrow: bool
 
     @property
     def half(self) -> bool:
@@ -130,9 +134,10 @@ def _decoder_bytes(step: _Step) -> float:
     if settings.remat:
         streams = len(step.sizes) * step.wide * step.stream
         if not step.trained:  # adapters: there are no gradients that could take the streams' place
-            return streams + _of_frozen(step)
+            return streams + max(_of_frozen(step), 2 * words + _vocabulary_copy(step) + 3 * FLOAT * step.stream)
         one = step.most_kept(6.75, 2.0, 1.3, 3.4) if step.half else step.most_kept(8.1, 4.6, 3.9, 3.1)
-        return max(streams + 2 * head + words - step.gradients, one - late, 0)
+        twice = 2 * head if a.tied else 0  # as vocabulary and as embeddings, beside their sum
+        return max(streams + 2 * head + words - step.gradients, one - late, twice, 0)
     if step.half:
         kept = step.all_kept(10.9, 5.4, 0.5 + 1.55 * step.trained + 3.0 * step.adapted, 3.2) + 16 * step.stream
         weights = parameters(a) + (a.vocab * a.hidden if language else 0)
@@ -140,12 +145,24 @@ def _decoder_bytes(step: _Step) -> float:
     else:
         pairs = 3.8 if settings.dropout else 3.3
         kept = step.all_kept(4.8, 2.5, 1.0 + 1.75 * step.trained + 5.8 * step.adapted, pairs) + 24 * step.stream
-        copies = 0
+        copies = 0 if head else _vocabulary_copy(step)
     return max(kept + 2 * head + late + words + copies - step.gradients, 0)
 
 
 def _of_frozen(step: _Step) -> float:
-    """Bytes of one layer of a decoder with `remat` whose weights do not train; in float32 those of its larger half."""
+    """Bytes of one layer of a decoder with `remat` whose weights do not train: of all of it, or of long texts of its
+    attention.
+    """
+    more = step.adapted
     if step.half:
-        return step.most_kept(4.3, 3.5, 2.8, 2.6)
-    return max(step.most_kept(2.5, 6.5, 0.0, 4.1), step.most_kept(2.5, 0.0, 1.5 + 14.5 * step.adapted, 0.0))
+        return max(step.most_kept(2.5, 6.5, 0.0, 4.5), step.most_kept(4.6 + 3.6 * more, 3.5, 1.6 + 2.0 * more, 2.9))
+    return max(
+        step.most_kept(2.5, 6.5, 0.0, 4.1), step.most_kept(4.1 + 1.6 * more, 1.8 + 4.0 * more, 2.5 + 9.0 * more, 3.1)
+    )
+
+
+def _vocabulary_copy(step: _Step) -> int:
+    """What a language model's vocabulary that does not train takes in the type of products, where it is another."""
+    if head_of(step.architecture).language is None or step.narrow == step.half:
+        return 0
+    return step.wide * step.architecture.vocab * step.architecture.hidden

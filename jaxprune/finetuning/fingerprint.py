@@ -50,8 +50,8 @@ def _texts_of(batches: Sequence[Batch]) -> list[str]:
         read = batch.ids if batch.patches is None else batch.patches
         ids, segments, index = (np.asarray(part) for part in (read, batch.segments, batch.index))
         for row, place in np.argwhere(index >= 0):
-            text = np.ascontiguousarray(ids[row, segments[row] == place + 1])
-            by_text[int(index[row, place])] = hashlib.blake2b(text, digest_size=8).hexdigest()
+            text = ids[row, segments[row] == place + 1]
+            by_text[int(index[row, place])] = hashlib.blake2b(text.tobytes(), digest_size=8).hexdigest()
     return [by_text[number] for number in sorted(by_text)]
 
 

@@ -16,6 +16,7 @@ from ..evaluation.tags import read_tags
 from ..model import Architecture, Model
 from ..model.in_batch import NEGATIVE, PAIR, ROLE, TEXT
 from ..model.targets import IGNORED
+from ..tasks.calibration import overlap, shared_lines
 from ..tasks.example import Answers, Example, Kind
 from ..tasks.kinds import KINDS
 from ..tasks.pairs import texts_of
@@ -213,7 +214,12 @@ def _masked_words(tokenizer: Reader, label_map: LabelMap, architecture: Architec
 
 
 def _next_tokens(tokenizer: Reader, label_map: LabelMap, architecture: Architecture) -> Texts:
-    return _language(label_map.task, tokenizer, architecture.end_ids)
+    """Text or conversations; a warning where what is learnt is scored, too."""
+    task, texts = label_map.task, _language(label_map.task, tokenizer, architecture.end_ids)
+    if isinstance(tokenizer, GivenIds):
+        return texts
+    again = shared_lines if KINDS[task.kind].running else overlap
+    return texts._replace(warnings=texts.warnings + again(task.split("train"), task.validation, "training"))
 
 
 def _language(task: Task, tokenizer: Reader, end_ids: tuple[int, ...] = ()) -> Texts:

@@ -52,6 +52,7 @@ def training_bytes(
     activations = activation_bytes(
         model.architecture, rows // devices.data, length, settings, share, devices.part(parts[0]),
         devices.sizes(model.architecture.layers), adapted_share(model.architecture, parts[1]),
+        narrow_words(model, params),
     )  # fmt: skip
     activations = max(activations + copies, update_bytes(parts, settings))
     sizes = {
@@ -71,6 +72,13 @@ def training_bytes(
         "temporaries": temp,
         "measured": sizes["parameters"] + sizes["moments"] + sizes.get("teacher", 0) + temp,
     }
+
+
+def narrow_words(model: Model, params: Params) -> bool:
+    """Whether a language model's vocabulary is kept in fewer bits than float32."""
+    if head_of(model.architecture).language is None:
+        return False
+    return any(leaf.dtype.itemsize < FLOAT for leaf in jax.tree.leaves(vocabulary(params, model.architecture)))
 
 
 def teacher_bytes(

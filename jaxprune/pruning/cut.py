@@ -165,14 +165,17 @@ def cut(model: Model, masks: Sequence[Mask]) -> Model:
 
 def silenced(model: Model, masks: Sequence[Mask]) -> Model:
     """The model in full size, its removed units writing nothing: what gates at 0 do, in the weights."""
-    halves = []
-    for at, mask in zip(model.architecture.sublayers(), masks, strict=True):
-        p = at.of(model.params["layers"])
-        out = p[OUTPUT[at.half]]
-        kernel = np.array(out["kernel"])
-        kernel[~mask] = 0
-        halves.append({**p, OUTPUT[at.half]: {**out, "kernel": kernel}})
+    pairs = zip(model.architecture.sublayers(), masks, strict=True)
+    halves = [silenced_half(at.half, at.of(model.params["layers"]), mask) for at, mask in pairs]
     return model.replace(params={**model.params, "layers": model.architecture.by_layer(halves)})
+
+
+def silenced_half(half: str, p: Params, mask: Mask) -> Params:
+    """The parameters of one sublayer, whose removed units write nothing."""
+    out = p[OUTPUT[half]]
+    kernel = np.array(out["kernel"])
+    kernel[~mask] = 0
+    return {**p, OUTPUT[half]: {**out, "kernel": kernel}}
 
 
 def with_output_biases(model: Model) -> Model:

@@ -1,20 +1,21 @@
 """Is the cut model the one that was chosen? Logits with units silenced against logits with them cut away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from ..errors import NumericalError
+from ..model.architecture import Architecture
 from ..model.heads import head_of
-from ..model.model import Batch, Model
+from ..model.model import Batch, Model, Params
 from ..model.transformer import whole_forward
 from ..runtime.by_sublayer import finish, last_outputs, last_stream, outer_params
-from ..runtime.devices import placed
+from ..runtime.devices import Devices, placed
 from ..runtime.precision import full_precision
 from ..runtime.programs import Programs
 from ..tokens.packing import logits_difference
-from .cut import Mask, silenced
+from .cut import Mask, silenced, silenced_half
 
 FIRST = 64  # tokens of a row on which a language model's logits are compared: all would be as wide as the vocabulary
 TOLERANCE = 1e-5  # relative, in float32
@@ -34,6 +35,46 @@ def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: 
     with full_precision():
         masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
         without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    error = logits_difference(masked, without, batch)
+    if not np.isfinite(error):
+        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
+    return error
+
+
+class MadeLayers(Sequence[Params]):
+    """The layers of a model that are made when they are read: the memory holds one, the last."""
+
+    def __init__(self, count: int, make: Callable[[int], Params]):
+        self._count, self._make, self._last = count, make, (-1, {})
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):  # no slices
+        if self._last[0] != index:
+            self._last = index, self._make(index)
+        return self._last[1]
+
+
+def masked_versus_cut_in_turn(
+    whole: Params, cut: Params, architecture: Architecture, small: Architecture, masks: Sequence[Mask], batch: Batch
+) -> float:
+    """`masked_versus_cut` of weights in host memory, one sublayer at a time: those of the model in full size, of this
+    `architecture`, and of the `small` one. Both may have `MadeLayers`.
+    """
+    batch = batch if head_of(architecture).language is None else first_tokens(batch)
+    batch, programs = placed(jax.tree.map(lambda leaf: leaf[:2], batch)), Programs(own={}, devices=Devices(stream=True))
+    by_layer = architecture.by_layer(masks)
+
+    def silenced_layer(index: int) -> Params:
+        return {half: silenced_half(half, p, by_layer[index][half]) for half, p in whole["layers"][index].items()}
+
+    quiet = {**whole, "layers": MadeLayers(len(whole["layers"]), silenced_layer)}
+    with full_precision():
+        masked, without = (
+            next(last_outputs(weights, [batch], sizes, programs, logits=True))
+            for weights, sizes in ((quiet, architecture), (cut, small))
+        )
     error = logits_difference(masked, without, batch)
     if not np.isfinite(error):
         raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")

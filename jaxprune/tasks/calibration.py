@@ -185,14 +185,14 @@ def _written(example: Example) -> str:
     return json.dumps(example.chat[1:], ensure_ascii=False)  # but where it stands
 
 
-def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str, ...]:
-    """A warning where calibration texts are among those that are scored."""
+def overlap(examples: Sequence[Example], scored: Sequence[Example], what: str = "calibration") -> tuple[str, ...]:
+    """A warning where texts, those of calibration or `what` they are, are among those that are scored."""
     ours, others = ([entry.image for entry in side if entry.image is not None] for side in (examples, scored))
     if ours:
         shared = shared_pictures(ours, others)
         if not shared:
             return ()
-        return (f"{shared} of {len(ours)} calibration images are evaluation images too: the score will flatter.",)
+        return (f"{shared} of {len(ours)} {what} images are evaluation images too: the score will flatter.",)
 
     def key(example: Example) -> int:  # a number takes less room than a text
         said = (example.text, example.pair or "") if example.chat is None else (_written(example),)
@@ -202,7 +202,21 @@ def overlap(examples: Sequence[Example], scored: Sequence[Example]) -> tuple[str
     shared = sum(key(example) in known for example in examples)
     if not shared:
         return ()
-    return (f"{shared} of {len(examples)} calibration texts are evaluation texts too: the score will flatter.",)
+    return (f"{shared} of {len(examples)} {what} texts are evaluation texts too: the score will flatter.",)
+
+
+def shared_lines(text: Sequence[Example], scored: Sequence[Example], what: str = "calibration") -> tuple[str, ...]:
+    """A warning where lines of a running text are in the one that is scored."""
+    known: set[int] = set()
+    for line in _long_lines(scored):
+        known.add(hash(line))
+        if len(known) == KNOWN:
+            break
+    shared = sum(hash(line) in known for line in _long_lines(text)) if known else 0
+    if not shared:
+        return ()
+    least = "at least " if len(known) >= KNOWN else ""
+    return (f"{least}{shared} lines of the {what} text are in the evaluation text too: the score will flatter.",)
 
 
 def drawn_windows(
@@ -215,20 +229,10 @@ def drawn_windows(
     check_window(length)
     check_count(count)
     check_seed(seed)
-    known: set[int] = set()
-    for line in _long_lines(scored):
-        known.add(hash(line))
-        if len(known) == KNOWN:
-            break
-    shared = sum(hash(line) in known for line in _long_lines(train)) if known else 0
     warnings = ()
     if count * length < 4096:
         warnings = (f"only {count * length} calibration tokens: scores and refits will be noisy; take 8,192 or more.",)
-    if shared:
-        least = "at least " if len(known) >= KNOWN else ""
-        warnings += (
-            f"{least}{shared} lines of the calibration text are in the evaluation text too: the score will flatter.",
-        )
+    warnings += shared_lines(train, scored)
     return Calibration(train, source, seed, length, "language", warnings, windows=count)
 
 

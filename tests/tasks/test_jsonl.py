@@ -103,7 +103,11 @@ def test_lines_of_plain_text(tmp_path):
             'line 2: field "label" is there twice; keep',
         ),
         ("a.json", '[{"text": "b", "label": 1, "label": 0}]', 'field "label" is there twice; keep the one'),
-        ("a.jsonl", '{"text": "\\ud83d\\ude00"}\n{"text": "a \\ud83d"}', r"line 2 has a lone surrogate, U\+D83D: half of"),
+        (
+            "a.jsonl",
+            '{"text": "\\ud83d\\ude00"}\n{"text": "a \\ud83d"}',
+            r"line 2 has a lone surrogate, U\+D83D: half of",
+        ),
         ("a.json", '[{"text": "a"}, {"x": [{"y": "\\uDE00"}]}]', "a.json entry 2 has a lone surrogate"),
         ("a.json", '{"text": ["a", "b"], "label": [1, 0]}', "holds the columns of a table .text, label., expected an"),
         (

@@ -35,7 +35,7 @@ from ..training_bytes import (
 from .selection import trained_count
 from .settings import Recap
 from .sweep import Form, compiled_sweep
-from .tuning import trainable_of
+from .tuning import ever_trains, trainable_of
 
 STREAMS = 3  # of a training batch, in bytes: what texts that are scored take of the device
 
@@ -168,6 +168,47 @@ def phase_bytes(
         # What trained is rounded leaf by leaf, so it is never there twice.
         "evaluation": max(back, scored + copies) + STREAMS * stream + 2 * widest,
     }
+
+
+def host_bytes(
+    dense: Architecture, small: Architecture, settings: Recap, training: Train, types: Params, results: Params
+) -> dict[str, int]:
+    """The predicted peak in host memory by phase, of what goes from round to round and what a round makes of it.
+
+    Beside it: the model that was handed in, the texts, what importance, a refit or a teacher measures, and what a
+    device has that is the host itself. `types` and `results` as in `phase_bytes`.
+    """
+    training = training.resolved(small, adapted=False)
+    full, best = abstract(dense, types), abstract(small, results)
+    bytes_of_moment = {"carried": 2 * FLOAT, "bfloat16": FLOAT, "dropped": 0}[settings.moments]
+    state = held_bytes(full) + bytes_of_moment * count(select(full, ever_trains(settings, dense))[0])
+    parts = abstract_parts(small, least_frozen(settings), types=types)
+    chosen, frozen = select(parts, trainable_of(settings, small))
+    # What lies outside the layers is shared, where it has the same type.
+    kept = held_bytes(best["layers"]) + _changed(outer_params(full), outer_params(best))
+    former = kept if settings.rounds > 1 else 0
+    trained, sent = FLOAT * count(chosen), FLOAT * count(chosen) + moment_bytes(chosen, training)  # and on its way
+    layers = 2 * FLOAT * max((count(layer) for layer in full["layers"]), default=0)  # the new one and a decayed one
+    rounded = select(abstract_parts(small, least_frozen(settings), types=results), trainable_of(settings, small))[1]
+    at_rest = in_frozen_type(frozen, training)
+    # Of the layers' frozen rows what is sent, and where the result has them in another type what they are.
+    triples = zip(*(jax.tree.leaves(tree["layers"]) for tree in (frozen, at_rest, rounded)), strict=True)
+    resting = sum(
+        held_bytes([rest] if rest.dtype in (whole.dtype, result.dtype) else [rest, whole])
+        for whole, rest, result in triples
+    ) + _changed(outer_params(frozen), outer_params(at_rest))
+    back = trained * (3 if bytes_of_moment else 1)
+    return {
+        "tuning": state + former + resting + 3 * trained + sent,
+        "write back": state + former + back + sent + layers,
+        "evaluation": state + former + trained + kept,
+    }
+
+
+def _changed(one: Params, other: Params) -> int:
+    """Bytes of the leaves of `other` that have another type than those of `one`: copies of them."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return held_bytes([theirs for ours, theirs in pairs if ours.dtype != theirs.dtype])
 
 
 def _vocabulary_copy(params: Params, architecture: Architecture) -> int:

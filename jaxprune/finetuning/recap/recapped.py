@@ -13,14 +13,14 @@ from ...evaluation.metrics import goodness
 from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
-from ...pruning.cut_check import TOLERANCE, masked_versus_cut
+from ...pruning.cut_check import TOLERANCE, MadeLayers, masked_versus_cut_in_turn
 from ...runtime.devices import placed
 from ..epochs import batch_doubts, batch_shape
-from ..masters import in_types
+from ..masters import in_types, result_types
 from ..texts import Texts
-from .phase_bytes import phase_bytes
+from .phase_bytes import host_bytes, phase_bytes
 from .run import HostState, RecapRun
-from .scatter import kept_of, write_back
+from .scatter import kept_of, write_layer
 
 
 class Recapped(NamedTuple):
@@ -40,12 +40,9 @@ def finished(
     kept_round = len(records) - 1
     if training.keep == "best":
         kept_round = max(range(len(records)), key=lambda number: (goodness(records[number]), number))
-    full = run.model.replace(params=state.params)
-    small_architecture = cut_architecture(run.model.architecture, state.best)
+    small_architecture, best = cut_architecture(run.model.architecture, state.best), in_types(best, run.result_types)
     with jax.default_device(run.placement.host):
-        whole = full.replace(params=write_back(state.params, kept_of(full.architecture, state.best), best))
-        small = run.model.replace(architecture=small_architecture, params=placed(best))
-        error = masked_versus_cut(whole, small, state.best, first[0])
+        error = _masked_versus_cut(run, state, best, first[0])
     if error > TOLERANCE:
         warnings.append(f"masked and cut model differ by {error:.1e} relative; expected at most {TOLERANCE}.")
     length = ceil(texts.encoded.tokens / len(texts.encoded))
@@ -79,6 +76,7 @@ def finished(
         "device": str(run.placement.device),
         "host": str(run.placement.host),
         "device_bytes": {"predicted": predicted, "measured": measured},
+        "host_bytes": host_bytes(dense, small_architecture, settings, training, run.kept_types, run.result_types),
         "peak_bytes": max(measured.values()),
     }
     mesh, doubts = run.placement.devices.mesh, batch_doubts(first, training, run.placement.devices)
@@ -86,9 +84,12 @@ def finished(
         notes["mesh"] = {**mesh.shape, "processes": jax.process_count()}
     warnings = list(dict.fromkeys([*warnings, *texts.warnings, *run.doubts, *doubts, *records[kept_round]["warnings"]]))
     tell(warnings)
-    rounded, full = in_types(best, run.result_types), full.replace(params=in_types(full.params, run.result_types))
+    layers = state.params["layers"]
+    for index, types in enumerate(run.result_types["layers"]):  # in place: there is no second copy of the full model
+        layers[index] = in_types(layers[index], types)
+    full = run.model.replace(params=in_types(state.params, run.result_types))
     result = run.model.replace(
-        architecture=small_architecture, params=placed(rounded),
+        architecture=small_architecture, params=placed(best),
         provenance=replace(before, warnings=tuple(warnings)),
     ).with_record(
         method="recap",
@@ -103,3 +104,21 @@ def finished(
         training=notes,
     )  # fmt: skip
     return Recapped(result, full.replace(provenance=replace(before, warnings=tuple(warnings))), tuple(records))
+
+
+def _masked_versus_cut(run: RecapRun, state: HostState, best: Params, batch: Batch) -> float:
+    """Are units silenced in the full model, with what the best round trained written back, those that were cut?"""
+    full = run.model.architecture
+    kept = kept_of(full, state.best)
+
+    def layer(index: int) -> Params:
+        return in_types(best["layers"][index], result_types(best["layers"][index], "float32"))
+
+    def written_back(index: int) -> Params:
+        return write_layer(state.params["layers"][index], kept[index], layer(index))
+
+    # Both in float32, whatever the result is kept in: to tell rounding from a fault.
+    outer = {name: part for name, part in best.items() if name != "layers"}
+    outer = in_types(outer, result_types(outer, "float32"))
+    cut, whole = ({**outer, "layers": MadeLayers(len(kept), make)} for make in (layer, written_back))
+    return masked_versus_cut_in_turn(whole, cut, full, cut_architecture(full, state.best), state.best, batch)

@@ -1,6 +1,7 @@
 """One round of RECAP: importance, masking, teaching where the full model does, tuning, write back, evaluation."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,13 +26,13 @@ from .phase_bytes import STREAMS
 from .run import HostState, RecapRun
 from .scatter import (
     KeptIndices,
+    cut_and_split,
     cut_layer,
-    cut_params,
     join,
     join_layer,
     join_outer,
     kept_of,
-    split,
+    narrowed,
     split_layer,
     split_outer,
     with_trained,
@@ -40,7 +41,18 @@ from .scatter import (
 from .selection import Units, choose_units, measured_ahead, refitted, swept, train_rows
 from .settings import Recap
 from .sweep import Rows
-from .tuning import BETAS, AdamMoments, TunedRound, decayed, in_float32, trainable_of, tune_round, whole_parts, zeros
+from .tuning import (
+    BETAS,
+    AdamMoments,
+    TunedRound,
+    decayed,
+    in_float32,
+    send_round,
+    trainable_of,
+    tune_round,
+    whole_parts,
+    zeros,
+)
 
 
 class Chosen(NamedTuple):
@@ -80,20 +92,25 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
         run.phase("tuning", number, phases, True, run.of_shape("tuning", small)),
         measured_ahead(run, before, number) as ahead,
     ):
-        parts = split(cut_params(source, chosen.kept), chosen.rows, chosen.tokens)
+        parts = cut_and_split(source, chosen.kept, chosen.rows, chosen.tokens, resting=partial(_resting, run))
         trains = trainable_of(settings, small)
         del source  # with a refit, a second copy of all layers
-        moments, first_step = _moments(state, parts, chosen, settings, small), number * len(epochs) * run.batch_count
-        tuned = tune_round(
-            parts, moments, small, epochs, run.targets, run.training, settings, run.placement, taught,
-            words=_words(state.params, run.model.architecture, settings) if taught is not None else None,
+        first_step = number * len(epochs) * run.batch_count
+        sent = send_round(
+            parts, _moments(state, parts, chosen, settings, small), small, run.training, settings, run.placement,
             types=run.result_types, steps=run.steps, done=first_step,
             since=0 if settings.moments == "dropped" else first_step,
-            on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
         )  # fmt: skip
         trainable, total = count(select(parts, trains)[0]), count(parts) - _places(parts)
         start = parts if settings.refit != "none" else None
-        del parts, moments
+        del parts  # the device has them
+        tuned = tune_round(
+            sent, small, epochs, run.targets, run.training, run.placement, taught,
+            words=_words(state.params, run.model.architecture, settings) if taught is not None else None,
+            types=run.result_types, steps=run.steps, done=first_step,
+            on_step=lambda done, loss: run.step({"phase": "train", "done": done, "of": run.steps, "loss": loss}),
+        )  # fmt: skip
+        del sent
         coming = None if ahead is None else ahead.result()
     with run.phase("write back", number, phases, True):
         trained = run.placement.to_host(tuned.chosen, keep=True)  # evaluation still reads it
@@ -110,7 +127,7 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
             moments = AdamMoments(
                 *[written(full, chosen, run.placement.to_host(new), beta) for full, new, beta in triples]
             )
-    best = cut_params(params, chosen.kept) if best is None else best
+    best = _in_result_types(params, chosen.kept, run) if best is None else in_types(best, run.result_types)
     with run.phase("evaluation", number, phases, True, run.of_shape("evaluation", small)):
         scored = _scored(run, small, tuned, best)
     record = {
@@ -140,6 +157,20 @@ def one_round(run: RecapRun, state: HostState, number: int) -> tuple[HostState, 
     return after, best, record
 
 
+def _resting(run: RecapRun, index: int, layer: Params) -> Params:
+    """A split layer whose frozen rows are rounded at once, where they rest and end in one type that is asked for."""
+    asked = run.training.frozen_dtype
+    return layer if asked is None else narrowed(layer, run.result_types["layers"][index], jnp.dtype(asked))
+
+
+def _in_result_types(full: Params, kept: KeptIndices, run: RecapRun) -> Params:
+    """The parameters of the units that stay as they are handed back, without a second copy of more than one layer."""
+    pairs = zip(full["layers"], kept, run.result_types["layers"], strict=True)
+    layers = [in_types(cut_layer(layer, units), types) for layer, units, types in pairs]
+    outer = lambda tree: {name: value for name, value in tree.items() if name != "layers"}  # noqa: E731
+    return {**in_types(outer(full), outer(run.result_types)), "layers": layers}
+
+
 def _scored(run: RecapRun, small: Architecture, tuned: TunedRound, best: Params) -> Evaluation:
     """The small model's scores, on one device: with the weights that are there, which are consumed; or, where several
     have a part of them each, from host memory (`best`) one sublayer at a time.
@@ -147,7 +178,7 @@ def _scored(run: RecapRun, small: Architecture, tuned: TunedRound, best: Params)
     placement = run.placement
     if placement.devices.splits:
         free(whole_parts(tuned))
-        there, params = None, in_types(best, run.result_types)
+        there, params = None, best
         placement.programs.devices = placement.streaming(STREAMS * FLOAT * run.batches(0)[0].ids.size * small.hidden)
     else:
         there = in_types(whole_parts(tuned), run.result_types, free)
@@ -181,7 +212,7 @@ def _words(full: Params, architecture: Architecture, settings: Recap) -> Params 
 
 def _moved(full: Params, chosen: Chosen, trains: Any, start: Params, trained: Params) -> Params:
     """The trained leaves of the full model: its own, moved by what training changed of `start`."""
-    own = select(split(cut_params(full, chosen.kept), chosen.rows, chosen.tokens), trains)[0]
+    own = select(cut_and_split(full, chosen.kept, chosen.rows, chosen.tokens), trains)[0]
     return jax.tree.map(lambda leaf, old, new: leaf + (new - old), own, select(start, trains)[0], trained)
 
 
@@ -205,7 +236,7 @@ def _moments(
     trains = trainable_of(settings, architecture)
     if state.moments is None:
         return zeros(select(parts, trains)[0])
-    of_kept = (split(cut_params(full, chosen.kept), chosen.rows, chosen.tokens) for full in state.moments)
+    of_kept = (cut_and_split(full, chosen.kept, chosen.rows, chosen.tokens) for full in state.moments)
     return AdamMoments(*[in_float32(select(each, trains)[0]) for each in of_kept])
 
 

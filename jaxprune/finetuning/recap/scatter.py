@@ -5,7 +5,7 @@ whose trees are equal; a moment that is not kept (None) stays None. All arrays a
 changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +54,35 @@ def split(small: Params, rows: Rows, tokens: np.ndarray | None = None) -> Params
     """
     layers = [split_layer(layer, rows[index]) for index, layer in enumerate(small["layers"])]
     return {**split_outer(small, tokens), "layers": layers}
+
+
+def cut_and_split(
+    full: Params,
+    kept: KeptIndices,
+    rows: Rows,
+    tokens: np.ndarray | None = None,
+    resting: Callable[[int, Params], Params] = lambda index, layer: layer,
+) -> Params:
+    """`split` of `cut_params`, without a second copy of more than one layer; `resting` may narrow what does not train.
+
+    It gets every layer's number and split parameters.
+    """
+    triples = enumerate(zip(full["layers"], kept, rows, strict=True))
+    layers = [
+        resting(index, split_layer(cut_layer(layer, units), trained)) for index, (layer, units, trained) in triples
+    ]
+    return {**split_outer(full, tokens), "layers": layers}
+
+
+def narrowed(layer: Params, types: Params, dtype: Any) -> Params:
+    """A split layer whose frozen rows are kept in `dtype`, where that is what `types` has in their place."""
+
+    def leaf(result: np.dtype, part: Any) -> Any:
+        if not isinstance(part, Split) or result != dtype:
+            return part
+        return part._replace(frozen=np.asarray(part.frozen, result))
+
+    return jax.tree.map(leaf, types, layer)
 
 
 def join(parts: Params) -> Params:

@@ -96,6 +96,45 @@ def moments_of(state: State) -> AdamMoments:
     return AdamMoments(states[0].mu, states[0].nu)
 
 
+class Sent(NamedTuple):
+    """What a round trains, on the device."""
+
+    state: State
+    there: Params  # what is frozen, in the type in which it rests
+    again: Params  # the same, of which the host keeps what the result has in more bits
+
+
+def send_round(
+    parts: Params,
+    moments: AdamMoments,
+    architecture: Architecture,
+    training: Train,
+    settings: Recap,
+    placement: Placement,
+    *,
+    types: Params,
+    steps: int,
+    done: int,
+    since: int,
+) -> Sent:
+    """Bring a split model and the moments of what trains to the device, or the mesh; `parts` and `moments` are NumPy's.
+
+    What is frozen goes in `training.frozen_dtype`; `types` are those of the model that is scored. The run is at step
+    `done` of `steps`, `since` of them since the moments were zero.
+    """
+    chosen, frozen = select(parts, trainable_of(settings, architecture))
+    state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
+                     training, steps=steps, done=done, since=since)  # fmt: skip
+    send = lambda tree: placement.to_device(tree, places=placement.of_weights(tree))  # noqa: E731
+    sent, there = send(state), send(at_rest(frozen, training.frozen_dtype))
+
+    def kept(dtype: np.dtype, rested: Any, whole: Any) -> Any:
+        return rested if rested.dtype in (whole.dtype, dtype) else whole
+
+    part = lambda dtype, *trees: jax.tree.map(partial(kept, dtype), *trees)  # noqa: E731
+    return Sent(sent, there, jax.tree.map(part, types, there, frozen))
+
+
 class TunedRound(NamedTuple):
     """A round's result, still on the device."""
 
@@ -107,13 +146,11 @@ class TunedRound(NamedTuple):
 
 
 def tune_round(
-    parts: Params,
-    moments: AdamMoments,
+    sent: Sent,
     architecture: Architecture,
     epochs: Sequence[Callable[[], Sequence[Batch]]],
     targets: np.ndarray,
     training: Train,
-    settings: Recap,
     placement: Placement,
     taught: Taught | None = None,
     *,
@@ -121,24 +158,19 @@ def tune_round(
     types: Params,
     steps: int,
     done: int,
-    since: int,
     on_step: Callable[[int, float], None],
 ) -> TunedRound:
-    """Train a split model on the device, or the mesh, for some epochs; step and rate go on from `done` of `steps`.
+    """Train what was sent to the device, or the mesh, for some epochs; step and rate go on from `done` of `steps`.
 
-    What is frozen is there in `training.frozen_dtype`, and then in `types`, those of the model that is scored.
+    What is frozen comes out in `types`, those of the model that is scored.
 
-    `parts` and `moments` are NumPy's; `epochs` give their batches, `taught` what a teacher says of their texts. Of a
+    `epochs` give their batches, `taught` what a teacher says of their texts. Of a
     language model the vocabulary is its teacher's too, unless that has `words` of its own.
     Raises `NumericalError` where a loss is not finite.
     """
-    chosen, frozen = select(parts, trainable_of(settings, architecture))
-    state = as_state({"params": chosen, "adapters": []}, AdamMoments(*[{"params": m, "adapters": []} for m in moments]),
-                     training, steps=steps, done=done, since=since)  # fmt: skip
-    resting = at_rest(frozen, training.frozen_dtype)
+    state, there, again = sent
     send = lambda tree: placement.to_device(tree, places=placement.of_weights(tree))  # noqa: E731
     rows_there = partial(placement.to_device, places=placement.rows)
-    state, there = send(state), send(resting)
     key = jax.device_put(jax.random.key(training.seed), placement.whole)
     highest, losses, counts = np.float32(training.learning_rate or 0), [], []
     static = {"architecture": architecture, "settings": training.of_program()}
@@ -171,7 +203,7 @@ def tune_round(
         raise NumericalError(f"step {done} of {steps} left weights that are not finite; lower the learning rate")
     free(own)
     final = moments_of(state)
-    there = in_result_types(there, frozen, types, placement)
+    there = in_result_types(there, again, types, placement)
     return TunedRound(
         state.params["params"], there, AdamMoments(final.first["params"], final.second["params"]), losses, counts
     )

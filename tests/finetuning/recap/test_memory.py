@@ -1,5 +1,6 @@
 """What RECAP needs on the device: a frozen row has no moment, and predictions are near the compiled programs."""
 
+import tracemalloc
 from dataclasses import replace
 
 import jax
@@ -17,6 +18,7 @@ from jaxprune.model import Architecture, LayerSizes, Model
 from jaxprune.pruning.cost import whole_parameters
 from jaxprune.runtime.memory import temp_bytes
 from jaxprune.runtime.placement import Placement
+from tests.finetuning.conftest import WORDS, write_tokenizer
 from tests.helpers import tiny
 from tests.model.test_partial_rows import parts_of
 
@@ -62,6 +64,38 @@ def test_predictions_are_near_the_compiled_programs():
     for phase, found in measured.items():
         assert predicted[phase] / 2 < found < 2 * predicted[phase], phase
     assert phase_bytes(SMALL, small, replace(settings, measure_on="host"), STILL, 8, 64)["importance"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings, training",
+    [
+        (jp.Recap(moments="carried"), STILL),
+        (
+            jp.Recap(moments="bfloat16", outer="frozen", freeze=0.75),
+            replace(STILL, frozen_dtype="bfloat16", moments_dtype="bfloat16", result_dtype="bfloat16"),
+        ),
+    ],
+    ids=lambda given: getattr(given, "moments", ""),
+)
+def test_host_memory_is_that_of_the_state_and_of_what_a_round_makes_of_it(tmp_path, task, settings, training):
+    config = tiny.config(
+        "bert", id2label={"0": "no", "1": "yes"}, vocab_size=4 + len(WORDS), hidden_size=512, num_attention_heads=8,
+        intermediate_size=2048, num_hidden_layers=4,
+    )  # fmt: skip
+    folder = tiny.write(tmp_path / "model", config, tiny.tensors(config))
+    write_tokenizer(folder)
+    model, settings = jp.load(folder), replace(settings, rounds=2, epochs_per_round=1, remove=0.5, samples=8)
+    training = replace(training, batch_size=16, learning_rate=1e-4)
+    jp.recap(model, task, settings, training)  # what is imported and compiled is not counted
+    tracemalloc.start()
+    try:
+        result = jp.recap(model, task, settings, training)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    predicted = result.provenance.record["training"]["host_bytes"]
+    assert max(predicted.values()) == pytest.approx(peak, rel=0.1)
 
 
 def test_more_frozen_is_less_to_hold():

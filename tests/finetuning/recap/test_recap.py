@@ -220,7 +220,7 @@ def test_another_run_is_neither_overwritten_nor_mixed(model, task, straight):
 def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_path, monkeypatch):
     from jaxprune.finetuning.recap import rounds
 
-    real, texts = rounds.tune_round, []
+    real, texts = rounds.send_round, []
 
     def poisoned(parts, *rest, **named):
         texts.append(1)
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_names_round_step_and_state(model, task, tmp_p
             parts["head"]["bias"] = np.full_like(parts["head"]["bias"], np.nan)
         return real(parts, *rest, **named)
 
-    monkeypatch.setattr(rounds, "tune_round", poisoned)
+    monkeypatch.setattr(rounds, "send_round", poisoned)
     says = "round 2 of 2: the loss is nan at step 4 of 6; lower the learning rate.*the state after round 1 is in"
     with pytest.raises(NumericalError, match=says) as error:
         jp.recap(model, task, SETTINGS, TRAINING, out=tmp_path / "run")
