@@ -181,18 +181,20 @@ def architecture_from(family: Family, config: Mapping[str, Any], task: HeadChoic
                 "load it with head='none', or take a checkpoint that ties them."
             )
         fields["tied"] = True
-    return Architecture(**fields, **head_fields(family, config, task, where))
+    return Architecture(**fields, **head_fields(family, config, task, fields["vocab"], where))
 
 
-def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, where: str) -> dict[str, Any]:
-    """The fields of `Architecture` that a task sets, but for those of a language model."""
+def head_fields(family: Family, config: Mapping[str, Any], task: HeadChoice, vocab: int, where: str) -> dict[str, Any]:
+    """The fields of `Architecture` that a task sets, but for those of a language model; `vocab`: how many tokens it has
+    without the task.
+    """
     head = family.heads.get(task.head, HeadModules(output=""))
     before = head.pooler or head.transform
     names = () if before is None else ("pool", "pooler_bias", *(["pooler"] if head.pooler else []))
     return {
         "pool": head.token,
         "pool_tokens": _pool_tokens(family, config, task, where),
-        "pool_pad": _padding(family, config, where) if head.token == "last" else None,
+        "pool_pad": _padding(family, config, vocab, where) if head.token == "last" else None,
         "pooler": head.activation,
         "pooler_norm": head.pooler_norm is not None,
         "head": task.head,
@@ -232,13 +234,34 @@ def _pooled(family: Family, config: Mapping[str, Any], names: Sequence[str], whe
     return said
 
 
-def _padding(family: Family, config: Mapping[str, Any], where: str) -> int | None:
-    """The id that a text's last token has not. None: config.json names none, or (-1) one that no token has."""
+def _padding(family: Family, config: Mapping[str, Any], vocab: int, where: str) -> int | None:
+    """The id that a text's last token has not. None: config.json names none, or one that no token has (-1, others)."""
+    given = _named_padding(family, config, where)
+    return given if given is not None and 0 <= given < vocab else None
+
+
+def _named_padding(family: Family, config: Mapping[str, Any], where: str) -> int | None:
     key = family.keys.get("pad_id", "pad_token_id")
     given = config[key] if key in config else family.defaults.get(key)
     if given is not None and (not isinstance(given, int) or isinstance(given, bool)):
         raise CheckpointError(f"{where}: {key} is {str(given)[:60]!r}, expected an integer, or null for none.")
-    return None if given is None or given < 0 else given
+    return given
+
+
+def padding_warnings(
+    architecture: Architecture, family: Family, config: Mapping[str, Any], where: str
+) -> tuple[str, ...]:
+    """A warning where a head reads a text's last token, and padding's id is beyond the vocabulary.
+
+    transformers fails on such a file, or reads the last slot, padding or not; a negative id means that there is none.
+    """
+    given = _named_padding(family, config, where) if architecture.pool == "last" else None
+    if given is None or given < architecture.vocab:
+        return ()
+    return (
+        f"{where}: padding has the id {given}, which is none of the {architecture.vocab} tokens: the mask alone tells "
+        "it; name the id of the token that pads.",
+    )
 
 
 def as_config(family: Family, config: Mapping[str, Any], where: str) -> Architecture:

@@ -15,7 +15,7 @@ from ..model.heads import head_of
 from ..model.model import Model, Provenance
 from ..model.shapes import parameter_shapes
 from ..runtime.devices import placed
-from .config import architecture_from, config_in, family_of, head_fields
+from .config import architecture_from, config_in, family_of, head_fields, padding_warnings
 from .contents import (
     as_stored,
     check_fit,
@@ -154,6 +154,7 @@ def load(
         *unlike,
         *idle,
         *ordered,
+        *padding_warnings(architecture, family, config, where),
         *tied,
         *unread,
         *strange,
@@ -287,7 +288,7 @@ def _with_task(
     if task == old:
         return model
     family = family_named(a.family)
-    changed = replace(a, **head_fields(family, config_for(model), task, where))
+    changed = replace(a, **head_fields(family, config_for(model), task, a.vocab, where))
     if not head_of(changed).generates:
         changed = replace(changed, tied=head_of(changed).language is not None, end_ids=())
     arrays, left = named_parameters(model.params)[0], []
@@ -301,6 +302,7 @@ def _with_task(
         *warnings,
         *(() if warnings else renaming(task, old, where)),
         *assumed(task.embedding, old.embedding, where),
+        *padding_warnings(changed, family, config_for(model), where),
     )
     return _warned(Model(changed, params, model.provenance), said)
 

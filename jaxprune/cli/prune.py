@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         calibration = flags.calibration_alone(arguments, model.architecture)
     else:
         calibration = made_up(model.architecture, chosen.name, arguments.seq_len)
-    recover = recovery(arguments, task, model.architecture)
+    recover = recovery(arguments, task, model)
     patches = model.architecture.patches
     longest = calibration.max_length if patches is None else patches.tokens
     for budget in budgets:

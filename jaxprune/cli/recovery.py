@@ -9,8 +9,11 @@ from typing import Any
 from .. import tasks
 from ..errors import DataError, SettingsError
 from ..finetuning.recover import Recover
-from ..model import Architecture
+from ..model import Model
+from ..tasks.calibration import Calibration
 from ..tasks.kinds import KINDS
+from ..tasks.task import CALIBRATION
+from ..tokens.windows import windows_there
 from . import flags
 from .field_flags import add_field, given_by
 
@@ -48,8 +51,8 @@ def add_recovery(parser: argparse.ArgumentParser) -> None:
         add_field(group, field, hints[field.name], help_text, name=PREFIX + field.name)
 
 
-def recovery(arguments: argparse.Namespace, task: Any, architecture: Architecture) -> Recover | None:
-    """What the flags ask for; None: no recovery. Raises `DataError`, `SettingsError`."""
+def recovery(arguments: argparse.Namespace, task: Any, model: Model) -> Recover | None:
+    """What the flags ask for; None: no recovery. Raises `DataError`, `SettingsError`, `CheckpointError`."""
     given = {name.removeprefix(PREFIX): v for name, v in given_by(arguments, [PREFIX + f.name for f in FIELDS]).items()}
     if arguments.recover is None:
         others = [name for name in ("samples", "texts") if getattr(arguments, PREFIX + name) is not None]
@@ -64,23 +67,37 @@ def recovery(arguments: argparse.Namespace, task: Any, architecture: Architectur
     if task is None and file is None:
         raise DataError("there are no texts to recover on; name a task, or a file of texts with --recover-texts.")
     count = arguments.recover_samples
-    running = KINDS[task.kind].running if task is not None else flags.reads_running_text(architecture)
-    there = len(task.train) if task is not None and file is None and not running else None
-    if count is None:
-        count = WINDOWS if running else min(TEXTS, there or TEXTS)
-    elif count < 1:
+    if count is not None and count < 1:
         raise SettingsError(f"--recover-samples must be at least 1, got {count}; thousands are worth it.")
-    elif task is not None and there and count > there:
-        raise DataError(f"--recover-samples {count}, but {task.name} has {there} training texts; ask for fewer.")
     # The same texts as for calibration, but as many, and from the file, that the flags of recovery say.
     # Those of calibration are not forgotten: --hub-rows may be theirs.
-    changes = {"calibration_samples": count, "calibration_texts": file, "recover_texts": arguments.calibration_texts}
+    changes = {"calibration_texts": file, "recover_texts": arguments.calibration_texts}
     asked = argparse.Namespace(**{**vars(arguments), **changes})
-    if task is None:
-        return dataclasses.replace(settings, texts=flags.calibration_alone(asked, architecture))
-    if arguments.recover_texts is not None and "calibration" in tasks.OPTIONS.get(task.name, ()):
-        task = flags.task(asked)  # which reads the file itself
-    return dataclasses.replace(settings, texts=flags.calibration(asked, task))
+    reads_file = task is not None and "calibration" in tasks.OPTIONS.get(task.name, ())
+    if reads_file and arguments.recover_texts is not None:
+        task = flags.task(asked)
+    running = KINDS[task.kind].running if task is not None else flags.reads_running_text(model.architecture)
+    there = None
+    if task is not None and not running and (file is None or reads_file):
+        there = len(task.others.get(CALIBRATION, task.train))
+    if task is not None and count is not None and there and count > there:
+        raise DataError(f"--recover-samples {count}, but {task.name} has {there} training texts; ask for fewer.")
+    most = WINDOWS if running else min(TEXTS, there or TEXTS)
+    asked.calibration_samples = most if count is None else count
+    texts = flags.calibration_alone(asked, model.architecture) if task is None else flags.calibration(asked, task)
+    return dataclasses.replace(settings, texts=texts if texts.windows is None else _as_many(texts, count, model))
+
+
+def _as_many(texts: Calibration, count: int | None, model: Model) -> Calibration:
+    """Windows of a running text, fewer where nobody gave a count and the text is short. Raises `DataError`."""
+    there = windows_there(model, texts)
+    if there == texts.windows:
+        return texts
+    has = f"{texts.source} has {there} windows of {texts.max_length} tokens"
+    if count is not None:
+        raise DataError(f"--recover-samples {count}, but {has}; ask for fewer, or shorter ones with --seq-len.")
+    told = f"{has}, fewer than {texts.windows}: the model recovers on all of them."
+    return dataclasses.replace(texts, windows=there, warnings=(*texts.warnings, told))
 
 
 def _in_flags(message: str) -> str:

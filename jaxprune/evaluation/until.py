@@ -53,11 +53,18 @@ class Wanted:
         counts = [count for name in COUNTS if (count := given.pop(name, None)) is not None]
         temperature, do_sample = given.pop("temperature", None) or 0.0, given.pop("do_sample", None)
         try:
-            most, temperature = int(counts[0] if counts else default), float(temperature)
+            count, temperature = float(counts[0] if counts else default), float(temperature)
         except (TypeError, ValueError) as error:
             raise DataError(f"{what} has a count or a temperature that is no number; give numbers.") from error
-        if most < 1:
-            raise DataError(f"{what} asks for {most} new tokens; ask for at least 1.")
+        if not 1 <= count < float("inf") or count != int(count):
+            raise DataError(
+                f"{what} asks for {count:g} new tokens; ask for at least 1, and for a whole number of them."
+            )
+        if not 0 <= temperature < float("inf"):
+            raise DataError(
+                f"{what} has temperature={temperature}, expected 0 (the likeliest token) or a number above."
+            )
+        most = int(count)
         drawn = temperature > 0 if do_sample is None else bool(do_sample)
         if drawn and not temperature > 0:
             raise DataError(f"{what} has do_sample without a temperature; give one above 0, or leave do_sample out.")

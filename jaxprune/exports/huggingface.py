@@ -128,8 +128,8 @@ def export_transformers(
 
     if target.pool == "last" and target.pool_pad is None:
         warnings.append(
-            "config.json names no pad_token_id, without which transformers classifies one text at a time; add the id "
-            "of the tokenizer's padding, if texts do not end with that token."
+            "config.json names no pad_token_id of a token, without which transformers classifies one text at a time; "
+            "add the id of the tokenizer's padding, if texts do not end with that token."
         )
 
     def fill(part: Path) -> None:

@@ -24,6 +24,7 @@ from ..model.heads import head_of
 HALF_OF = {"q": ATTENTION, "k": ATTENTION, "v": ATTENTION, "o": ATTENTION}
 HALF_OF |= {"up": FEED_FORWARD, "gate": FEED_FORWARD, "down": FEED_FORWARD}
 HEAD = "head/*"  # a pattern: the leaves of a task head
+TRAINED = ("*norm/*", HEAD)  # what trains beside adapters where nobody says anything else
 SPREAD = 0.01  # standard deviation of A at the start; B starts at zero, so that training starts at the base model
 
 
@@ -42,8 +43,11 @@ class Lora:
     )
     alpha_pattern: tuple[str, ...] = field(default=(), metadata={"help": "PATTERN=ALPHA, likewise"})
     train: tuple[str, ...] = field(
-        default=("*norm/*", HEAD),
-        metadata={"help": f"patterns of the other leaves that train; {HEAD} is the head of a task, no vocabulary"},
+        default=TRAINED,
+        metadata={
+            "help": f"patterns of the other leaves that train; by default norms and {HEAD}, the head of a task, no "
+            "vocabulary"
+        },
     )
 
     def __post_init__(self):
@@ -213,11 +217,12 @@ def adapted_share(architecture: Architecture, weights: Sequence[Any]) -> float:
 def patterns_of(settings: Lora, architecture: Architecture) -> tuple[str, ...]:
     """Patterns of the leaves that train beside the adapters; with them a pooler that no pretraining has made.
 
-    Without "head/*" of a language model, whose head is no new one but its vocabulary: half of a small model's weights;
-    and where there is no such leaf.
+    Of the default ones without "head/*" of a language model, whose head is no new one but its vocabulary: half of a
+    small model's weights; and where there is no such leaf. Whoever says which leaves train has those.
     """
     if head_of(architecture).language is not None or "head" not in parameter_shapes(architecture):
-        return tuple(pattern for pattern in settings.train if pattern != HEAD)
+        asked = tuple(settings.train)
+        return tuple(pattern for pattern in asked if pattern != HEAD) if asked == TRAINED else asked
     if architecture.pooler == "none" or HEAD not in settings.train:
         return settings.train
     new_pooler = not family_named(architecture.family).pretrained_pooler

@@ -40,7 +40,12 @@ from .lora import HALF_OF, HEAD, Size, adapters_of, patterns_of, projection_shap
 from .masters import in_types, result_types
 from .peft import check_adapter_output, check_apart, write_peft
 from .prune_lora_limit import check_before
-from .prune_lora_plan import choose as choose, proportional_ranks as proportional_ranks, rank_plan as rank_plan
+from .prune_lora_plan import (
+    choose as choose,
+    least_cost as least_cost,
+    proportional_ranks as proportional_ranks,
+    rank_plan as rank_plan,
+)
 from .prune_lora_settings import HEAD_STEPS, SAMPLES, PruneLora as PruneLora
 from .run_store import Store, check_resume
 from .settings import Train
@@ -252,3 +257,7 @@ def _check_room(architecture: Architecture, settings: PruneLora) -> None:
     ]
     if unknown:
         raise SettingsError(f"the model has no projection {unknown[0]}; it has {', '.join(HALF_OF)} where gated.")
+    if settings.rank_budget is not None and settings.rank_budget < (least := least_cost(architecture, settings)):
+        raise SettingsError(
+            f"rank_budget {settings.rank_budget} is less than rank 1 everywhere takes, at least {least}; raise it."
+        )

@@ -58,6 +58,23 @@ def rank_plan(heads: Sequence[np.ndarray], architecture: Architecture, settings:
     }
 
 
+def least_cost(architecture: Architecture, settings: PruneLora) -> int:
+    """Parameters that adapters of rank 1 everywhere have at least after the cut, whichever heads and neurons go.
+
+    A unit takes its share of its layer's adapters along at most: the side that does not hold units goes with the last.
+    """
+    shapes, counts, left = projection_shapes(architecture), unit_counts(architecture), 0.0
+    for half, share in zip(HALVES, (settings.remove_heads, settings.remove_neurons), strict=True):
+        of_unit = []
+        for index, units in enumerate(architecture.of_half(half, counts)):
+            names = [f"layers/{index}/{half}/{name}" for name in settings.projections]
+            cost = sum(shapes[name][0] + prod(shapes[name][1]) for name in names if name in shapes) if units else 0
+            of_unit.append(np.full(units, cost / max(units, 1)))
+        each = np.sort(np.concatenate(of_unit))
+        left += float(each[: len(each) - round(share * len(each))].sum())
+    return int(np.ceil(left - 1e-3))
+
+
 def proportional_ranks(blocks: np.ndarray, costs: Sequence[int], widest: Sequence[int], budget: int) -> list[int]:
     """Ranks in proportion to importance whose adapters have at most `budget` parameters, at least 1 a block.
 

@@ -8,7 +8,7 @@ from ..errors import SettingsError
 from ..model import Architecture
 from ..model.heads import head_of
 from ..settings import Presets
-from .lora import HEAD, Lora
+from .lora import TRAINED, Lora
 
 SAMPLES, HEAD_STEPS, HIGH_BLOCKS, HIGH_RANK, LOW_RANK = 256, 50, 4, 8, 4  # where none is given
 MEASURED = ("gates", "fisher")  # scores that are measured on texts
@@ -50,10 +50,7 @@ class PruneLora(Presets):
     projections: tuple[str, ...] = field(
         default=("q", "k", "v"), metadata={"help": "which of q, k, v, o, up, gate, down"}
     )
-    train: tuple[str, ...] = field(
-        default=("*norm/*", HEAD),
-        metadata={"help": f"patterns of the other leaves that train; {HEAD} is the head of a task, no vocabulary"},
-    )
+    train: tuple[str, ...] = field(default=TRAINED, metadata=dict(Lora.__dataclass_fields__["train"].metadata))
 
     def __post_init__(self):
         check_types(self)

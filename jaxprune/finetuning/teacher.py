@@ -172,7 +172,12 @@ def check_tokens(
         _check_ids(encoded, encoded, ours, ours, rows)
         return (f"that the teacher reads the same token ids could not be checked: {error}",)
     same = ours.backend.to_str() == theirs.backend.to_str()
-    taught = encoded if same else read(theirs)
+    try:
+        taught = encoded if same else read(theirs)
+    except DataError as error:  # it has no chat template, for instance
+        raise SettingsError(
+            f"the teacher's tokenizer cannot read the training texts, take a teacher with the model's: {error}"
+        ) from error
     _check_ids(encoded, taught, ours, theirs, rows)
     if teacher.architecture.token_types > 1:
         for text, (mine, other) in enumerate(zip(encoded.types, taught.types, strict=True)):

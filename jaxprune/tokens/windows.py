@@ -142,6 +142,15 @@ def first_windows(
     return windows
 
 
+def windows_there(model: Model, calibration: Calibration) -> int:
+    """How many windows a running text has, of those that are to be drawn at most. Raises `DataError` for none."""
+    tokenizer, length = Tokenizer.of(model), calibration.max_length
+    if reads_masks(model.architecture):
+        length -= sum(map(len, tokenizer.around()))
+    every = windows_of(tokenizer, calibration.examples, length, calibration.source)
+    return sum(1 for _ in islice(every, calibration.count))
+
+
 def drawn_stretches(
     tokenizer: Tokenizer, calibration: Calibration, on_step: OnStep | None = None
 ) -> list[np.ndarray] | None:

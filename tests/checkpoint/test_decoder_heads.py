@@ -61,6 +61,7 @@ def test_padding_is_what_config_says(tmp_path):
     assert read("default", "opt").pool_pad == 1 and read("silent", "llama").pool_pad is None
     assert read("null", "opt", pad_token_id=None).pool_pad is None
     assert read("minus", "llama", pad_token_id=-1).pool_pad is None  # old files of Llama: no token has it
+    assert read("lower", "llama", pad_token_id=-100).pool_pad is None
     with pytest.raises(CheckpointError, match="pad_token_id is 'zero', expected an integer, or null for none"):
         read("word", "llama", pad_token_id="zero")
     # A language model reads no token in particular, whatever its padding is.
@@ -70,10 +71,26 @@ def test_padding_is_what_config_says(tmp_path):
     assert jp.load(tmp_path / "saved", labels=2).architecture.pool_pad == 3
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_padding_beyond_the_vocabulary_is_told_by_the_mask(tmp_path, family):
+    folder = write(tmp_path / "model", family, pad_token_id=999)
+    model = jp.load(folder)
+    (said,) = model.provenance.warnings
+    assert "config.json: padding has the id 999, which is none of the" in said and model.architecture.pool_pad is None
+    alone = jp.logits(model, IDS[:1, :3])
+    padded = jp.logits(model, np.pad(IDS[:1, :3], ((0, 0), (0, 2))), [[1, 1, 1, 0, 0]])
+    np.testing.assert_allclose(padded, alone, atol=1e-6)
+    # The same where the head is a new one, of a folder of ours.
+    language = jp.save(jp.load(write(tmp_path / "text", family, "causal_lm", pad_token_id=999)), tmp_path / "saved")
+    assert jp.load(language).provenance.warnings == ()
+    drawn = jp.load(language, labels=2)
+    assert drawn.architecture.pool_pad is None and "padding has the id 999" in drawn.provenance.warnings[-1]
+
+
 def test_a_folder_that_transformers_would_read_text_by_text_says_so(tmp_path):
     model = jp.load(write(tmp_path / "model", "llama"))
     (said,) = jp.export(model, tmp_path / "out").warnings
-    assert "names no pad_token_id, without which transformers classifies one text at a time" in said
+    assert "names no pad_token_id of a token, without which transformers classifies one text at a time" in said
     assert jp.export(jp.load(write(tmp_path / "language", "llama", "causal_lm")), tmp_path / "plain").warnings == ()
 
 

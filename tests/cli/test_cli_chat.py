@@ -57,7 +57,7 @@ def test_rows_of_the_hub_may_be_calibrated_or_recovered_on(chats, monkeypatch):
     for files in (("hub:org/x", "y"), ("y", "hub:org/x")):
         given = ["--hub-rows", "9", "--calibration-texts", files[0], "--recover-texts", files[1]]
         arguments = parser().parse_args([*words, *given])
-        recovery(arguments, flags.task(arguments), model.architecture)
+        recovery(arguments, flags.task(arguments), model)
     assert asked == [hub, "y", "y", hub]
 
 
@@ -72,6 +72,20 @@ def test_evaluate_and_prune(chats, cli, tmp_path):
     assert pruned.code == 0, pruned.data
     record = json.loads((tmp_path / "x" / "jaxprune.json").read_text())
     assert record["calibration"]["count"] == 6 and "calibration: " in record["calibration"]["source"]
+
+
+@pytest.mark.parametrize("file", ["--calibration-texts", "--recover-texts"])
+def test_recovered_by_all_conversations_of_a_file(chats, cli, tmp_path, file):
+    words = ("prune", "--model", chats / "model", "--task", "chat", "--data", chats / "b.jsonl", "--set-aside", 0.4)
+    words = words[:-2] if file == "--calibration-texts" else words
+    cut = ("--calibration-samples", 1, "--method", "magnitude", "--remove", 0.2, "--no-evaluate")
+    how = (file, chats / "a.jsonl", "--recover", 2, "--recover-learning-rate", 1e-3, "--recover-batch-size", 4)
+    run = cli.json(*words, *cut, *how, "--out", tmp_path / "small")
+    assert run.code == 0, run.err
+    notes = run.data["recovery"]
+    assert notes["texts"] + notes["held_back"] == 12 and "a.jsonl" in notes["source"]
+    refused = cli(*words, *cut, *how, "--recover-samples", 13, "--out", tmp_path / "other")
+    assert refused.code == 2 and "--recover-samples 13, but chat has 12 training texts" in refused.err
 
 
 def test_what_is_missing_is_said_in_flags(chats, cli, tmp_path):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.helpers.decoders import language_model
+
 FEW = ("--recover-batch-size", 8, "--recover-learning-rate", 1e-3)
 CUT = ("--remove", 0.5, "--method", "magnitude", "--no-refit")
 
@@ -35,6 +37,27 @@ def test_texts_of_a_file(cli, inputs, tmp_path):
     notes = run.data["recovery"]
     assert notes["source"] == str(file) and notes["texts"] + notes["held_back"] == 20
     assert run.data["calibration"]["source"] != str(file)
+
+
+@pytest.mark.parametrize("task", [True, False])
+def test_running_text_of_fewer_windows_is_taken_whole(cli, tmp_path, task):
+    language_model(tmp_path / "model", "llama")
+    file = tmp_path / "train.txt"
+    file.write_text("the film was good and the plot was dull " * 30)  # 270 tokens
+    words = ("prune", "--model", tmp_path / "model", "--calibration-texts", file, "--seq-len", 16, *CUT)
+    words += ("--calibration-samples", 4, "--recover", 2, "--recover-learning-rate", 1e-3)
+    if task:
+        (tmp_path / "valid.txt").write_text("the film was bad " * 10)
+        words += ("--task", "text", "--data", tmp_path / "valid.txt", "--no-evaluate")
+    run = cli.json(*words, "--out", tmp_path / "small")
+    assert run.code == 0, run.err
+    notes = run.data["recovery"]
+    assert notes["texts"] + notes["held_back"] == 16
+    told = "has 16 windows of 16 tokens, fewer than 256: the model recovers on all of them."
+    assert any(warning.endswith(told) for warning in run.data["warnings"])
+    refused = cli(*words, "--recover-samples", 17, "--out", tmp_path / "other")
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "--recover-samples 17, but" in refused.err and "has 16 windows of 16 tokens; ask for fewer" in refused.err
 
 
 @pytest.mark.parametrize(

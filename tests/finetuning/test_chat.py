@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.errors import SettingsError
 from jaxprune.finetuning.epochs import batches_for, text_counts
 from jaxprune.finetuning.finetune import scored_texts
 from jaxprune.finetuning.texts import prepare
@@ -48,6 +49,17 @@ def test_documents_train_in_packed_rows(model, tmp_path):
     assert first[0].ids.shape == (4, 32) and text_counts(first).sum() == len(texts.encoded)
     assert text_counts(first)[0] > 4 and texts.encoded.tokens / (first[0].ids.size * len(first)) > 0.8
     assert jp.evaluate(jp.finetune(model, task, SETTINGS), task).score < 0.5 * jp.evaluate(model, task).score
+
+
+def test_a_teacher_without_a_chat_template_is_named(model, task, tmp_path):
+    chat_model(tmp_path / "teacher", template=None)
+    file = tmp_path / "teacher" / "tokenizer.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "model": {**said["model"], "dropout": 0.0}}))
+    with pytest.raises(
+        SettingsError, match="^the teacher's tokenizer cannot read .*: the tokenizer has no chat template"
+    ):
+        jp.finetune(model, task, replace(SETTINGS, distill=0.5), teacher=jp.load(tmp_path / "teacher"))
 
 
 def test_scores_are_of_the_same_conversations(task):

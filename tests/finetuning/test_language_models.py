@@ -11,6 +11,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.errors import NumericalError, SettingsError
 from jaxprune.finetuning.epochs import batches_for
+from jaxprune.finetuning.lora import patterns_of
 from jaxprune.finetuning.recap import run_recap
 from jaxprune.finetuning.settings import Train
 from jaxprune.finetuning.texts import prepare
@@ -297,3 +298,16 @@ def test_what_cannot_be_meant_is_refused(llama, gpt2, task, tmp_path):
         broken = jax.tree.map(lambda leaf: leaf, gpt2.params)
         broken["final_norm"]["scale"] = broken["final_norm"]["scale"] * 1e38
         jp.finetune(gpt2.replace(params=broken), task, SETTINGS)
+
+
+def test_a_vocabulary_that_is_named_trains_beside_adapters(llama, gpt2, task, tmp_path):
+    """By default it does not; a model that ties it to its embeddings has no such leaf."""
+    few, lora = replace(SETTINGS, epochs=1), jp.Lora(rank=2, train=("head/*",))
+    tuned = jp.finetune(llama, task, few, lora=lora, adapter_out=tmp_path / "adapter")
+    assert np.any(np.asarray(tuned.params["head"]["kernel"]) != np.asarray(llama.params["head"]["kernel"]))
+    ids = np.arange(4, 14).reshape(2, 5)
+    again = jp.load_adapter(llama, tmp_path / "adapter")
+    np.testing.assert_allclose(jp.logits(again, ids), jp.logits(tuned, ids), atol=1e-5)
+    assert patterns_of(jp.Lora(), llama.architecture) == patterns_of(jp.Lora(), gpt2.architecture) == ("*norm/*",)
+    with pytest.raises(SettingsError, match=r"pattern 'head/\*' matches no leaf of the model"):
+        jp.finetune(gpt2, task, few, lora=lora)

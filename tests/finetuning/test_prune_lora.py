@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,19 @@ import jaxprune as jp
 from jaxprune.errors import CheckpointError, DataError, OutputError, SettingsError
 from jaxprune.finetuning.importance import check_importance, normalised
 from jaxprune.finetuning.lora import Lora, adapters_of, count, plan_of, projection_shapes
-from jaxprune.finetuning.prune_lora import choose, measured_importance, proportional_ranks, rank_plan, warm_head
+from jaxprune.finetuning.prune_lora import (
+    choose,
+    least_cost,
+    measured_importance,
+    proportional_ranks,
+    rank_plan,
+    warm_head,
+)
 from jaxprune.finetuning.texts import prepare
 from jaxprune.finetuning.training_bytes import activation_bytes, compiled_step
 from jaxprune.model import Architecture, LayerSizes, Model, parameter_shapes
 from jaxprune.pruning.cost import unit_costs, whole_parameters
-from jaxprune.pruning.cut import compose_kept, cut
+from jaxprune.pruning.cut import compose_kept, cut, cut_architecture
 from jaxprune.runtime.memory import program_bytes
 from jaxprune.tokens.packing import pack
 
@@ -169,6 +177,26 @@ def test_outputs_are_checked_before_the_work(model, task, tmp_path, monkeypatch)
     (tmp_path / "adapter" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="not an empty folder"):
         jp.prune_lora(model, task, PUBLISHED, TRAINING, adapter_out=tmp_path / "adapter")
+
+
+def test_a_budget_that_no_cut_leaves_room_for_is_refused_before_the_work(model, task, monkeypatch):
+    """Whichever units go, rank 1 everywhere takes as much as is said."""
+    random, a = np.random.RandomState(0), model.architecture
+    for share in (0.0, 0.34, 0.5, 0.7):
+        settings = jp.PruneLora(remove_heads=share, remove_neurons=0.5, rank_budget=10**6, projections=("q", "o", "up"))
+        costs = []
+        for _ in range(40):
+            heads, neurons = ([random.rand(count) for _ in range(2)] for count in (3, 10))
+            small = cut_architecture(a, choose(heads, neurons, a, settings))
+            shapes = projection_shapes(small)
+            costs.append(sum(shapes[name][0] + prod(shapes[name][1]) for name in rank_plan(heads, small, settings)))
+        assert least_cost(a, settings) <= min(costs)
+    settings = jp.PruneLora(remove_heads=0.0, rank_budget=1)
+    everything = sum(shape[0] + prod(shape[1]) for name, shape in projection_shapes(a).items() if name[-1] in "qkv")
+    assert least_cost(a, settings) == everything
+    monkeypatch.setattr("jaxprune.finetuning.prune_lora.prepare", lambda *_: pytest.fail("work began"))
+    with pytest.raises(SettingsError, match=f"less than rank 1 everywhere takes, at least {everything}; raise it"):
+        jp.prune_lora(model, task, replace(settings, rank_budget=everything - 1), TRAINING)
 
 
 def test_the_warm_up_moves_the_head_alone(model, task):

@@ -35,7 +35,7 @@ class Recap(Presets):
         default=None,
         metadata={
             "help": "units that a sublayer keeps: as many as each round's ranking says (own), or as the first round's, "
-            "so that later rounds compile nothing; first on language models, else own"
+            "so that later rounds run that one's programs; first on language models, else own"
         },
     )
     cost: Literal["units", "params"] = field(
