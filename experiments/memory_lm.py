@@ -4,7 +4,9 @@
 
 Shapes of Llama 3.2 1B and Llama 3.1 8B, 8 rows of 512 tokens, products in bfloat16, layers recomputed: full, LoRA, and
 RECAP with half of every sublayer pruned and three quarters of the rest frozen, its weights at rest and its moments in
-float32 or in bfloat16. Predicted bytes beside those of the compiled step; `--table FILE` prints what came.
+float32 or in bfloat16. Predicted bytes beside those of the compiled step; of RECAP also those on the host, beside the
+model that is handed in (predicted alone). `--again FILE` works predictions out anew beside what was compiled for that
+file; `--table FILE` prints what came.
 """
 
 import argparse
@@ -53,8 +55,10 @@ def cases() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def of_case(dense: Any, settings: Any, training: Any, rows: int, length: int) -> dict[str, Any]:
-    """Predicted and compiled bytes of a training step, by phase for RECAP."""
+def of_case(
+    dense: Any, settings: Any, training: Any, rows: int, length: int, known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Predicted and compiled bytes of a training step, by phase for RECAP; the latter from a line that is `known`."""
     from jax.numpy import bfloat16
 
     from jaxprune.finetuning.finetune import chooser
@@ -63,17 +67,18 @@ def of_case(dense: Any, settings: Any, training: Any, rows: int, length: int) ->
     from jaxprune.finetuning.recap.phase_bytes import (
         abstract,
         abstract_parts,
+        host_bytes,
         least_frozen,
         measured_bytes,
         phase_bytes,
         uniform,
     )
-    from jaxprune.finetuning.recap.tuning import trainable_of
-    from jaxprune.finetuning.step import everything, select
+    from jaxprune.finetuning.recap.tuning import ever_trains, trainable_of
+    from jaxprune.finetuning.step import everything, merge, select
     from jaxprune.finetuning.training_bytes import compiled_step, training_bytes
     from jaxprune.model import Model
 
-    began, phases, compiled = time.perf_counter(), {}, {}
+    began, phases, compiled, host = time.perf_counter(), {}, {}, {}
     if settings is None or settings == "lora":
         model, adapters, chosen = Model(dense, abstract(dense)), None, everything
         if settings == "lora":
@@ -84,21 +89,43 @@ def of_case(dense: Any, settings: Any, training: Any, rows: int, length: int) ->
         chosen = trainable_of(settings, small)
         half = result_types(abstract(small), bfloat16) if training.frozen_dtype else None  # a model that came in halves
         phases = phase_bytes(dense, small, settings, training, rows, length, results=half)
-        compiled = measured_bytes(dense, small, settings, training, rows, length, results=half)
+        compiled = known["compiled phases"] if known else {}
+        compiled = compiled or measured_bytes(dense, small, settings, training, rows, length, results=half)
+        trains, constant = select(abstract(dense), ever_trains(settings, dense))
+        results = half or result_types(abstract(small), None)
+        state = merge(result_types(trains, None), result_types(constant, bfloat16 if half else None))
+        for moments in ("carried", "bfloat16", "dropped"):
+            kept = replace(settings, moments=moments)
+            host[moments] = max(host_bytes(dense, small, kept, training, state, results).values())
     parts = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
     of_step = lambda temp: training_bytes(model, parts, rows, length, training, temp)  # noqa: E731
-    if compiled:
+    if known:
+        temp = known["temporaries"]
+    elif compiled:
         temp = compiled["tuning"] - of_step(0)["measured"]
     else:
         step = compiled_step(model, rows, length, training, trainable=chosen, adapters=adapters)
         temp = int(step.memory_analysis().temp_size_in_bytes)
     seconds = time.perf_counter() - began
-    return {**of_step(temp), "phases": phases, "compiled phases": compiled, "compile_seconds": seconds}
+    taken = {"compile_seconds": seconds} if known is None else {}
+    return {**of_step(temp), "phases": phases, "compiled phases": compiled, "host": host, **taken}
+
+
+def predict_again(file: Path) -> None:
+    """Put today's predictions beside what was compiled for the lines of a file."""
+    lines = []
+    for line in map(json.loads, file.read_text().splitlines()):
+        dense = llama(**SIZES[line["size"]] | {"depth": line["depth"]})  # type: ignore[arg-type]
+        lines.append(line | of_case(dense, *cases()[line["arm"]], line["rows"], line["length"], line))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def print_table(file: Path) -> None:
-    print("| model | arm | weights | moments | predicted | compiled | of it | RECAP's other phases (compiled) |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | arm | weights | moments | predicted | compiled | of it | RECAP's other phases (compiled) "
+        "| on the host: moments carried, in bfloat16, dropped |"
+    )
+    print("|---" * 9 + "|")
     for line in map(json.loads, file.read_text().splitlines()):
         giga = {name: f"{line[name] / GIGA:.1f}" for name in ("parameters", "moments", "predicted", "measured")}
         rest = {name: value for name, value in line["phases"].items() if name != "tuning" and value}
@@ -107,7 +134,7 @@ def print_table(file: Path) -> None:
         print(
             f"| {line['size'].upper()} | {line['arm']} | {' | '.join(giga.values())} "
             f"| {line['predicted'] / line['measured']:.2f} "
-            f"| {', '.join(told)} |"
+            f"| {', '.join(told)} | {', '.join(f'{value / GIGA:.1f}' for value in line.get('host', {}).values())} |"
         )
 
 
@@ -119,10 +146,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--again", type=Path, metavar="FILE")
     parser.add_argument("--table", type=Path, metavar="FILE")
     args = parser.parse_args()
     if args.table:
         return print_table(args.table)
+    if args.again:
+        return predict_again(args.again)
     for size in args.sizes:
         dense = llama(**SIZES[size] | ({"depth": args.depth} if args.depth else {}))  # type: ignore[arg-type]
         for name, case in cases().items():

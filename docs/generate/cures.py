@@ -43,6 +43,8 @@ CURES: dict[str, str] = {
     "tokens do not fit the model's": "take a length that the model has positions for, with --seq-len or --length",
     # training
     "with lora, name the other leaves": "Lora(train=('head/*',)) instead of trainable=",
+    "the teacher's tokenizer cannot read the training texts": "take a teacher with the model's tokenizer; what is "
+    "wrong with its own follows",
     "holds tensors of no PEFT adapter": "give an adapter's folder, as PEFT's save_pretrained writes it",
     "for which the model has no place": "the adapter was trained on another model: load that one",
     "round ⟨number⟩ of ⟨rounds⟩": "what went wrong in the round follows; the state of the round before is kept and "

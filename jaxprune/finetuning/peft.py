@@ -26,6 +26,7 @@ from ..checkpoint.tensor_names import file_shape, tensor_names
 from ..checkpoint.write import save
 from ..errors import OutputError, SettingsError
 from ..model import Architecture, Model
+from ..model.heads import head_of
 from .lora import Adapters, Plan, each_adapter, projection_shapes
 from .peft_config import CONFIG
 
@@ -208,7 +209,15 @@ def _saved_modules(architecture: Architecture, trained: Iterable[str]) -> set[st
 
 
 def check_apart(plan: Plan, trained: Iterable[str], architecture: Architecture) -> None:
-    """Raise `SettingsError` where a module has an adapter and trains besides: PEFT can save or adapt it, not both."""
+    """Raise `SettingsError` where a module has an adapter and trains besides: PEFT can save or adapt it, not both; and
+    where embeddings train that are the vocabulary too, of which PEFT would load one and leave the other as it was.
+    """
+    trained = list(trained)
+    if architecture.tied and head_of(architecture).language is not None and "embed/token" in trained:
+        raise SettingsError(
+            "embed/token trains, which is the vocabulary of the output too: PEFT would load it as embeddings alone; "
+            "leave it as it is, or write no adapter."
+        )
     holders, names = _holders(architecture), peft_tensors(architecture)
     adapted = {holders[path][0]: path for path in plan}
     for path in trained:

@@ -58,6 +58,20 @@ def gpt2(tmp_path_factory):
     return language_model(tmp_path_factory.mktemp("gpt2") / "model", "gpt2")
 
 
+def test_a_vocabulary_that_is_the_embeddings_is_in_no_adapters_folder(gpt2, task, tmp_path):
+    """PEFT would load it as embeddings and leave the output as it was."""
+    lora = jp.Lora(rank=2, train=("embed/*",))
+    with pytest.raises(SettingsError, match="embed/token trains, which is the vocabulary of the output too"):
+        jp.finetune(gpt2, task, SETTINGS, lora=lora, adapter_out=tmp_path / "adapter")
+
+
+def test_text_that_is_learnt_and_scored_is_a_doubt(llama, files):
+    (files / "long.txt").write_text("the film was great and the crew was bad and the story was so long\n" * 30)
+    same = jp.tasks.text(files / "long.txt", calibration=files / "long.txt", length=LENGTH)
+    tuned = jp.finetune(llama, same, replace(SETTINGS, epochs=1))
+    assert any("30 lines of the training text are in the evaluation text too" in w for w in tuned.provenance.warnings)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_training_lowers_perplexity_and_says_what_it_did(name, task, request):
     model = request.getfixturevalue(name)

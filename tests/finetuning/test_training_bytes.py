@@ -1,5 +1,6 @@
 """What a training step of a decoder is predicted to take, held against its compiled program."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,15 +23,21 @@ LLAMA = Architecture(
 )  # fmt: skip
 
 
-def of_step(settings: jp.Train, projections: tuple[str, ...] = ()) -> dict[str, int]:
+def of_step(
+    settings: jp.Train,
+    projections: tuple[str, ...] = (),
+    architecture: Architecture = LLAMA,
+    rows: int = ROWS,
+    length: int = LENGTH,
+) -> dict[str, int]:
     """Bytes of a step by kind; of adapters on `projections`, where any are given."""
-    model, adapters, chosen = Model(LLAMA, abstract(LLAMA)), None, everything
+    model, adapters, chosen = Model(architecture, abstract(architecture)), None, everything
     if projections:
         lora: Any = Lora(rank=4, projections=projections)
-        adapters, chosen = adapters_of(plan_of(lora, LLAMA), LLAMA), chooser(model, ())
+        adapters, chosen = adapters_of(plan_of(lora, architecture), architecture), chooser(model, ())
     parts = select(model.params, chosen)[0], [] if adapters is None else adapters.weights
-    step = compiled_step(model, ROWS, LENGTH, settings, trainable=chosen, adapters=adapters)
-    return training_bytes(model, parts, ROWS, LENGTH, settings, temp_bytes(step))
+    step = compiled_step(model, rows, length, settings, trainable=chosen, adapters=adapters)
+    return training_bytes(model, parts, rows, length, settings, temp_bytes(step))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -39,6 +46,27 @@ def of_step(settings: jp.Train, projections: tuple[str, ...] = ()) -> dict[str, 
 def test_predicted_bytes_of_a_decoder_are_those_of_the_program(dtype, remat, projections):
     found = of_step(jp.Train(dropout=0.0, dtype=dtype, remat=remat), projections)
     assert abs(found["predicted"] / found["measured"] - 1) < 0.15  # activations are an estimate
+
+
+@pytest.mark.parametrize("frozen", [None, "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_large_vocabulary_is_counted_in_the_type_that_is_computed_in(dtype, frozen):
+    """Rounded where it rests, and copied where a product takes it in another type."""
+    large = replace(LLAMA, vocab=128_256)
+    step = of_step(jp.Train(dropout=0.0, dtype=dtype, remat=True, frozen_dtype=frozen), ("q", "v"), large)
+    assert step["predicted"] == pytest.approx(step["measured"], rel=0.1)
+
+
+def test_gradients_of_a_large_tied_vocabulary_are_there_twice():
+    step = of_step(jp.Train(dropout=0.0, remat=True), (), replace(LLAMA, vocab=128_256))
+    assert step["predicted"] == pytest.approx(step["measured"], rel=0.1)
+
+
+@pytest.mark.parametrize("rows, length", [(8, 64), (1, 512)])
+def test_bytes_of_adapters_follow_the_length_of_texts(rows, length):
+    long = replace(LLAMA, max_positions=512)
+    step = of_step(jp.Train(dropout=0.0, remat=True), ("q", "v"), long, rows, length)
+    assert step["predicted"] == pytest.approx(step["measured"], rel=0.1)
 
 
 def test_share_of_projections_with_adapters():
