@@ -14,11 +14,16 @@ def check_limit(limit: int | None) -> None:
         raise SettingsError(f"device_limit must be a positive whole number of bytes, got {limit!r}.")
 
 
-def over(name: str, needed: int, limit: int, verb: str) -> SettingsError:
-    """The error of a phase that took, needs or is predicted to need more than the limit."""
+def over(name: str, needed: int, limit: int, verb: str, recomputed: bool = False) -> SettingsError:
+    """The error of a phase that took, needs or is predicted to need more than the limit; `recomputed`: with `remat`."""
+    cure = (
+        "or take smaller batches"
+        if recomputed
+        else "take smaller batches, or recompute layers (remat, where it is off)"
+    )
+    with_it = " with layers recomputed" if recomputed else ""
     return SettingsError(
-        f"{name} {verb} {needed:,} bytes on the device, the limit is {limit:,}; remove or freeze more, take "
-        "smaller batches, or recompute layers (remat, where it is not on)."
+        f"{name} {verb} {needed:,} bytes on the device{with_it}, the limit is {limit:,}; remove or freeze more, {cure}."
     )
 
 
@@ -44,6 +49,8 @@ def recomputes(
                 f"the device without it, {other} {less:,} with it; the limit is {limit:,}.",
             )
             on, name, most = True, other, less
+        elif less < most:
+            raise over(other, less, limit, "is predicted to need", recomputed=True)
     if TENTH * most > limit:
-        raise over(name, most, limit, "is predicted to need")
+        raise over(name, most, limit, "is predicted to need", recomputed=on)
     return on, doubts

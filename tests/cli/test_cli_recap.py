@@ -41,8 +41,8 @@ def test_recap_leaves_one_folder_that_loads(cli, inputs, tmp_path):
         (("--rounds", 0), "rounds must be at least 1, got 0."),
         (("--device", "cpu:64"), "device 'cpu:64' was asked, but there are"),
         (("--preset", "mine"), "Recap has no preset 'mine'; use one of default, published-bert-cola"),
-        (("--device-limit", 1000), "bytes on the device, the limit is 1,000"),
-        (("--device-limit", "1.5kib"), "bytes on the device, the limit is 1,536"),
+        (("--device-limit", 1000), ", the limit is 1,000"),
+        (("--device-limit", "1.5kib"), ", the limit is 1,536"),
         (
             ("--device-limit", "all"),
             "'all' is no number of bytes; write 8000000000, 8GB or 7.5GiB; see jaxprune recap --help.",
