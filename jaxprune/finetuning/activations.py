@@ -134,10 +134,11 @@ def _decoder_bytes(step: _Step) -> float:
     if settings.remat:
         streams = len(step.sizes) * step.wide * step.stream
         if not step.trained:  # adapters: there are no gradients that could take the streams' place
-            return streams + max(_of_frozen(step), 2 * words + _vocabulary_copy(step) + 3 * FLOAT * step.stream)
+            loss = 2.0 * words + _vocabulary_copy(step) + 3 * FLOAT * step.stream
+            return streams + max(_of_frozen(step), loss)
         one = step.most_kept(6.75, 2.0, 1.3, 3.4) if step.half else step.most_kept(8.1, 4.6, 3.9, 3.1)
-        twice = 2 * head if a.tied else 0  # as vocabulary and as embeddings, beside their sum
-        return max(streams + 2 * head + words - step.gradients, one - late, twice, 0)
+        twice = 2.0 * head if a.tied else 0.0  # as vocabulary and as embeddings, beside their sum
+        return max(streams + 2.0 * head + words - step.gradients, one - late, twice)
     if step.half:
         kept = step.all_kept(10.9, 5.4, 0.5 + 1.55 * step.trained + 3.0 * step.adapted, 3.2) + 16 * step.stream
         weights = parameters(a) + (a.vocab * a.hidden if language else 0)
@@ -146,7 +147,7 @@ def _decoder_bytes(step: _Step) -> float:
         pairs = 3.8 if settings.dropout else 3.3
         kept = step.all_kept(4.8, 2.5, 1.0 + 1.75 * step.trained + 5.8 * step.adapted, pairs) + 24 * step.stream
         copies = 0 if head else _vocabulary_copy(step)
-    return max(kept + 2 * head + late + words + copies - step.gradients, 0)
+    return max(kept + 2 * head + late + words + copies - step.gradients, 0.0)
 
 
 def _of_frozen(step: _Step) -> float:
