@@ -34,7 +34,7 @@ def activation_bytes(
     in part and by adapters, 8 to 64 rows of 64 to 256 tokens: what a step needs in all is then met within 11 %, with
     `remat` (depth 3 to 12) within 8 %. And of Llama with 2 to 8 layers of width 256 to 1,024 and vocabularies of 4,096
     and 32,768, tied or not, 2 to 16 rows of 256 and 512 tokens: within 7 %; of adapters with `remat`, 2 to 16 rows of
-    64 to 1,024 tokens, within 5 %. `experiments/recap_glue.py memory --shrink` and `experiments/memory_lm.py` compare
+    64 to 1,024 tokens, within 4 %. `experiments/recap_glue.py memory --shrink` and `experiments/memory_lm.py` compare
     at other sizes.
     """
     step = _Step(

@@ -1,6 +1,7 @@
 """Is the cut model the one that was chosen? Logits with units silenced against logits with them cut away."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,9 +36,14 @@ def masked_versus_cut(model: Model, small: Model, masks: Sequence[Mask], batch: 
     with full_precision():
         masked = programs.once(whole_forward, params, batch, architecture=model.architecture)
         without = programs.once(whole_forward, small.params, batch, architecture=small.architecture)
+    return _difference(masked, without, batch, "check the checkpoint's weights")
+
+
+def _difference(masked: Any, without: Any, batch: Batch, cure: str) -> float:
+    """Of logits, relative to the largest. Raises `NumericalError` where they are not finite."""
     error = logits_difference(masked, without, batch)
     if not np.isfinite(error):
-        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
+        raise NumericalError(f"the pruned model's outputs are NaN or Inf; {cure}.")
     return error
 
 
@@ -75,10 +81,7 @@ def masked_versus_cut_in_turn(
             next(last_outputs(weights, [batch], sizes, programs, logits=True))
             for weights, sizes in ((quiet, architecture), (cut, small))
         )
-    error = logits_difference(masked, without, batch)
-    if not np.isfinite(error):
-        raise NumericalError("the pruned model's outputs are NaN or Inf; check the checkpoint's weights.")
-    return error
+    return _difference(masked, without, batch, "check the checkpoint's weights")
 
 
 def masked_versus_cut_in_run(
@@ -103,10 +106,7 @@ def masked_versus_cut_in_run(
         else:
             on_device = placed(small.params)
             without = programs.once(whole_forward, on_device, batch, architecture=small.architecture)
-    error = logits_difference(masked, without, batch)
-    if not np.isfinite(error):
-        raise NumericalError("the pruned model's outputs are NaN or Inf; raise the ridge, or calibrate on more texts.")
-    return error
+    return _difference(masked, without, batch, "raise the ridge, or calibrate on more texts")
 
 
 def check_model(model: Model) -> None:

@@ -127,7 +127,7 @@ class ChatTemplate:
             role = message["role"]
             if role not in _ELSEWHERE or _names(template, role):
                 continue
-            said_by = {other: [*messages[: number - 1], message | {"role": other}, *messages[number:]]
+            said_by = {other: [*messages[: number - 1], {**message, "role": other}, *messages[number:]]
                        for other in (SPEAKER, "user")}  # fmt: skip
             written = {other: self._accepted(conversation, entries) for other, entries in said_by.items()}
             if written[SPEAKER] == text != written["user"]:
@@ -147,17 +147,18 @@ class ChatTemplate:
         """Numbers of messages that are written in no form: of a mark behind the content nothing is seen.
 
         JSON escapes nothing in a mark, which is letters and digits, so that it shows whatever else becomes of a text.
+        Where a template refuses the marks, as one that knows a few answers, those behind what tools say count alone.
         """
         marks = {
             number: f"{_MARK}{number}end"
             for number, message in enumerate(conversation.messages, start=1)
             if str(message.get("content") or "").strip()
         }
-        messages = [
-            {**message, "content": message["content"] + marks[number]} if number in marks else message
-            for number, message in enumerate(conversation.messages, start=1)
-        ]
-        text = self._rendered(conversation, messages)
+        text = self._accepted(conversation, _with_marks(conversation, marks))
+        if text is None:
+            tools = {number for number in marks if conversation.messages[number - 1]["role"] == "tool"}
+            marks = {number: marks[number] for number in tools}
+            text = self._rendered(conversation, _with_marks(conversation, marks))
         return {number for number, mark in marks.items() if mark not in text}
 
     def marks(self, conversation: Conversation) -> bool:
@@ -221,6 +222,14 @@ class ChatTemplate:
                 f"{conversation.where}: the chat template refuses the conversation: {reason}; change it, or drop the "
                 "line."
             ) from error
+
+
+def _with_marks(conversation: Conversation, marks: Mapping[int, str]) -> list[Mapping[str, Any]]:
+    """The messages, those of these numbers with a mark behind their content."""
+    return [
+        {**message, "content": message["content"] + marks[number]} if number in marks else message
+        for number, message in enumerate(conversation.messages, start=1)
+    ]
 
 
 def _names(template: str, role: str) -> bool:

@@ -257,6 +257,16 @@ def test_what_a_template_makes_impossible_is_one_line(tmp_path, template, messag
     assert "\n" not in str(raised.value)
 
 
+def test_a_template_that_knows_a_few_answers_is_read(tmp_path):
+    """It refuses the marks by which messages are seen to be written."""
+    only = (
+        "{% if m['content'] in ('q', 'yes') %}{{ m['content'] }}{% else %}{{ raise_exception('yes or no') }}{% endif %}"
+    )
+    template = given.PLAIN.replace("{{ m['content'] }}", only)
+    tokenizer, [row], _ = read(tmp_path, template, [{"messages": given.turns("q", "yes")}])
+    assert learnt_text(tokenizer, row) == "yes<|im_end|>"
+
+
 def test_text_arguments_are_not_written_as_json_twice(tmp_path):
     template = given.chatml("{{ m['tool_calls'][0].arguments | tojson }}<|im_end|>")
     messages = [HI[1], {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"n": 1}'}]}]

@@ -14,6 +14,7 @@ from ...model import Batch, Model, Params
 from ...pruning.cost import removed, whole_parameters
 from ...pruning.cut import compose_kept, cut_architecture, kept_units
 from ...pruning.cut_check import TOLERANCE, MadeLayers, masked_versus_cut_in_turn
+from ...runtime.by_sublayer import outer_params
 from ...runtime.devices import placed
 from ..epochs import batch_doubts, batch_shape
 from ..masters import in_types, result_types
@@ -118,7 +119,6 @@ def _masked_versus_cut(run: RecapRun, state: HostState, best: Params, batch: Bat
         return write_layer(state.params["layers"][index], kept[index], layer(index))
 
     # Both in float32, whatever the result is kept in: to tell rounding from a fault.
-    outer = {name: part for name, part in best.items() if name != "layers"}
-    outer = in_types(outer, result_types(outer, "float32"))
+    outer = in_types(outer_params(best), result_types(outer_params(best), "float32"))
     cut, whole = ({**outer, "layers": MadeLayers(len(kept), make)} for make in (layer, written_back))
     return masked_versus_cut_in_turn(whole, cut, full, cut_architecture(full, state.best), state.best, batch)

@@ -14,6 +14,7 @@ from ...model.architecture import ATTENTION, FEED_FORWARD
 from ...model.heads import head_of
 from ...model.language import vocabulary
 from ...pruning.cut import Mask, cut_architecture
+from ...runtime.by_sublayer import outer_params
 from ...runtime.placement import free
 from ...tokens.packing import unpack_logits, unpack_tokens
 from ..guides import guides_of
@@ -167,8 +168,7 @@ def _in_result_types(full: Params, kept: KeptIndices, run: RecapRun) -> Params:
     """The parameters of the units that stay as they are handed back, without a second copy of more than one layer."""
     pairs = zip(full["layers"], kept, run.result_types["layers"], strict=True)
     layers = [in_types(cut_layer(layer, units), types) for layer, units, types in pairs]
-    outer = lambda tree: {name: value for name, value in tree.items() if name != "layers"}  # noqa: E731
-    return {**in_types(outer(full), outer(run.result_types)), "layers": layers}
+    return {**in_types(outer_params(full), outer_params(run.result_types)), "layers": layers}
 
 
 def _scored(run: RecapRun, small: Architecture, tuned: TunedRound, best: Params) -> Evaluation:

@@ -164,8 +164,8 @@ def tune_round(
 
     What is frozen comes out in `types`, those of the model that is scored.
 
-    `epochs` give their batches, `taught` what a teacher says of their texts. Of a
-    language model the vocabulary is its teacher's too, unless that has `words` of its own.
+    `epochs` give their batches, `taught` what a teacher says of their texts. Of a language model the vocabulary is its
+    teacher's too, unless that has `words` of its own.
     Raises `NumericalError` where a loss is not finite.
     """
     state, there, again = sent
